@@ -1,0 +1,88 @@
+"""What a network costs: learnable parameters, multiply–accumulates, bytes of weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+from yolo_prune.darknet.layers import Conv, Layer, Network, Shape, infer_shapes
+
+BYTES_PER_WEIGHT = 4
+"""Weights are counted as fp32, whatever a checkpoint holds."""
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer's kind, output shape and cost; `size_bytes` includes batch-norm statistics."""
+
+    index: int
+    kind: str
+    shape: Shape
+    params: int
+    macs: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A network's cost at one input size; MACs are those of the convolutions, as the case study counts."""
+
+    img_size: tuple[int, int]
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def params(self) -> int:
+        """Learnable parameters."""
+        return sum(layer.params for layer in self.layers)
+
+    @property
+    def macs(self) -> int:
+        """Multiply–accumulates of the convolutions for one picture."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: two for each multiply–accumulate."""
+        return 2 * self.macs
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the fp32 weights with BN statistics: what Darknet's .weights holds after its header."""
+        return sum(layer.size_bytes for layer in self.layers)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the totals under the names that JSON output uses."""
+        return {"params": self.params, "macs": self.macs, "flops": self.flops, "size_bytes": self.size_bytes}
+
+    def layers_as_dicts(self) -> list[dict[str, Any]]:
+        """Return one dictionary per layer for JSON output."""
+        return [{**asdict(layer), "shape": list(layer.shape)} for layer in self.layers]
+
+
+def measure_cost(network: Network, img_size: int | None = None) -> Cost:
+    """Count the cost of a network for square inputs of `img_size` pixels (default: the cfg's own size).
+
+    Raises:
+        CfgError: the network cannot take that input size.
+    """
+    height, width = (network.height, network.width) if img_size is None else (img_size, img_size)
+    shapes = infer_shapes(network, height, width)
+    inputs = (Shape(network.channels, height, width), *shapes)
+    layers = tuple(
+        _measure_layer(index, layer, inputs[index].channels, shape)
+        for index, (layer, shape) in enumerate(zip(network.layers, shapes, strict=True))
+    )
+    return Cost((height, width), layers)
+
+
+def _measure_layer(index: int, layer: Layer, channels_in: int, shape: Shape) -> LayerCost:
+    kind = type(layer).__name__.lower()
+    if not isinstance(layer, Conv):
+        return LayerCost(index, kind, shape, 0, 0, 0)
+    weights = layer.filters * (channels_in // layer.groups) * layer.size**2
+    affine, stored = (2, 4) if layer.batch_normalize else (1, 1)
+    macs = weights * prod(shape[1:])
+    return LayerCost(index, kind, shape, weights + affine * layer.filters, macs, BYTES_PER_WEIGHT * (weights + stored * layer.filters))
+
+

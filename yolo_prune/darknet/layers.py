@@ -1,0 +1,265 @@
+"""A Darknet network as plain data: frozen layers, and the shapes that flow between them.
+
+    Network ── layers ──► Conv  MaxPool  Upsample  Route  Shortcut  Yolo
+                          │      │        │         │      │         └ reads the layer before it; a detection head
+                          │      │        │         │      └ adds `source` to the layer before it
+                          │      │        │         └ concatenates `sources`
+                          └──────┴────────┴ read the layer before them
+
+Layer numbers are absolute, count every section but [net] from 0, and only ever point backwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, TypeAlias
+
+from yolo_prune.errors import CfgError
+
+ACTIVATIONS = ("linear", "leaky", "relu", "mish", "swish", "logistic")
+
+
+class Shape(NamedTuple):
+    """Channels, height and width of what a layer gives out."""
+
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution, its batch normalisation if any, and its activation. Source: [convolutional]."""
+
+    filters: int
+    size: int
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    batch_normalize: bool = True
+    activation: str = "leaky"
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """A max pooling; `padding` is the total over both sides, the smaller half first. Source: [maxpool]."""
+
+    size: int
+    stride: int
+    padding: int
+
+
+@dataclass(frozen=True)
+class Upsample:
+    """A nearest-neighbour enlargement. Source: [upsample]."""
+
+    stride: int = 2
+
+
+@dataclass(frozen=True)
+class Route:
+    """A concatenation of `sources`, of each only the slice `group_id` out of `groups`. Source: [route]."""
+
+    sources: tuple[int, ...]
+    groups: int = 1
+    group_id: int = 0
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """The sum of the layer before and `source`, then an activation. Source: [shortcut]."""
+
+    source: int
+    activation: str = "linear"
+
+
+@dataclass(frozen=True)
+class Yolo:
+    """A detection head over the anchors that `mask` selects. Source: [yolo].
+
+    `anchors` are (width, height) in pixels of the network's input; `scale_x_y` stretches σ(x), σ(y) about the
+    cell's middle; `options` keeps every other key as text.
+    """
+
+    mask: tuple[int, ...]
+    anchors: tuple[tuple[float, float], ...]
+    classes: int
+    scale_x_y: float = 1.0
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def own_anchors(self) -> tuple[tuple[float, float], ...]:
+        """The anchors that this head answers for, in pixels."""
+        return tuple(self.anchors[index] for index in self.mask)
+
+    @property
+    def channels(self) -> int:
+        """The channels that the convolution before the head must give out."""
+        return len(self.mask) * (5 + self.classes)
+
+
+Layer: TypeAlias = Conv | MaxPool | Upsample | Route | Shortcut | Yolo
+
+
+def get_sources(layer: Layer, index: int) -> tuple[int, ...]:
+    """Return the numbers of the layers that layer `index` reads; -1 is the image."""
+    match layer:
+        case Route(sources=sources):
+            return sources
+        case Shortcut(source=source):
+            return (index - 1, source)
+        case _:
+            return (index - 1,)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A whole network; the image is (channels, height, width) in pixels, `options` keeps [net]'s other keys.
+
+    Raises:
+        CfgError: the layers do not fit together; `where` is then "layer N".
+    """
+
+    width: int
+    height: int
+    channels: int
+    layers: tuple[Layer, ...]
+    options: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.heads:
+            raise CfgError("the network has no [yolo] section", right="give it at least one detection head")
+        if len({head.classes for _, head in self.heads}) > 1:
+            raise CfgError("its [yolo] sections differ in classes", right="give all heads the same number")
+        _ = self.shapes
+
+    @property
+    def convs(self) -> tuple[tuple[int, Conv], ...]:
+        """The convolutions with their layer numbers."""
+        return tuple((index, layer) for index, layer in enumerate(self.layers) if isinstance(layer, Conv))
+
+    @property
+    def heads(self) -> tuple[tuple[int, Yolo], ...]:
+        """The detection heads with their layer numbers."""
+        return tuple((index, layer) for index, layer in enumerate(self.layers) if isinstance(layer, Yolo))
+
+    @property
+    def head_convs(self) -> frozenset[int]:
+        """The numbers of the convolutions whose channels a detection head reads."""
+        return frozenset(index - 1 for index, _ in self.heads)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes that the heads tell apart."""
+        return self.heads[0][1].classes
+
+    @cached_property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The output shape of every layer at the network's own input size."""
+        return infer_shapes(self, self.height, self.width)
+
+    def get_input_channels(self, index: int) -> int:
+        """Return the channels that layer `index` reads (of a shortcut: of either input)."""
+        return self.channels if index == 0 else self.shapes[index - 1].channels
+
+    @property
+    def stride(self) -> int:
+        """The number of pixels that the input's sides must be a multiple of."""
+        return max(self.width // self.shapes[index].width for index, _ in self.heads)
+
+
+def resize(network: Network, img_size: int) -> Network:
+    """Return the network for square inputs of `img_size` pixels, its anchors scaled along.
+
+    Raises:
+        CfgError: `img_size` does not divide into the coarsest head's cells.
+    """
+    if network.width == network.height == img_size:
+        return network
+    factor = img_size / network.width
+    layers = tuple(
+        replace(layer, anchors=tuple((round(w * factor, 2), round(h * factor, 2)) for w, h in layer.anchors))
+        if isinstance(layer, Yolo)
+        else layer
+        for layer in network.layers
+    )
+    return replace(network, width=img_size, height=img_size, layers=layers)
+
+
+def infer_shapes(network: Network, height: int, width: int) -> tuple[Shape, ...]:
+    """Return every layer's output shape for an image of `height` × `width` pixels.
+
+    Raises:
+        CfgError: two layers do not fit together, or the image is too small.
+    """
+    shapes: list[Shape] = []
+    for index, layer in enumerate(network.layers):
+        where = f"layer {index}"
+        for source in get_sources(layer, index):
+            if not (0 <= source < index or (source == -1 == index - 1)):
+                raise CfgError(f"reads layer {source}, which is not before it", where=where, right=f"name one of 0 … {index - 1}")
+        before = shapes[-1] if shapes else Shape(network.channels, height, width)
+        shape = _infer_shape(layer, before, shapes, where)
+        if min(shape) < 1:
+            raise CfgError(f"nothing is left of a picture of {width}x{height} px", where=where, right="use a larger input")
+        shapes.append(shape)
+    return tuple(shapes)
+
+
+def _infer_shape(layer: Layer, before: Shape, shapes: list[Shape], where: str) -> Shape:
+    channels, height, width = before
+    match layer:
+        case Conv():
+            if channels % layer.groups or layer.filters % layer.groups:
+                raise CfgError(f"groups={layer.groups} does not divide its {channels} input and {layer.filters} output channels", where=where)
+
+            def convolved(side: int) -> int:
+                return (side + 2 * layer.padding - layer.size) // layer.stride + 1
+
+            return Shape(layer.filters, convolved(height), convolved(width))
+        case MaxPool():
+
+            def pooled(side: int) -> int:
+                return (side + layer.padding - layer.size) // layer.stride + 1
+
+            return Shape(channels, pooled(height), pooled(width))
+        case Upsample():
+            return Shape(channels, height * layer.stride, width * layer.stride)
+        case Route():
+            return _infer_route(layer, [shapes[source] for source in layer.sources], where)
+        case Shortcut():
+            if shapes[layer.source] != before:
+                raise CfgError(f"adds layer {layer.source} of {format_shape(shapes[layer.source])} to {format_shape(before)}", where=where, right="give both the same shape")
+            return before
+        case Yolo():
+            if channels != layer.channels:
+                raise CfgError(
+                    f"reads {channels} channels, {len(layer.mask)} anchors and {layer.classes} classes need {layer.channels}",
+                    where=where,
+                    right=f"set filters={layer.channels} in the convolution before it",
+                )
+            return before
+
+
+def _infer_route(layer: Route, sources: list[Shape], where: str) -> Shape:
+    if len({shape[1:] for shape in sources}) > 1:
+        sizes = " and ".join(format_shape(shape) for shape in sources)
+        raise CfgError(f"concatenates {sizes}", where=where, right="use sources of one height and width, and an input size that the network's stride divides")
+    if any(shape.channels % layer.groups for shape in sources) or not 0 <= layer.group_id < layer.groups:
+        raise CfgError(f"cannot take group {layer.group_id} of {layer.groups}", where=where)
+    return sources[0]._replace(channels=sum(shape.channels // layer.groups for shape in sources))
+
+
+def format_shape(shape: Shape) -> str:
+    """Return a shape as channels x height x width."""
+    return "x".join(map(str, shape))
+
+
+LayerChange: TypeAlias = Callable[[int, Layer], Layer]
+
+
+def change_layers(network: Network, change: LayerChange) -> Network:
+    """Return the network with every layer replaced by `change(index, layer)`."""
+    return replace(network, layers=tuple(change(index, layer) for index, layer in enumerate(network.layers)))

@@ -1,0 +1,73 @@
+"""Everything that a user can mend, as one tree.
+
+    YoloPruneError                 one line: where, what is wrong, what would be right (exit code 2)
+    ├── CfgError                   a Darknet cfg: unknown section, route to nowhere, a missing key
+    ├── WeightsError               a Darknet .weights file: truncated, or made for another network
+    ├── CheckpointError            a .pt file that is not ours, or whose cfg and tensors disagree
+    ├── DatasetError               data.yaml, labels, pictures
+    ├── ConfigError                a setting or a flag
+    ├── PlanError                  a ratio or a budget that cannot be met, a plan for another network
+    ├── TrainingError              a run that cannot go on: NaN loss, nothing to resume
+    └── OutputError                a place that cannot be written
+    Interrupted                    a signal asked the run to stop; what it had is on disk (exit 130, 143)
+
+Anything else that escapes is a defect of this package (exit code 1).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class YoloPruneError(Exception):
+    """Say in one line where something is wrong, what it is, and what would be right.
+
+    `where` names a file, `file:line`, key or flag; `right` starts in lower case and tells what to do.
+    """
+
+    def __init__(self, what: str, *, where: str | Path | None = None, right: str | None = None) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.right = right
+        line = what if self.where is None else f"{self.where}: {what}"
+        super().__init__(" ".join((line if right is None else f"{line}; {right}").split()))
+
+
+class CfgError(YoloPruneError):
+    """A Darknet cfg cannot be understood."""
+
+
+class WeightsError(YoloPruneError):
+    """A Darknet .weights file does not fit the network."""
+
+
+class CheckpointError(YoloPruneError):
+    """A checkpoint cannot be read, or contradicts itself."""
+
+
+class DatasetError(YoloPruneError):
+    """A data set, a label or a picture is not as it should be."""
+
+
+class ConfigError(YoloPruneError):
+    """A setting is unknown or out of range."""
+
+
+class PlanError(YoloPruneError):
+    """A pruning plan cannot be made or does not fit the network."""
+
+
+class TrainingError(YoloPruneError):
+    """A training run cannot start or go on."""
+
+
+class OutputError(YoloPruneError):
+    """A result cannot be written where it was asked for."""
+
+
+class Interrupted(Exception):
+    """A signal asked for an orderly stop; `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, signum: int) -> None:
+        self.exit_code = 128 + signum
+        super().__init__(f"stopped by signal {signum}")

@@ -1,0 +1,59 @@
+"""Write files whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from yolo_prune.errors import OutputError
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Yield a binary file that takes the name `path` only once everything is written and synced.
+
+    Raises:
+        OutputError: the folder cannot be made or the disk refuses; what stood at `path` stays as it was.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror or error})", where=path) from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def save_text(path: Path, text: str) -> Path:
+    """Write `text` as UTF-8 to `path`, whole or not at all, and return `path`."""
+    with open_atomically(path) as file:
+        file.write(text.encode())
+    return path
+
+
+def save_json(path: Path, value: Any) -> Path:
+    """Write `value` as indented JSON to `path`, whole or not at all, and return `path`."""
+    return save_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def measure_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as hexadecimal text."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,144 @@
+"""The one file format: cfg text, tensors, class names, image size and where it all came from.
+
+A checkpoint is rebuilt through the constructor: its cfg is parsed, a `Detector` made, the tensors loaded. It never holds
+pickled code and is only ever read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yolo_prune import __version__
+from yolo_prune.darknet.cfg import format_cfg, parse_cfg
+from yolo_prune.darknet.layers import Network
+from yolo_prune.errors import CfgError, CheckpointError
+from yolo_prune.files import measure_sha256, open_atomically
+from yolo_prune.model.detector import Detector
+
+FORMAT = "yolo_prune checkpoint"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A detector on disk; `training` holds what resuming needs and is empty in a finished one."""
+
+    network: Network
+    state: Mapping[str, Tensor]
+    names: tuple[str, ...]
+    img_size: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def make_model(self) -> Detector:
+        """Rebuild the detector through its constructor; it shares memory with `state`.
+
+        Raises:
+            CheckpointError: cfg and tensors disagree; names the tensor.
+        """
+        with torch.device("meta"):
+            model = Detector(self.network)
+        _check_state(model.state_dict(), self.state)
+        model.load_state_dict(dict(self.state), assign=True)
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        return model
+
+
+def make_provenance(stage: str, recipe: Mapping[str, Any], parent: Path | None = None, **facts: Any) -> dict[str, Any]:
+    """Return where a checkpoint comes from: stage, version, git revision, recipe, parent's path and sha256, other facts."""
+    lineage = None if parent is None else {"path": str(parent.resolve()), "sha256": measure_sha256(parent)}
+    return {
+        "stage": stage,
+        "version": __version__,
+        "git_revision": _read_git_revision(),
+        "recipe": dict(recipe),
+        "parent": lineage,
+        **facts,
+    }
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint, whole or not at all, and return `path`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "cfg": format_cfg(checkpoint.network),
+        "state": {name: tensor.detach().cpu() for name, tensor in checkpoint.state.items()},
+        "names": list(checkpoint.names),
+        "img_size": checkpoint.img_size,
+        "provenance": checkpoint.provenance,
+        "training": checkpoint.training,
+    }
+    with open_atomically(path) as file:
+        torch.save(content, file)
+    return path
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; tensors are mapped from the file and read as they are touched.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, one that wants to run code, or of another format version.
+    """
+    content = _load_plain(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError("is not a yolo_prune checkpoint", where=path, right="name a .pt file that train, prune or finetune wrote")
+    if content.get("format_version") != FORMAT_VERSION:
+        right = f"this version reads format {FORMAT_VERSION}"
+        raise CheckpointError(f"has format version {content.get('format_version')}", where=path, right=right)
+    try:
+        network = parse_cfg(content["cfg"], f"{path}[cfg]")
+        names, img_size = tuple(map(str, content["names"])), int(content["img_size"])
+        checkpoint = Checkpoint(network, content["state"], names, img_size, content["provenance"], content["training"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"lacks a part or holds a wrong one ({error})", where=path, right="make it again with train, prune or finetune") from error
+    except CfgError as error:
+        raise CheckpointError(f"holds a cfg that cannot be read ({error})", where=path) from error
+    with torch.device("meta"):
+        expected = Detector(network).state_dict()
+    _check_state(expected, checkpoint.state, path)
+    return checkpoint
+
+
+def _load_plain(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError("is a pickle that could run code, or is damaged", where=path, right="name a checkpoint that yoloprune wrote") from error
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged or no checkpoint"
+        raise CheckpointError(f"cannot be read ({reason})", where=path, right="name a .pt file that train, prune or finetune wrote") from error
+
+
+def _check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path | None = None) -> None:
+    if not isinstance(found, dict) or set(expected) != set(found):
+        odd = sorted(set(expected).symmetric_difference(found if isinstance(found, dict) else ()))
+        raise CheckpointError(f"its cfg and tensors disagree about {odd[0] if odd else 'everything'}", where=path, right="make it again")
+    for name, tensor in expected.items():
+        if tensor.shape != found[name].shape:
+            raise CheckpointError(
+                f"its cfg wants {name} of shape {tuple(tensor.shape)}, its tensor has {tuple(found[name].shape)}", where=path, right="make it again"
+            )
+
+
+def _read_git_revision() -> str | None:
+    """Return the revision of the checkout that this package runs from, if it runs from one."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

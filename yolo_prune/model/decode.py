@@ -1,0 +1,71 @@
+"""Raw head maps to boxes, as Darknet does: σ(x)+cell, σ(y)+cell, anchor·exp(w), anchor·exp(h)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from yolo_prune.darknet.layers import Yolo
+from yolo_prune.model.detector import Detector, Heads
+
+MAX_LOG_SCALE = 8.0
+"""exp(w) is cut off at e^8 anchors, so that a wild weight gives a large box and no infinity."""
+
+
+def split_head(raw: Tensor, head: Yolo) -> Tensor:
+    """Rearrange a raw map (B, A·(5+C), H, W) to (B, A, H, W, 5+C)."""
+    batch, _, height, width = raw.shape
+    return raw.view(batch, len(head.mask), 5 + head.classes, height, width).permute(0, 1, 3, 4, 2)
+
+
+def make_grid(height: int, width: int, like: Tensor) -> Tensor:
+    """Return the (x, y) of every cell as (H, W, 2) in cells."""
+    y, x = torch.meshgrid(
+        torch.arange(height, device=like.device, dtype=like.dtype), torch.arange(width, device=like.device, dtype=like.dtype), indexing="ij"
+    )
+    return torch.stack((x, y), -1)
+
+
+def decode_boxes(values: Tensor, grid: Tensor, anchors: Tensor, stride: float, scale_x_y: float = 1.0) -> Tensor:
+    """Decode raw (…, 4) x, y, w, h into boxes_cxcywh (…, 4) in pixels; `grid` (…, 2) in cells, `anchors` (…, 2) in pixels.
+
+    Source: forward_yolo_layer and get_yolo_box in Darknet's yolo_layer.c.
+    """
+    centres = (values[..., :2].sigmoid() * scale_x_y - (scale_x_y - 1) / 2 + grid) * stride
+    sizes = values[..., 2:4].clamp(max=MAX_LOG_SCALE).exp() * anchors
+    return torch.cat((centres, sizes), -1)
+
+
+def decode_heads(heads: Heads, yolos: tuple[Yolo, ...], img_height: int) -> tuple[Tensor, Tensor]:
+    """Decode all heads into boxes_xyxy (B, N, 4) in pixels of the network's input and scores (B, N, C) in 0 … 1.
+
+    A score is objectness times class probability. Boxes come head by head, anchor by anchor, row by row.
+    """
+    boxes, scores = [], []
+    for raw, yolo in zip(heads, yolos, strict=True):
+        values = split_head(raw, yolo)
+        batch, anchors, height, width, _ = values.shape
+        sizes = values.new_tensor(yolo.own_anchors).view(anchors, 1, 1, 2)
+        cxcywh = decode_boxes(values[..., :4], make_grid(height, width, values), sizes, img_height / height, yolo.scale_x_y)
+        centres, halves = cxcywh[..., :2], cxcywh[..., 2:] / 2
+        boxes.append(torch.cat((centres - halves, centres + halves), -1).reshape(batch, -1, 4))
+        scores.append((values[..., 4:5].sigmoid() * values[..., 5:].sigmoid()).reshape(batch, -1, yolo.classes))
+    return torch.cat(boxes, 1), torch.cat(scores, 1)
+
+
+def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Map uint8 pictures 0 … 255 to floats 0 … 1."""
+    return images.to(dtype) / 255
+
+
+class DecodedDetector(nn.Module):
+    """A detector and its decoding in one module: what is timed, compiled and exported."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+        self.yolos = tuple(yolo for _, yolo in detector.network.heads)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map pictures (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
+        return decode_heads(self.detector(images), self.yolos, images.shape[-2])
