@@ -1,1 +1,82 @@
-def main() -> None: ...
+"""The `yoloprune` command: parse, call, print. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from yolo_prune import __version__
+from yolo_prune.cli import cfg, data, measure, pipeline
+from yolo_prune.errors import Interrupted, YoloPruneError
+
+app = typer.Typer(
+    help="Make YOLOv3 detectors small and fast: train, prune channels, finetune, bench.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(cfg.app, name="cfg")
+app.add_typer(data.app, name="data")
+for command in (
+    pipeline.train,
+    pipeline.prune,
+    pipeline.finetune,
+    measure.bench,
+    measure.evaluate,
+    measure.detect,
+    pipeline.run,
+):
+    app.command()(command)
+
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+"""What Typer raises for every mistake on the command line; it has no public name."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Take the options that belong to no command; main() reads --debug itself, before anything can fail."""
+
+
+def main() -> None:
+    """Run the command line; exit 0 done, 2 bad usage or input, 130 or 143 after a signal, 1 a defect."""
+    try:
+        result = app(standalone_mode=False)
+        sys.stdout.flush()
+    except YoloPruneError as error:
+        _leave(2, f"error: {error}")
+    except Interrupted as stop:
+        _leave(stop.exit_code, f"{stop}; go on with --resume")
+    except (KeyboardInterrupt, typer.Abort):
+        _leave(130, "stopped")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
+        sys.exit(141)
+    except _UsageError as error:
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        _leave(2, f"error: {message}; see yoloprune --help")
+    except Exception as error:  # noqa: BLE001  # the last resort: a defect is named as one, never shown raw
+        _leave(1, f"defect: {type(error).__name__}: {error}; run yoloprune --debug … for the traceback, and report it")
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _leave(code: int, line: str) -> None:
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    print(" ".join(line.split()), file=sys.stderr)
+    sys.exit(code)

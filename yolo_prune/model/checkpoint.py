@@ -96,7 +96,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     content = _load_plain(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError("is not a yolo_prune checkpoint", where=path, right="name a .pt file that train, prune or finetune wrote")
+        raise CheckpointError(
+            "is not a yolo_prune checkpoint", where=path, right="name a .pt file that train, prune or finetune wrote"
+        )
     if content.get("format_version") != FORMAT_VERSION:
         right = f"this version reads format {FORMAT_VERSION}"
         raise CheckpointError(f"has format version {content.get('format_version')}", where=path, right=right)
@@ -105,7 +107,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         names, img_size = tuple(map(str, content["names"])), int(content["img_size"])
         checkpoint = Checkpoint(network, content["state"], names, img_size, content["provenance"], content["training"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"lacks a part or holds a wrong one ({error})", where=path, right="make it again with train, prune or finetune") from error
+        raise CheckpointError(
+            f"lacks a part or holds a wrong one ({error})",
+            where=path,
+            right="make it again with train, prune or finetune",
+        ) from error
     except CfgError as error:
         raise CheckpointError(f"holds a cfg that cannot be read ({error})", where=path) from error
     with torch.device("meta"):
@@ -118,20 +124,28 @@ def _load_plain(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError("is a pickle that could run code, or is damaged", where=path, right="name a checkpoint that yoloprune wrote") from error
+        raise CheckpointError(
+            "is a pickle that could run code, or is damaged", where=path, right="name a checkpoint that yoloprune wrote"
+        ) from error
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged or no checkpoint"
-        raise CheckpointError(f"cannot be read ({reason})", where=path, right="name a .pt file that train, prune or finetune wrote") from error
+        raise CheckpointError(
+            f"cannot be read ({reason})", where=path, right="name a .pt file that train, prune or finetune wrote"
+        ) from error
 
 
 def _check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path | None = None) -> None:
     if not isinstance(found, dict) or set(expected) != set(found):
         odd = sorted(set(expected).symmetric_difference(found if isinstance(found, dict) else ()))
-        raise CheckpointError(f"its cfg and tensors disagree about {odd[0] if odd else 'everything'}", where=path, right="make it again")
+        raise CheckpointError(
+            f"its cfg and tensors disagree about {odd[0] if odd else 'everything'}", where=path, right="make it again"
+        )
     for name, tensor in expected.items():
         if tensor.shape != found[name].shape:
             raise CheckpointError(
-                f"its cfg wants {name} of shape {tuple(tensor.shape)}, its tensor has {tuple(found[name].shape)}", where=path, right="make it again"
+                f"its cfg wants {name} of shape {tuple(tensor.shape)}, its tensor has {tuple(found[name].shape)}",
+                where=path,
+                right="make it again",
             )
 
 

@@ -21,7 +21,9 @@ def split_head(raw: Tensor, head: Yolo) -> Tensor:
 def make_grid(height: int, width: int, like: Tensor) -> Tensor:
     """Return the (x, y) of every cell as (H, W, 2) in cells."""
     y, x = torch.meshgrid(
-        torch.arange(height, device=like.device, dtype=like.dtype), torch.arange(width, device=like.device, dtype=like.dtype), indexing="ij"
+        torch.arange(height, device=like.device, dtype=like.dtype),
+        torch.arange(width, device=like.device, dtype=like.dtype),
+        indexing="ij",
     )
     return torch.stack((x, y), -1)
 
@@ -46,7 +48,9 @@ def decode_heads(heads: Heads, yolos: tuple[Yolo, ...], img_height: int) -> tupl
         values = split_head(raw, yolo)
         batch, anchors, height, width, _ = values.shape
         sizes = values.new_tensor(yolo.own_anchors).view(anchors, 1, 1, 2)
-        cxcywh = decode_boxes(values[..., :4], make_grid(height, width, values), sizes, img_height / height, yolo.scale_x_y)
+        cxcywh = decode_boxes(
+            values[..., :4], make_grid(height, width, values), sizes, img_height / height, yolo.scale_x_y
+        )
         centres, halves = cxcywh[..., :2], cxcywh[..., 2:] / 2
         boxes.append(torch.cat((centres - halves, centres + halves), -1).reshape(batch, -1, 4))
         scores.append((values[..., 4:5].sigmoid() * values[..., 5:].sigmoid()).reshape(batch, -1, yolo.classes))

@@ -45,7 +45,13 @@ class ConvLayer(nn.Module):
         super().__init__()
         self.activation = layer.activation
         self.conv = nn.Conv2d(
-            channels, layer.filters, layer.size, layer.stride, layer.padding, groups=layer.groups, bias=not layer.batch_normalize
+            channels,
+            layer.filters,
+            layer.size,
+            layer.stride,
+            layer.padding,
+            groups=layer.groups,
+            bias=not layer.batch_normalize,
         )
         self.bn = nn.BatchNorm2d(layer.filters, BN_EPS, BN_MOMENTUM) if layer.batch_normalize else None
 
@@ -73,7 +79,9 @@ class MaxPoolLayer(nn.Module):
         height, width = inputs.shape[-2:]
         if not before and all(side >= size and side % stride == 0 and stride >= size for side in (height, width)):
             return functional.max_pool2d(inputs, size, stride)  # the padding would lie outside every window
-        return functional.max_pool2d(functional.pad(inputs, (before, after, before, after), value=-math.inf), size, stride)
+        return functional.max_pool2d(
+            functional.pad(inputs, (before, after, before, after), value=-math.inf), size, stride
+        )
 
 
 class Detector(nn.Module):

@@ -118,14 +118,22 @@ def _read(path: Path) -> tuple[WeightsHeader, FloatArray]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"cannot be read ({error.strerror})", where=path, right="name a Darknet .weights file") from error
+        raise WeightsError(
+            f"cannot be read ({error.strerror})", where=path, right="name a Darknet .weights file"
+        ) from error
     if len(data) >= 16:
         header = WeightsHeader(*struct.unpack("<iii", data[:12]))
         start = 20 if header.is_wide else 16
         if len(data) > start and (len(data) - start) % 4 == 0:
             (seen,) = struct.unpack("<q" if header.is_wide else "<i", data[12:start])
-            return WeightsHeader(header.major, header.minor, header.revision, seen), np.frombuffer(data, "<f4", offset=start)
-    raise WeightsError(f"{len(data)} bytes are not a header and float32 values", where=path, right="fetch the file again, it is truncated or no .weights file")
+            return WeightsHeader(header.major, header.minor, header.revision, seen), np.frombuffer(
+                data, "<f4", offset=start
+            )
+    raise WeightsError(
+        f"{len(data)} bytes are not a header and float32 values",
+        where=path,
+        right="fetch the file again, it is truncated or no .weights file",
+    )
 
 
 def _count(network: Network, index: int, filters: int) -> int:

@@ -1,0 +1,95 @@
+"""How long networks take, measured so that it can be believed: warmed up, synchronised, interleaved run by run."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yolo_prune.evaluation.detections import suppress
+from yolo_prune.evaluation.settings import DetectConfig
+from yolo_prune.model.decode import DecodedDetector
+from yolo_prune.model.detector import Detector
+from yolo_prune.model.fold import fold_batchnorm
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per call: the 5th, 50th and 95th percentile of the runs."""
+
+    p5: float
+    p50: float
+    p95: float
+
+
+Call = Callable[[], object]
+
+
+def make_engine(model: Detector, engine: str, device: torch.device) -> DecodedDetector:
+    """Make the network with its decoding as it is run: `eager` as trained, `folded` with batch norm folded in."""
+    detector = fold_batchnorm(model) if engine == "folded" else model
+    return DecodedDetector(detector).to(device, memory_format=torch.channels_last).eval()
+
+
+@torch.inference_mode()
+def measure_latencies(calls: Sequence[Call], *, runs: int, warmup: int, device: torch.device) -> list[Latency]:
+    """Time every call `runs` times, all in turn in each round, after `warmup` rounds that do not count."""
+    for _ in range(warmup):
+        for call in calls:
+            call()
+    times_ms = np.empty((runs, len(calls)))
+    for run in range(runs):
+        for column, call in enumerate(calls):
+            _synchronise(device)
+            started = time.perf_counter()
+            call()
+            _synchronise(device)
+            times_ms[run, column] = 1e3 * (time.perf_counter() - started)
+    return [Latency(*map(float, np.percentile(column, (5, 50, 95)))) for column in times_ms.T]
+
+
+def make_network_call(engine: DecodedDetector, images: Tensor) -> Call:
+    """Return a call that runs the network with its decoding on pictures (B, 3, H, W) in 0 … 1."""
+    return lambda: engine(images)
+
+
+@torch.inference_mode()
+def make_suppression_call(engine: DecodedDetector, images: Tensor, config: DetectConfig) -> Call:
+    """Return a call that suppresses what the network answered to `images`, without running the network."""
+    boxes, scores = engine(images)
+    return lambda: suppress(boxes, scores, config)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def describe_environment(device: torch.device, engine: str) -> dict[str, Any]:
+    """Return the conditions under which times are true."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _read_cpu_name(),
+        "device_type": device.type,
+        "threads": torch.get_num_threads(),
+        "precision": "fp32",
+        "engine": engine,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def _read_cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,104 @@
+"""The case study's table: a row per model, a column per figure, each later row with its change against the first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from yolo_prune.bench.latency import Latency
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model's figures. Scores are None where none were measured; intervals are bootstrap, over pictures."""
+
+    name: str
+    checkpoint: str
+    img_size: int
+    params: int
+    macs: int
+    flops: int
+    size_bytes: int
+    latency_ms: Latency
+    nms_ms: Latency
+    map50: float | None
+    map50_interval: tuple[float, float] | None
+    map50_difference: tuple[float, float, float] | None
+    """Against the first row: the difference, and the ends of its paired interval."""
+    coco_ap50: float | None
+    coco_ap: float | None
+
+
+HEADINGS = ("model", "params", "size", "FLOPs (MACs)", "inference", "mAP")
+
+
+def format_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return the table's cells, headings first."""
+    return [HEADINGS, *(_format_row(row, rows[0] if number else None) for number, row in enumerate(rows))]
+
+
+def _format_row(row: Row, first: Row | None) -> tuple[str, ...]:
+    cells = [
+        (_format_count(row.params), row.params, first and first.params),
+        (f"{row.size_bytes / 1e6:.1f}MB", row.size_bytes, first and first.size_bytes),
+        (_format_count(row.macs), row.macs, first and first.macs),
+        (f"{row.latency_ms.p50:.1f}ms", row.latency_ms.p50, first and first.latency_ms.p50),
+    ]
+    return (row.name, *(text + _format_change(value, before) for text, value, before in cells), _format_score(row))
+
+
+def _format_count(value: float) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6)):
+        if value >= size:
+            return f"{value / size:.{1 if value >= 10 * size else 2}f}{unit}"
+    return f"{value / 1e3:.1f}K"
+
+
+def _format_change(value: float, before: float | None) -> str:
+    return "" if before is None else f" ({100 * (value / before - 1):+.0f}%)"
+
+
+def _format_score(row: Row) -> str:
+    if row.map50 is None:
+        return "–"
+    if math.isnan(row.map50) or row.map50_interval is None:
+        return "no ground truth"
+    low, high = row.map50_interval
+    text = f"{row.map50:.4f} [{low:.3f}, {high:.3f}]"
+    if row.map50_difference is not None:
+        text += " ({:+.4f} [{:+.3f}, {:+.3f}])".format(*row.map50_difference)
+    return text
+
+
+def format_text(rows: Sequence[Row]) -> str:
+    """Return the table in columns for a terminal."""
+    cells = format_rows(rows)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])
+
+
+def format_markdown(rows: Sequence[Row]) -> str:
+    """Return the table in Markdown."""
+    head, *body = (f"| {' | '.join(cells)} |" for cells in format_rows(rows))
+    return "\n".join([head, "|" + " --- |" * len(HEADINGS), *body])
+
+
+def format_conditions(environment: dict[str, Any], rows: Sequence[Row], split: str | None) -> str:
+    """Say in a few lines under what conditions the table holds."""
+    sizes = sorted({row.img_size for row in rows})
+    lines = [
+        f"Inference: network with decoding, batch {environment['batch_size']}, {environment['precision']}, {environment['engine']} engine, "
+        f"{' and '.join(map(str, sizes))} px, median of {environment['runs']} interleaved runs on {environment['device']} "
+        f"({environment['threads']} threads); NMS apart, median "
+        + ", ".join(f"{row.nms_ms.p50:.2f}" for row in rows)
+        + " ms.",
+        "FLOPs are multiply–accumulates of the convolutions; size is fp32 weights with BN statistics.",
+    ]
+    if split is not None:
+        lines.append(
+            f"mAP: AP at IoU 0.5, all points, on the {split} split; in brackets 95 % bootstrap intervals over pictures, of the value and of the paired difference to the first row."
+        )
+    return "\n".join(lines)

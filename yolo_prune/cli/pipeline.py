@@ -1,0 +1,212 @@
+"""The commands that make checkpoints: train, prune, finetune, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay, print_json
+from yolo_prune.errors import ConfigError
+from yolo_prune.stages.settings import FINETUNE, ChainConfig, PruneConfig
+from yolo_prune.training.settings import TrainConfig
+
+_TRAIN, _PRUNE = TrainConfig(), PruneConfig()
+_SYNTHETIC = "the synthetic hands, drawn on first use"
+
+
+def train(
+    data: Annotated[Path | None, typer.Option(help="A data.yaml.", show_default=_SYNTHETIC)] = None,
+    cfg: Annotated[
+        Path | None, typer.Option(help="A Darknet cfg file.", show_default="a quarter-width YOLOv3 at 192 px")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from a checkpoint (.pt), or fill the cfg from Darknet .weights, whole or a prefix.",
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training pictures.", show_default=str(_TRAIN.epochs))
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pictures per step.", show_default=str(_TRAIN.batch_size))
+    ] = None,
+    img_size: Annotated[
+        int | None, typer.Option(help="Side of the square input in pixels.", show_default="the cfg's or checkpoint's")
+    ] = None,
+    sparsity: Annotated[
+        float | None, typer.Option(help="λ of sparsity training: 0 trains without.", show_default=str(_TRAIN.sparsity))
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The highest learning rate.", show_default=str(_TRAIN.learning_rate))
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.", show_default=_TRAIN.optimizer)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that load pictures.", show_default=str(_TRAIN.workers))
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The run's folder below runs/.", show_default=_TRAIN.name)] = None,
+    device: Device = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Every random number follows from this one.", show_default=str(_TRAIN.seed))
+    ] = None,
+    config: Config = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Take up the run NAME where it stopped; takes no other setting but device and workers."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a detector and print the path of its best checkpoint."""
+    flags = {
+        "data": data, "cfg": cfg, "weights": weights, "epochs": epochs, "batch_size": batch_size, "img_size": img_size,
+        "sparsity": sparsity, "learning_rate": learning_rate, "optimizer": optimizer, "workers": workers, "name": name,
+        "device": device, "seed": seed,
+    }  # fmt: skip
+    _print_trained("train", _train("train", _TRAIN, flags, config, resume), as_json)
+
+
+def finetune(
+    checkpoint: Checkpoint = None,
+    data: Data = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training pictures.", show_default=str(FINETUNE.epochs))
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pictures per step.", show_default=str(FINETUNE.batch_size))
+    ] = None,
+    img_size: Annotated[
+        int | None, typer.Option(help="Side of the square input in pixels.", show_default="the checkpoint's")
+    ] = None,
+    sparsity: Annotated[
+        float | None, typer.Option(help="λ of sparsity training.", show_default=str(FINETUNE.sparsity))
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The highest learning rate.", show_default=str(FINETUNE.learning_rate))
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.", show_default=FINETUNE.optimizer)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that load pictures.", show_default=str(FINETUNE.workers))
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The run's folder below runs/.", show_default=FINETUNE.name)] = None,
+    device: Device = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Every random number follows from this one.", show_default=str(FINETUNE.seed))
+    ] = None,
+    config: Config = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Take up the run NAME where it stopped.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a pruned checkpoint further and print the path of its best checkpoint."""
+    from yolo_prune.stages.folders import resolve_checkpoint
+
+    weights = None if resume else resolve_checkpoint(checkpoint, "prune")
+    flags = {
+        "data": data, "weights": weights, "epochs": epochs, "batch_size": batch_size, "img_size": img_size,
+        "sparsity": sparsity, "learning_rate": learning_rate, "optimizer": optimizer, "workers": workers, "name": name,
+        "device": device, "seed": seed,
+    }  # fmt: skip
+    _print_trained("finetune", _train("finetune", FINETUNE, flags, config, resume), as_json)
+
+
+def _train(stage: str, base: TrainConfig, flags: dict[str, Any], file: Path | None, resume: bool) -> Path:
+    from yolo_prune.stages.folders import RUNS, make_run_folder
+    from yolo_prune.stages.training import resume_training, start_training
+
+    if not resume:
+        settings = overlay(base, file, flags)
+        return start_training(settings, make_run_folder(settings.name, base.name), stage)
+    given = [key for key, value in flags.items() if value is not None and key not in ("name", "device", "workers")]
+    if given or file is not None:
+        flag = f"--{given[0].replace('_', '-')}" if given else "--config"
+        raise ConfigError("a resumed run keeps its settings", where=flag, right="leave it out, or start a new run")
+    changes = {key: flags[key] for key in ("device", "workers") if flags[key] is not None}
+    return resume_training(RUNS / (flags["name"] or base.name), changes)
+
+
+def _print_trained(stage: str, path: Path, as_json: bool) -> None:
+    from yolo_prune.stages.folders import remember_latest
+
+    remember_latest(stage, path)
+    if not as_json:
+        print(path)
+        return
+    from yolo_prune.model.checkpoint import load_checkpoint
+
+    print_json({"checkpoint": str(path), **load_checkpoint(path).provenance["metrics"]})
+
+
+def prune(
+    checkpoint: Checkpoint = None,
+    ratio: Annotated[
+        float | None,
+        typer.Option(help="Fraction of the prunable channels to drop, in [0, 1).", show_default=str(_PRUNE.ratio)),
+    ] = None,
+    shortcuts: Annotated[
+        bool | None,
+        typer.Option(
+            "--shortcuts/--no-shortcuts",
+            help="Prune channels that shortcuts tie together, or leave them alone.",
+            show_default="shortcuts",
+        ),
+    ] = None,
+    min_channels: Annotated[
+        int | None, typer.Option(help="Channels that every group keeps.", show_default=str(_PRUNE.min_channels))
+    ] = None,
+    round_to: Annotated[
+        int | None,
+        typer.Option(help="Keep a multiple of this many channels in every group.", show_default=str(_PRUNE.round_to)),
+    ] = None,
+    fold: Annotated[
+        bool | None,
+        typer.Option("--fold/--no-fold", help="Carry the constants that dropped channels emit.", show_default="fold"),
+    ] = None,
+    recalibrate: Annotated[
+        int | None,
+        typer.Option(
+            help="Training pictures to measure batch norm on anew; 0 leaves it.", show_default=str(_PRUNE.recalibrate)
+        ),
+    ] = None,
+    data: Data = None,
+    name: Annotated[str | None, typer.Option(help="The run's folder below runs/.", show_default=_PRUNE.name)] = None,
+    device: Device = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Cut the least important channels out of a checkpoint and print the path of the slimmer one."""
+    from yolo_prune.stages.data import report
+    from yolo_prune.stages.folders import make_run_folder, remember_latest, resolve_checkpoint
+    from yolo_prune.stages.pruning import format_layers
+    from yolo_prune.stages.pruning import prune as make_pruned
+
+    flags = {
+        "ratio": ratio, "shortcuts": shortcuts, "min_channels": min_channels, "round_to": round_to, "fold": fold,
+        "recalibrate": recalibrate, "data": data, "name": name, "device": device,
+    }  # fmt: skip
+    settings = overlay(_PRUNE, config, flags)
+    result = make_pruned(resolve_checkpoint(checkpoint, "train"), settings, make_run_folder(settings.name, _PRUNE.name))
+    report(format_layers(result))
+    remember_latest("prune", result.checkpoint)
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        print(result.checkpoint)
+
+
+def run(
+    config: Annotated[Path, typer.Argument(help="A YAML file with the settings of every stage.")],
+    device: Device = None,
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
+) -> None:
+    """Train, prune, finetune and bench; stages that are up to date are skipped, a stopped one goes on."""
+    from yolo_prune.cli.measure import print_bench
+    from yolo_prune.config import parse_config
+    from yolo_prune.stages.chain import load_chain, run_chain
+
+    chain: ChainConfig = parse_config(load_chain(config), {} if device is None else {"device": device}, "command line")
+    print_bench(run_chain(chain).bench, as_json, markdown)

@@ -1,0 +1,70 @@
+"""From boxes and scores of a network to the detections of a picture: threshold, class-wise suppression, cap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torchvision.ops import nms
+
+from yolo_prune.evaluation.settings import DetectConfig
+
+MAX_CANDIDATES = 30_000
+"""Only so many of a picture's highest scores enter suppression, whose work grows with their square."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The detections of one picture, by falling score."""
+
+    boxes_xyxy: NDArray[np.float32]
+    """(N, 4) in pixels."""
+
+    scores: NDArray[np.float32]
+    """(N,) objectness times class probability, 0 … 1."""
+
+    classes: NDArray[np.int64]
+    """(N,) class indices."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def with_boxes(self, boxes_xyxy: ArrayLike) -> Detections:
+        """Return the same detections with other boxes (N, 4), such as those mapped into the original picture."""
+        return replace(self, boxes_xyxy=np.asarray(boxes_xyxy, np.float32).reshape(-1, 4))
+
+
+def make_detections(boxes_xyxy: ArrayLike, scores: ArrayLike, classes: ArrayLike) -> Detections:
+    """Make detections from boxes (N, 4) in pixels, scores (N,) and classes (N,) in any order; ties keep theirs."""
+    values = np.asarray(scores, np.float32).reshape(-1)
+    order = np.argsort(-values, kind="stable")
+    boxes = np.asarray(boxes_xyxy, np.float32).reshape(-1, 4)
+    return Detections(boxes[order], values[order], np.asarray(classes, np.int64).reshape(-1)[order])
+
+
+@torch.no_grad()
+def suppress(boxes_xyxy: Tensor, scores: Tensor, config: DetectConfig) -> list[Detections]:
+    """Turn boxes (B, N, 4) in pixels and scores (B, N, C) into the detections of B pictures.
+
+    Every class of a box whose score suffices is a candidate, not only its best; classes never suppress each other.
+    Ties keep the order box by box, class by class. A box that is not finite is no detection.
+    """
+    return [_suppress_one(*picture, config) for picture in zip(boxes_xyxy.float(), scores.float(), strict=True)]
+
+
+def _suppress_one(boxes_xyxy: Tensor, scores: Tensor, config: DetectConfig) -> Detections:
+    wanted = (scores >= config.confidence) & boxes_xyxy.isfinite().all(-1, keepdim=True)
+    rows, classes = wanted.nonzero(as_tuple=True)
+    order = scores[rows, classes].argsort(descending=True, stable=True)[:MAX_CANDIDATES]
+    rows, classes = rows[order], classes[order]
+    boxes, values = boxes_xyxy[rows], scores[rows, classes]
+    kept = torch.zeros_like(values, dtype=torch.bool)
+    # Class by class, because batched_nms shifts classes apart: next to one huge box float32 loses the small ones.
+    for own in set(classes.tolist()):
+        members = (classes == own).nonzero().squeeze(1)
+        kept[members[nms(boxes[members], values[members], config.nms_iou)]] = True
+    best = kept.nonzero().squeeze(1)[: config.max_detections]
+    return make_detections(*(part[best].cpu().numpy() for part in (boxes, values, classes)))

@@ -1,0 +1,104 @@
+"""Detections drawn on pictures, and pictures laid side by side. All pictures are RGB uint8 (H, W, 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from yolo_prune.evaluation.average_precision import GroundTruth
+from yolo_prune.evaluation.detections import Detections
+
+Image = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+PALETTE: tuple[Colour, ...] = (
+    (255, 64, 96), (0, 200, 255), (255, 190, 0), (120, 220, 60), (190, 110, 255),
+    (255, 120, 30), (0, 220, 170), (255, 110, 200), (90, 140, 255), (200, 200, 80),
+)  # fmt: skip
+"""One colour per class, from the start again when they run out."""
+
+TRUTH_COLOUR: Colour = (255, 255, 255)
+PAPER: Colour = (250, 250, 250)
+INK: Colour = (30, 30, 30)
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+SUBPIXEL_BITS = 4
+
+
+def draw_detections(
+    image: Image,
+    detections: Detections,
+    names: Sequence[str],
+    truth: GroundTruth | None = None,
+    min_score: float = 0.25,
+) -> Image:
+    """Return a copy of a picture with a labelled box, in pixels, for each detection scored `min_score` or higher.
+
+    Ground truth, where given, lies under them in white. Lines and letters grow with the picture.
+    """
+    canvas: Image = np.array(image, np.uint8, order="C")
+    width = max(1, round(max(canvas.shape[:2]) / 480))
+    for box in () if truth is None else truth.boxes_xyxy:
+        _draw_box(canvas, box, INK, width + 2)
+        _draw_box(canvas, box, TRUTH_COLOUR, width)
+    # The best is drawn last, so that its label is on top.
+    for row in np.flatnonzero(detections.scores >= min_score)[::-1]:
+        own = int(detections.classes[row])
+        colour = PALETTE[own % len(PALETTE)]
+        _draw_box(canvas, detections.boxes_xyxy[row], colour, width + 1)
+        _draw_label(canvas, detections.boxes_xyxy[row], f"{names[own]} {detections.scores[row]:.2f}", colour)
+    return canvas
+
+
+def make_side_by_side(columns: Sequence[tuple[str, Sequence[Image]]]) -> Image:
+    """Lay out pictures as a grid: one column per (title, pictures), the title in a band above.
+
+    Each picture keeps its pixels and is centred in its cell; a column that ends early leaves its cells empty.
+    """
+    pictures = [picture for _, column in columns for picture in column]
+    rows = max((len(column) for _, column in columns), default=0)
+    cell = max((picture.shape[1] for picture in pictures), default=1)
+    heights = [max(column[row].shape[0] for _, column in columns if row < len(column)) for row in range(rows)]
+    gap = max(2, cell // 50)
+    band = max(24, cell // 10)
+    canvas = np.full((band + sum(heights) + gap * rows, len(columns) * (cell + gap) + gap, 3), PAPER, np.uint8)
+    for number, (title, column) in enumerate(columns):
+        left, top = gap + number * (cell + gap), band
+        _draw_title(canvas[:band, left : left + cell], title)
+        for picture, height in zip(column, heights, strict=False):
+            y, x = top + (height - picture.shape[0]) // 2, left + (cell - picture.shape[1]) // 2
+            canvas[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+            top += height + gap
+    return canvas
+
+
+def _draw_box(canvas: Image, box_xyxy: NDArray[np.floating], colour: Colour, width: int) -> None:
+    limit = 2 * max(canvas.shape)  # what lies further out is not seen, and would overflow OpenCV's integers
+    x1, y1, x2, y2 = np.rint(np.clip(box_xyxy, -limit, limit) * (1 << SUBPIXEL_BITS)).astype(int).tolist()
+    cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, width, cv2.LINE_AA, SUBPIXEL_BITS)
+
+
+def _draw_label(canvas: Image, box_xyxy: NDArray[np.floating], text: str, colour: Colour) -> None:
+    """Write a label on a filled patch above the box's left upper corner, moved into the picture where it is not."""
+    scale = max(0.35, max(canvas.shape[:2]) / 1200)
+    (width, height), below = cv2.getTextSize(text, FONT, scale, 1)
+    pad = max(2, height // 4)
+    x1, y1, _, _ = np.clip(box_xyxy, 0, max(canvas.shape)).round().astype(int).tolist()
+    x = max(0, min(x1, canvas.shape[1] - width - 2 * pad))
+    bottom = max(y1, height + below + 2 * pad)
+    cv2.rectangle(canvas, (x, bottom - height - below - 2 * pad), (x + width + 2 * pad, bottom), colour, cv2.FILLED)
+    light = np.dot(colour, (0.299, 0.587, 0.114)) > 140
+    _write(canvas, text, (x + pad, bottom - below - pad), scale, INK if light else PAPER)
+
+
+def _draw_title(band: Image, title: str) -> None:
+    (width, height), _ = cv2.getTextSize(title, FONT, 1.0, 1)
+    scale = min(band.shape[0] * 0.45 / height, band.shape[1] * 0.96 / max(width, 1))
+    left, top = (band.shape[1] - round(width * scale)) // 2, (band.shape[0] + round(height * scale)) // 2
+    _write(band, title, (left, top), scale, INK)
+
+
+def _write(canvas: Image, text: str, origin: tuple[int, int], scale: float, colour: Colour) -> None:
+    cv2.putText(canvas, text, origin, FONT, scale, colour, max(1, round(scale * 1.2)), cv2.LINE_AA)

@@ -1,0 +1,156 @@
+"""`bench`: the case study's table for any checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yolo_prune.bench.latency import (
+    describe_environment,
+    make_engine,
+    make_network_call,
+    make_suppression_call,
+    measure_latencies,
+)
+from yolo_prune.bench.table import Row, format_conditions, format_markdown, format_text
+from yolo_prune.darknet.cost import measure_cost
+from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.errors import ConfigError
+from yolo_prune.evaluation.bootstrap import paired_difference
+from yolo_prune.evaluation.evaluate import Evaluation, evaluate
+from yolo_prune.evaluation.settings import DetectConfig
+from yolo_prune.files import save_json, save_text
+from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
+from yolo_prune.stages.data import load_data_of, report
+from yolo_prune.stages.settings import BenchConfig
+from yolo_prune.training.device import make_device
+
+ROW_NAMES = {"train": "Original", "sparse": "Sparse", "prune": "Pruned", "finetune": "Finetuned"}
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """The table and the conditions under which it holds."""
+
+    rows: tuple[Row, ...]
+    environment: dict[str, Any]
+    split: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result under the names that JSON output uses."""
+        return {"environment": self.environment, "rows": [asdict(row) for row in self.rows]}
+
+    def format(self, markdown: bool = False) -> str:
+        """Return the table and its conditions as text for a terminal, or in Markdown."""
+        table = format_markdown(self.rows) if markdown else format_text(self.rows)
+        return f"{table}\n\n{format_conditions(self.environment, self.rows, self.split)}"
+
+
+def find_lineage(path: Path) -> dict[str, Path]:
+    """Return a checkpoint and those of its ancestors that are still on disk, the oldest first, by the name of their row.
+
+    A run that stands between an original and its pruned net is the sparse one.
+    """
+    line = [(load_checkpoint(path).provenance, path)]
+    while (parent := line[0][0].get("parent")) and Path(parent["path"]).is_file():
+        line.insert(0, (load_checkpoint(Path(parent["path"])).provenance, Path(parent["path"])))
+    rows: dict[str, Path] = {}
+    for provenance, place in line:
+        stage = provenance.get("stage", "train")
+        sparsity = provenance.get("recipe", {}).get("sparsity", 0)
+        name = "Sparse" if stage == "train" and rows and sparsity > 0 else ROW_NAMES.get(stage, stage)
+        rows[name if name not in rows else f"{name} {len(rows) + 1}"] = place
+    return rows
+
+
+def name_rows(paths: list[Path]) -> dict[str, Path]:
+    """Return checkpoints by the name of their row: run folder and file, so that no two are alike."""
+    rows: dict[str, Path] = {}
+    for path in paths:
+        name = str(Path(path.parent.name, path.stem)) if path.parent.name else path.stem
+        rows[name if name not in rows else str(path)] = path
+    return rows
+
+
+@torch.inference_mode()
+def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | None = None) -> BenchResult:
+    """Measure cost, speed and score of checkpoints by the name of their row; with `folder` write bench.json and bench.md.
+
+    Raises:
+        ConfigError, CheckpointError, DatasetError: an input is not what it should be.
+    """
+    device = make_device(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    loaded = {name: load_checkpoint(path) for name, path in checkpoints.items()}
+    if not loaded:
+        raise ConfigError("no checkpoint to bench", where="CHECKPOINT", right="name at least one")
+    scores = _score(loaded, config, device) if config.score else dict.fromkeys(loaded)
+    latencies = _time(loaded, config, device)
+    first = next(iter(scores.values()))
+    rows = []
+    for (name, checkpoint), (network_ms, nms_ms) in zip(loaded.items(), latencies, strict=True):
+        cost, score = measure_cost(checkpoint.network, config.img_size or checkpoint.img_size), scores[name]
+        difference = (
+            None
+            if first is None or score is None or score is first
+            else paired_difference(first.matches, score.matches)
+        )
+        rows.append(
+            Row(
+                name=name,
+                checkpoint=str(checkpoints[name]),
+                img_size=cost.img_size[0],
+                **cost.as_dict(),
+                latency_ms=network_ms,
+                nms_ms=nms_ms,
+                map50=score and score.score.map50,
+                map50_interval=score and score.map50_interval,
+                map50_difference=difference,
+                coco_ap50=score and score.coco_ap50,
+                coco_ap=score and score.coco_ap,
+            )
+        )
+    environment = {
+        **describe_environment(device, config.engine),
+        "batch_size": config.batch_size,
+        "runs": config.runs,
+        "warmup": config.warmup,
+    }
+    result = BenchResult(tuple(rows), environment, config.split if config.score else None)
+    if folder is not None:
+        save_json(folder / "bench.json", result.as_dict())
+        save_text(folder / "bench.md", result.format(markdown=True) + "\n")
+    return result
+
+
+def _score(loaded: Mapping[str, Checkpoint], config: BenchConfig, device: torch.device) -> dict[str, Evaluation | None]:
+    first = next(iter(loaded.values()))
+    spec: DataSpec = load_data_of(config.data, first.provenance, "--no-score")
+    samples = spec.samples(config.split)
+    scores: dict[str, Evaluation | None] = {}
+    for name, checkpoint in loaded.items():
+        report(f"scoring {name} on the {config.split} split: {len(samples)} pictures")
+        scores[name] = evaluate(checkpoint, samples, spec.names, img_size=config.img_size, device=device)
+    return scores
+
+
+def _time(loaded: Mapping[str, Checkpoint], config: BenchConfig, device: torch.device) -> list[tuple[Any, Any]]:
+    """Return each checkpoint's latency of the network with decoding, and of the suppression alone."""
+    network_calls, suppression_calls = [], []
+    for checkpoint in loaded.values():
+        engine = make_engine(checkpoint.make_model().eval(), config.engine, device)
+        size = config.img_size or checkpoint.img_size
+        images = torch.rand(
+            config.batch_size, checkpoint.network.channels, size, size, generator=torch.Generator().manual_seed(0)
+        )
+        images = images.to(device, memory_format=torch.channels_last)
+        network_calls.append(make_network_call(engine, images))
+        suppression_calls.append(make_suppression_call(engine, images, DetectConfig()))
+    report(f"timing {len(network_calls)} checkpoints, {config.runs} interleaved runs each")
+    times = measure_latencies(network_calls + suppression_calls, runs=config.runs, warmup=config.warmup, device=device)
+    return list(zip(times[: len(loaded)], times[len(loaded) :], strict=True))

@@ -1,0 +1,135 @@
+"""`run`: all stages in order, each skipped when its inputs and settings are what they were when it finished.
+
+train ─► sparse ─► prune ─► finetune ─► bench        runs/NAME/<stage>/stage.json says what each was made of
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from yolo_prune import __version__
+from yolo_prune.config import format_config, load_yaml, parse_config
+from yolo_prune.datasets.spec import measure_fingerprint
+from yolo_prune.errors import ConfigError
+from yolo_prune.files import measure_sha256, save_json
+from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.stages.bench import BenchResult, bench
+from yolo_prune.stages.data import load_data, report
+from yolo_prune.stages.folders import RUNS
+from yolo_prune.stages.pruning import format_layers, prune
+from yolo_prune.stages.settings import ChainConfig
+from yolo_prune.stages.training import resume_training, start_training
+from yolo_prune.training.settings import TrainConfig
+
+SHARED = ("data", "device", "seed")
+"""Settings of the whole chain that every stage takes over."""
+
+
+@dataclass(frozen=True)
+class ChainResult:
+    """The checkpoints of a chain by the name of their row, and the bench's result."""
+
+    checkpoints: dict[str, Path]
+    bench: BenchResult
+
+
+def load_chain(path: Path) -> ChainConfig:
+    """Read a chain's YAML file.
+
+    Raises:
+        ConfigError: an unknown key (names the nearest known one), a value of the wrong type, or a key that the chain
+            sets for every stage.
+    """
+    values = load_yaml(path)
+    for stage, settings in values.items():
+        if isinstance(settings, dict):
+            for key in {*SHARED, "name", "weights"} & set(settings) - ({"weights"} if stage == "train" else set()):
+                raise ConfigError(
+                    "belongs to the whole chain",
+                    where=f"{path}: {stage}: {key}",
+                    right="set it at the top, or leave it out",
+                )
+    return parse_config(ChainConfig(), values, path)
+
+
+def run_chain(config: ChainConfig) -> ChainResult:
+    """Run every stage that is not done yet and return what they made."""
+    folder = RUNS / config.name
+    spec = load_data(config.data)
+    config = replace(config, data=spec.source)
+    data = measure_fingerprint(spec)
+
+    def train_stage(stage: str, settings: TrainConfig, parent: Path | None) -> Path:
+        settings = replace(
+            settings, data=config.data, device=config.device, seed=config.seed, weights=parent or settings.weights
+        )
+        place = folder / stage
+
+        def work() -> Path:
+            return resume_training(place) if _can_resume(place, settings) else start_training(settings, place, stage)
+
+        return _once(place, "best.pt", (settings, data, _hash(settings.weights), _hash(settings.cfg)), work)
+
+    checkpoints = {"Original": train_stage("train", config.train, None)}
+    newest = checkpoints["Original"]
+    if config.sparse is not None:
+        newest = checkpoints["Sparse"] = train_stage("sparse", config.sparse, newest)
+    parent = newest
+    settings = replace(config.prune, data=config.data, device=config.device)
+
+    def prune_stage() -> Path:
+        result = prune(parent, settings, folder / "prune")
+        report(format_layers(result))
+        return result.checkpoint
+
+    newest = checkpoints["Pruned"] = _once(folder / "prune", "pruned.pt", (settings, data, _hash(parent)), prune_stage)
+    if config.finetune is not None:
+        checkpoints["Finetuned"] = train_stage("finetune", config.finetune, newest)
+    settings_of_bench = replace(config.bench, data=config.data, device=config.device)
+    return ChainResult(checkpoints, bench(checkpoints, settings_of_bench, folder / "bench"))
+
+
+def _once(folder: Path, product: str, ingredients: tuple[Any, ...], work: Callable[[], Path]) -> Path:
+    """Return the stage's product, made now unless it was already made of the same ingredients."""
+    made_of = _fingerprint(ingredients)
+    note = folder / "stage.json"
+    if (folder / product).is_file() and _read_note(note) == made_of:
+        report(f"{folder}: up to date")
+        return folder / product
+    note.unlink(missing_ok=True)
+    path = work()
+    save_json(note, {"made_of": made_of})
+    return path
+
+
+def _read_note(note: Path) -> str | None:
+    try:
+        return str(json.loads(note.read_text(encoding="utf-8"))["made_of"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not finished
+
+
+def _fingerprint(ingredients: tuple[Any, ...]) -> str:
+    plain = [format_config(item) if hasattr(item, "__dataclass_fields__") else item for item in ingredients]
+    return hashlib.sha256(json.dumps([__version__, plain], sort_keys=True).encode()).hexdigest()
+
+
+def _hash(path: Path | None) -> str | None:
+    return measure_sha256(path) if path is not None and path.is_file() else None
+
+
+def _can_resume(folder: Path, settings: TrainConfig) -> bool:
+    """Tell whether an unfinished run of the same settings and parent lies in `folder`."""
+    last = folder / "last.pt"
+    if not last.is_file():
+        return False
+    checkpoint = load_checkpoint(last)
+    parent = checkpoint.provenance.get("parent")
+    same_parent = (parent or {}).get("sha256") == (_hash(settings.weights) if parent else None)
+    unfinished = checkpoint.training.get("epoch", settings.epochs) < settings.epochs
+    return unfinished and same_parent and checkpoint.provenance["recipe"] == format_config(settings)

@@ -1,0 +1,62 @@
+"""The data set that a command works on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from yolo_prune.datasets.settings import SyntheticConfig
+from yolo_prune.datasets.spec import DataSpec, load_spec
+from yolo_prune.errors import ConfigError
+
+SYNTHETIC_HANDS = Path("data/synthetic-hands")
+
+
+def report(line: str) -> None:
+    """Say something about progress on stderr; stdout is for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def load_data(path: Path | None) -> DataSpec:
+    """Read a data set; without a path the synthetic hands, drawn now if they are not there yet."""
+    if path is not None:
+        return load_spec(path)
+    from yolo_prune.datasets.synthetic import make_dataset
+
+    return load_spec(
+        make_dataset(SYNTHETIC_HANDS, SyntheticConfig(), progress=report_progress("drawing synthetic hands"))
+    )
+
+
+def load_data_of(path: Path | None, provenance: dict[str, Any], flag: str) -> DataSpec:
+    """Read the data set that was asked for, or else the one that a checkpoint was trained on.
+
+    Raises:
+        ConfigError: none was asked for, and the checkpoint's is not there.
+    """
+    if path is not None:
+        return load_spec(path)
+    trained_on = (provenance.get("data") or {}).get("path")
+    if trained_on is None or not Path(trained_on).is_file():
+        found = "names no data set" if trained_on is None else f"was trained on {trained_on}, which is not there"
+        raise ConfigError(f"the checkpoint {found}", where="--data", right=f"name a data.yaml, or use {flag}")
+    return load_spec(Path(trained_on))
+
+
+class _Progress:
+    def __init__(self, title: str) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc=title, unit="picture", leave=False, disable=None)
+
+    def __call__(self, done: int, total: int) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+        if done >= total:
+            self._bar.close()
+
+
+def report_progress(title: str) -> _Progress:
+    """Return a callable (done, total) that draws a bar on a terminal's stderr."""
+    return _Progress(title)

@@ -1,0 +1,96 @@
+"""`detect`: annotated copies of pictures, and what was found in them as COCO results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+from yolo_prune.datasets.images import letterbox, read_image
+from yolo_prune.datasets.spec import find_images
+from yolo_prune.errors import DatasetError
+from yolo_prune.evaluation.coco import format_results
+from yolo_prune.evaluation.detections import Detections, suppress
+from yolo_prune.evaluation.pictures import draw_detections
+from yolo_prune.evaluation.settings import DetectConfig
+from yolo_prune.files import open_atomically, save_json
+from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.decode import DecodedDetector, normalise
+from yolo_prune.training.device import make_device
+
+
+@dataclass(frozen=True)
+class DetectResult:
+    """The results file, the annotated pictures, and the detections in COCO's format."""
+
+    results: Path
+    pictures: tuple[Path, ...]
+    detections: list[dict[str, Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result for JSON output."""
+        return {"results": str(self.results), "pictures": list(map(str, self.pictures)), "detections": self.detections}
+
+
+def detect(
+    source: Path, images: Sequence[Path], folder: Path, config: DetectConfig, img_size: int | None, device: str
+) -> DetectResult:
+    """Detect objects in pictures, or in all pictures of folders; a COCO result's image_id is the picture's path.
+
+    Raises:
+        CheckpointError, DatasetError, ConfigError: an input is not what it should be; pictures are read before any is written.
+    """
+    checkpoint = load_checkpoint(source)
+    place = make_device(device)
+    engine = DecodedDetector(checkpoint.make_model().eval()).to(place)
+    paths = list(_list_images(images))
+    found = [_detect_one(engine, path, img_size or checkpoint.img_size, config, place) for path in paths]
+    names = _name_pictures(paths, folder)
+    for path, name, detections in zip(paths, names, found, strict=True):
+        _save_picture(name, path, detections, checkpoint.names)
+    results = format_results([str(path) for path in paths], found)
+    return DetectResult(save_json(folder / "detections.json", results), tuple(names), results)
+
+
+def _list_images(images: Sequence[Path]) -> Iterator[Path]:
+    for path in images:
+        if path.is_dir():
+            if not (inside := find_images(path)):
+                raise DatasetError("holds no picture", where=path, right="name pictures, or a folder of them")
+            yield from inside
+        else:
+            yield path
+
+
+@torch.inference_mode()
+def _detect_one(
+    engine: DecodedDetector, path: Path, img_size: int, config: DetectConfig, device: torch.device
+) -> Detections:
+    image = read_image(path)
+    square, box = letterbox(image, img_size)
+    pixels = torch.from_numpy(square).permute(2, 0, 1)[None].to(device)
+    (detections,) = suppress(*engine(normalise(pixels)), config)
+    height, width = image.shape[:2]
+    return detections.with_boxes(box.to_image(detections.boxes_xyxy, width, height))
+
+
+def _name_pictures(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Return a free name in `folder` for each picture: its own, with a number where two are alike."""
+    names: list[Path] = []
+    for path in paths:
+        name, number = folder / f"{path.stem}.png", 2
+        while name in names:
+            name, number = folder / f"{path.stem}-{number}.png", number + 1
+        names.append(name)
+    return names
+
+
+def _save_picture(name: Path, source: Path, detections: Detections, classes: Sequence[str]) -> None:
+    annotated = draw_detections(read_image(source), detections, classes)
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(annotated, cv2.COLOR_RGB2BGR))
+    with open_atomically(name) as file:
+        file.write(encoded.tobytes())

@@ -1,0 +1,80 @@
+"""Run folders, and how each command finds what the one before it left.
+
+runs/NAME/          one run: config.yaml, results.csv, results.png, last.pt, best.pt, pictures
+runs/latest.json    the newest checkpoint of every stage
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import count
+from pathlib import Path
+
+from yolo_prune.errors import ConfigError
+from yolo_prune.files import save_json
+
+RUNS = Path("runs")
+_LATEST = RUNS / "latest.json"
+
+
+def make_run_folder(name: str, default: str) -> Path:
+    """Return a folder for a new run; a run named by default gets the next free number, a chosen name must be free.
+
+    Raises:
+        ConfigError: the chosen name already holds a run.
+    """
+    folder = RUNS / name
+    if not folder.exists() or not any(folder.iterdir()):
+        return folder
+    if name != default:
+        raise ConfigError(f"{folder} already holds a run", where="--name", right="use another name, or train --resume")
+    return next(free for number in count(2) if not (free := RUNS / f"{name}-{number}").exists())
+
+
+def remember_latest(stage: str, checkpoint: Path) -> None:
+    """Note a stage's newest checkpoint for the commands that come after it."""
+    save_json(_LATEST, {**_load_latest(), stage: str(checkpoint)})
+
+
+def find_latest(*stages: str) -> Path:
+    """Return the newest checkpoint of the first of `stages` that has one still on disk.
+
+    Raises:
+        ConfigError: none has.
+    """
+    latest = _load_latest()
+    for stage in stages:
+        if stage in latest and Path(latest[stage]).is_file():
+            return Path(latest[stage])
+    raise ConfigError(
+        f"no checkpoint of {' or '.join(stages)} below {RUNS}",
+        where="CHECKPOINT",
+        right=f"name one, or run yoloprune {stages[-1]} first",
+    )
+
+
+def resolve_checkpoint(argument: Path | None, *stages: str) -> Path:
+    """Return the checkpoint that a command was given: a path, `-` for a path on stdin, or the newest of `stages`.
+
+    Raises:
+        ConfigError: stdin names none, or nothing was left by an earlier command.
+    """
+    if argument is None:
+        return find_latest(*stages)
+    if str(argument) != "-":
+        return argument
+    line = sys.stdin.readline().strip()
+    if not line:
+        raise ConfigError(
+            "stdin names no checkpoint", where="-", right="pipe a command in that prints a checkpoint's path"
+        )
+    return Path(line)
+
+
+def _load_latest() -> dict[str, str]:
+    try:
+        latest = json.loads(_LATEST.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # the file is a convenience: without it a command asks for a path
+    return latest if isinstance(latest, dict) else {}

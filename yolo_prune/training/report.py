@@ -1,0 +1,47 @@
+"""What a run leaves to look at: results.csv and results.png."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from yolo_prune.files import open_atomically, save_text
+
+
+def save_results(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write one row per epoch to results.csv and draw them in results.png."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[-1]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    save_text(folder / "results.csv", text.getvalue())
+    _draw_results(folder / "results.png", rows)
+
+
+def _draw_results(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    from matplotlib.figure import Figure
+
+    epochs = [row["epoch"] for row in rows]
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    losses, scores, rates = figure.subplots(1, 3)
+    for name in ("box", "objectness", "classes"):
+        losses.plot(epochs, [row[name] for row in rows], label=name)
+    losses.set(title="training loss", xlabel="epoch", yscale="log")
+    losses.legend()
+    scored = [row for row in rows if row["val_map50"] is not None]
+    scores.plot([row["epoch"] for row in scored], [row["val_map50"] for row in scored], marker=".", label="AP50")
+    scores.set(title="validation", xlabel="epoch", ylim=(0, 1))
+    scores.legend(loc="lower right")
+    rates.plot(epochs, [row["learning_rate"] for row in rows], label="learning rate")
+    if any(row["channels_below"] for row in rows):
+        share = rates.twinx()
+        share.plot(
+            epochs, [row["channels_below"] / row["channels"] for row in rows], color="tab:red", label="below threshold"
+        )
+        share.set(ylabel="share of prunable channels with |γ| below threshold", ylim=(0, 1))
+    rates.set(title="schedule", xlabel="epoch")
+    with open_atomically(path) as file:
+        figure.savefig(file, format="png", dpi=100)
