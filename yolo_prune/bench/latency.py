@@ -35,7 +35,7 @@ Call = Callable[[], object]
 def make_engine(model: Detector, engine: str, device: torch.device) -> DecodedDetector:
     """Make the network with its decoding as it is run: `eager` as trained, `folded` with batch norm folded in."""
     detector = fold_batchnorm(model) if engine == "folded" else model
-    return DecodedDetector(detector).to(device, memory_format=torch.channels_last).eval()
+    return DecodedDetector(detector).to(device).to(memory_format=torch.channels_last).eval()
 
 
 @torch.inference_mode()

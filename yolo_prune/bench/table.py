@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from yolo_prune.bench.latency import Latency
 
 
 @dataclass(frozen=True)
+class Scores:
+    """How well a model detects; intervals are bootstrap, over pictures."""
+
+    map50: float
+    map50_interval: tuple[float, float]
+    map50_difference: tuple[float, float, float] | None
+    """Against the first row: the difference, and the ends of its paired interval."""
+    coco_ap50: float
+    coco_ap: float
+
+
+@dataclass(frozen=True)
 class Row:
-    """One model's figures. Scores are None where none were measured; intervals are bootstrap, over pictures."""
+    """One model's figures; without `scores` where none were measured."""
 
     name: str
     checkpoint: str
@@ -23,12 +35,13 @@ class Row:
     size_bytes: int
     latency_ms: Latency
     nms_ms: Latency
-    map50: float | None
-    map50_interval: tuple[float, float] | None
-    map50_difference: tuple[float, float, float] | None
-    """Against the first row: the difference, and the ends of its paired interval."""
-    coco_ap50: float | None
-    coco_ap: float | None
+    scores: Scores | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row under the names that JSON output uses, scores beside the rest."""
+        row = asdict(self)
+        scores = row.pop("scores")
+        return {**row, **(scores or {field.name: None for field in fields(Scores)})}
 
 
 HEADINGS = ("model", "params", "size", "FLOPs (MACs)", "inference", "mAP")
@@ -40,13 +53,20 @@ def format_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def _format_row(row: Row, first: Row | None) -> tuple[str, ...]:
-    cells = [
-        (_format_count(row.params), row.params, first and first.params),
-        (f"{row.size_bytes / 1e6:.1f}MB", row.size_bytes, first and first.size_bytes),
-        (_format_count(row.macs), row.macs, first and first.macs),
-        (f"{row.latency_ms.p50:.1f}ms", row.latency_ms.p50, first and first.latency_ms.p50),
-    ]
-    return (row.name, *(text + _format_change(value, before) for text, value, before in cells), _format_score(row))
+    texts: tuple[str, ...] = (
+        _format_count(row.params),
+        f"{row.size_bytes / 1e6:.1f}MB",
+        _format_count(row.macs),
+        f"{row.latency_ms.p50:.1f}ms",
+    )
+    if first is not None:
+        changes = (now / before - 1 for now, before in zip(_list_costs(row), _list_costs(first), strict=True))
+        texts = tuple(f"{text} ({change:+.0%})" for text, change in zip(texts, changes, strict=True))
+    return (row.name, *texts, _format_score(row))
+
+
+def _list_costs(row: Row) -> tuple[float, ...]:
+    return row.params, row.size_bytes, row.macs, row.latency_ms.p50
 
 
 def _format_count(value: float) -> str:
@@ -56,19 +76,15 @@ def _format_count(value: float) -> str:
     return f"{value / 1e3:.1f}K"
 
 
-def _format_change(value: float, before: float | None) -> str:
-    return "" if before is None else f" ({100 * (value / before - 1):+.0f}%)"
-
-
 def _format_score(row: Row) -> str:
-    if row.map50 is None:
+    if row.scores is None:
         return "–"
-    if math.isnan(row.map50) or row.map50_interval is None:
+    if math.isnan(row.scores.map50):
         return "no ground truth"
-    low, high = row.map50_interval
-    text = f"{row.map50:.4f} [{low:.3f}, {high:.3f}]"
-    if row.map50_difference is not None:
-        text += " ({:+.4f} [{:+.3f}, {:+.3f}])".format(*row.map50_difference)
+    low, high = row.scores.map50_interval
+    text = f"{row.scores.map50:.4f} [{low:.3f}, {high:.3f}]"
+    if row.scores.map50_difference is not None:
+        text += " ({:+.4f} [{:+.3f}, {:+.3f}])".format(*row.scores.map50_difference)
     return text
 
 

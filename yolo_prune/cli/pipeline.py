@@ -9,7 +9,7 @@ import typer
 
 from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay, print_json
 from yolo_prune.errors import ConfigError
-from yolo_prune.stages.settings import FINETUNE, ChainConfig, PruneConfig
+from yolo_prune.stages.settings import FINETUNE, PruneConfig
 from yolo_prune.training.settings import TrainConfig
 
 _TRAIN, _PRUNE = TrainConfig(), PruneConfig()
@@ -199,14 +199,20 @@ def prune(
 
 def run(
     config: Annotated[Path, typer.Argument(help="A YAML file with the settings of every stage.")],
-    device: Device = None,
+    data: Annotated[Path | None, typer.Option(help="A data.yaml.", show_default="the file's")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="What the first stage starts from.", show_default="the file's")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="the file's")] = None,
+    name: Annotated[str | None, typer.Option(help="The run's folder below runs/.", show_default="the file's")] = None,
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
 ) -> None:
     """Train, prune, finetune and bench; stages that are up to date are skipped, a stopped one goes on."""
     from yolo_prune.cli.measure import print_bench
-    from yolo_prune.config import parse_config
     from yolo_prune.stages.chain import load_chain, run_chain
 
-    chain: ChainConfig = parse_config(load_chain(config), {} if device is None else {"device": device}, "command line")
-    print_bench(run_chain(chain).bench, as_json, markdown)
+    flags: dict[str, Any] = {"data": data, "device": device, "name": name}
+    if weights is not None:
+        flags["train"] = {"weights": weights}
+    print_bench(run_chain(overlay(load_chain(config), None, flags)).bench, as_json, markdown)

@@ -43,7 +43,12 @@ class _Builder:
         self.layers.append(Route(sources))
 
     def head(self, mask: tuple[int, ...]) -> None:
-        head = Yolo(mask, self._anchors, self._classes, options=(("ignore_thresh", "0.7"), ("truth_thresh", "1"), ("jitter", "0.3"), ("random", "1")))
+        head = Yolo(
+            mask,
+            self._anchors,
+            self._classes,
+            options=(("ignore_thresh", "0.7"), ("truth_thresh", "1"), ("jitter", "0.3"), ("random", "1")),
+        )
         self.layers.append(Conv(head.channels, 1, batch_normalize=False, activation="linear"))
         self.layers.append(head)
 
@@ -127,7 +132,9 @@ def make_network(arch: str = "yolov3", classes: int = 1, width: float = 1.0, img
     if classes < 1:
         raise CfgError(f"{classes} is out of range", where="--classes", right="use at least 1")
     if img_size < 32 or img_size % 32:
-        raise CfgError(f"{img_size} is no multiple of 32", where="--img-size", right=f"use {max(32, round(img_size / 32) * 32)}")
+        raise CfgError(
+            f"{img_size} is no multiple of 32", where="--img-size", right=f"use {max(32, round(img_size / 32) * 32)}"
+        )
     build, anchors = _ARCHITECTURES[arch]
     net = _Builder(anchors, classes, width)
     build(net)

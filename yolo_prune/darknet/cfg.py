@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,7 +39,9 @@ class _Section:
             value = convert(text)
         except ValueError as error:
             detail = str(error) if str(error).startswith("not ") else "not understood"
-            raise CfgError(f"{key}={text} is {detail}", where=self.where(key), right=f"correct the value of {key}") from None
+            raise CfgError(
+                f"{key}={text} is {detail}", where=self.where(key), right=f"correct the value of {key}"
+            ) from None
         del self.values[key]
         return value
 
@@ -84,7 +87,9 @@ def parse_cfg(text: str, source: str = "<cfg>") -> Network:
         line = sections[0].line if sections else 1
         raise CfgError("does not begin with [net]", where=f"{source}:{line}", right="put a [net] section first")
     net, *rest = sections
-    width, height, channels = (net.take(key, _positive, default) for key, default in (("width", 416), ("height", 416), ("channels", 3)))
+    width, height, channels = (
+        net.take(key, _positive, default) for key, default in (("width", 416), ("height", 416), ("channels", 3))
+    )
     layers = tuple(_parse_layer(section, index) for index, section in enumerate(rest))
     try:
         return Network(width, height, channels, layers, net.take_rest())
@@ -110,9 +115,15 @@ def _split(text: str, source: str) -> Iterator[_Section]:
             continue
         key, equals, value = (part.strip() for part in line.partition("="))
         if section is None or not equals or not key:
-            raise CfgError(f"{line!r} is neither [section] nor key=value", where=f"{source}:{number}", right="write key=value below a [section]")
+            raise CfgError(
+                f"{line!r} is neither [section] nor key=value",
+                where=f"{source}:{number}",
+                right="write key=value below a [section]",
+            )
         if key in section.values:
-            raise CfgError(f"{key} is set twice in one section", where=f"{source}:{number}", right="keep one of the two")
+            raise CfgError(
+                f"{key} is set twice in one section", where=f"{source}:{number}", right="keep one of the two"
+            )
         section.values[key] = (value, number)
     if section is not None:
         yield section
@@ -177,19 +188,27 @@ def _parse_yolo(section: _Section) -> Layer:
     where = section.where("anchors")
     numbers = section.take("anchors", _numbers)
     if len(numbers) % 2 or not numbers or min(numbers) <= 0:
-        raise CfgError(f"anchors holds {len(numbers)} numbers", where=where, right="give pairs of positive width, height")
+        raise CfgError(
+            f"anchors holds {len(numbers)} numbers", where=where, right="give pairs of positive width, height"
+        )
     anchors = tuple(zip(numbers[::2], numbers[1::2], strict=True))
     num = section.take("num", _positive, len(anchors))
     if num != len(anchors):
-        raise CfgError(f"num={num} but anchors holds {len(anchors)} pairs", where=where, right=f"set num={len(anchors)}")
+        raise CfgError(
+            f"num={num} but anchors holds {len(anchors)} pairs", where=where, right=f"set num={len(anchors)}"
+        )
     where = section.where("mask")
     mask = section.take("mask", _integers, tuple(range(len(anchors))))
     if not all(0 <= index < len(anchors) for index in mask):
-        raise CfgError(f"mask {mask} points past the {len(anchors)} anchors", where=where, right=f"use 0 … {len(anchors) - 1}")
+        raise CfgError(
+            f"mask {mask} points past the {len(anchors)} anchors", where=where, right=f"use 0 … {len(anchors) - 1}"
+        )
     classes = section.take("classes", _positive, 20)
-    scale = section.take("scale_x_y", float, 1.0)
+    scale = section.take("scale_x_y", _number, 1.0)
     if section.take("new_coords", _flag, False):
-        raise CfgError("new_coords=1 decodes boxes as Scaled-YOLOv4 does", where=section.where(), right="use new_coords=0")
+        raise CfgError(
+            "new_coords=1 decodes boxes as Scaled-YOLOv4 does", where=section.where(), right="use new_coords=0"
+        )
     return Yolo(mask, anchors, classes, scale, section.take_rest())
 
 
@@ -202,6 +221,16 @@ def _integer(text: str) -> int:
         return int(text)
     except ValueError:
         raise ValueError("not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError("not a number") from None
+    if not isfinite(value):
+        raise ValueError("not finite")
+    return value
 
 
 def _positive(text: str) -> int:
@@ -225,7 +254,7 @@ def _integers(text: str) -> tuple[int, ...]:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.strip(", ").split(","))
+    return tuple(_number(part) for part in text.strip(", ").split(","))
 
 
 def _activation(text: str) -> str:

@@ -83,6 +83,25 @@ def _measure_layer(index: int, layer: Layer, channels_in: int, shape: Shape) -> 
     weights = layer.filters * (channels_in // layer.groups) * layer.size**2
     affine, stored = (2, 4) if layer.batch_normalize else (1, 1)
     macs = weights * prod(shape[1:])
-    return LayerCost(index, kind, shape, weights + affine * layer.filters, macs, BYTES_PER_WEIGHT * (weights + stored * layer.filters))
+    return LayerCost(
+        index,
+        kind,
+        shape,
+        weights + affine * layer.filters,
+        macs,
+        BYTES_PER_WEIGHT * (weights + stored * layer.filters),
+    )
 
 
+def format_cost(cost: Cost) -> str:
+    """Return a line per layer and the totals."""
+    lines = [f"{'layer':>5}  {'kind':<9}{'output':>15}{'params':>13}{'MACs':>12}"]
+    for layer in cost.layers:
+        shape = "x".join(map(str, layer.shape))
+        figures = f"{layer.params:>13,}{layer.macs / 1e6:>11,.2f}M" if layer.params else ""
+        lines.append(f"{layer.index:>5}  {layer.kind:<9}{shape:>15}{figures}")
+    height, width = cost.img_size
+    lines.append(
+        f"{cost.params:,} params, {cost.macs / 1e9:.2f} G MACs at {width}x{height}, {cost.size_bytes / 1e6:.1f} MB"
+    )
+    return "\n".join(lines)

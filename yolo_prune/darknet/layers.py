@@ -131,6 +131,13 @@ class Network:
     def __post_init__(self) -> None:
         if not self.heads:
             raise CfgError("the network has no [yolo] section", right="give it at least one detection head")
+        for index, _ in self.heads:
+            if index == 0 or not isinstance(self.layers[index - 1], Conv):
+                raise CfgError(
+                    "does not follow a convolution",
+                    where=f"layer {index}",
+                    right="put the convolution that makes its channels right before it",
+                )
         if len({head.classes for _, head in self.heads}) > 1:
             raise CfgError("its [yolo] sections differ in classes", right="give all heads the same number")
         _ = self.shapes
@@ -197,13 +204,17 @@ def infer_shapes(network: Network, height: int, width: int) -> tuple[Shape, ...]
     shapes: list[Shape] = []
     for index, layer in enumerate(network.layers):
         where = f"layer {index}"
+        first = 0 if isinstance(layer, Route | Shortcut) else -1
         for source in get_sources(layer, index):
-            if not (0 <= source < index or (source == -1 == index - 1)):
-                raise CfgError(f"reads layer {source}, which is not before it", where=where, right=f"name one of 0 … {index - 1}")
+            if not first <= source < index:
+                right = f"name one of 0 … {index - 1}" if index else "put a convolution before it"
+                raise CfgError(f"reads layer {source}, which is not before it", where=where, right=right)
         before = shapes[-1] if shapes else Shape(network.channels, height, width)
         shape = _infer_shape(layer, before, shapes, where)
         if min(shape) < 1:
-            raise CfgError(f"nothing is left of a picture of {width}x{height} px", where=where, right="use a larger input")
+            raise CfgError(
+                f"nothing is left of a picture of {width}x{height} px", where=where, right="use a larger input"
+            )
         shapes.append(shape)
     return tuple(shapes)
 
@@ -213,13 +224,22 @@ def _infer_shape(layer: Layer, before: Shape, shapes: list[Shape], where: str) -
     match layer:
         case Conv():
             if channels % layer.groups or layer.filters % layer.groups:
-                raise CfgError(f"groups={layer.groups} does not divide its {channels} input and {layer.filters} output channels", where=where)
+                raise CfgError(
+                    f"groups={layer.groups} does not divide its {channels} input and {layer.filters} output channels",
+                    where=where,
+                )
 
             def convolved(side: int) -> int:
                 return (side + 2 * layer.padding - layer.size) // layer.stride + 1
 
             return Shape(layer.filters, convolved(height), convolved(width))
         case MaxPool():
+            if layer.padding > 2 * (layer.size - 1):
+                raise CfgError(
+                    f"padding={layer.padding} makes windows of size {layer.size} that see no pixel",
+                    where=where,
+                    right=f"use at most {2 * (layer.size - 1)}",
+                )
 
             def pooled(side: int) -> int:
                 return (side + layer.padding - layer.size) // layer.stride + 1
@@ -231,7 +251,11 @@ def _infer_shape(layer: Layer, before: Shape, shapes: list[Shape], where: str) -
             return _infer_route(layer, [shapes[source] for source in layer.sources], where)
         case Shortcut():
             if shapes[layer.source] != before:
-                raise CfgError(f"adds layer {layer.source} of {format_shape(shapes[layer.source])} to {format_shape(before)}", where=where, right="give both the same shape")
+                raise CfgError(
+                    f"adds layer {layer.source} of {format_shape(shapes[layer.source])} to {format_shape(before)}",
+                    where=where,
+                    right="give both the same shape",
+                )
             return before
         case Yolo():
             if channels != layer.channels:
@@ -246,7 +270,11 @@ def _infer_shape(layer: Layer, before: Shape, shapes: list[Shape], where: str) -
 def _infer_route(layer: Route, sources: list[Shape], where: str) -> Shape:
     if len({shape[1:] for shape in sources}) > 1:
         sizes = " and ".join(format_shape(shape) for shape in sources)
-        raise CfgError(f"concatenates {sizes}", where=where, right="use sources of one height and width, and an input size that the network's stride divides")
+        raise CfgError(
+            f"concatenates {sizes}",
+            where=where,
+            right="use sources of one height and width, and an input size that the network's stride divides",
+        )
     if any(shape.channels % layer.groups for shape in sources) or not 0 <= layer.group_id < layer.groups:
         raise CfgError(f"cannot take group {layer.group_id} of {layer.groups}", where=where)
     return sources[0]._replace(channels=sum(shape.channels // layer.groups for shape in sources))

@@ -38,7 +38,12 @@ class Evaluation:
 
 
 def evaluate(
-    checkpoint: Checkpoint, samples: Sequence[Sample], names: Sequence[str], *, img_size: int | None, device: torch.device
+    checkpoint: Checkpoint,
+    samples: Sequence[Sample],
+    names: Sequence[str],
+    *,
+    img_size: int | None,
+    device: torch.device,
 ) -> Evaluation:
     """Score a checkpoint on pictures, at its own input size or another.
 
@@ -50,7 +55,7 @@ def evaluate(
         what = f"the checkpoint knows {checkpoint.network.classes} classes, the data set {len(names)}"
         raise ConfigError(what, where="--data", right="use a data set with the checkpoint's classes")
     dataset = DetectionDataset(samples, len(names), img_size or checkpoint.img_size, cache_bytes=0)
-    model = checkpoint.make_model().to(device, memory_format=torch.channels_last).eval()
+    model = checkpoint.make_model().to(device).to(memory_format=torch.channels_last).eval()
     found, truths = _predict(model, dataset, device, BATCH_SIZE)
     matches = tuple(match(detections, truth) for detections, truth in zip(found, truths, strict=True))
     return Evaluation(measure_score(matches), map50_interval(matches), *coco_scores(found, truths), matches)
@@ -72,7 +77,8 @@ def _predict(
     loader = make_loader(dataset, batch_size, shuffle=False, epoch=0)
     for batch in tqdm(loader, desc="score", unit="batch", leave=False, disable=None):
         images = normalise(batch.images.to(device)).to(memory_format=torch.channels_last)
-        found += suppress(*engine(images), config)
+        boxes, scores = engine(images)
+        found += suppress(boxes, scores, config)
         truths += _list_truths(batch)
     return found, truths
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from yolo_prune.evaluation.average_precision import GroundTruth
 from yolo_prune.evaluation.detections import Detections
+from yolo_prune.files import open_atomically
 
 Image = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -66,12 +68,25 @@ def make_side_by_side(columns: Sequence[tuple[str, Sequence[Image]]]) -> Image:
     canvas = np.full((band + sum(heights) + gap * rows, len(columns) * (cell + gap) + gap, 3), PAPER, np.uint8)
     for number, (title, column) in enumerate(columns):
         left, top = gap + number * (cell + gap), band
-        _draw_title(canvas[:band, left : left + cell], title)
+        if title:
+            _draw_title(canvas[:band, left : left + cell], title)
         for picture, height in zip(column, heights, strict=False):
             y, x = top + (height - picture.shape[0]) // 2, left + (cell - picture.shape[1]) // 2
             canvas[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
             top += height + gap
     return canvas
+
+
+def save_picture(path: Path, image: Image) -> Path:
+    """Write an RGB picture as PNG, whole or not at all, and return `path`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    with open_atomically(path) as file:
+        file.write(encoded.tobytes())
+    return path
 
 
 def _draw_box(canvas: Image, box_xyxy: NDArray[np.floating], colour: Colour, width: int) -> None:

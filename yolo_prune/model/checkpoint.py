@@ -27,6 +27,9 @@ from yolo_prune.model.detector import Detector
 FORMAT = "yolo_prune checkpoint"
 FORMAT_VERSION = 1
 
+_DAMAGE = (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, zipfile.BadZipFile)
+"""What torch's reader raises where bytes were changed, besides pickle's own error."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -84,7 +87,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> Path:
         "training": checkpoint.training,
     }
     with open_atomically(path) as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's writer puts one of its own before the disk's error
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
     return path
 
 
@@ -127,7 +133,7 @@ def _load_plain(path: Path) -> Any:
         raise CheckpointError(
             "is a pickle that could run code, or is damaged", where=path, right="name a checkpoint that yoloprune wrote"
         ) from error
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged or no checkpoint"
         raise CheckpointError(
             f"cannot be read ({reason})", where=path, right="name a .pt file that train, prune or finetune wrote"
@@ -141,6 +147,8 @@ def _check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], pa
             f"its cfg and tensors disagree about {odd[0] if odd else 'everything'}", where=path, right="make it again"
         )
     for name, tensor in expected.items():
+        if not isinstance(found[name], Tensor):
+            raise CheckpointError(f"{name} is no tensor", where=path, right="make it again")
         if tensor.shape != found[name].shape:
             raise CheckpointError(
                 f"its cfg wants {name} of shape {tuple(tensor.shape)}, its tensor has {tuple(found[name].shape)}",

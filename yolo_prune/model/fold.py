@@ -32,7 +32,8 @@ def fold_batchnorm(model: Detector) -> Detector:
             bias = module.conv.bias.double()
         else:
             mean, variance = module.bn.running_mean, module.bn.running_var
-            assert mean is not None and variance is not None
+            assert mean is not None
+            assert variance is not None
             scale = module.bn.weight.double() / (variance.double() + module.bn.eps).sqrt()
             weight = weight * scale.view(-1, 1, 1, 1)
             bias = module.bn.bias.double() - mean.double() * scale

@@ -70,7 +70,7 @@ def measure_ciou(boxes_cxcywh: Tensor, targets_cxcywh: Tensor, eps: float = 1e-7
 
     Source: Zheng et al., "Distance-IoU Loss" (2020), eq. 8–11; the weight α is held constant in the backward pass.
     """
-    (centre, size), (centre_t, size_t) = boxes_cxcywh.split(2, 1), targets_cxcywh.split(2, 1)
+    centre, size, centre_t, size_t = (part for boxes in (boxes_cxcywh, targets_cxcywh) for part in boxes.chunk(2, 1))
     low, high = centre - size / 2, centre + size / 2
     low_t, high_t = centre_t - size_t / 2, centre_t + size_t / 2
     overlap = (torch.minimum(high, high_t) - torch.maximum(low, low_t)).clamp(min=0).prod(1)
@@ -107,7 +107,7 @@ class DetectionLoss(nn.Module):
 
         `height` and `width` are the network's input in pixels.
         """
-        heads = [raw.float() for raw in heads]
+        heads = [raw.to(torch.promote_types(raw.dtype, torch.float32)) for raw in heads]
         grids = [(raw.shape[2], raw.shape[3]) for raw in heads]
         assignments = assign(targets, self.yolos, grids, height, width, self.config.anchor_ratio)
         truth = _pad_truth(targets, heads[0].shape[0], height, width)
@@ -138,9 +138,13 @@ class DetectionLoss(nn.Module):
             chosen[:, :4], grid[positives.row, positives.column], anchors[positives.anchor], stride, yolo.scale_x_y
         )
         ciou, iou = measure_ciou(boxes, positives.boxes_cxcywh)
-        wanted = torch.zeros_like(values[..., 4])
         share = self.config.objectness_iou
-        wanted[where] = 1 - share + share * iou.detach().clamp(0, 1)
+        wanted = values.new_zeros(values.shape[:-1])
+        slots = torch.arange(wanted.numel(), device=wanted.device).view_as(wanted)[where]
+        goals = (1 - share + share * iou.detach().clamp(0, 1)).to(wanted)
+        wanted.view(-1).scatter_reduce_(
+            0, slots, goals, "amax"
+        )  # boxes that share an anchor: the best one, in any order
         with torch.no_grad():
             every = decode_boxes(values[..., :4], grid, anchors.view(-1, 1, 1, 2), stride, yolo.scale_x_y)
             counted = _measure_best_iou(every, truth) < self.config.ignore_iou

@@ -68,10 +68,10 @@ def load_weights(model: Detector, path: Path) -> LoadReport:
     Raises:
         WeightsError: the file cannot be read, or its count of values fits no layer's edge.
     """
-    header, values = _read(path)
     network = model.network
     counts = [_count(network, index, layer.filters) for index, layer in network.convs]
     edges = list(accumulate(counts))
+    header, values = _read(path, edges[-1])
     if len(values) in edges:
         loaded, foreign = edges.index(len(values)) + 1, None
     elif (foreign := _find_foreign_classes(network, len(values), edges[-1])) is not None:
@@ -114,7 +114,7 @@ def save_weights(model: Detector, path: Path, header: WeightsHeader | None = Non
     return path
 
 
-def _read(path: Path) -> tuple[WeightsHeader, FloatArray]:
+def _read(path: Path, expected: int) -> tuple[WeightsHeader, FloatArray]:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -130,7 +130,7 @@ def _read(path: Path) -> tuple[WeightsHeader, FloatArray]:
                 data, "<f4", offset=start
             )
     raise WeightsError(
-        f"{len(data)} bytes are not a header and float32 values",
+        f"its {len(data):,} bytes are not a header and float32 values, the network expects {expected:,} of them",
         where=path,
         right="fetch the file again, it is truncated or no .weights file",
     )
@@ -170,7 +170,8 @@ def _stored(module: ConvLayer) -> Iterator[Tensor]:
     """Yield a convolution's tensors in the file's order."""
     bn = module.bn
     if bn is not None:
-        assert bn.running_mean is not None and bn.running_var is not None
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
         yield from (bn.bias, bn.weight, bn.running_mean, bn.running_var)
     elif module.conv.bias is not None:
         yield module.conv.bias

@@ -9,7 +9,8 @@
     yolo                freezes the ids it reads (as are the image's)
 
 Where a cfg slices channels into equal parts (a route's or a convolution's `groups`), the parts' ids are united element
-by element, so that any plan leaves the parts equal and the slimmer network can still be written as a cfg.
+by element, so that any plan leaves the parts equal and the slimmer network can still be written as a cfg. Channels that
+a logistic activation gives out are frozen as well: γ = β = 0 would leave them at ½.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ def make_channel_graph(network: Network) -> ChannelGraph:
         match layer:
             case Conv():
                 outputs = ids.emit(layer.filters)
+                frozen += [outputs] if layer.activation == "logistic" else []
                 _tie_groups(ids, inputs, outputs, layer.groups)
             case Route():
                 parts = [written(source).reshape(layer.groups, -1) for source in layer.sources]
@@ -101,6 +103,7 @@ def make_channel_graph(network: Network) -> ChannelGraph:
                 inputs = outputs = np.concatenate([part[layer.group_id] for part in parts])
             case Shortcut():
                 ids.unite(inputs, written(layer.source))
+                frozen += [outputs] if layer.activation == "logistic" else []
             case Yolo():
                 frozen.append(inputs)
             case _:

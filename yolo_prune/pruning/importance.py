@@ -32,4 +32,6 @@ def score_bn_gamma(model: Detector, graph: ChannelGraph) -> FloatArray:
             )
         np.add.at(total, graph.writes[layer], scores)
         np.add.at(count, graph.writes[layer], 1)
-    return np.divide(total, count, out=np.full(graph.size, np.inf), where=count > 0)
+    scores = np.full(graph.size, np.inf)
+    np.divide(total, count, out=scores, where=count > 0)
+    return scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,9 +44,9 @@ def make_plan(graph: ChannelGraph, importance: FloatArray, config: PlanConfig) -
         raise PlanError(
             f"{config.ratio:g} of {prunable} channels cannot go: {config.min_channels} stay in every group",
             where="ratio",
-            right=f"use at most {int(free.sum()) / max(1, prunable):.3f}, or a smaller min_channels",
+            right=f"use at most {math.floor(1000 * free.sum() / prunable) / 1000:g}, or a smaller min_channels",
         )
-    order = np.argsort(np.where(free, importance, np.inf), kind="stable")
+    order = np.flatnonzero(free)[np.argsort(importance[free], kind="stable")]
     keep = np.ones(graph.size, dtype=bool)
     keep[order[:wanted]] = False
     if config.round_to > 1:

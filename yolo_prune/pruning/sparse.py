@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import ChannelGraph
 
@@ -15,6 +16,9 @@ class GammaSparsity:
     A channel of its own has one γ and is soft-thresholded. A channel that shortcuts tie over m convolutions has m of them
     and is shrunk by its root mean square, so that the members reach zero in one step or not at all.
     Source: Parikh and Boyd, "Proximal Algorithms" (2014), §6.5.1 and §6.5.4.
+
+    Raises:
+        PlanError: the network has no batch normalisation.
     """
 
     def __init__(self, model: Detector, graph: ChannelGraph) -> None:
@@ -26,13 +30,13 @@ class GammaSparsity:
             if module.bn is not None:
                 self._gammas.append(module.bn.weight)
                 ids.append(torch.from_numpy(graph.writes[layer]))
+        if not ids:
+            raise PlanError("no convolution has a γ", where="sparsity", right="use a cfg with batch_normalize=1")
         device = self._gammas[0].device
         self._ids = torch.cat(ids).to(device)
         self._sizes = [len(part) for part in ids]
-        self._members = torch.zeros(graph.size, device=device).index_add_(
-            0, self._ids, torch.ones(len(self._ids), device=device)
-        )
-        self._prunable = torch.from_numpy(graph.prunable).to(device)
+        self._members = torch.bincount(self._ids, minlength=graph.size)
+        self._prunable = torch.from_numpy(graph.prunable).to(device) & (self._members > 0)
 
     @torch.no_grad()
     def shrink_(self, amount: float) -> None:
@@ -40,7 +44,7 @@ class GammaSparsity:
         gamma = torch.cat([parameter.detach() for parameter in self._gammas])
         rms = self._measure_rms(gamma)
         factor = torch.where(self._prunable, (1 - amount / rms.clamp(min=1e-12)).clamp(min=0), 1)
-        for parameter, part in zip(self._gammas, (gamma * factor[self._ids]).split(self._sizes), strict=True):
+        for parameter, part in zip(self._gammas, torch.split(gamma * factor[self._ids], self._sizes), strict=True):
             parameter.copy_(part)
 
     @torch.no_grad()
@@ -50,5 +54,5 @@ class GammaSparsity:
         return int((self._prunable & (rms < threshold)).sum()), int(self._prunable.sum())
 
     def _measure_rms(self, gamma: Tensor) -> Tensor:
-        total = torch.zeros_like(self._members).index_add_(0, self._ids, gamma.square())
+        total = gamma.new_zeros(len(self._members)).index_add_(0, self._ids, gamma.square())
         return (total / self._members.clamp(min=1)).sqrt()

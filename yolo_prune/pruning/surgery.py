@@ -68,18 +68,17 @@ def rebuild(model: Detector, plan: Plan, constants: Constants | None = None) -> 
         )
         for name, tensor in module.state_dict().items():
             if name == "conv.weight":
-                kept = tensor[writes][:, reads[: tensor.shape[1]]]
+                is_depthwise = module.conv.groups == len(
+                    reads
+                )  # its kernels read one channel each, which goes with them
+                kept = tensor[writes] if is_depthwise else tensor[writes][:, reads[: tensor.shape[1]]]
             elif name == "bn.num_batches_tracked":
                 kept = tensor.clone()
             else:
                 kept = _take_up(name, tensor, shift)[writes]
             state[f"layers.{index}.{name}"] = kept
     slim.load_state_dict(state, assign=True)
-    slim.train(model.training)
-    for (_, before), (_, after) in zip(_convs(model), _convs(slim), strict=True):
-        if before.bn is not None and after.bn is not None:
-            after.bn.eps, after.bn.momentum = before.bn.eps, before.bn.momentum
-    return slim.requires_grad_(True)
+    return _take_settings(slim, model).requires_grad_(True)
 
 
 def _take_up(name: str, tensor: Tensor, shift: Tensor | None) -> Tensor:
@@ -106,7 +105,7 @@ def carry_constants(model: Detector, plan: Plan) -> Constants:
     give depends on the picture.
     """
     graph = make_channel_graph(model.network)
-    constants: dict[int, Tensor] = {-1: torch.zeros(model.network.channels)}
+    constants: dict[int, Tensor] = {-1: next(model.parameters()).new_zeros(model.network.channels)}
     for index, layer in enumerate(model.network.layers):
         sources = [constants[source] for source in get_sources(layer, index)]
         module = model.layers[index]
@@ -134,7 +133,7 @@ def measure_difference(one: Detector, other: Detector, img_size: int, seed: int 
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(1, one.network.channels, img_size, img_size, generator=generator, dtype=torch.float64)
     pairs = zip(_run_in_double(one, images), _run_in_double(other, images), strict=True)
-    return max(float((a - b).abs().max()) for a, b in pairs)
+    return float(torch.stack([(a - b).abs().max() for a, b in pairs]).max())  # NaN wins here, as it would not in max()
 
 
 def _run_in_double(model: Detector, images: Tensor) -> list[Tensor]:
@@ -150,7 +149,15 @@ def _share(model: Detector) -> Detector:
     with torch.device("meta"):
         shared = Detector(model.network)
     shared.load_state_dict(model.state_dict(), assign=True)
-    return shared.train(model.training)
+    return _take_settings(shared, model)
+
+
+def _take_settings(twin: Detector, model: Detector) -> Detector:
+    """Give `twin` in place what a state dict does not hold, and return it."""
+    for (_, before), (_, after) in zip(_convs(model), _convs(twin), strict=True):
+        if before.bn is not None and after.bn is not None:
+            after.bn.eps, after.bn.momentum = before.bn.eps, before.bn.momentum
+    return twin.train(model.training)
 
 
 def _convs(model: Detector) -> list[tuple[int, ConvLayer]]:

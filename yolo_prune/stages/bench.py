@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from yolo_prune.bench.latency import (
     make_suppression_call,
     measure_latencies,
 )
-from yolo_prune.bench.table import Row, format_conditions, format_markdown, format_text
+from yolo_prune.bench.table import Row, Scores, format_conditions, format_markdown, format_text
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import ConfigError
@@ -42,7 +42,7 @@ class BenchResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result under the names that JSON output uses."""
-        return {"environment": self.environment, "rows": [asdict(row) for row in self.rows]}
+        return {"environment": self.environment, "rows": [row.as_dict() for row in self.rows]}
 
     def format(self, markdown: bool = False) -> str:
         """Return the table and its conditions as text for a terminal, or in Markdown."""
@@ -95,11 +95,6 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
     rows = []
     for (name, checkpoint), (network_ms, nms_ms) in zip(loaded.items(), latencies, strict=True):
         cost, score = measure_cost(checkpoint.network, config.img_size or checkpoint.img_size), scores[name]
-        difference = (
-            None
-            if first is None or score is None or score is first
-            else paired_difference(first.matches, score.matches)
-        )
         rows.append(
             Row(
                 name=name,
@@ -108,11 +103,7 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
                 **cost.as_dict(),
                 latency_ms=network_ms,
                 nms_ms=nms_ms,
-                map50=score and score.score.map50,
-                map50_interval=score and score.map50_interval,
-                map50_difference=difference,
-                coco_ap50=score and score.coco_ap50,
-                coco_ap=score and score.coco_ap,
+                scores=None if score is None else _summarise(score, first),
             )
         )
     environment = {
@@ -126,6 +117,11 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
         save_json(folder / "bench.json", result.as_dict())
         save_text(folder / "bench.md", result.format(markdown=True) + "\n")
     return result
+
+
+def _summarise(score: Evaluation, first: Evaluation | None) -> Scores:
+    difference = None if first is None or score is first else paired_difference(first.matches, score.matches)
+    return Scores(score.score.map50, score.map50_interval, difference, score.coco_ap50, score.coco_ap)
 
 
 def _score(loaded: Mapping[str, Checkpoint], config: BenchConfig, device: torch.device) -> dict[str, Evaluation | None]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 
 from yolo_prune.datasets.images import letterbox, read_image
@@ -15,9 +14,9 @@ from yolo_prune.datasets.spec import find_images
 from yolo_prune.errors import DatasetError
 from yolo_prune.evaluation.coco import format_results
 from yolo_prune.evaluation.detections import Detections, suppress
-from yolo_prune.evaluation.pictures import draw_detections
+from yolo_prune.evaluation.pictures import draw_detections, save_picture
 from yolo_prune.evaluation.settings import DetectConfig
-from yolo_prune.files import open_atomically, save_json
+from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.decode import DecodedDetector, normalise
 from yolo_prune.training.device import make_device
@@ -51,7 +50,7 @@ def detect(
     found = [_detect_one(engine, path, img_size or checkpoint.img_size, config, place) for path in paths]
     names = _name_pictures(paths, folder)
     for path, name, detections in zip(paths, names, found, strict=True):
-        _save_picture(name, path, detections, checkpoint.names)
+        save_picture(name, draw_detections(read_image(path), detections, checkpoint.names, min_score=config.confidence))
     results = format_results([str(path) for path in paths], found)
     return DetectResult(save_json(folder / "detections.json", results), tuple(names), results)
 
@@ -73,7 +72,8 @@ def _detect_one(
     image = read_image(path)
     square, box = letterbox(image, img_size)
     pixels = torch.from_numpy(square).permute(2, 0, 1)[None].to(device)
-    (detections,) = suppress(*engine(normalise(pixels)), config)
+    boxes, scores = engine(normalise(pixels))
+    (detections,) = suppress(boxes, scores, config)
     height, width = image.shape[:2]
     return detections.with_boxes(box.to_image(detections.boxes_xyxy, width, height))
 
@@ -87,10 +87,3 @@ def _name_pictures(paths: Sequence[Path], folder: Path) -> list[Path]:
             name, number = folder / f"{path.stem}-{number}.png", number + 1
         names.append(name)
     return names
-
-
-def _save_picture(name: Path, source: Path, detections: Detections, classes: Sequence[str]) -> None:
-    annotated = draw_detections(read_image(source), detections, classes)
-    _, encoded = cv2.imencode(".png", cv2.cvtColor(annotated, cv2.COLOR_RGB2BGR))
-    with open_atomically(name) as file:
-        file.write(encoded.tobytes())

@@ -8,6 +8,7 @@ from typing import Any
 
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.pruning.balance import balance_gammas_
 from yolo_prune.stages.data import load_data, load_data_of, report
 from yolo_prune.training.run import make_run, resume_run, train
 from yolo_prune.training.settings import TrainConfig
@@ -25,6 +26,8 @@ def start_training(config: TrainConfig, folder: Path, stage: str = "train") -> P
         spec = load_data(config.data)
     config = replace(config, data=spec.source)
     start = make_start(config, len(spec.names), report)
+    if config.sparsity > 0:
+        report(f"balanced the γ of {balance_gammas_(start.model)} groups")
     cost = measure_cost(start.model.network, start.img_size)
     report(
         f"{stage}: {cost.params:,} params, {cost.macs / 1e9:.3f} G MACs at {start.img_size} px; "

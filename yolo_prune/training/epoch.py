@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -73,10 +74,11 @@ def train_epoch(
         rate = measure_learning_rate(config, first_step + count, steps)
         total += train_step(trainee, batch, config, rate, device)
         count, images = count + 1, images + len(batch.images)
-    means = (total / max(1, count)).tolist()
-    if not all(map(torch.isfinite, torch.tensor(means))):
-        raise TrainingError(f"the loss became {means[0]}", right="lower learning_rate, and resume or start again")
-    return EpochResult(*means, rate, images / (time.perf_counter() - started))
+    loss, box, objectness, classes = (total / max(1, count)).tolist()
+    if not math.isfinite(loss):
+        raise TrainingError(f"the loss became {loss}", right="lower learning_rate, and resume or start again")
+    speed = images / (time.perf_counter() - started)
+    return EpochResult(loss, box, objectness, classes, rate, speed)
 
 
 def train_step(

@@ -24,7 +24,8 @@ from yolo_prune.pruning.sparse import GammaSparsity
 from yolo_prune.training.device import make_device
 from yolo_prune.training.epoch import EpochResult, Trainee, train_epoch
 from yolo_prune.training.optimizer import WeightAverage, make_optimizer
-from yolo_prune.training.report import save_pictures, save_results
+from yolo_prune.training.pictures import save_batch_picture, save_detections_picture
+from yolo_prune.training.report import save_results
 from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.signals import watch_signals
 from yolo_prune.training.start import Start
@@ -80,7 +81,7 @@ def train(run: Run, model: Detector, resume: Checkpoint | None = None, report: R
     """
     config = run.config
     device = make_device(config.device)
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)
     data = DetectionDataset(
         run.spec.samples("train"), len(run.spec.names), run.img_size, augment=config.augment, seed=config.seed
     )
@@ -100,13 +101,17 @@ def train(run: Run, model: Detector, resume: Checkpoint | None = None, report: R
                 data.augment = config.augment.without_mosaic()
             batches = make_loader(data, config.batch_size, shuffle=True, epoch=epoch, workers=config.workers)
             if epoch == 0:
-                save_pictures(run.folder, data, config.batch_size)
+                save_batch_picture(run.folder, data)
             result = train_epoch(
                 trainee, batches, config, device=device, first_step=epoch * steps_per_epoch, steps=steps, stop=stop
             )
             _finish_epoch(run, trainee, progress, epoch, result, val, device, report)
             stop.check()
-    return run.folder / "best.pt"
+    best = run.folder / "best.pt"
+    save_detections_picture(
+        run.folder, load_checkpoint(best).make_model().to(device).eval(), val, run.spec.names, device
+    )
+    return best
 
 
 def resume_run(

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from yolo_prune.datasets.images import GREY, fit_image, letterbox, read_image
+from yolo_prune.errors import DatasetError
+
+RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
+
+
+def save(path: Path, pixels: NDArray[np.generic]) -> Path:
+    assert cv2.imwrite(str(path), np.asarray(pixels))
+    return path
+
+
+def test_colours_come_as_red_green_blue(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a b ü.png", RGB[..., ::-1])), RGB)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", RGB[..., 0])), RGB[..., [0, 0, 0]])
+
+
+def test_alpha_is_dropped(tmp_path: Path) -> None:
+    alpha = np.full((4, 6, 1), 255, np.uint8)
+    path = save(tmp_path / "a.png", np.concatenate((RGB[..., ::-1], alpha), axis=-1))
+    np.testing.assert_array_equal(read_image(path), RGB)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_sixteen_bits_become_eight(tmp_path: Path, suffix: str) -> None:
+    image = read_image(save(tmp_path / f"a{suffix}", RGB[..., ::-1].astype(np.uint16) * 257))
+    assert image.dtype == np.uint8
+    np.testing.assert_allclose(image.astype(int), RGB, atol=1)
+
+
+def test_a_picture_is_turned_as_its_exif_data_say(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", np.full((8, 16, 3), 200, np.uint8))
+    tiff = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHHI", 1, 0x0112, 3, 1, 6, 0, 0)
+    exif = b"Exif\0\0" + tiff
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
+    assert read_image(path).shape == (16, 8, 3)
+
+
+def test_a_missing_or_unreadable_picture_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder.jpg").mkdir()
+    for name, what in {
+        "gone.jpg": "there is no such picture",
+        "text.jpg": "is not a readable picture",
+        "empty.jpg": "is not a readable picture",
+        "folder.jpg": "is not a readable picture",
+    }.items():
+        with pytest.raises(DatasetError, match=f"{name}: {what}; "):
+            read_image(tmp_path / name)
+    assert capfd.readouterr().err == ""
+
+
+def test_letterbox_of_a_hand_worked_picture() -> None:
+    square, box = letterbox(np.full((2, 4, 3), 200, np.uint8), 8)
+    assert square.shape == (8, 8, 3)
+    assert (square[2:6] == 200).all()
+    assert (square[:2] == GREY).all()
+    assert (square[6:] == GREY).all()
+    assert (box.scale_x, box.scale_y, box.pad_x_px, box.pad_y_px, box.size_px) == (2, 2, 0, 2, 8)
+    np.testing.assert_array_equal(box.to_network(np.array([[1, 0, 3, 2]], np.float32)), [[2, 2, 6, 6]])
+    np.testing.assert_array_equal(box.to_image(np.array([[2, 0, 9, 6]], np.float32), 4, 2), [[1, 0, 4, 2]])
+
+
+def test_shrinking_averages_areas() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[0] = 160
+    assert fit_image(image, 1).tolist() == [[[40, 40, 40]]]
+
+
+def test_a_fitting_picture_is_left_alone() -> None:
+    assert fit_image(RGB, 6) is RGB
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(8, 128), st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_way_back_from_the_square_is_the_inverse(width: int, height: int, size: int, data: st.DataObject) -> None:
+    x, y = (sorted(data.draw(st.tuples(st.floats(0, side), st.floats(0, side)))) for side in (width, height))
+    boxes = np.array([[x[0], y[0], x[1], y[1]], [0, 0, width, height]], np.float32)
+    square, box = letterbox(np.zeros((height, width, 3), np.uint8), size)
+    mapped = box.to_network(boxes)
+    np.testing.assert_allclose(box.to_image(mapped, width, height), boxes, atol=1e-3 * max(width, height) / size + 1e-3)
+    left, top, right, bottom = np.round(mapped[1]).astype(int)
+    assert (square[top:bottom, left:right] == 0).all()
+    assert (square == GREY).sum() == 3 * (size * size - (right - left) * (bottom - top))
+    assert max(right - left, bottom - top) == size
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(8, 64))
+@settings(max_examples=60, deadline=None)
+def test_a_picture_shrunk_beforehand_gives_the_same_square(width: int, height: int, size: int) -> None:
+    image = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), np.uint8)
+    np.testing.assert_array_equal(letterbox(fit_image(image, size), size)[0], letterbox(image, size)[0])

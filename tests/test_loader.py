@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from yolo_prune.datasets.images import fit_image, letterbox, read_image
+from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
+from yolo_prune.datasets.settings import AugmentConfig
+from yolo_prune.datasets.spec import Sample
+from yolo_prune.errors import DatasetError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # Python 3.12 on, for workers
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),  # on a machine of one core
+]
+SIZE = 32
+COUNT = 11
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> tuple[Sample, ...]:
+    """Make eleven pictures of various sizes, with 0, 1 or 2 objects each."""
+    made = []
+    for number in range(COUNT):
+        image, label = tmp_path / f"{number}.png", tmp_path / f"{number}.txt"
+        pixels = np.random.default_rng(number).integers(0, 256, (24 + 3 * number, 40, 3), np.uint8)
+        cv2.imwrite(str(image), pixels)
+        label.write_text("\n".join(["0 0.5 0.5 0.5 0.5", "1 0.25 0.75 0.5 0.5"][: number % 3]))
+        made.append(Sample(image, label))
+    return tuple(made)
+
+
+def same(left: list[Batch], right: list[Batch]) -> bool:
+    def parts(batches: list[Batch]) -> list[Tensor]:
+        return [part for batch in batches for part in (batch.images, batch.targets, batch.indices)]
+
+    return len(left) == len(right) and all(map(torch.equal, parts(left), parts(right)))
+
+
+def test_a_plain_batch_of_a_hand_worked_picture(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 8, 3), (30, 20, 10), np.uint8))
+    (tmp_path / "a.txt").write_text("1 0.5 0.5 0.5 0.5\n0 0.25 0.25 0.5 0.5\n")
+    data = DetectionDataset([Sample(tmp_path / "a.png", tmp_path / "a.txt")], 2, 8)
+    (batch,) = make_loader(data, 4, shuffle=False, epoch=0)
+    assert batch.images.shape == (1, 3, 8, 8)
+    assert batch.images.dtype == torch.uint8
+    assert batch.images[0, :, 1, 0].tolist() == [114, 114, 114]
+    assert batch.images[0, :, 2, 0].tolist() == [10, 20, 30]
+    assert batch.targets.tolist() == [[0, 1, 0.5, 0.5, 0.5, 0.25], [0, 0, 0.25, 0.375, 0.5, 0.25]]
+    assert batch.indices.tolist() == [0]
+
+
+def test_plain_items_are_letterboxed_pictures(samples: tuple[Sample, ...]) -> None:
+    data = DetectionDataset(samples, 2, SIZE)
+    for index, sample in enumerate(samples):
+        image = read_image(sample.image)
+        square, box = letterbox(image, SIZE)
+        item, boxes = data[index]
+        np.testing.assert_array_equal(item, square)
+        height, width = image.shape[:2]
+        whole = np.array([[0.25, 0.25, 0.75, 0.75], [0, 0.5, 0.5, 1]], np.float32) * np.array(
+            (width, height) * 2, np.float32
+        )
+        np.testing.assert_allclose(boxes[:, 1:], box.to_network(whole)[: index % 3], atol=1e-4)
+
+
+def test_targets_name_their_picture_in_the_batch(samples: tuple[Sample, ...]) -> None:
+    (batch,) = make_loader(DetectionDataset(samples, 2, SIZE), COUNT, shuffle=True, epoch=3)
+    counts = torch.bincount(batch.targets[:, 0].long(), minlength=COUNT)
+    assert counts.tolist() == [index % 3 for index in batch.indices.tolist()]
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("config", [None, AugmentConfig()])
+def test_batches_do_not_depend_on_workers_or_cache(samples: tuple[Sample, ...], config: AugmentConfig | None) -> None:
+    def load(workers: int, cache_bytes: int) -> list[Batch]:
+        data = DetectionDataset(samples, 2, SIZE, augment=config, seed=5, cache_bytes=cache_bytes)
+        return list(make_loader(data, 4, shuffle=True, epoch=2, workers=workers, sizes=[32, 64]))
+
+    alone = load(0, 1 << 20)
+    assert [len(batch.images) for batch in alone] == [4, 4, 3]
+    assert same(alone, load(1, 1 << 20))
+    assert same(alone, load(2, 1 << 20))
+    assert same(alone, load(0, 0))
+    assert same(alone, load(0, 10_000))
+
+
+def test_epochs_and_seeds_change_order_and_pictures(samples: tuple[Sample, ...]) -> None:
+    def load(seed: int, epoch: int) -> list[Batch]:
+        data = DetectionDataset(samples, 2, SIZE, augment=AugmentConfig(), seed=seed)
+        return list(make_loader(data, COUNT, shuffle=True, epoch=epoch))
+
+    runs = [load(0, 0), load(0, 1), load(1, 0)]
+    assert same(runs[0], load(0, 0))
+    orders = [tuple(run[0].indices.tolist()) for run in runs]
+    assert len(set(orders)) == 3
+    assert all(sorted(order) == list(range(COUNT)) for order in orders)
+    data = DetectionDataset(samples, 2, SIZE, augment=AugmentConfig())
+    assert not np.array_equal(data.make_item(3, epoch=0)[0], data.make_item(3, epoch=1)[0])
+
+
+def test_order_last_batch_and_length(samples: tuple[Sample, ...]) -> None:
+    data = DetectionDataset(samples, 2, SIZE)
+    whole, cut = (make_loader(data, 4, shuffle=False, epoch=0, drop_last=drop) for drop in (False, True))
+    assert [batch.indices.tolist() for batch in whole] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    assert [len(whole), len(cut), len(list(cut))] == [3, 2, 2]
+    assert same(list(whole), list(whole))
+
+
+def test_a_batch_has_one_of_the_sizes(samples: tuple[Sample, ...]) -> None:
+    data = DetectionDataset(samples, 2, SIZE, augment=AugmentConfig())
+    shapes = [batch.images.shape[2:] for batch in make_loader(data, 1, shuffle=True, epoch=0, sizes=[32, 64])]
+    assert {tuple(shape) for shape in shapes} == {(32, 32), (64, 64)}
+    assert any(left != right for left, right in pairwise(shapes))
+
+
+def test_augmentation_can_change_between_epochs(samples: tuple[Sample, ...]) -> None:
+    data = DetectionDataset(samples, 2, SIZE, augment=AugmentConfig())
+    plain = list(make_loader(DetectionDataset(samples, 2, SIZE), 4, shuffle=True, epoch=1))
+    assert not same(list(make_loader(data, 4, shuffle=True, epoch=1)), plain)
+    data.augment = None
+    assert same(list(make_loader(data, 4, shuffle=True, epoch=1)), plain)
+
+
+def test_a_single_picture_makes_a_mosaic_with_itself(samples: tuple[Sample, ...]) -> None:
+    image, _ = DetectionDataset(samples[:1], 2, SIZE, augment=AugmentConfig())[0]
+    assert image.shape == (SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loading_leaves_the_global_random_numbers_alone(samples: tuple[Sample, ...], workers: int) -> None:
+    data = DetectionDataset(samples, 2, SIZE, augment=AugmentConfig())
+    before, numpy_before = torch.get_rng_state(), np.random.get_state(legacy=False)  # noqa: NPY002 - it is what is tested
+    list(make_loader(data, 4, shuffle=True, epoch=0, workers=workers))
+    assert torch.equal(before, torch.get_rng_state())
+    assert str(numpy_before) == str(np.random.get_state(legacy=False))  # noqa: NPY002 - as above
+
+
+def test_a_batch_moves_as_one(samples: tuple[Sample, ...]) -> None:
+    (batch,) = make_loader(DetectionDataset(samples[:2], 2, SIZE), 2, shuffle=False, epoch=0)
+    moved = batch.to(torch.device("meta"))
+    assert {part.device.type for part in (moved.images, moved.targets, moved.indices)} == {"meta"}
+
+
+def test_bad_labels_and_pictures_are_named_before_training(samples: tuple[Sample, ...]) -> None:
+    samples[7].label.write_text("0 0.5 0.5 0.5 0.5\n5 0.5 0.5 0.5 0.5\n")
+    with pytest.raises(DatasetError, match=r"/7\.txt:2: class 5 is out of range"):
+        DetectionDataset(samples, 2, SIZE, cache_bytes=0)
+    samples[7].label.unlink()
+    samples[4].image.write_bytes(samples[4].image.read_bytes()[:20])
+    with pytest.raises(DatasetError, match=r"/4\.png: is not a readable picture"):
+        DetectionDataset(samples, 2, SIZE)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_beyond_the_cache_are_read_again_and_missed_in_one_line(
+    samples: tuple[Sample, ...], workers: int
+) -> None:
+    four_bytes = sum(fit_image(read_image(sample.image), SIZE).nbytes for sample in samples[:4])
+    data = DetectionDataset(samples, 2, SIZE, cache_bytes=four_bytes)
+    for sample in samples[:5]:
+        sample.image.unlink()
+    batches = iter(make_loader(data, 4, shuffle=False, epoch=0, workers=workers))
+    assert next(batches).indices.tolist() == [0, 1, 2, 3]
+    with pytest.raises(DatasetError) as caught:
+        next(batches)
+    assert str(caught.value) == f"{samples[4].image}: there is no such picture; name a picture that exists"
+    assert caught.value.where == str(samples[4].image)

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ("scripts/setup", "scripts/demo", "scripts/test", "scripts/check", ".ci/run")
+
+FAKE_PYTHON = """#!/usr/bin/env bash
+echo "$*" >>"$FAKE_LOG"
+case "$*" in
+-V) echo "Python 3.12.0" ;;
+"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+"-m pip install"*) exit "${FAKE_PIP_EXIT:-0}" ;;
+esac
+"""
+FAKE_TOOL = """#!/usr/bin/env bash
+echo "$(basename "$0") $*"
+[[ $(basename "$0") != "${FAKE_BROKEN-}" ]]
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Copy the scripts and nothing else, so that nothing of this checkout can be touched."""
+    for name in (*SCRIPTS, "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy2(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def call(project: Path, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if key not in ("PYTHON", "YOLO_PRUNE_HANDS")}
+    return subprocess.run(
+        [project / name, *arguments], env=clean | environment, cwd="/", capture_output=True, text=True, check=False
+    )
+
+
+def write_program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_is_an_executable_that_bash_can_parse(name: str) -> None:
+    assert os.access(ROOT / name, os.X_OK)
+    subprocess.run(["bash", "-n", ROOT / name], check=True)
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_prints_usage_and_does_nothing(project: Path, name: str, flag: str) -> None:
+    before = sorted(project.rglob("*"))
+    result = call(project, name, flag)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"usage: {name}")
+    assert sorted(project.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["scripts/setup", "scripts/check", ".ci/run"])
+def test_an_unknown_argument_is_refused_before_anything_is_done(project: Path, name: str) -> None:
+    before = sorted(project.rglob("*"))
+    result = call(project, name, "--fxi")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"{name}: unknown argument '--fxi'; see {name} -h\n"
+    assert sorted(project.rglob("*")) == before
+
+
+class TestSetup:
+    @pytest.fixture
+    def fake(self, project: Path) -> dict[str, str]:
+        write_program(project / "fake-python", FAKE_PYTHON)
+        return {"PYTHON": str(project / "fake-python"), "FAKE_LOG": str(project / "log")}
+
+    def steps(self, project: Path) -> list[str]:
+        """Return what was made and installed since the last call."""
+        log = project / "log"
+        lines = log.read_text().splitlines()
+        log.unlink()
+        return [line for line in lines if line.startswith(("-m venv", "-m pip install"))]
+
+    VENV = "-m venv --clear .venv"
+    INSTALL = "-m pip install -e .[dev]"
+
+    def test_installs_once_and_again_when_pyproject_changed(self, project: Path, fake: dict[str, str]) -> None:
+        first = call(project, "scripts/setup", **fake)
+        assert (first.returncode, first.stdout) == (0, "")
+        assert self.steps(project) == [self.VENV, self.INSTALL]
+
+        second = call(project, "scripts/setup", **fake)
+        assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+        assert self.steps(project) == []
+
+        with (project / "pyproject.toml").open("a") as file:
+            file.write("\n")
+        assert call(project, "scripts/setup", **fake).returncode == 0
+        assert self.steps(project) == [self.INSTALL]
+
+    def test_redoes_a_venv_whose_first_install_was_cut_short(self, project: Path, fake: dict[str, str]) -> None:
+        result = call(project, "scripts/setup", **fake, FAKE_PIP_EXIT="1")
+        assert result.returncode == 1
+        assert result.stderr.splitlines()[-1].startswith("scripts/setup: pip could not install; ")
+        self.steps(project)
+        assert call(project, "scripts/setup", **fake).returncode == 0
+        assert self.steps(project) == [self.VENV, self.INSTALL]
+
+    def test_keeps_a_venv_whose_later_install_failed(self, project: Path, fake: dict[str, str]) -> None:
+        call(project, "scripts/setup", **fake)
+        (project / "pyproject.toml").write_text("[project]\n")
+        assert call(project, "scripts/setup", **fake, FAKE_PIP_EXIT="1").returncode == 1
+        self.steps(project)
+        assert call(project, "scripts/setup", **fake).returncode == 0
+        assert self.steps(project) == [self.INSTALL]
+
+    def test_redoes_a_venv_that_was_moved_or_lost_its_python(self, project: Path, fake: dict[str, str]) -> None:
+        call(project, "scripts/setup", **fake)
+        (project / ".venv/bin/python").unlink()
+        self.steps(project)
+        assert call(project, "scripts/setup", **fake).returncode == 0
+        assert self.steps(project) == [self.VENV, self.INSTALL]
+
+        moved = project / "elsewhere"
+        shutil.copytree(project, moved, ignore=shutil.ignore_patterns("elsewhere"))
+        assert call(moved, "scripts/setup", **fake).returncode == 0
+        assert self.steps(project) == [self.VENV, self.INSTALL]
+
+    def test_another_python_that_is_asked_for_makes_another_venv(self, project: Path, fake: dict[str, str]) -> None:
+        call(project, "scripts/setup", **fake)
+        write_program(project / "fake-python", FAKE_PYTHON.replace("3.12.0", "3.13.0"))
+        self.steps(project)
+        assert call(project, "scripts/setup", **fake).returncode == 0
+        assert self.steps(project) == [self.VENV, self.INSTALL]
+
+    def test_says_in_one_line_that_the_named_python_will_not_do(self, project: Path) -> None:
+        result = call(project, "scripts/setup", PYTHON="/bin/false")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr.startswith("scripts/setup: PYTHON=/bin/false is no Python >= 3.10 ")
+        assert result.stderr.count("\n") == 1
+        assert not (project / ".venv").exists()
+
+    def test_takes_the_first_python_that_is_new_enough(self, project: Path, fake: dict[str, str]) -> None:
+        tools = project / "tools"
+        tools.mkdir()
+        for program in ("bash", "env", "dirname", "cat", "cksum", "head", "mkdir", "cp"):
+            (tools / program).symlink_to(shutil.which(program) or program)
+        none = call(project, "scripts/setup", PATH=str(tools))
+        assert (none.returncode, none.stdout) == (1, "")
+        assert none.stderr.startswith("scripts/setup: no Python >= 3.10 ")
+        assert none.stderr.count("\n") == 1
+
+        write_program(tools / "python3", "#!/usr/bin/env bash\nexit 1\n")
+        write_program(tools / "python3.11", FAKE_PYTHON)
+        found = call(project, "scripts/setup", PATH=str(tools), FAKE_LOG=fake["FAKE_LOG"])
+        assert found.returncode == 0
+        assert self.steps(project) == [self.VENV, self.INSTALL]
+
+
+class TestCheck:
+    @pytest.fixture(autouse=True)
+    def _fake_tools(self, project: Path) -> None:
+        write_program(project / "scripts/setup", "#!/usr/bin/env bash\n")
+        for tool in ("ruff", "mypy", "lint-imports"):
+            write_program(project / ".venv/bin" / tool, FAKE_TOOL)
+
+    def calls(self, result: subprocess.CompletedProcess[str]) -> list[str]:
+        return [line.strip() for line in result.stdout.splitlines() if not line.startswith("scripts/check:")]
+
+    def test_runs_all_four(self, project: Path) -> None:
+        result = call(project, "scripts/check")
+        assert result.returncode == 0
+        assert self.calls(result) == ["ruff format --check", "ruff check", "mypy", "lint-imports"]
+
+    def test_fix_mends_first(self, project: Path) -> None:
+        result = call(project, "scripts/check", "--fix")
+        assert result.returncode == 0
+        assert self.calls(result) == ["ruff check --fix", "ruff format", "mypy", "lint-imports"]
+
+    @pytest.mark.parametrize(
+        ("broken", "named"), [("ruff", "format, lint"), ("mypy", "types"), ("lint-imports", "import rules")]
+    )
+    def test_goes_on_after_a_failure_and_names_it_last(self, project: Path, broken: str, named: str) -> None:
+        result = call(project, "scripts/check", FAKE_BROKEN=broken)
+        assert result.returncode == 1
+        assert self.calls(result) == ["ruff format --check", "ruff check", "mypy", "lint-imports"]
+        assert result.stderr == f"scripts/check: failed: {named}\n"
+
+
+def test_ci_runs_the_tests_even_when_the_checks_fail(project: Path) -> None:
+    for name in ("check", "test"):
+        write_program(project / "scripts" / name, FAKE_TOOL)
+    assert call(project, ".ci/run").returncode == 0
+    for broken in ("check", "test"):
+        result = call(project, ".ci/run", FAKE_BROKEN=broken)
+        assert result.returncode == 1
+        assert [line.strip() for line in result.stdout.splitlines() if ":" not in line] == ["check", "test"]
+        assert result.stderr == f".ci/run: failed: scripts/{broken}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "program", "expected"),
+    [
+        ("scripts/test", "python", "python -m pytest -k a b"),
+        ("scripts/demo", "yoloprune", "yoloprune run configs/demo.yaml -k a b"),
+    ],
+)
+def test_arguments_and_exit_code_pass_through(project: Path, name: str, program: str, expected: str) -> None:
+    write_program(project / "scripts/setup", "#!/usr/bin/env bash\n")
+    write_program(project / ".venv/bin" / program, FAKE_TOOL)
+    result = call(project, name, "-k", "a b", FAKE_BROKEN=program)
+    assert (result.returncode, result.stdout.strip()) == (1, expected)

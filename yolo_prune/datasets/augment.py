@@ -1,0 +1,113 @@
+"""Vary training pictures: mosaic, scale, shift, rotation, colours and mirror.
+
+A picture is a pair: RGB uint8 (H, W, 3), and float32 (N, 5) rows `class x1 y1 x2 y2` in its pixels, edges counted.
+Every function is pure: it leaves its input as it was and draws from the generator that it is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from yolo_prune.datasets.images import GREY, FloatArray, ImageArray, fit_image
+from yolo_prune.datasets.settings import AugmentConfig
+
+Picture: TypeAlias = tuple[ImageArray, FloatArray]
+
+MIN_VISIBLE = 0.3
+"""A box is dropped when less of its area is left."""
+MIN_SIDE_PX = 2.0
+"""A box is dropped when one of its sides is shorter."""
+
+
+def augment(pictures: Sequence[Picture], size_px: int, config: AugmentConfig, rng: Generator) -> Picture:
+    """Make one square training picture (size_px, size_px, 3) from one picture, or from four as a mosaic."""
+    if len(pictures) == 4:
+        picture, scale = mosaic(pictures, size_px, rng), 1.0
+    else:
+        (picture,) = pictures
+        scale = size_px / max(picture[0].shape)
+    image, boxes = affine(picture, size_px, scale, config, rng)
+    image = jitter_hsv(image, config, rng)
+    return flip((image, boxes)) if rng.random() < config.flip else (image, boxes)
+
+
+def mosaic(pictures: Sequence[Picture], size_px: int, rng: Generator) -> Picture:
+    """Lay four pictures around a random centre of a grey canvas (2 size_px, 2 size_px, 3), long sides size_px.
+
+    Boxes that the canvas cuts keep their whole extent, so that `affine` can tell how much of them is left.
+    Source: Bochkovskiy et al., "YOLOv4" (2020), §3.3.
+    """
+    canvas = np.full((2 * size_px, 2 * size_px, 3), GREY, np.uint8)
+    centre_x, centre_y = rng.integers(size_px // 2, size_px + size_px // 2 + 1, size=2).tolist()
+    rows = []
+    for place, (image, boxes) in enumerate(pictures):
+        tile = fit_image(image, size_px)
+        height, width = tile.shape[:2]
+        x = centre_x - width if place % 2 == 0 else centre_x
+        y = centre_y - height if place < 2 else centre_y
+        left, top = max(x, 0), max(y, 0)
+        visible = tile[top - y : 2 * size_px - y, left - x : 2 * size_px - x]
+        canvas[top : top + visible.shape[0], left : left + visible.shape[1]] = visible
+        rows.append(_move(boxes, np.array([[width / image.shape[1], 0, x], [0, height / image.shape[0], y]])))
+    return canvas, np.concatenate(rows)
+
+
+def affine(picture: Picture, size_px: int, scale: float, config: AugmentConfig, rng: Generator) -> Picture:
+    """Scale, shift and rotate a picture about its centre into a square (size_px, size_px, 3), in one resampling.
+
+    Boxes are clipped; those that keep less than `MIN_VISIBLE` of their area or `MIN_SIDE_PX` are dropped.
+
+    Args:
+        scale: pixels of the square for one of the picture, before `config.scale` varies it.
+    """
+    image, boxes = picture
+    height, width = image.shape[:2]
+    scale *= 1 + config.scale * rng.uniform(-1, 1)
+    angle = math.radians(config.degrees) * rng.uniform(-1, 1)
+    shift = size_px * (0.5 + config.translate * rng.uniform(-1, 1, size=2))
+    turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    matrix = np.column_stack((turn, shift - turn @ (width / 2, height / 2)))
+    centres = matrix.copy()
+    centres[:, 2] += turn @ (0.5, 0.5) - 0.5  # OpenCV counts from the middle of the first pixel, boxes from its edge
+    warped = cv2.warpAffine(image, centres, (size_px, size_px), flags=cv2.INTER_LINEAR, borderValue=(GREY,) * 3)
+    moved = _clip(_move(_clip(boxes, width, height), matrix), size_px, size_px)
+    sides = moved[:, 3:] - moved[:, 1:3]
+    whole = (boxes[:, 3:] - boxes[:, 1:3]).prod(axis=1) * scale**2
+    keep = (sides.prod(axis=1) >= MIN_VISIBLE * whole) & (sides >= MIN_SIDE_PX).all(axis=1)
+    return np.asarray(warped, np.uint8), moved[keep]
+
+
+def jitter_hsv(image: ImageArray, config: AugmentConfig, rng: Generator) -> ImageArray:
+    """Turn the hue, and stretch saturation and brightness, each by a random share within the config's."""
+    hue, saturation, value = rng.uniform(-1, 1, size=3) * (config.hue, config.saturation, config.value)
+    levels = np.arange(256.0)
+    table = np.stack(((levels + round(180 * hue)) % 180, levels * (1 + saturation), levels * (1 + value)), axis=-1)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    varied = cv2.LUT(hsv, table.round().clip(0, 255).astype(np.uint8)[None])
+    return np.asarray(cv2.cvtColor(varied, cv2.COLOR_HSV2RGB), np.uint8)
+
+
+def flip(picture: Picture) -> Picture:
+    """Mirror a picture left to right."""
+    image, boxes = picture
+    mirrored = boxes.copy()
+    mirrored[:, [1, 3]] = image.shape[1] - boxes[:, [3, 1]]
+    return np.asarray(cv2.flip(image, 1), np.uint8), mirrored
+
+
+def _move(boxes: FloatArray, matrix: NDArray[np.float64]) -> FloatArray:
+    """Return the upright boxes around (N, 5) boxes that a (2, 3) matrix has moved."""
+    corners = boxes[:, [[1, 2], [3, 2], [3, 4], [1, 4]]] @ matrix[:, :2].T + matrix[:, 2]
+    return np.column_stack((boxes[:, 0], corners.min(axis=1), corners.max(axis=1))).astype(np.float32)
+
+
+def _clip(boxes: FloatArray, width: int, height: int) -> FloatArray:
+    low = np.zeros(5, np.float32)
+    return boxes.clip(low, np.array((np.inf, width, height, width, height), np.float32))

@@ -1,0 +1,94 @@
+"""Pictures from files, and their way into the network's square and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from yolo_prune.errors import DatasetError
+
+FloatArray = NDArray[np.float32]
+ImageArray = NDArray[np.uint8]
+
+GREY = 114
+"""What fills the square beside a picture."""
+
+
+def read_image(path: Path) -> ImageArray:
+    """Read a picture as RGB uint8 (H, W, 3), turned as its EXIF data say; grey becomes RGB, alpha is dropped.
+
+    Raises:
+        DatasetError: the file is missing, cannot be read or is no picture.
+    """
+    try:
+        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except FileNotFoundError as error:
+        raise DatasetError("there is no such picture", where=path, right="name a picture that exists") from error
+    except (OSError, cv2.error):
+        image = None
+    if image is None:
+        raise DatasetError(
+            "is not a readable picture", where=path, right="put a whole JPEG, PNG, WebP, BMP or TIFF there"
+        )
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Where a picture lies in the network's square: x_square = x_picture × scale + pad, edges counted, not pixel centres.
+
+    The two scales differ by less than half a pixel over the picture, which has whole pixels on both sides of the way.
+    """
+
+    scale_x: float
+    """Pixels of the square for one pixel of the picture, along its width."""
+    scale_y: float
+    """The same along its height."""
+    pad_x_px: int
+    """Pixels of the square left of the picture."""
+    pad_y_px: int
+    """Pixels of the square above the picture."""
+    size_px: int
+    """Side of the square."""
+
+    def to_network(self, boxes_xyxy: FloatArray) -> FloatArray:
+        """Map (N, 4) boxes in pixels of the picture to pixels of the square."""
+        return boxes_xyxy * self._scale + self._pad
+
+    def to_image(self, boxes_xyxy: FloatArray, width_px: int, height_px: int) -> FloatArray:
+        """Map (N, 4) boxes in pixels of the square to pixels of the picture, clipped to its width and height."""
+        edges = np.array((width_px, height_px) * 2, np.float32)
+        return ((boxes_xyxy - self._pad) / self._scale).clip(0, edges)
+
+    @property
+    def _scale(self) -> FloatArray:
+        return np.array((self.scale_x, self.scale_y) * 2, np.float32)
+
+    @property
+    def _pad(self) -> FloatArray:
+        return np.array((self.pad_x_px, self.pad_y_px) * 2, np.float32)
+
+
+def fit_image(image: ImageArray, long_side_px: int) -> ImageArray:
+    """Resize a picture to a long side of `long_side_px`, aspect kept: by areas to shrink, linearly to enlarge."""
+    height, width = image.shape[:2]
+    scale = long_side_px / max(height, width)
+    if scale == 1:
+        return image
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size, interpolation=interpolation), np.uint8)
+
+
+def letterbox(image: ImageArray, size_px: int) -> tuple[ImageArray, Letterbox]:
+    """Fit a picture into the middle of a grey square (size_px, size_px, 3), and say where it lies there."""
+    inner = fit_image(image, size_px)
+    height, width = inner.shape[:2]
+    x, y = (size_px - width) // 2, (size_px - height) // 2
+    square = np.full((size_px, size_px, 3), GREY, np.uint8)
+    square[y : y + height, x : x + width] = inner
+    return square, Letterbox(width / image.shape[1], height / image.shape[0], x, y, size_px)

@@ -1,0 +1,86 @@
+"""Labels of one picture as text: a line `class cx cy w h` for each object, in shares of the picture's width and height."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from textwrap import shorten
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolo_prune.errors import DatasetError
+
+FloatArray = NDArray[np.float32]
+
+OVERSHOOT = 1e-3
+"""How far a box may stand over the picture's edge, in shares of its side, and be clipped rather than refused."""
+ROUNDING = 1e-6
+"""An overshoot that is left as it is, and the smallest side that a box may have."""
+
+
+def parse_labels(text: str, source: str | Path, classes: int) -> FloatArray:
+    """Return the objects as (N, 5) rows `class cx cy w h`, normalised, in the text's order; repeated rows count once.
+
+    Args:
+        source: what messages call the text: its file.
+        classes: how many classes there are; a label's class lies in [0, classes).
+
+    Raises:
+        DatasetError: a line without exactly five numbers, an unknown class, a box without area or outside the picture;
+            it names `source` and the line.
+    """
+    lines = ((number, line.split()) for number, line in enumerate(text.splitlines(), 1))
+    rows = dict.fromkeys(_parse_line(words, f"{source}:{number}", classes) for number, words in lines if words)
+    return np.array(list(rows), np.float32).reshape(-1, 5)
+
+
+def format_labels(rows: FloatArray) -> str:
+    """Write (N, 5) rows `class cx cy w h` as text that `parse_labels` takes back to the same bits."""
+    return "".join(f"{int(row[0])} {' '.join(map(str, row[1:]))}\n" for row in np.asarray(rows, np.float32))
+
+
+def load_labels(path: Path, classes: int) -> FloatArray:
+    """Read a label file as `parse_labels` does; a missing file means a picture without objects.
+
+    Raises:
+        DatasetError: the file cannot be read, is no text, or as `parse_labels` says.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        text = ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError("labels cannot be read", where=path, right="make it a readable text file") from error
+    return parse_labels(text, path, classes)
+
+
+def _parse_line(words: list[str], where: str, classes: int) -> tuple[float, ...]:
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        values = []
+    if len(values) != 5 or not all(map(math.isfinite, values)):
+        line = shorten(" ".join(words), 60, placeholder=" …")
+        raise DatasetError(f"{line!r} is not five numbers", where=where, right="write class cx cy w h")
+    kind, cx, cy, w, h = values
+    if kind not in range(classes):
+        right = f"use a whole number from 0 to {classes - 1}, or add the class to the data set's names"
+        raise DatasetError(f"class {words[0]} is out of range", where=where, right=right)
+    if min(w, h) < ROUNDING:
+        raise DatasetError(
+            f"a box of width {w:g} and height {h:g} is empty", where=where, right="make both greater than 0"
+        )
+    (cx, w), (cy, h) = _clip(cx, w, where), _clip(cy, h, where)
+    return kind, cx, cy, w, h
+
+
+def _clip(centre: float, side: float, where: str) -> tuple[float, float]:
+    low, high = centre - side / 2, centre + side / 2
+    if low >= -ROUNDING and high <= 1 + ROUNDING:
+        return centre, side
+    clipped_low, clipped_high = max(low, 0.0), min(high, 1.0)
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT or clipped_high - clipped_low < ROUNDING:
+        right = "write shares of the picture's width and height, so that a box spans at most 0 to 1"
+        raise DatasetError(f"a box from {low:g} to {high:g} lies outside the picture", where=where, right=right)
+    return (clipped_low + clipped_high) / 2, clipped_high - clipped_low

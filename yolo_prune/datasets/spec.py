@@ -1,0 +1,217 @@
+"""Which pictures a data set has: the YOLO world's data.yaml, and text lists of pictures.
+
+    path: .                 # root of what follows, from the YAML's folder; left out, that folder itself
+    train: images/train     # a folder (searched through), a .txt with a picture per line, or a list of such
+    val: images/val
+    test: images/test       # may be left out
+    names: {0: hand}        # or [hand]
+
+The labels of images/a/b.jpg are in labels/a/b.txt; those of a picture that no `images` folder holds stand beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yolo_prune.errors import DatasetError
+
+SPLITS = ("train", "val", "test")
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture and its label file, which need not exist."""
+
+    image: Path
+    label: Path
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a data.yaml says: the class names, and each split's samples in the order of their paths."""
+
+    source: Path
+    """The data.yaml."""
+    root: Path
+    """The folder from which its other paths count."""
+    names: tuple[str, ...]
+    """The name of each class."""
+    splits: Mapping[str, tuple[Sample, ...]]
+    """Samples of train, val and, where there is one, test."""
+
+    def samples(self, split: str) -> tuple[Sample, ...]:
+        """Return the samples of a split.
+
+        Raises:
+            DatasetError: there is no such split, or nothing is in it.
+        """
+        samples = self.splits.get(split, ())
+        if not samples:
+            known = ", ".join(name for name in self.splits if self.splits[name])
+            raise DatasetError(
+                f"there are no pictures for {split}", where=f"{self.source}: {split}", right=f"use one of {known}"
+            )
+        return samples
+
+
+def load_spec(path: Path) -> DataSpec:
+    """Read a data.yaml and find its pictures.
+
+    Raises:
+        DatasetError: the file is missing, broken (names the line) or lacks a key (names it), class names are amiss, or a
+            split's folder, list or pictures are missing.
+    """
+    values = _load_mapping(path)
+    for key in ("train", "val", "names"):
+        if values.get(key) is None:
+            raise DatasetError(f"the key {key} is missing", where=path, right=f"add a line {key}: …")
+    names = _parse_names(values, path)
+    root = path.parent / _parse_path(values.get("path") or ".", f"{path}: path")
+    if not root.is_dir():
+        raise DatasetError(
+            f"there is no folder {root}", where=f"{path}: path", right="name the folder that holds the pictures"
+        )
+    splits = {key: _find_samples(root, values[key], f"{path}: {key}") for key in SPLITS if values.get(key) is not None}
+    return DataSpec(path, root, names, splits)
+
+
+def load_list(spec: DataSpec, path: Path) -> tuple[Sample, ...]:
+    """Read a text file with a picture's path per line, from the data set's root, or after ./ from the list's own folder.
+
+    Raises:
+        DatasetError: the list cannot be read, is empty, or names a picture that does not exist (names the line).
+    """
+    samples = tuple(map(_make_sample, _read_list(spec.root, path)))
+    if not samples:
+        raise DatasetError("the list is empty", where=path, right="write a picture's path per line")
+    return samples
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return the pictures of a folder and of those within it, by their suffix, in the order of their paths."""
+    return sorted(
+        Path(place, name)
+        for place, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    )
+
+
+def measure_fingerprint(spec: DataSpec) -> str:
+    """Return the SHA-256 of what a data set holds: names, splits, pictures' paths and sizes, labels' contents.
+
+    It is the same wherever the data set lies. Pictures are not read, so a change that keeps their size goes unseen.
+
+    Raises:
+        DatasetError: a picture has gone, or a label file cannot be read.
+    """
+    digest = hashlib.sha256(repr(spec.names).encode())
+    for split in sorted(spec.splits):
+        for sample in spec.splits[split]:
+            digest.update(repr((split, os.path.relpath(sample.image, spec.root), *_measure_sample(sample))).encode())
+    return digest.hexdigest()
+
+
+def _measure_sample(sample: Sample) -> tuple[int, bytes | None]:
+    try:
+        size_bytes = sample.image.stat().st_size
+        return size_bytes, sample.label.read_bytes() if sample.label.exists() else None
+    except OSError as error:
+        raise DatasetError(
+            f"cannot be read ({error.strerror})", where=error.filename, right="mend or restore the file"
+        ) from error
+
+
+def _load_mapping(path: Path) -> dict[Any, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DatasetError("there is no such file", where=path, right="name a data.yaml") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError("cannot be read", where=path, right="name a data.yaml, a text file") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = path if mark is None else f"{path}:{mark.line + 1}"
+        problem = getattr(error, "problem", None) or error
+        raise DatasetError(f"is not YAML ({problem})", where=where, right="correct that line") from error
+    if not isinstance(values, dict):
+        raise DatasetError("is not a mapping", where=path, right="write lines such as train: images/train")
+    return values
+
+
+def _parse_names(values: Mapping[Any, Any], path: Path) -> tuple[str, ...]:
+    where, names = f"{path}: names", values["names"]
+    if isinstance(names, dict):
+        if set(names) != set(range(len(names))):
+            raise DatasetError(
+                f"the classes are {list(names)}", where=where, right="number them 0, 1, 2, … without a gap"
+            )
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise DatasetError(
+            f"{names!r} does not name the classes", where=where, right="write a line 0: name for each class"
+        )
+    for name in names:
+        if type(name) not in (str, int):  # YAML reads a bare no as false
+            raise DatasetError(f"{name!r} is no name", where=where, right="put quotes around it")
+    if values.get("nc", len(names)) != len(names):
+        right = f"write nc: {len(names)}, or leave it out"
+        raise DatasetError(f"{values['nc']!r} does not agree with {len(names)} names", where=f"{path}: nc", right=right)
+    return tuple(map(str, names))
+
+
+def _parse_path(value: Any, where: str) -> Path:
+    if not isinstance(value, str):
+        raise DatasetError(f"{value!r} is no path", where=where, right="name a folder or a .txt list")
+    return Path(value).expanduser()
+
+
+def _find_samples(root: Path, value: Any, where: str) -> tuple[Sample, ...]:
+    sources = value if isinstance(value, list) else [value]
+    images = {image for source in sources for image in _find_images(root, _parse_path(source, where), where)}
+    if not images:
+        right = f"put pictures there ({', '.join(SUFFIXES)}), or name another folder"
+        raise DatasetError(f"there are no pictures in {value}", where=where, right=right)
+    return tuple(map(_make_sample, sorted(images)))
+
+
+def _find_images(root: Path, source: Path, where: str) -> Iterable[Path]:
+    place = root / source
+    if place.suffix == ".txt":
+        return _read_list(root, place)
+    if not place.is_dir():
+        raise DatasetError(f"there is no folder {place}", where=where, right="name a folder of pictures or a .txt list")
+    return find_images(place)
+
+
+def _read_list(root: Path, path: Path) -> Iterator[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            "the list cannot be read", where=path, right="name a text file with a picture's path per line"
+        ) from error
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line:
+            continue
+        image = (path.parent if line.startswith("./") else root) / line
+        if not image.is_file():
+            right = "name a picture that exists, from the data set's root or after ./ from this list"
+            raise DatasetError(f"there is no picture {line}", where=f"{path}:{number}", right=right)
+        yield image
+
+
+def _make_sample(image: Path) -> Sample:
+    parts = image.parent.parts
+    if "images" not in parts:
+        return Sample(image, image.with_suffix(".txt"))
+    last = len(parts) - 1 - parts[::-1].index("images")
+    return Sample(image, Path(*parts[:last], "labels", *parts[last + 1 :], image.stem + ".txt"))

@@ -1,0 +1,147 @@
+"""Make a data set of drawn hands: every label exact, every picture a function of seed, split and index alone.
+
+out/data.yaml  synthetic.yaml  images/{train,val,test}/000000.jpg  labels/{train,val,test}/000000.txt
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from yolo_prune.datasets.scenes import make_scene
+from yolo_prune.datasets.settings import SyntheticConfig
+from yolo_prune.errors import OutputError
+
+SPLITS = ("train", "val", "test")
+CONFIG_FILE = "synthetic.yaml"
+
+_EDITION = 1
+"""Raise it when the drawing changes, so that no folder of older pictures passes for the new ones."""
+_JPEG_QUALITY = 92
+
+
+def make_picture(
+    rng: np.random.Generator, config: SyntheticConfig
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Draw one picture (H, W, 3) RGB and its hands' boxes_xyxy (N, 4) in pixels, tight around what is visible."""
+    scene = make_scene(rng, config.size_px, config.max_hands)
+    return scene.image, scene.boxes_xyxy
+
+
+def make_dataset(
+    out: Path,
+    config: SyntheticConfig,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+) -> Path:
+    """Write the data set to the folder `out`, whole or not at all, and return the path of its `data.yaml`.
+
+    Returns at once where `out` holds the data set of the same config already. `progress` is called with the number of
+    finished pictures and of all; `workers` processes draw (None: one for each usable core; 1: none but this one).
+
+    Raises:
+        OutputError: `out` holds something else, or cannot be written.
+    """
+    record = {"edition": _EDITION, **asdict(config)}
+    if _holds(out, record):
+        return out / "data.yaml"
+    tasks = [(split, index) for split in SPLITS for index in range(getattr(config, split))]
+    try:
+        with _scratch_folder(out) as scratch:
+            for split in SPLITS:
+                (scratch / "images" / split).mkdir(parents=True)
+                (scratch / "labels" / split).mkdir(parents=True)
+            for done, _ in enumerate(_write_all(scratch, config, tasks, workers or _count_cores()), start=1):
+                if progress:
+                    progress(done, len(tasks))
+            layout = {"path": ".", **{split: f"images/{split}" for split in SPLITS}, "names": {0: "hand"}}
+            (scratch / "data.yaml").write_text(yaml.safe_dump(layout, sort_keys=False))
+            (scratch / CONFIG_FILE).write_text(yaml.safe_dump(record, sort_keys=False))
+            scratch.replace(out)
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror or error})", where=out) from error
+    return out / "data.yaml"
+
+
+def format_labels(boxes_xyxy: npt.NDArray[np.float32], width_px: int, height_px: int) -> str:
+    """Return the lines `class cx cy w h` of boxes (N, 4) in pixels, in shares of the picture, all of class 0."""
+    boxes = boxes_xyxy.astype(np.float64) / (width_px, height_px, width_px, height_px)
+    centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    return "".join("0 {:.6f} {:.6f} {:.6f} {:.6f}\n".format(*row) for row in np.hstack([centres, sizes]))
+
+
+def _holds(out: Path, record: dict[str, int]) -> bool:
+    """Say whether `out` holds this data set (True) or nothing (False).
+
+    Raises:
+        OutputError: it holds anything else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    where_config = out / CONFIG_FILE
+    if not where_config.is_file():
+        raise OutputError("is not a folder of synthetic hands", where=out, right="name a new or empty folder")
+    try:
+        found = yaml.safe_load(where_config.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        found = None
+    if not isinstance(found, dict):
+        raise OutputError("is no record of a data set", where=where_config, right="name a new or empty folder")
+    if found == record:
+        return True
+    keys = [key for key in record if found.get(key) != record[key]] or sorted(set(found) - set(record))
+    differences = ", ".join(f"{key} {found.get(key)} instead of {record.get(key)}" for key in keys)
+    raise OutputError(f"holds another data set: {differences}", where=out, right="name another folder or remove it")
+
+
+@contextmanager
+def _scratch_folder(out: Path) -> Iterator[Path]:
+    """Yield a new folder beside `out`; what is left of it at the end is removed."""
+    scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write_all(folder: Path, config: SyntheticConfig, tasks: list[tuple[str, int]], workers: int) -> Iterable[None]:
+    """Write every picture, in this process or in `workers` others; yield as each is done."""
+    if workers == 1:
+        for split, index in tasks:
+            _write_picture(folder, config, split, index)
+            yield
+        return
+    context = get_context("spawn")  # forking a process that runs threads of torch or OpenCV may lock up
+    pool = ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(0,))
+    try:
+        splits, indices = zip(*tasks, strict=True)
+        count = len(tasks)
+        yield from pool.map(_write_picture, [folder] * count, [config] * count, splits, indices, chunksize=8)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_picture(folder: Path, config: SyntheticConfig, split: str, index: int) -> None:
+    rng = np.random.default_rng((config.seed, SPLITS.index(split), index))
+    image, boxes_xyxy = make_picture(rng, config)
+    bgr = np.ascontiguousarray(image[..., ::-1])
+    _, packed = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    height, width = image.shape[:2]
+    (folder / "images" / split / f"{index:06}.jpg").write_bytes(packed.tobytes())
+    (folder / "labels" / split / f"{index:06}.txt").write_text(format_labels(boxes_xyxy, width, height))
+
+
+def _count_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,69 @@
+"""Put the γ of all layers on one scale without changing what the network answers.
+
+Leaky and rectified activations are homogeneous: half the γ and β of a channel, and twice the weights that read it, give
+the same answer. So a layer's γ can have any scale, and a threshold or a shrinkage shared by all layers means something
+only once their scales agree.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yolo_prune.darknet.layers import Conv, Network, Shortcut
+from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.pruning.channels import BoolArray, ChannelGraph, make_channel_graph
+
+MEAN_GAMMA = 0.5
+"""The mean |γ| of every balanced group. Source: Liu et al. (2017), §4.2, where γ starts at 0.5."""
+
+_HOMOGENEOUS = ("linear", "leaky", "relu")
+
+
+@torch.no_grad()
+def balance_gammas_(model: Detector, mean_gamma: float = MEAN_GAMMA) -> int:
+    """Scale every prunable group's γ and β to a mean |γ| of `mean_gamma`, and the weights that read them back, in place.
+
+    Groups with a convolution that is not normalised, an activation that is not homogeneous, or no γ but zeros are left
+    as they are. Answers change by rounding alone. Return the number of groups scaled.
+    """
+    graph = make_channel_graph(model.network)
+    scalable = _find_scalable(model.network, graph)
+    scale = np.ones(graph.size)
+    groups = 0
+    for group in graph.groups:
+        if group.frozen or not scalable[group.ids].all():
+            continue
+        gammas = [_get_gamma(model, layer)[np.isin(graph.writes[layer], group.ids)] for layer in group.writers]
+        if (mean := float(torch.cat(gammas).abs().mean())) > 0:
+            scale[group.ids] = mean_gamma / mean
+            groups += 1
+    for index in graph.conv_layers:
+        module = model.layers[index]
+        assert isinstance(module, ConvLayer)
+        written = torch.from_numpy(scale[graph.writes[index]]).to(module.conv.weight)
+        read = torch.from_numpy(scale[graph.reads[index]]).to(module.conv.weight)
+        if module.bn is not None:
+            module.bn.weight.mul_(written)
+            module.bn.bias.mul_(written)
+        per_filter = read.view(module.conv.groups, -1).repeat_interleave(len(written) // module.conv.groups, 0)
+        module.conv.weight.div_(per_filter[:, :, None, None])
+    return groups
+
+
+def _find_scalable(network: Network, graph: ChannelGraph) -> BoolArray:
+    """Return (N,) the ids that only pass through normalised convolutions and homogeneous activations."""
+    scalable = np.ones(graph.size, dtype=bool)
+    for index, layer in enumerate(network.layers):
+        odd_conv = isinstance(layer, Conv) and not (layer.batch_normalize and layer.activation in _HOMOGENEOUS)
+        if odd_conv or (isinstance(layer, Shortcut) and layer.activation not in _HOMOGENEOUS):
+            scalable[graph.writes[index]] = False
+    return scalable
+
+
+def _get_gamma(model: Detector, layer: int) -> Tensor:
+    module = model.layers[layer]
+    assert isinstance(module, ConvLayer)
+    assert module.bn is not None
+    return module.bn.weight
