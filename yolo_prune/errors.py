@@ -70,4 +70,4 @@ class Interrupted(Exception):
 
     def __init__(self, signum: int) -> None:
         self.exit_code = 128 + signum
-        super().__init__(f"stopped by signal {signum}")
+        super().__init__(f"stopped by signal {signum}; what was finished is on disk, and the run can be resumed")

@@ -61,7 +61,7 @@ def main() -> None:
     except YoloPruneError as error:
         _leave(2, f"error: {error}")
     except Interrupted as stop:
-        _leave(stop.exit_code, f"{stop}; go on with --resume")
+        _leave(stop.exit_code, str(stop))
     except (KeyboardInterrupt, typer.Abort):
         _leave(130, "stopped")
     except BrokenPipeError:

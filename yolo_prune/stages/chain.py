@@ -19,11 +19,13 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.files import measure_sha256, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.stages.bench import BenchResult, bench
+from yolo_prune.stages.compare import save_comparison
 from yolo_prune.stages.data import load_data, report
 from yolo_prune.stages.folders import RUNS
 from yolo_prune.stages.pruning import format_layers, prune
 from yolo_prune.stages.settings import ChainConfig
 from yolo_prune.stages.training import resume_training, start_training
+from yolo_prune.training.device import make_device
 from yolo_prune.training.settings import TrainConfig
 
 SHARED = ("data", "device", "seed")
@@ -91,7 +93,12 @@ def run_chain(config: ChainConfig) -> ChainResult:
     if config.finetune is not None:
         checkpoints["Finetuned"] = train_stage("finetune", config.finetune, newest)
     settings_of_bench = replace(config.bench, data=config.data, device=config.device)
-    return ChainResult(checkpoints, bench(checkpoints, settings_of_bench, folder / "bench"))
+    result = bench(checkpoints, settings_of_bench, folder / "bench")
+    ends = {name: checkpoints[name] for name in ("Original", list(checkpoints)[-1])}
+    samples, device = spec.samples(config.bench.split), make_device(config.device)
+    picture = save_comparison(folder / "bench" / "detections.png", ends, samples, spec.names, device)
+    report(f"table in {folder / 'bench' / 'bench.md'}, detections side by side in {picture}")
+    return ChainResult(checkpoints, result)
 
 
 def _once(folder: Path, product: str, ingredients: tuple[Any, ...], work: Callable[[], Path]) -> Path:

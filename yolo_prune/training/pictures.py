@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.evaluation.average_precision import GroundTruth
@@ -21,9 +23,8 @@ COLUMNS, ROWS = 4, 4
 def save_batch_picture(folder: Path, data: DetectionDataset) -> Path:
     """Draw training pictures as the network is given them, with their boxes, in train_batch.png."""
     pictures = []
-    for image, boxes in (data.make_item(index) for index in _pick(len(data))):
-        truth = GroundTruth(boxes[:, 1:], boxes[:, 0].astype("int64"))
-        pictures.append(draw_detections(image, make_detections([], [], []), (), truth))
+    for image, boxes in (data.make_item(index) for index in pick_evenly(len(data), COLUMNS * ROWS)):
+        pictures.append(draw_detections(image, make_detections([], [], []), (), _get_truth(boxes)))
     return save_picture(folder / "train_batch.png", _lay_out("training pictures and their boxes", pictures))
 
 
@@ -31,22 +32,30 @@ def save_batch_picture(folder: Path, data: DetectionDataset) -> Path:
 def save_detections_picture(
     folder: Path, model: Detector, data: DetectionDataset, names: Sequence[str], device: torch.device
 ) -> Path:
-    """Draw what a model in evaluation mode finds in validation pictures, over the truth in white, in val_detections.png."""
-    engine = DecodedDetector(model).to(device)
-    pictures = []
-    for index in _pick(len(data)):
-        image, boxes = data.make_item(index)
-        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
-        candidates, scores = engine(normalise(pixels))
-        (found,) = suppress(candidates, scores, DetectConfig())
-        truth = GroundTruth(boxes[:, 1:], boxes[:, 0].astype("int64"))
-        pictures.append(draw_detections(image, found, names, truth))
-    return save_picture(folder / "val_detections.png", _lay_out("validation pictures, truth in white", pictures))
+    """Draw what a model in evaluation mode finds in validation pictures in val_detections.png."""
+    pictures = [draw_found(model, data, index, names, device) for index in pick_evenly(len(data), COLUMNS * ROWS)]
+    return save_picture(folder / "val_detections.png", _lay_out("validation, truth in white", pictures))
 
 
-def _pick(count: int) -> range:
-    """Return up to 16 indices, spread evenly."""
-    return range(0, count, max(1, -(-count // (COLUMNS * ROWS))))
+@torch.inference_mode()
+def draw_found(
+    model: Detector, data: DetectionDataset, index: int, names: Sequence[str], device: torch.device
+) -> Image:
+    """Draw what a model in evaluation mode finds in one picture of a data set, over the truth in white."""
+    image, boxes = data.make_item(index)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
+    candidates, scores = DecodedDetector(model).to(device)(normalise(pixels))
+    (found,) = suppress(candidates, scores, DetectConfig())
+    return draw_detections(image, found, names, _get_truth(boxes))
+
+
+def pick_evenly(count: int, wanted: int) -> range:
+    """Return up to `wanted` indices below `count`, spread evenly."""
+    return range(0, count, max(1, -(-count // wanted)))
+
+
+def _get_truth(boxes: NDArray[np.float32]) -> GroundTruth:
+    return GroundTruth(boxes[:, 1:], boxes[:, 0].astype(np.int64))
 
 
 def _lay_out(title: str, pictures: Sequence[Image]) -> Image:
