@@ -38,13 +38,21 @@ def activate(values: Tensor, name: str, inplace: bool = False) -> Tensor:
             raise AssertionError(f"the cfg parser let {name} through")
 
 
+class _Kernel(nn.Conv2d):
+    """A convolution that draws no random numbers on the meta device, which has no values but would import much for it."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class ConvLayer(nn.Module):
     """A convolution with its batch normalisation, if it has one, and its activation."""
 
     def __init__(self, channels: int, layer: Conv) -> None:
         super().__init__()
         self.activation = layer.activation
-        self.conv = nn.Conv2d(
+        self.conv = _Kernel(
             channels,
             layer.filters,
             layer.size,
@@ -153,7 +161,7 @@ def _find_last_reads(network: Network) -> dict[int, tuple[int, ...]]:
 
 def _initialise_head(module: nn.Module, classes: int) -> None:
     assert isinstance(module, ConvLayer)
-    if module.conv.bias is not None:
+    if module.conv.bias is not None and not module.conv.bias.is_meta:
         with torch.no_grad():
             bias = module.conv.bias.view(-1, 5 + classes)
             bias.zero_()

@@ -73,7 +73,10 @@ def run_chain(config: ChainConfig) -> ChainResult:
         place = folder / stage
 
         def work() -> Path:
-            return resume_training(place) if _can_resume(place, settings) else start_training(settings, place, stage)
+            epochs = _count_epochs(place, settings)
+            if epochs is None:
+                return start_training(settings, place, stage)
+            return place / "best.pt" if epochs == settings.epochs else resume_training(place)
 
         return _once(place, "best.pt", (settings, data, _hash(settings.weights), _hash(settings.cfg)), work)
 
@@ -130,13 +133,13 @@ def _hash(path: Path | None) -> str | None:
     return measure_sha256(path) if path is not None and path.is_file() else None
 
 
-def _can_resume(folder: Path, settings: TrainConfig) -> bool:
-    """Tell whether an unfinished run of the same settings and parent lies in `folder`."""
+def _count_epochs(folder: Path, settings: TrainConfig) -> int | None:
+    """Return the epochs behind a run of the same settings and parent in `folder`, None if there is no such run."""
     last = folder / "last.pt"
     if not last.is_file():
-        return False
+        return None
     checkpoint = load_checkpoint(last)
     parent = checkpoint.provenance.get("parent")
     same_parent = (parent or {}).get("sha256") == (_hash(settings.weights) if parent else None)
-    unfinished = checkpoint.training.get("epoch", settings.epochs) < settings.epochs
-    return unfinished and same_parent and checkpoint.provenance["recipe"] == format_config(settings)
+    same_recipe = checkpoint.provenance["recipe"] == format_config(settings)
+    return int(checkpoint.training["epoch"]) if same_parent and same_recipe else None
