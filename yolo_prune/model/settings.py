@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class LossConfig:
     """How the parts of the loss are weighed, and which anchors are made responsible."""
 
-    box: float = 2.0
+    box: float = 6.0
     """Weight of 1 − CIoU, averaged over the positives."""
     objectness: float = 1.0
     """Weight of the objectness cross-entropy, summed over all anchors and divided by the number of positives."""
@@ -19,5 +19,5 @@ class LossConfig:
     """An anchor is positive for a box if neither its width nor its height is off by more than this factor; the best one always is."""
     ignore_iou: float = 0.7
     """Anchors whose box overlaps some object this much are not taught that they see none."""
-    objectness_iou: float = 0.5
+    objectness_iou: float = 1.0
     """Share of the box's own IoU in a positive's objectness target; the rest is 1."""
