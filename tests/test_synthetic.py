@@ -17,8 +17,8 @@ from yolo_prune.datasets.coverings import make_skin
 from yolo_prune.datasets.hand_drawing import draw_hand
 from yolo_prune.datasets.hand_pose import make_skeleton, make_view
 from yolo_prune.datasets.scenes import MAX_EXTENT, MIN_VISIBLE, Scene, make_scene
-from yolo_prune.datasets.solids import NOTHING, Canvas, Layer, Light, RoundCone, raise_cones
 from yolo_prune.datasets.settings import SyntheticConfig
+from yolo_prune.datasets.solids import NOTHING, Canvas, Layer, Light, RoundCone, raise_cones
 from yolo_prune.datasets.synthetic import format_labels, make_dataset, make_picture
 from yolo_prune.errors import ConfigError, OutputError
 

@@ -70,7 +70,10 @@ def main() -> None:
         sys.exit(141)
     except _UsageError as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
-        _leave(2, f"error: {message}; see yoloprune --help")
+        if message.startswith("Usage:"):  # no command was named: the message is the help
+            print(message, file=sys.stderr)
+            sys.exit(2)
+        _leave(2, f"error: {message.rstrip('.')}; see yoloprune --help")
     except Exception as error:  # noqa: BLE001  # the last resort: a defect is named as one, never shown raw
         _leave(1, f"defect: {type(error).__name__}: {error}; run yoloprune --debug … for the traceback, and report it")
     sys.exit(result if isinstance(result, int) else 0)

@@ -68,7 +68,7 @@ def bench(
         argument = checkpoints[0] if checkpoints else None
         rows = find_lineage(resolve_checkpoint(argument, "finetune", "prune", "train"))
     else:
-        rows = name_rows(checkpoints)
+        rows = name_rows([resolve_checkpoint(checkpoint) for checkpoint in checkpoints])
     print_bench(make_bench(rows, settings), as_json, markdown)
 
 

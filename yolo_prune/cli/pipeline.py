@@ -104,7 +104,7 @@ def finetune(
     """Train a pruned checkpoint further and print the path of its best checkpoint."""
     from yolo_prune.stages.folders import resolve_checkpoint
 
-    weights = None if resume else resolve_checkpoint(checkpoint, "prune")
+    weights = checkpoint if resume else resolve_checkpoint(checkpoint, "prune")
     flags = {
         "data": data, "weights": weights, "epochs": epochs, "batch_size": batch_size, "img_size": img_size,
         "sparsity": sparsity, "learning_rate": learning_rate, "optimizer": optimizer, "workers": workers, "name": name,

@@ -21,6 +21,7 @@ from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.model.checkpoint import Checkpoint
 from yolo_prune.model.decode import DecodedDetector, normalise
 from yolo_prune.model.detector import Detector
+from yolo_prune.model.settings import check_img_size
 
 BATCH_SIZE = 16
 
@@ -48,9 +49,10 @@ def evaluate(
     """Score a checkpoint on pictures, at its own input size or another.
 
     Raises:
-        ConfigError: it tells another number of classes apart than the data set.
+        ConfigError: it tells another number of classes apart than the data set, or `img_size` does not suit it.
         DatasetError: a picture or a label cannot be read.
     """
+    check_img_size(img_size)
     if checkpoint.network.classes != len(names):
         what = f"the checkpoint knows {checkpoint.network.classes} classes, the data set {len(names)}"
         raise ConfigError(what, where="--data", right="use a data set with the checkpoint's classes")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from yolo_prune.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -21,3 +23,14 @@ class LossConfig:
     """Anchors whose box overlaps some object this much are not taught that they see none."""
     objectness_iou: float = 1.0
     """Share of the box's own IoU in a positive's objectness target; the rest is 1."""
+
+
+def check_img_size(img_size: int | None) -> None:
+    """Refuse a side in pixels that the coarsest head's cells do not divide; None is no wish and passes.
+
+    Raises:
+        ConfigError: names the nearest side that would do.
+    """
+    if img_size is not None and (img_size < 32 or img_size % 32):
+        right = f"use {max(32, round(img_size / 32) * 32)}"
+        raise ConfigError(f"{img_size} is no multiple of 32", where="img_size", right=right)

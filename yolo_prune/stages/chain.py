@@ -1,6 +1,6 @@
 """`run`: all stages in order, each skipped when its inputs and settings are what they were when it finished.
 
-train ─► sparse ─► prune ─► finetune ─► bench        runs/NAME/<stage>/stage.json says what each was made of
+train ─► sparse ─► prune ─► finetune ─► bench        runs/NAME/<stage>/stage.json says what each is made of
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ def load_chain(path: Path) -> ChainConfig:
 
 def run_chain(config: ChainConfig) -> ChainResult:
     """Run every stage that is not done yet and return what they made."""
-    folder = RUNS / config.name
+    folder, device = RUNS / config.name, make_device(config.device)
     spec = load_data(config.data)
+    samples = spec.samples(config.bench.split)  # a split that is not there shows now, not after hours
     config = replace(config, data=spec.source)
     data = measure_fingerprint(spec)
 
@@ -72,11 +73,11 @@ def run_chain(config: ChainConfig) -> ChainResult:
         )
         place = folder / stage
 
-        def work() -> Path:
-            epochs = _count_epochs(place, settings)
-            if epochs is None:
+        def work(begun: bool) -> Path:
+            if not begun or not (place / "last.pt").is_file():
                 return start_training(settings, place, stage)
-            return place / "best.pt" if epochs == settings.epochs else resume_training(place)
+            is_done = load_checkpoint(place / "last.pt").training["epoch"] == settings.epochs
+            return place / "best.pt" if is_done else resume_training(place)
 
         return _once(place, "best.pt", (settings, data, _hash(settings.weights), _hash(settings.cfg)), work)
 
@@ -87,7 +88,7 @@ def run_chain(config: ChainConfig) -> ChainResult:
     parent = newest
     settings = replace(config.prune, data=config.data, device=config.device)
 
-    def prune_stage() -> Path:
+    def prune_stage(begun: bool) -> Path:
         result = prune(parent, settings, folder / "prune")
         report(format_layers(result))
         return result.checkpoint
@@ -98,30 +99,36 @@ def run_chain(config: ChainConfig) -> ChainResult:
     settings_of_bench = replace(config.bench, data=config.data, device=config.device)
     result = bench(checkpoints, settings_of_bench, folder / "bench")
     ends = {name: checkpoints[name] for name in ("Original", list(checkpoints)[-1])}
-    samples, device = spec.samples(config.bench.split), make_device(config.device)
     picture = save_comparison(folder / "bench" / "detections.png", ends, samples, spec.names, device)
     report(f"table in {folder / 'bench' / 'bench.md'}, detections side by side in {picture}")
     return ChainResult(checkpoints, result)
 
 
-def _once(folder: Path, product: str, ingredients: tuple[Any, ...], work: Callable[[], Path]) -> Path:
-    """Return the stage's product, made now unless it was already made of the same ingredients."""
-    made_of = _fingerprint(ingredients)
-    note = folder / "stage.json"
-    if (folder / product).is_file() and _read_note(note) == made_of:
+def _once(folder: Path, product: str, ingredients: tuple[Any, ...], work: Callable[[bool], Path]) -> Path:
+    """Return the stage's product, made now unless it was already made of the same ingredients.
+
+    `work` is told whether it was begun before with these ingredients; what others have left behind is gone then.
+    """
+    made_of, note = _fingerprint(ingredients), folder / "stage.json"
+    state = _read_note(note)
+    if state.get("made_of") == made_of and (folder / product).is_file():
         report(f"{folder}: up to date")
         return folder / product
-    note.unlink(missing_ok=True)
-    path = work()
+    begun = state.get("begun_of") == made_of
+    if not begun:
+        (folder / "last.pt").unlink(missing_ok=True)
+        save_json(note, {"begun_of": made_of})
+    path = work(begun)
     save_json(note, {"made_of": made_of})
     return path
 
 
-def _read_note(note: Path) -> str | None:
+def _read_note(note: Path) -> dict[str, Any]:
     try:
-        return str(json.loads(note.read_text(encoding="utf-8"))["made_of"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # not finished
+        state = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # never begun
+    return state if isinstance(state, dict) else {}
 
 
 def _fingerprint(ingredients: tuple[Any, ...]) -> str:
@@ -131,15 +138,3 @@ def _fingerprint(ingredients: tuple[Any, ...]) -> str:
 
 def _hash(path: Path | None) -> str | None:
     return measure_sha256(path) if path is not None and path.is_file() else None
-
-
-def _count_epochs(folder: Path, settings: TrainConfig) -> int | None:
-    """Return the epochs behind a run of the same settings and parent in `folder`, None if there is no such run."""
-    last = folder / "last.pt"
-    if not last.is_file():
-        return None
-    checkpoint = load_checkpoint(last)
-    parent = checkpoint.provenance.get("parent")
-    same_parent = (parent or {}).get("sha256") == (_hash(settings.weights) if parent else None)
-    same_recipe = checkpoint.provenance["recipe"] == format_config(settings)
-    return int(checkpoint.training["epoch"]) if same_parent and same_recipe else None

@@ -19,6 +19,7 @@ from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.decode import DecodedDetector, normalise
+from yolo_prune.model.settings import check_img_size
 from yolo_prune.training.device import make_device
 
 
@@ -43,6 +44,7 @@ def detect(
     Raises:
         CheckpointError, DatasetError, ConfigError: an input is not what it should be; pictures are read before any is written.
     """
+    check_img_size(img_size)
     checkpoint = load_checkpoint(source)
     place = make_device(device)
     engine = DecodedDetector(checkpoint.make_model().eval()).to(place)

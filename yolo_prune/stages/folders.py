@@ -1,7 +1,7 @@
 """Run folders, and how each command finds what the one before it left.
 
 runs/NAME/          one run: config.yaml, results.csv, results.png, last.pt, best.pt, pictures
-runs/latest.json    the newest checkpoint of every stage
+runs/latest.json    the newest checkpoint of every stage, the newest of all last
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def make_run_folder(name: str, default: str) -> Path:
         ConfigError: the chosen name already holds a run.
     """
     folder = RUNS / name
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return folder
     if name != default:
         raise ConfigError(f"{folder} already holds a run", where="--name", right="use another name, or train --resume")
@@ -34,19 +34,19 @@ def make_run_folder(name: str, default: str) -> Path:
 
 def remember_latest(stage: str, checkpoint: Path) -> None:
     """Note a stage's newest checkpoint for the commands that come after it."""
-    save_json(_LATEST, {**_load_latest(), stage: str(checkpoint)})
+    others = {other: path for other, path in _load_latest().items() if other != stage}
+    save_json(_LATEST, {**others, stage: str(checkpoint)})
 
 
 def find_latest(*stages: str) -> Path:
-    """Return the newest checkpoint of the first of `stages` that has one still on disk.
+    """Return the newest checkpoint of any of `stages` that is still on disk.
 
     Raises:
         ConfigError: none has.
     """
-    latest = _load_latest()
-    for stage in stages:
-        if stage in latest and Path(latest[stage]).is_file():
-            return Path(latest[stage])
+    for stage, path in reversed(_load_latest().items()):
+        if stage in stages and Path(path).is_file():
+            return Path(path)
     raise ConfigError(
         f"no checkpoint of {' or '.join(stages)} below {RUNS}",
         where="CHECKPOINT",

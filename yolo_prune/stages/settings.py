@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from yolo_prune.errors import ConfigError
+from yolo_prune.model.settings import check_img_size
 from yolo_prune.pruning.settings import PlanConfig
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.settings import TrainConfig, check_run_name
 
 FINETUNE = replace(TrainConfig(), epochs=15, learning_rate=1e-3, name="finetune")
 """What `finetune` does differently from `train` unless told otherwise."""
@@ -30,6 +31,7 @@ class PruneConfig(PlanConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_run_name(self.name)
         if self.recalibrate < 0:
             raise ConfigError(
                 f"{self.recalibrate} is out of range", where="recalibrate", right="use 0 or more pictures"
@@ -66,6 +68,7 @@ class BenchConfig:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ConfigError(f"{value} is out of range", where=name, right=f"use at least {low}")
+        check_img_size(self.img_size)
         if self.engine not in ENGINES:
             raise ConfigError(f"unknown engine {self.engine}", where="engine", right=f"use one of {', '.join(ENGINES)}")
 
@@ -95,3 +98,6 @@ class ChainConfig:
     """Training of the pruned network."""
     bench: BenchConfig = field(default_factory=BenchConfig)
     """The table."""
+
+    def __post_init__(self) -> None:
+        check_run_name(self.name)

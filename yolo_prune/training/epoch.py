@@ -18,7 +18,7 @@ from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.sparse import GammaSparsity
-from yolo_prune.training.optimizer import WeightAverage, measure_learning_rate
+from yolo_prune.training.optimizer import WeightAverage, measure_learning_rate, measure_step_size
 from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.signals import StopSignal
 
@@ -97,6 +97,6 @@ def train_step(
         clip_grad_norm_(trainee.model.parameters(), config.clip_norm, foreach=True)
     trainee.optimizer.step()
     if config.sparsity > 0:
-        trainee.sparsity.shrink_(learning_rate * config.sparsity)
+        trainee.sparsity.shrink_(measure_step_size(config, learning_rate) * config.sparsity)
     trainee.average.update(trainee.model)
     return torch.stack((losses.total.detach(), losses.box, losses.objectness, losses.classes))

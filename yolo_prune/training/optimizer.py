@@ -31,6 +31,14 @@ def measure_learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     return config.learning_rate * (low + (1 - low) * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
 
 
+def measure_step_size(config: TrainConfig, learning_rate: float) -> float:
+    """Return how far a steady unit gradient moves a parameter per step: momentum lets SGD go 1 / (1 − μ) times as far.
+
+    AdamW goes the learning rate whatever the gradient's size, so that λ is there a share of its full step.
+    """
+    return learning_rate / (1 - config.momentum) if config.optimizer == "sgd" else learning_rate
+
+
 class WeightAverage:
     """An exponential moving average of a model's state, short at first and `horizon` steps long in the end."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from yolo_prune.config import format_config
+from yolo_prune.config import format_config, parse_config
 from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
 from yolo_prune.errors import TrainingError
@@ -58,21 +58,20 @@ class Run:
 
 
 def make_run(config: TrainConfig, spec: DataSpec, start: Start, *, stage: str, folder: Path) -> Run:
-    """Fix what a new run is about and write its config.yaml."""
+    """Fix what a new run is about."""
     provenance = make_provenance(
         stage,
         format_config(config),
         start.parent,
         data={"path": str(spec.source.resolve()), "fingerprint": measure_fingerprint(spec)},
     )
-    save_text(folder / "config.yaml", yaml.safe_dump(format_config(config), sort_keys=False))
     return Run(config, spec, stage, folder, start.img_size, provenance)
 
 
 def train(run: Run, model: Detector, resume: Checkpoint | None = None, report: Report = print) -> Path:
     """Train `model` in place and return the path of the run's best checkpoint.
 
-    After every epoch last.pt holds all that `resume` needs to end in the same bits, and best.pt the averaged weights
+    Nothing is written before the data set is read. After every epoch last.pt holds all that `resume` needs to end in the same bits, and best.pt the averaged weights
     of the best epoch so far by validation AP50; with sparsity, of the last epoch, because earlier ones are less sparse.
 
     Raises:
@@ -94,6 +93,7 @@ def train(run: Run, model: Detector, resume: Checkpoint | None = None, report: R
         progress = _restore(trainee, resume)
     else:
         (run.folder / "best.pt").unlink(missing_ok=True)
+        save_text(run.folder / "config.yaml", yaml.safe_dump(format_config(config), sort_keys=False))
         _save_last(run.folder / "last.pt", run, trainee, progress)
     with watch_signals() as stop:
         for epoch in range(progress.epoch, config.epochs):
@@ -120,12 +120,10 @@ def resume_run(
     """Return the run that `folder` holds and the state it stopped in; `changes` may move it to another device.
 
     Raises:
-        TrainingError: there is no last.pt, or the run is finished.
+        TrainingError: there is no last.pt, the run is finished, or the data set is another than the run's.
         CheckpointError: last.pt cannot be read.
-        ConfigError: the data set is another than the run's.
+        ConfigError: a change is no setting, or out of range.
     """
-    from yolo_prune.config import parse_config
-
     last = folder / "last.pt"
     if not last.is_file():
         raise TrainingError(
@@ -183,7 +181,7 @@ def _finish_epoch(
     ]
     report(_format_epoch(progress.rows[-1], config))
     is_best = map50 is not None and (is_last if config.sparsity > 0 else map50 >= progress.best_map50)
-    if is_best or not (run.folder / "best.pt").exists():
+    if is_best or epoch == 0 or not (run.folder / "best.pt").exists():
         progress.best_map50 = -1.0 if map50 is None else map50
         metrics = {"epoch": epoch + 1, "val_map50": map50}
         best = Checkpoint(

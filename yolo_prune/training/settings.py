@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.errors import ConfigError
-from yolo_prune.model.settings import LossConfig
+from yolo_prune.model.settings import LossConfig, check_img_size
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class TrainConfig:
     img_size: int | None = None
     """Side of the network's square input in pixels; without it the checkpoint's or the cfg's own."""
     sparsity: float = 0.0
-    """λ: after each step γ moves towards zero by the learning rate times λ. 0 trains without."""
+    """λ of the penalty λ‖γ‖₁: after each step γ moves towards zero by λ times the step size. 0 trains without."""
     name: str = "train"
     """The run's folder below runs/."""
     device: str = "auto"
@@ -68,21 +69,32 @@ class TrainConfig:
         for name in ("sparsity", "weight_decay", "clip_norm", "workers"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{getattr(self, name)} is out of range", where=name, right="use at least 0")
-        for name in ("final_learning_rate", "momentum", "warmup_fraction", "ema_fraction", "close_mosaic_fraction"):
+        for name in ("final_learning_rate", "warmup_fraction", "ema_fraction", "close_mosaic_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(
                     f"{getattr(self, name)} is out of range", where=name, right="use a number from 0 to 1"
                 )
-        if not self.learning_rate > 0:
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(
+                f"{self.momentum} is out of range", where="momentum", right="use a number from 0 to below 1"
+            )
+        if not 0 < self.learning_rate < math.inf:
             raise ConfigError(
                 f"{self.learning_rate} is out of range", where="learning_rate", right="use a number above 0"
             )
-        if self.img_size is not None and (self.img_size < 32 or self.img_size % 32):
-            right = f"use {max(32, round(self.img_size / 32) * 32)}"
-            raise ConfigError(f"{self.img_size} is no multiple of 32", where="img_size", right=right)
+        if not 0 <= self.seed < 1 << 63:
+            raise ConfigError(f"{self.seed} is out of range", where="seed", right="use a whole number from 0 to 2^63 − 1")
+        check_img_size(self.img_size)
         if self.optimizer not in ("adamw", "sgd"):
             raise ConfigError(f"unknown optimizer {self.optimizer}", where="optimizer", right="use adamw or sgd")
-        if not self.name or Path(self.name).name != self.name:
-            raise ConfigError(
-                f"{self.name!r} is no folder name", where="name", right="use a plain name without slashes"
-            )
+        check_run_name(self.name)
+
+
+def check_run_name(name: str) -> None:
+    """Refuse a name that is not one folder's.
+
+    Raises:
+        ConfigError: it is empty, or a path.
+    """
+    if name == ".." or Path(name).name != name or not name:
+        raise ConfigError(f"{name!r} is no folder name", where="name", right="use a plain name without slashes")
