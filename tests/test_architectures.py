@@ -47,7 +47,7 @@ def test_width_scales_every_convolution_but_the_heads(arch: str) -> None:
 
 def test_anchors_follow_the_picture_s_size() -> None:
     assert make_network("yolov3", img_size=416).heads[0][1].own_anchors == ((116, 90), (156, 198), (373, 326))
-    assert make_network("yolov3", img_size=208).heads[0][1].own_anchors == ((58, 45), (78, 99), (186.5, 163))
+    assert make_network("yolov3", img_size=832).heads[0][1].own_anchors == ((232, 180), (312, 396), (746, 652))
 
 
 def test_head_convolutions_are_plain() -> None:

@@ -17,11 +17,11 @@ from yolo_prune.datasets.distractors import draw_distractor, draw_obstacle
 from yolo_prune.datasets.hand_drawing import draw_hand
 from yolo_prune.datasets.solids import FloatArray, Layer, Light, blur
 
-MIN_VISIBLE = 0.45
-MIN_EXTENT, MAX_EXTENT = 0.13, 0.44
+MIN_VISIBLE = 0.6
+MIN_EXTENT, MAX_EXTENT = 0.2, 0.5
 """A hand's longer side as a share of the picture's."""
 
-_MAX_OVERLAP = 0.25
+_MAX_OVERLAP = 0.15
 _MIN_CONTRAST = 0.1
 _ATTEMPTS = 8
 _NOBODY = -1
@@ -51,20 +51,20 @@ def make_scene(rng: np.random.Generator, size_px: int, max_hands: int) -> Scene:
     picture_px = (shape[1], shape[0])
 
     hands = _draw_count(rng, max_hands)
-    for _ in range(rng.choice((0, 1, 2, 3), p=(0.3, 0.35, 0.25, 0.1)) + (hands == 0)):
+    for _ in range(rng.choice((0, 1, 2, 3), p=(0.4, 0.35, 0.2, 0.05)) + (hands == 0)):
         stage.lay(draw_distractor(rng, light, picture_px))
     skin = make_skin(rng)
     for _ in range(hands):
         skin = skin if rng.random() < 0.6 else make_skin(rng)
         for _ in range(_ATTEMPTS):
             extent = size_px * MIN_EXTENT * (MAX_EXTENT / MIN_EXTENT) ** rng.random()
-            centre = rng.uniform(0.04, 0.96, 2) * picture_px
+            centre = rng.uniform(0.08, 0.92, 2) * picture_px
             if stage.lay(draw_hand(rng, skin, light, centre, extent, picture_px)):
                 break
             skin = make_skin(rng)
         if rng.random() < 0.2:
             stage.lay(draw_obstacle(rng, light, picture_px, centre, extent))
-    if rng.random() < 0.25:
+    if rng.random() < 0.15:
         stage.lay(draw_distractor(rng, light, picture_px))
     masks = [stage.owner == hand for hand in range(len(stage.areas))]
     image = _photograph(rng, stage.planes)

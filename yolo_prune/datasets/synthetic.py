@@ -26,7 +26,7 @@ from yolo_prune.errors import OutputError
 SPLITS = ("train", "val", "test")
 CONFIG_FILE = "synthetic.yaml"
 
-_EDITION = 1
+_EDITION = 2
 """Raise it when the drawing changes, so that no folder of older pictures passes for the new ones."""
 _JPEG_QUALITY = 92
 

@@ -15,8 +15,8 @@ from yolo_prune.darknet.layers import Conv, Network, Shortcut
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import BoolArray, ChannelGraph, make_channel_graph
 
-MEAN_GAMMA = 0.5
-"""The mean |γ| of every balanced group. Source: Liu et al. (2017), §4.2, where γ starts at 0.5."""
+MEAN_GAMMA = 0.1
+"""The mean |γ| of every balanced group."""
 
 _HOMOGENEOUS = ("linear", "leaky", "relu")
 

@@ -83,7 +83,9 @@ class TrainConfig:
                 f"{self.learning_rate} is out of range", where="learning_rate", right="use a number above 0"
             )
         if not 0 <= self.seed < 1 << 63:
-            raise ConfigError(f"{self.seed} is out of range", where="seed", right="use a whole number from 0 to 2^63 − 1")
+            raise ConfigError(
+                f"{self.seed} is out of range", where="seed", right="use a whole number from 0 to 2^63 − 1"
+            )
         check_img_size(self.img_size)
         if self.optimizer not in ("adamw", "sgd"):
             raise ConfigError(f"unknown optimizer {self.optimizer}", where="optimizer", right="use adamw or sgd")

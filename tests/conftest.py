@@ -1,0 +1,75 @@
+"""A tiny data set, a tiny network and a checkpoint of it, made once for all tests that ask for them."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import SIDE, TINY_CFG, Cli, Outcome, make_config
+
+from yolo_prune.cli.main import main
+from yolo_prune.datasets.settings import SyntheticConfig
+from yolo_prune.datasets.synthetic import make_dataset
+from yolo_prune.stages.training import start_training
+
+torch.set_num_threads(1)
+
+DRAW_RESULTS = "yolo_prune.training.report._draw_results"
+
+
+@pytest.fixture(scope="session")
+def hands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Draw 12, 6 and 6 pictures of hands and return their data.yaml; not to be changed."""
+    config = SyntheticConfig(train=12, val=6, test=6, size_px=SIDE)
+    return make_dataset(tmp_path_factory.mktemp("data") / "hands", config, workers=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the cfg of a tiny network with a shortcut."""
+    path = tmp_path_factory.mktemp("cfg") / "tiny.cfg"
+    path.write_text(TINY_CFG)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(hands: Path, tiny_cfg: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return best.pt of a run of three epochs, its folder around it; not to be changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DRAW_RESULTS, lambda path, rows: None)
+        return start_training(make_config(hands, tiny_cfg), tmp_path_factory.mktemp("trained") / "train")
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out results.png, which takes longer to draw than a tiny network to train."""
+    monkeypatch.setattr(DRAW_RESULTS, lambda path, rows: None)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder and return it."""
+    place = tmp_path / "workplace"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.fixture
+def cli(workplace: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Return a function that runs `yoloprune` in an empty folder."""
+
+    def run(*words: object, stdin: str = "") -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["yoloprune", *map(str, words)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as leaving:
+            main()
+        out, err = capsys.readouterr()
+        assert isinstance(leaving.value.code, int)
+        return Outcome(leaving.value.code, out, err)
+
+    return run

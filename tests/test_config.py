@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from yolo_prune.config import format_config, load_yaml, parse_config
+from yolo_prune.errors import ConfigError, PlanError
+from yolo_prune.pruning.settings import PlanConfig
+from yolo_prune.stages.settings import PruneConfig
+from yolo_prune.training.settings import TrainConfig
+
+
+@dataclass(frozen=True)
+class Inner:
+    scale: float = 1.0
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True)
+class Outer:
+    epochs: int = 3
+    rate: float = 0.1
+    name: str = "a"
+    fold: bool = True
+    data: Path | None = None
+    limit: int | None = None
+    inner: Inner = field(default_factory=Inner)
+    spare: Inner | None = None
+
+
+def test_values_take_their_places() -> None:
+    values = {"epochs": 5, "rate": 1, "name": "b", "fold": False, "data": "x/y.yaml", "limit": 4}
+    nested = {"inner": {"scale": "1e-3", "sizes": [3]}, "spare": {"scale": 2}}
+    expected = Outer(5, 1.0, "b", False, Path("x/y.yaml"), 4, Inner(0.001, (3,)), Inner(2.0))
+    parsed = parse_config(Outer(), values | nested, "a.yaml")
+    assert parsed == expected
+    assert type(parsed.rate) is float
+
+
+def test_what_is_not_named_stays() -> None:
+    base = Outer(epochs=9, inner=Inner(scale=7.0))
+    assert parse_config(base, {}, "a.yaml") == base
+    assert parse_config(base, {"inner": {"sizes": []}}, "a.yaml").inner == Inner(7.0, ())
+    assert parse_config(Outer(limit=3), {"limit": None}, "a.yaml").limit is None
+
+
+def test_a_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parse_config(Outer(), {"data": "~/hands"}, "a.yaml").data == Path("/home/me/hands")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"epoch": 3}, "a.yaml: unknown key epoch; did you mean epochs?"),
+        ({"zzz": 3}, "a.yaml: unknown key zzz; known keys are epochs, rate, name, fold, data, limit, inner, spare"),
+        ({7: 3}, "a.yaml: unknown key 7; known keys are"),
+        ({"inner": {"scal": 3}}, "a.yaml: inner: unknown key scal; did you mean scale?"),
+        ({"inner": 3}, "a.yaml: inner: 3 is no mapping; write key: value lines below it"),
+        ({"epochs": "many"}, "a.yaml: epochs: 'many' is of the wrong type; write a value of type int"),
+        ({"epochs": 2.5}, "a.yaml: epochs: 2.5 is of the wrong type"),
+        ({"epochs": True}, "a.yaml: epochs: True is of the wrong type"),
+        ({"epochs": None}, "a.yaml: epochs: None is of the wrong type"),
+        ({"rate": True}, "a.yaml: rate: True is of the wrong type; write a value of type float"),
+        ({"rate": "fast"}, "a.yaml: rate: 'fast' is of the wrong type"),
+        ({"name": 3}, "a.yaml: name: 3 is of the wrong type; write a value of type str"),
+        ({"fold": 1}, "a.yaml: fold: 1 is of the wrong type; write a value of type bool"),
+        ({"data": 3}, "a.yaml: data: 3 is of the wrong type; write a value of type Path"),
+        ({"inner": {"sizes": 3}}, "a.yaml: inner: sizes: 3 is of the wrong type"),
+        ({"inner": {"sizes": [1, "2"]}}, "a.yaml: inner: sizes: '2' is of the wrong type"),
+    ],
+)
+def test_a_wrong_setting_is_named(values: dict[Any, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(Outer(), values, "a.yaml")
+    assert str(caught.value).startswith(said)
+
+
+def test_a_value_out_of_range_is_named_by_the_config_itself() -> None:
+    with pytest.raises(PlanError, match="ratio: 1 is no fraction"):
+        parse_config(PlanConfig(), {"ratio": 1}, "a.yaml")
+
+
+CONFIGS = st.builds(
+    Outer,
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text(st.characters(codec="ascii", categories=("L", "N")), max_size=5),
+    st.booleans(),
+    st.none() | st.just(Path("a/b")),
+    st.none() | st.integers(),
+    st.builds(Inner, st.floats(allow_nan=False), st.lists(st.integers()).map(tuple)),
+    st.none() | st.builds(Inner),
+)
+
+
+@given(CONFIGS)
+@settings(max_examples=60, deadline=None)
+def test_formatting_then_parsing_is_the_identity_through_yaml(config: Outer) -> None:
+    text = yaml.safe_dump(format_config(config))
+    assert parse_config(Outer(), yaml.safe_load(text), "a.yaml") == config
+
+
+@pytest.mark.parametrize(
+    "config", [TrainConfig(), TrainConfig(data=Path("a.yaml"), img_size=96), PruneConfig(ratio=0.5)]
+)
+def test_the_package_s_own_settings_come_back(config: TrainConfig | PruneConfig) -> None:
+    assert parse_config(type(config)(), format_config(config), "a.yaml") == config
+
+
+def test_a_mapping_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("epochs: 3\ninner:\n  scale: 1e-3\n")
+    assert load_yaml(path) == {"epochs": 3, "inner": {"scale": "1e-3"}}
+    path.write_text("# nothing yet\n")
+    assert load_yaml(path) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "where", "said"),
+    [
+        (b"epochs: 3\nname: [1,\n", ":3", "is not YAML"),
+        (b"epochs: 3\n\tname: b\n", ":2", "is not YAML"),
+        (b"a: !!python/object/apply:os.getcwd []\n", ":1", "is not YAML"),
+        (b"a: 2001-99-99\n", "", "is not YAML (month must be in 1..12)"),
+        (b"a: \x00\n", "", "is not YAML"),
+        (b"\xff\xfe\xfa", "", "cannot be read"),
+        (b"- 1\n- 2\n", "", "is not a mapping; write key: value lines"),
+        (b"word\n", "", "is not a mapping"),
+    ],
+)
+def test_text_that_is_no_mapping_is_named_with_its_line(tmp_path: Path, content: bytes, where: str, said: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_yaml(path)
+    assert str(caught.value).startswith(f"{path}{where}: {said}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read; name a YAML file"):
+        load_yaml(tmp_path / "none.yaml")

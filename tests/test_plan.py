@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import make_plan_at_random, make_small_network, networks, randomise_
+
+from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
+from yolo_prune.darknet.layers import Conv, Network, Shortcut
+from yolo_prune.errors import PlanError
+from yolo_prune.model.detector import Detector
+from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
+from yolo_prune.pruning.importance import score_bn_gamma
+from yolo_prune.pruning.plan import FloatArray, Plan, check_plan, make_plan, prune_network
+from yolo_prune.pruning.settings import PlanConfig
+
+GRAPH = make_channel_graph(make_network("yolov3", width=0.1))
+RATIOS = st.floats(0, 0.99)
+FLAT = make_small_network(Conv(4, 3, 1, 1), Conv(6, 1))
+"""Ids: image 0-2, first convolution 3-6, second 7-12, head from 13 on."""
+
+
+def make_importance(graph: ChannelGraph, seed: int, levels: int | None = None) -> FloatArray:
+    """Return random scores; with `levels` they take so few values that there are ties."""
+    random = np.random.default_rng(seed)
+    return random.random(graph.size) if levels is None else random.integers(0, levels, graph.size).astype(np.float64)
+
+
+def score_flat(*scores: float) -> FloatArray:
+    return np.array([9.0] * 3 + list(scores) + [0.0] * 6)
+
+
+def find_dropped(importance: FloatArray, config: PlanConfig) -> list[int]:
+    return list(np.flatnonzero(~make_plan(make_channel_graph(FLAT), importance, config).keep))
+
+
+def test_the_least_important_go_by_hand() -> None:
+    importance = score_flat(0.5, 0.1, 0.9, 0.8, 0.3, 0.2, 0.7, 0.6, 0.05, 0.4)
+    assert find_dropped(importance, PlanConfig(0.0)) == []
+    assert find_dropped(importance, PlanConfig(0.4)) == [4, 7, 8, 11]
+    # a floor of 2 holds 5 and 6 of the first convolution, 9 and 10 of the second
+    assert find_dropped(importance, PlanConfig(0.6)) == [3, 4, 7, 8, 11, 12]
+    # all others go before the floor is touched
+    assert find_dropped(score_flat(0, 0, 0, 0, 1, 2, 3, 4, 5, 6), PlanConfig(0.6)) == [3 + 2, 3 + 3, 7, 8, 9, 10]
+
+
+def test_ties_fall_by_number_and_never_drop_more_than_asked() -> None:
+    assert find_dropped(score_flat(*[1] * 10), PlanConfig(0.3)) == [5, 6, 9]
+    assert find_dropped(score_flat(*[1] * 10), PlanConfig(0.3, min_channels=1)) == [4, 5, 6]
+
+
+@given(st.integers(0, 99), RATIOS, st.none() | st.integers(1, 4), st.integers(1, 5), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_plan_keeps_its_promises(
+    seed: int, ratio: float, levels: int | None, min_channels: int, shortcuts: bool
+) -> None:
+    importance, config = make_importance(GRAPH, seed, levels), PlanConfig(ratio, shortcuts, min_channels)
+    candidates = sum(len(group.ids) for group in GRAPH.groups if not group.frozen and (shortcuts or not group.is_tied))
+    try:
+        plan = make_plan(GRAPH, importance, config)
+    except PlanError as error:
+        told = re.search(r"at most ([\d.]+)", str(error))
+        assert told is not None
+        assert float(told[1]) < ratio
+        make_plan(GRAPH, importance, PlanConfig(float(told[1]), shortcuts, min_channels))
+        return
+    check_plan(GRAPH, plan)
+    assert plan.keep[GRAPH.frozen].all()
+    assert (~plan.keep).sum() == round(ratio * candidates)
+    for group in GRAPH.groups:
+        kept = plan.keep[group.ids]
+        assert kept.sum() >= min(min_channels, len(group.ids))
+        if group.is_tied and not shortcuts:
+            assert kept.all()
+        if not kept.all():
+            assert importance[group.ids[~kept]].max() <= np.sort(importance[group.ids])[-min_channels:].min()
+
+
+@given(st.integers(0, 99), RATIOS, RATIOS, st.none() | st.integers(1, 3), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_a_larger_ratio_drops_a_superset(
+    seed: int, one: float, other: float, levels: int | None, shortcuts: bool
+) -> None:
+    importance = make_importance(GRAPH, seed, levels)
+    small, large = (
+        make_plan(GRAPH, importance, PlanConfig(ratio * 0.8, shortcuts, min_channels=1))
+        for ratio in sorted((one, other))
+    )
+    assert not (large.keep & ~small.keep).any()
+
+
+@given(st.integers(0, 99), st.floats(0, 0.8), st.sampled_from([2, 4, 8]))
+@settings(max_examples=30, deadline=None)
+def test_rounding_keeps_multiples_and_only_revives(seed: int, ratio: float, multiple: int) -> None:
+    importance = make_importance(GRAPH, seed)
+    plain, rounded = (make_plan(GRAPH, importance, PlanConfig(ratio, round_to=to)) for to in (1, multiple))
+    assert not (plain.keep & ~rounded.keep).any()
+    for group in GRAPH.groups:
+        before, after = plain.keep[group.ids], rounded.keep[group.ids]
+        assert after.sum() == min(len(group.ids), -(-before.sum() // multiple) * multiple)
+        if (after > before).any() and not after.all():
+            assert importance[group.ids[after & ~before]].min() >= importance[group.ids[~after]].max()
+
+
+@given(networks(), st.integers(0, 99), st.floats(0, 0.9))
+@settings(max_examples=30, deadline=None)
+def test_any_network_can_be_pruned_to_what_it_allows(network: Network, seed: int, ratio: float) -> None:
+    graph = make_channel_graph(network)
+    importance, config = make_importance(graph, seed), PlanConfig(ratio, min_channels=1)
+    free = sum(len(group.ids) - 1 for group in graph.groups if not group.frozen)
+    if round(ratio * graph.prunable.sum()) > free:
+        with pytest.raises(PlanError, match="use at most"):
+            make_plan(graph, importance, config)
+        return
+    plan = make_plan(graph, importance, config)
+    slim = prune_network(network, plan, graph)
+    assert [conv.filters for _, conv in slim.convs] == [plan.keep[graph.writes[i]].sum() for i, _ in network.convs]
+    assert plan.measure_ratio(graph) == pytest.approx((~plan.keep).sum() / max(1, graph.prunable.sum()))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_slimmer_network_s_graph_is_the_kept_part(arch: str) -> None:
+    network = make_network(arch, width=0.25)
+    graph = make_channel_graph(network)
+    plan = make_plan_at_random(graph, 5)
+    slim = make_channel_graph(prune_network(network, plan))
+    renamed = np.cumsum(plan.keep) - 1
+    for before, after in zip(graph.writes, slim.writes, strict=True):
+        assert renamed[before[plan.keep[before]]].tolist() == after.tolist()
+
+
+def test_an_infinite_score_saves_no_frozen_channel_s_place() -> None:
+    importance = np.full(GRAPH.size, np.inf)
+    assert make_plan(GRAPH, importance, PlanConfig(0.5)).keep[GRAPH.frozen].all()
+
+
+def test_a_nan_score_is_named_by_its_layer() -> None:
+    importance = score_flat(*range(10))
+    importance[8] = np.nan
+    with pytest.raises(PlanError, match=r"layer 1: the importance of a channel is NaN"):
+        make_plan(make_channel_graph(FLAT), importance, PlanConfig(0.1))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_gamma_is_named_by_its_layer(value: float) -> None:
+    model = randomise_(Detector(FLAT))
+    model.state_dict()["layers.1.bn.weight"][2] = value
+    with pytest.raises(PlanError, match="layer 1: γ holds NaN or infinity"):
+        score_bn_gamma(model, make_channel_graph(FLAT))
+
+
+def test_importance_is_the_mean_of_the_tied_gammas() -> None:
+    network = make_small_network(Conv(2, 1), Conv(2, 1), Shortcut(0), Conv(3, 1, batch_normalize=False))
+    model = randomise_(Detector(network))
+    state = model.state_dict()
+    state["layers.0.bn.weight"][:] = state["layers.0.bn.weight"].new_tensor([0.5, -1.0])
+    state["layers.1.bn.weight"][:] = state["layers.1.bn.weight"].new_tensor([-0.1, 3.0])
+    state["layers.3.conv.weight"][:] = 2.0
+    importance = score_bn_gamma(model, make_channel_graph(network))
+    assert importance[:3].tolist() == [np.inf] * 3
+    assert importance[3:8].tolist() == pytest.approx([0.3, 2.0, *[8**0.5] * 3])
+
+
+def test_a_ratio_that_cannot_be_met_says_what_can() -> None:
+    with pytest.raises(PlanError) as caught:
+        make_plan(make_channel_graph(FLAT), score_flat(*range(10)), PlanConfig(0.7))
+    assert str(caught.value) == (
+        "ratio: 0.7 of 10 channels cannot go: 2 stay in every group; use at most 0.6, or a smaller min_channels"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"ratio": 1.0}, "ratio: 1 is no fraction"),
+        ({"ratio": -0.1}, "ratio: -0.1 is no fraction"),
+        ({"ratio": float("nan")}, "ratio: nan is no fraction"),
+        ({"min_channels": 0}, "min_channels: 0 would let a layer vanish"),
+        ({"round_to": 0}, "round_to: 0 is no multiple"),
+    ],
+)
+def test_settings_out_of_range_are_named(values: dict[str, float], said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        PlanConfig(**values)  # type: ignore[arg-type]  # the table holds what a flag could hold
+
+
+@pytest.mark.parametrize(
+    ("dropped", "said"),
+    [
+        ([0], "a detection head or the image"),
+        ([13], "a detection head or the image"),
+        ([3, 4, 5, 6], "layer 0: .*no channel"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused(dropped: list[int], said: str) -> None:
+    keep = np.ones(19, dtype=bool)
+    keep[dropped] = False
+    with pytest.raises(PlanError, match=said):
+        prune_network(FLAT, Plan(keep))
+    with pytest.raises(PlanError, match="for 20 channels, the network has 19"):
+        prune_network(FLAT, Plan(np.ones(20, dtype=bool)))

@@ -1,0 +1,380 @@
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from networks import copy_state, is_same_state
+from tiny import PRUNABLE, SIDE, TINY_CFG, Killed, is_same, is_same_run, make_config
+
+from yolo_prune.config import parse_config
+from yolo_prune.darknet.cfg import parse_cfg
+from yolo_prune.datasets.loader import DetectionDataset, make_loader
+from yolo_prune.datasets.settings import AugmentConfig
+from yolo_prune.datasets.spec import load_spec
+from yolo_prune.errors import ConfigError, DatasetError, Interrupted, TrainingError, YoloPruneError
+from yolo_prune.evaluation.evaluate import measure_score_of
+from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.loss import DetectionLoss
+from yolo_prune.model.weights import save_weights
+from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.sparse import GammaSparsity
+from yolo_prune.stages.training import resume_training, start_training
+from yolo_prune.training import epoch as epoch_module
+from yolo_prune.training import run as run_module
+from yolo_prune.training.epoch import Trainee, train_step
+from yolo_prune.training.optimizer import WeightAverage, make_optimizer
+from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.start import make_start
+
+pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # Python 3.12 on, for workers
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),  # on a machine of one core
+]
+CPU = torch.device("cpu")
+STEPS = 9
+"""Three epochs of three steps."""
+
+
+@pytest.fixture
+def config(hands: Path, tiny_cfg: Path) -> TrainConfig:
+    return make_config(hands, tiny_cfg)
+
+
+@contextmanager
+def before_step(number: int, act: Callable[[], object]) -> Iterator[None]:
+    """Do something just before the run's step `number`, counted from 1 since now."""
+    steps = 0
+
+    def step(*arguments: Any) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == number:
+            act()
+        return train_step(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(epoch_module, "train_step", step)
+        yield
+
+
+@contextmanager
+def killed_after_save(number: int) -> Iterator[None]:
+    """Kill the run once it has written its checkpoint `number`, counted from 1: last, best, last, best, last …"""
+    saves = 0
+
+    def save(*arguments: Any) -> Path:
+        nonlocal saves
+        saves += 1
+        path = save_checkpoint(*arguments)
+        if saves == number:
+            raise Killed
+        return path
+
+    save_checkpoint = run_module.save_checkpoint
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(run_module, "save_checkpoint", save)
+        yield
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [1, 3, 5, STEPS - 1])  # an epoch's first, last and middle
+def test_a_stopped_run_ends_in_the_same_bits(
+    config: TrainConfig, trained: Path, tmp_path: Path, step: int, signum: signal.Signals
+) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with before_step(step, lambda: signal.raise_signal(signum)), pytest.raises(Interrupted) as stop:
+        start_training(config, tmp_path / "run")
+    assert stop.value.exit_code == 128 + signum
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert load_checkpoint(tmp_path / "run/last.pt").training["epoch"] == step // 3
+    assert resume_training(tmp_path / "run") == tmp_path / "run/best.pt"
+    assert is_same_run(tmp_path / "run", trained.parent)
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, STEPS])
+def test_a_killed_run_ends_in_the_same_bits(config: TrainConfig, trained: Path, tmp_path: Path, step: int) -> None:
+    with before_step(step, kill), pytest.raises(Killed):
+        start_training(config, tmp_path / "run")
+    resume_training(tmp_path / "run")
+    assert is_same_run(tmp_path / "run", trained.parent)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5])
+@pytest.mark.parametrize("save", [1, 2, 3, 4])
+def test_a_run_killed_while_it_saves_ends_in_the_same_bits(
+    config: TrainConfig, tmp_path: Path, save: int, sparsity: float
+) -> None:
+    changes = {"epochs": 2, "sparsity": sparsity, "val_interval": 2 if save == 4 else 1}
+    config = parse_config(config, changes, "test")
+    start_training(config, tmp_path / "whole")
+    with killed_after_save(save):
+        start_training(config, tmp_path / "run")
+    resume_training(tmp_path / "run")
+    assert is_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_stopped_twice_with_workers_ends_in_the_same_bits(
+    config: TrainConfig, trained: Path, tmp_path: Path
+) -> None:
+    config = parse_config(config, {"workers": 2}, "test")
+    for step, work in (
+        (4, lambda: start_training(config, tmp_path / "run")),
+        (2, lambda: resume_training(tmp_path / "run")),
+    ):
+        with before_step(step, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(Interrupted):
+            work()
+    resume_training(tmp_path / "run", {"workers": 0})
+    ours, theirs = (load_checkpoint(folder / "last.pt") for folder in (tmp_path / "run", trained.parent))
+    assert is_same(ours.state, theirs.state)
+    assert is_same(ours.training, theirs.training)
+    assert is_same(load_checkpoint(tmp_path / "run/best.pt").state, load_checkpoint(trained).state)
+
+
+def test_a_seed_is_a_run(config: TrainConfig, trained: Path, tmp_path: Path) -> None:
+    torch.manual_seed(99)  # whatever was drawn before
+    start_training(config, tmp_path / "same")
+    assert is_same_run(tmp_path / "same", trained.parent)
+    start_training(parse_config(config, {"seed": 1}, "test"), tmp_path / "other")
+    assert not is_same(
+        load_checkpoint(tmp_path / "other/last.pt").state, load_checkpoint(trained.parent / "last.pt").state
+    )
+
+
+def test_a_run_leaves_its_folder(config: TrainConfig, trained: Path) -> None:
+    names = {"config.yaml", "results.csv", "last.pt", "best.pt", "train_batch.png", "val_detections.png"}
+    assert {path.name for path in trained.parent.iterdir()} == names
+    kept = parse_config(TrainConfig(), yaml.safe_load((trained.parent / "config.yaml").read_text()), "test")
+    assert kept == config
+    assert (trained.parent / "results.csv").read_text().count("\n") == 1 + config.epochs
+
+
+def test_best_is_the_average_of_the_best_epoch(trained: Path, hands: Path) -> None:
+    last, best = load_checkpoint(trained.parent / "last.pt"), load_checkpoint(trained)
+    scores = [row["val_map50"] for row in last.training["rows"]]
+    metrics = best.provenance["metrics"]
+    assert metrics["val_map50"] == max(scores)
+    assert scores[metrics["epoch"] - 1] == max(scores)
+    if metrics["epoch"] == len(scores):
+        assert is_same(best.state, last.training["average"])
+    assert not best.training
+    assert best.names == load_spec(hands).names
+    assert best.provenance["stage"] == "train"
+    assert best.provenance["parent"] is None
+
+
+def make_trainee(config: TrainConfig) -> Trainee:
+    torch.manual_seed(0)
+    model = Detector(parse_cfg(TINY_CFG))
+    average = WeightAverage(model, 1)
+    sparsity = GammaSparsity(model, make_channel_graph(model.network))
+    return Trainee(model, make_optimizer(model, config), average, DetectionLoss(model.network), sparsity)
+
+
+@pytest.fixture
+def pair(hands: Path) -> DetectionDataset:
+    """Return two pictures with objects."""
+    data = DetectionDataset(load_spec(hands).samples("train"), 1, SIDE)
+    chosen = [sample for sample, labels in zip(data.samples, data.labels, strict=True) if len(labels)][:2]
+    return DetectionDataset(chosen, 1, SIDE)
+
+
+def test_two_pictures_are_learnt_by_heart(pair: DetectionDataset) -> None:
+    config = TrainConfig(learning_rate=2e-2, weight_decay=0.0)
+    trainee = make_trainee(config)
+    (batch,) = make_loader(pair, 2, shuffle=False, epoch=0)
+    losses = [train_step(trainee, batch, config, config.learning_rate, CPU).tolist() for _ in range(150)]
+    assert all(math.isclose(sum(parts), total, rel_tol=1e-4) for total, *parts in losses)
+    assert losses[-1][0] < 0.2 * losses[0][0]
+    assert measure_score_of(trainee.model.eval(), pair, device=CPU, batch_size=2).map50 > 0.9
+
+
+def test_a_step_moves_by_the_rate_it_is_given(pair: DetectionDataset) -> None:
+    config = TrainConfig(learning_rate=0.5)
+    trainee = make_trainee(config)
+    (batch,) = make_loader(pair, 2, shuffle=False, epoch=0)
+    before = copy.deepcopy(list(trainee.model.parameters()))
+    train_step(trainee, batch, config, 0.0, CPU)
+    assert all(map(torch.equal, trainee.model.parameters(), before))
+    train_step(trainee, batch, config, 1e-3, CPU)
+    assert not all(map(torch.equal, trainee.model.parameters(), before))
+
+
+def test_gradients_are_clipped(pair: DetectionDataset) -> None:
+    (batch,) = make_loader(pair, 2, shuffle=False, epoch=0)
+    norms = {}
+    for clip in (0.0, 1e-3):
+        config = TrainConfig(clip_norm=clip)
+        trainee = make_trainee(config)
+        train_step(trainee, batch, config, 1e-3, CPU)
+        gradients = [parameter.grad for parameter in trainee.model.parameters()]
+        norms[clip] = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None))
+    assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
+    assert norms[0.0] > 1e-2
+
+
+def test_sparsity_reaches_zeros_and_keeps_the_last_epoch(config: TrainConfig, tmp_path: Path) -> None:
+    # λ of 2 shrinks γ by up to 2·rate a step: seven steps at 0.03 are enough to end a γ of 0.5
+    changes = {"sparsity": 2.0, "learning_rate": 0.1, "warmup_fraction": 0.0, "close_mosaic_fraction": 1.0}
+    lines: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("yolo_prune.stages.training.report", lines.append)
+        best = start_training(parse_config(config, changes, "test"), tmp_path / "run")
+    last = load_checkpoint(tmp_path / "run/last.pt")
+    model = last.make_model()
+    zeros = sum(
+        int((module.bn.weight == 0).sum())
+        for module in model.layers
+        if isinstance(module, ConvLayer) and module.bn is not None
+    )
+    below = [row["channels_below"] for row in last.training["rows"]]
+    assert zeros >= below[-1] > 0  # a tied channel has two γ
+    assert below == sorted(below)
+    assert last.training["rows"][-1]["channels"] == PRUNABLE
+    assert load_checkpoint(best).provenance["metrics"]["epoch"] == 3
+    assert lines[0] == "balanced the γ of 4 groups"
+    assert lines[-1].endswith(f"{below[-1]} of {PRUNABLE} channels below 0.01")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(config: TrainConfig, tmp_path: Path) -> None:
+    def spoil() -> None:
+        patch.setattr(epoch_module, "normalise", lambda images: images.float() * math.nan)
+
+    expected = pytest.raises(TrainingError, match="the loss became nan; lower learning_rate")
+    with pytest.MonkeyPatch.context() as patch, before_step(5, spoil), expected:
+        start_training(config, tmp_path / "run")
+    last = load_checkpoint(tmp_path / "run/last.pt")
+    assert last.training["epoch"] == 1
+    for state in (last.state, last.training["average"], load_checkpoint(tmp_path / "run/best.pt").state):
+        assert all(bool(tensor.isfinite().all()) for tensor in state.values())
+
+
+@pytest.fixture
+def own_hands(hands: Path, tmp_path: Path) -> Path:
+    """Return the data.yaml of a copy that a test may spoil."""
+    return shutil.copytree(hands.parent, tmp_path / "hands") / "data.yaml"
+
+
+def stop_early(config: TrainConfig, folder: Path) -> None:
+    with before_step(1, lambda: signal.raise_signal(signal.SIGINT)), pytest.raises(Interrupted):
+        start_training(config, folder)
+
+
+def test_changed_data_cannot_be_resumed(own_hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:
+    stop_early(make_config(own_hands, tiny_cfg), tmp_path / "run")
+    label = own_hands.parent / "labels/val/000000.txt"
+    old = label.read_text()
+    label.write_text(f"{old}0 0.5 0.5 0.1 0.1\n")
+    before = (tmp_path / "run/last.pt").read_bytes()
+    with pytest.raises(TrainingError, match=r"data\.yaml: the data set has changed since the run began; restore it"):
+        resume_training(tmp_path / "run")
+    assert (tmp_path / "run/last.pt").read_bytes() == before
+    label.write_text(old)
+    resume_training(tmp_path / "run")
+
+
+def test_only_a_stopped_run_can_be_resumed(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"none/last\.pt: there is nothing to resume; name a run folder"):
+        resume_training(tmp_path / "none")
+    with pytest.raises(TrainingError, match="the run's 3 epochs are done; start a new run"):
+        resume_training(trained.parent)
+
+
+def test_nothing_is_left_of_a_run_that_cannot_begin(own_hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:
+    cases: list[tuple[dict[str, Any], str, type[YoloPruneError]]] = [
+        ({"device": "tpu"}, "device: unknown device tpu; use auto", ConfigError),
+        ({"cfg": tiny_cfg, "weights": tmp_path / "a.pt"}, "cfg: a checkpoint brings its own network", ConfigError),
+    ]
+    (own_hands.parent / "labels/val/000003.txt").write_text("0 0.5 0.5\n")
+    cases.append(({}, r"labels/val/000003\.txt:1: '0 0\.5 0\.5' is not five numbers", DatasetError))
+    for changes, message, kind in cases:
+        with pytest.raises(kind, match=message):
+            start_training(make_config(own_hands, **{"cfg": tiny_cfg, **changes}), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_run_begins_with_darknet_weights(config: TrainConfig, tmp_path: Path) -> None:
+    model = Detector(parse_cfg(TINY_CFG))
+    path = save_weights(model, tmp_path / "tiny.weights")
+    lines: list[str] = []
+    start = make_start(parse_config(config, {"weights": path}, "test"), 1, lines.append)
+    assert is_same_state(start.model, copy_state(model))
+    assert start.parent is None
+    assert lines == [f"{path}: took 6 of 6 convolutions"]
+
+
+def test_a_run_begins_with_a_checkpoint_and_leaves_it_alone(trained: Path, hands: Path, tmp_path: Path) -> None:
+    before = trained.read_bytes()
+    config = TrainConfig(weights=trained, epochs=1, batch_size=4, device="cpu")
+    start = make_start(config, 1, print)
+    assert is_same(start.model.state_dict(), load_checkpoint(trained).state)
+    best = start_training(config, tmp_path / "run", "finetune")
+    assert trained.read_bytes() == before
+    made = load_checkpoint(best)
+    assert made.provenance["stage"] == "finetune"
+    assert made.provenance["parent"]["path"] == str(trained.resolve())
+    assert made.provenance["data"]["path"] == str(hands.resolve())  # taken over from the checkpoint
+    assert not is_same(made.state, load_checkpoint(trained).state)
+
+
+def test_a_network_and_a_data_set_must_know_the_same_classes(config: TrainConfig, trained: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tiny\.cfg: has 1 classes, the data set 2; use a network"):
+        make_start(config, 2, print)
+    with pytest.raises(ConfigError, match=r"best\.pt: has 1 classes, the data set 3"):
+        make_start(TrainConfig(weights=trained), 3, print)
+
+
+def test_anchors_grow_with_the_input(config: TrainConfig) -> None:
+    start = make_start(parse_config(config, {"img_size": 96}, "test"), 1, print)
+    assert start.img_size == 96
+    assert start.model.network.heads[0][1].anchors == ((21, 21), (45, 45))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs: 0 is out of range; use at least 1"),
+        ({"sparsity": -0.1}, "sparsity: -0.1 is out of range"),
+        ({"sparsity": math.nan}, "sparsity: nan is out of range"),
+        ({"momentum": 1.0}, "momentum: 1.0 is out of range"),
+        ({"learning_rate": math.inf}, "learning_rate: inf is out of range; use a number above 0"),
+        ({"seed": -1}, "seed: -1 is out of range; use a whole number"),
+        ({"seed": 1 << 63}, "seed: 9223372036854775808 is out of range"),
+        ({"img_size": 50}, "img_size: 50 is no multiple of 32; use 64"),
+        ({"img_size": 0}, "img_size: 0 is no multiple of 32; use 32"),
+        ({"optimizer": "adam"}, "optimizer: unknown optimizer adam; use adamw or sgd"),
+        ({"name": "a/b"}, "name: 'a/b' is no folder name"),
+        ({"name": ".."}, r"name: '\.\.' is no folder name"),
+    ],
+)
+def test_settings_out_of_range_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        TrainConfig(**changes)
+
+
+def test_mosaic_closes_at_the_end(config: TrainConfig, tmp_path: Path) -> None:
+    seen: list[AugmentConfig | None] = []
+
+    def watch(data: DetectionDataset, *arguments: Any, **named: Any) -> Any:
+        if named["shuffle"]:
+            seen.append(data.augment)
+        return make_loader(data, *arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "make_loader", watch)
+        start_training(parse_config(config, {"close_mosaic_fraction": 0.4}, "test"), tmp_path / "run")
+    assert seen == [config.augment, config.augment, config.augment.without_mosaic()]

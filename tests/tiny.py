@@ -1,0 +1,128 @@
+"""The smallest network, settings and command line that a whole run can be tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.training.settings import TrainConfig
+
+SIDE = 64
+TINY_CFG = """\
+[net]
+width=64
+height=64
+channels=3
+
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=2
+pad=1
+activation=leaky
+
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=2
+pad=1
+activation=leaky
+
+[convolutional]
+batch_normalize=1
+filters=4
+size=1
+stride=1
+activation=leaky
+
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=1
+pad=1
+activation=leaky
+
+[shortcut]
+from=-3
+activation=linear
+
+[convolutional]
+batch_normalize=1
+filters=16
+size=3
+stride=2
+pad=1
+activation=leaky
+
+[convolutional]
+filters=12
+size=1
+stride=1
+activation=linear
+
+[yolo]
+mask=0,1
+anchors=14,14, 30,30
+classes=1
+num=2
+"""
+PRUNABLE = 36
+"""Its channels that a plan may drop: 8 + 8 (tied by the shortcut) + 4 + 16."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit code and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Cli(Protocol):
+    """Run `yoloprune` in this process."""
+
+    def __call__(self, *words: object, stdin: str = "") -> Outcome: ...
+
+
+class Killed(BaseException):
+    """Ends a run as SIGKILL would: nothing of ours catches it."""
+
+
+def make_config(data: Path, cfg: Path, **changes: Any) -> TrainConfig:
+    """Return settings of a run of three epochs of three steps."""
+    values: dict[str, Any] = {"data": data, "cfg": cfg, "epochs": 3, "batch_size": 4, "device": "cpu", **changes}
+    return TrainConfig(**values)
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Say whether two nests of mappings, sequences and tensors are alike, bit by bit, speed aside."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and torch.equal(one, other)
+    if isinstance(one, Mapping):
+        keys = one.keys() - {"images_per_s"}
+        return keys == other.keys() - {"images_per_s"} and all(is_same(one[key], other[key]) for key in keys)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    return bool(one == other)
+
+
+def is_same_run(one: Path, other: Path) -> bool:
+    """Say whether two run folders hold the same last.pt and best.pt."""
+    pairs = [(load_checkpoint(one / name), load_checkpoint(other / name)) for name in ("last.pt", "best.pt")]
+    return all(
+        left.network == right.network
+        and is_same(left.state, right.state)
+        and is_same(left.training, right.training)
+        and is_same(left.provenance, right.provenance)
+        for left, right in pairs
+    )
