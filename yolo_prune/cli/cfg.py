@@ -18,13 +18,18 @@ def make(
     classes: Annotated[int, typer.Option(help="Classes to tell apart.")] = 1,
     width: Annotated[float, typer.Option(help="Factor on every convolution's filters but the heads'.")] = 1.0,
     img_size: Annotated[int, typer.Option(help="Side of the square input in pixels.")] = 416,
+    anchors: Annotated[
+        str | None,
+        typer.Option(help="width,height pairs in pixels of that input: 10,14,23,27,…", show_default="COCO's, scaled"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="stdout")] = None,
 ) -> None:
     """Write the cfg of a YOLOv3 at any width and class count."""
     from yolo_prune.darknet.architectures import make_network
-    from yolo_prune.darknet.cfg import format_cfg, save_cfg
+    from yolo_prune.darknet.cfg import format_cfg, parse_anchors, save_cfg
 
-    network = make_network(arch, classes, width, img_size)
+    pairs = None if anchors is None else parse_anchors(anchors, "--anchors")
+    network = make_network(arch, classes, width, img_size, pairs)
     print(format_cfg(network).rstrip() if out is None else save_cfg(network, out))
 
 

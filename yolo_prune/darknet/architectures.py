@@ -7,20 +7,35 @@ Z. Huang et al., "DC-SPP-YOLO" (2020) for the pooling pyramid.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from typing import TypeAlias
 
-from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Network, Route, Shortcut, Upsample, Yolo
+from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Network, Route, Shortcut, Upsample, Yolo, resize
 from yolo_prune.errors import CfgError
 
-YOLOV3_ANCHORS = ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326))
-TINY_ANCHORS = ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319))
+Anchors: TypeAlias = tuple[tuple[float, float], ...]
+
+YOLOV3_ANCHORS: Anchors = (
+    (10.0, 13.0),
+    (16.0, 30.0),
+    (33.0, 23.0),
+    (30.0, 61.0),
+    (62.0, 45.0),
+    (59.0, 119.0),
+    (116.0, 90.0),
+    (156.0, 198.0),
+    (373.0, 326.0),
+)
+TINY_ANCHORS: Anchors = ((10.0, 14.0), (23.0, 27.0), (37.0, 58.0), (81.0, 82.0), (135.0, 169.0), (344.0, 319.0))
 
 
 class _Builder:
     """A list of layers that grows, with one verb per block."""
 
-    def __init__(self, anchors: tuple[tuple[int, int], ...], classes: int, width: float) -> None:
+    def __init__(self, anchors: Anchors, classes: int, width: float) -> None:
         self.layers: list[Layer] = []
-        self._anchors = tuple((float(w), float(h)) for w, h in anchors)
+        self._anchors = anchors
         self._classes = classes
         self._width = width
 
@@ -106,7 +121,7 @@ def _build_tiny(net: _Builder) -> None:
     net.head((0, 1, 2))
 
 
-_ARCHITECTURES: dict[str, tuple[Callable[[_Builder], None], tuple[tuple[int, int], ...]]] = {
+_ARCHITECTURES: dict[str, tuple[Callable[[_Builder], None], Anchors]] = {
     "yolov3": (_build_yolov3, YOLOV3_ANCHORS),
     "yolov3-spp": (lambda net: _build_yolov3(net, spp=True), YOLOV3_ANCHORS),
     "yolov3-tiny": (_build_tiny, TINY_ANCHORS),
@@ -115,16 +130,21 @@ ARCHITECTURES = tuple(_ARCHITECTURES)
 """The names that `make_network` knows."""
 
 
-def make_network(arch: str = "yolov3", classes: int = 1, width: float = 1.0, img_size: int = 416) -> Network:
+def make_network(
+    arch: str = "yolov3",
+    classes: int = 1,
+    width: float = 1.0,
+    img_size: int = 416,
+    anchors: Anchors | None = None,
+) -> Network:
     """Make a network of the YOLOv3 family; `width` scales every convolution's filters but the heads'.
 
-    Anchors are the COCO ones in pixels of a 416 px input, scaled to `img_size`.
+    `anchors` are (width, height) in pixels of an `img_size` input, in any order; without them the COCO ones are scaled.
 
     Raises:
-        CfgError: an unknown architecture, a width or class count out of range, a size that is no multiple of 32.
+        CfgError: an unknown architecture, a width or class count out of range, a size that is no multiple of 32, or
+            another number of anchors than the architecture has.
     """
-    from yolo_prune.darknet.layers import resize
-
     if arch not in _ARCHITECTURES:
         raise CfgError(f"unknown architecture {arch}", where="--arch", right=f"use one of {', '.join(ARCHITECTURES)}")
     if not 0 < width <= 8:
@@ -135,7 +155,11 @@ def make_network(arch: str = "yolov3", classes: int = 1, width: float = 1.0, img
         raise CfgError(
             f"{img_size} is no multiple of 32", where="--img-size", right=f"use {max(32, round(img_size / 32) * 32)}"
         )
-    build, anchors = _ARCHITECTURES[arch]
-    net = _Builder(anchors, classes, width)
+    build, coco_anchors = _ARCHITECTURES[arch]
+    if anchors is not None and (len(anchors) != len(coco_anchors) or min(map(min, anchors)) <= 0):
+        right = f"give {len(coco_anchors)} pairs of positive width,height"
+        raise CfgError(f"{len(anchors)} anchors do not fit {arch}", where="--anchors", right=right)
+    net = _Builder(coco_anchors if anchors is None else tuple(sorted(anchors, key=prod)), classes, width)
     build(net)
-    return resize(Network(416, 416, 3, tuple(net.layers)), img_size)
+    network = Network(416, 416, 3, tuple(net.layers))
+    return resize(network, img_size) if anchors is None else replace(network, width=img_size, height=img_size)

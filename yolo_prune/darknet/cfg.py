@@ -186,12 +186,7 @@ def _parse_route(section: _Section, index: int) -> Layer:
 
 def _parse_yolo(section: _Section) -> Layer:
     where = section.where("anchors")
-    numbers = section.take("anchors", _numbers)
-    if len(numbers) % 2 or not numbers or min(numbers) <= 0:
-        raise CfgError(
-            f"anchors holds {len(numbers)} numbers", where=where, right="give pairs of positive width, height"
-        )
-    anchors = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+    anchors = _pair(section.take("anchors", _numbers), where)
     num = section.take("num", _positive, len(anchors))
     if num != len(anchors):
         raise CfgError(
@@ -210,6 +205,27 @@ def _parse_yolo(section: _Section) -> Layer:
             "new_coords=1 decodes boxes as Scaled-YOLOv4 does", where=section.where(), right="use new_coords=0"
         )
     return Yolo(mask, anchors, classes, scale, section.take_rest())
+
+
+def parse_anchors(text: str, where: str) -> tuple[tuple[float, float], ...]:
+    """Read anchors from `width,height,width,height,…`.
+
+    Raises:
+        CfgError: a value is no positive number, or one is left over; `where` says where they stand.
+    """
+    try:
+        return _pair(_numbers(text), where)
+    except ValueError:
+        raise CfgError(
+            f"{text} are no anchors", where=where, right="give numbers: width,height,width,height,…"
+        ) from None
+
+
+def _pair(numbers: tuple[float, ...], where: str) -> tuple[tuple[float, float], ...]:
+    if len(numbers) % 2 or not numbers or min(numbers) <= 0:
+        right = "give pairs of positive width, height"
+        raise CfgError(f"anchors holds {len(numbers)} numbers", where=where, right=right)
+    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def _absolute(source: int, index: int) -> int:

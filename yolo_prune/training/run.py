@@ -181,7 +181,7 @@ def _finish_epoch(
     ]
     report(_format_epoch(progress.rows[-1], config))
     is_best = map50 is not None and (is_last if config.sparsity > 0 else map50 >= progress.best_map50)
-    if is_best or epoch == 0 or not (run.folder / "best.pt").exists():
+    if is_best or not (run.folder / "best.pt").exists():
         progress.best_map50 = -1.0 if map50 is None else map50
         metrics = {"epoch": epoch + 1, "val_map50": map50}
         best = Checkpoint(
