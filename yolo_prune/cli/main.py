@@ -57,7 +57,7 @@ def _options(
 def main() -> None:
     """Run the command line; exit 0 done, 2 bad usage or input, 130 or 143 after a signal, 1 a defect."""
     try:
-        result = app(standalone_mode=False)
+        result = app(prog_name="yoloprune", standalone_mode=False)
         sys.stdout.flush()
     except YoloPruneError as error:
         _leave(2, f"error: {error}")
@@ -65,7 +65,7 @@ def main() -> None:
         _leave(stop.exit_code, str(stop))
     except (KeyboardInterrupt, typer.Abort):
         _leave(130, "stopped")
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # Typer makes the second of the first, and of nothing else
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
         sys.exit(141)
     except _UsageError as error:

@@ -134,7 +134,7 @@ def _load_plain(path: Path) -> Any:
             "is a pickle that could run code, or is damaged", where=path, right="name a checkpoint that yoloprune wrote"
         ) from error
     except _DAMAGE as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged or no checkpoint"
+        reason = error.strerror if isinstance(error, OSError) and error.filename else "it is damaged or no checkpoint"
         raise CheckpointError(
             f"cannot be read ({reason})", where=path, right="name a .pt file that train, prune or finetune wrote"
         ) from error

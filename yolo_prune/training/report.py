@@ -29,19 +29,17 @@ def _draw_results(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     losses, scores, rates = figure.subplots(1, 3)
     for name in ("box", "objectness", "classes"):
         losses.plot(epochs, [row[name] for row in rows], label=name)
-    losses.set(title="training loss", xlabel="epoch", yscale="log")
+    losses.set(title="training loss", xlabel="epoch", ylim=(0, None))
     losses.legend()
     scored = [row for row in rows if row["val_map50"] is not None]
-    scores.plot([row["epoch"] for row in scored], [row["val_map50"] for row in scored], marker=".", label="AP50")
-    scores.set(title="validation", xlabel="epoch", ylim=(0, 1))
-    scores.legend(loc="lower right")
-    rates.plot(epochs, [row["learning_rate"] for row in rows], label="learning rate")
+    scores.plot([row["epoch"] for row in scored], [row["val_map50"] for row in scored], marker=".")
+    scores.set(title="validation AP50", xlabel="epoch", ylim=(0, 1))
+    rates.plot(epochs, [row["learning_rate"] for row in rows], color="tab:blue")
+    rates.set(title="learning rate", xlabel="epoch", ylim=(0, None))
     if any(row["channels_below"] for row in rows):
+        rates.set_title("learning rate (blue), channels near zero (red)")
         share = rates.twinx()
-        share.plot(
-            epochs, [row["channels_below"] / row["channels"] for row in rows], color="tab:red", label="below threshold"
-        )
-        share.set(ylabel="share of prunable channels with |γ| below threshold", ylim=(0, 1))
-    rates.set(title="schedule", xlabel="epoch")
+        share.plot(epochs, [row["channels_below"] / row["channels"] for row in rows], color="tab:red")
+        share.set(ylabel="share of the prunable", ylim=(0, 1))
     with open_atomically(path) as file:
         figure.savefig(file, format="png", dpi=100)
