@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import SIDE, TINY_CFG, Cli, Outcome, make_config
+from tiny import DRAW_RESULTS, SIDE, TINY_CFG, Cli, Outcome, make_config
 
 from yolo_prune.cli.main import main
 from yolo_prune.datasets.settings import SyntheticConfig
@@ -16,8 +16,6 @@ from yolo_prune.datasets.synthetic import make_dataset
 from yolo_prune.stages.training import start_training
 
 torch.set_num_threads(1)
-
-DRAW_RESULTS = "yolo_prune.training.report._draw_results"
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,7 @@ def test_a_lost_or_damaged_note_is_no_note(text: str | None) -> None:
     if text is not None:
         leave(RUNS / "latest.json").write_text(text)
     with pytest.raises(
-        ConfigError, match="no checkpoint of finetune or train below runs; .* run yoloprune train first"
+        ConfigError, match=r"no checkpoint of finetune or train below runs; .* run yoloprune train first"
     ):
         find_latest("finetune", "train")
     remember_latest("train", leave(Path("runs/train/best.pt")))

@@ -90,7 +90,8 @@ def test_suppression_is_timed_without_the_network(monkeypatch: pytest.MonkeyPatc
     make_network_call(engine, images)()
     assert len(passes) == 2
     assert isinstance(found, list)
-    expected = suppress(*engine(images), config)
+    boxes, scores = engine(images)
+    expected = suppress(boxes, scores, config)
     assert [len(picture) for picture in found if isinstance(picture, Detections)] == list(map(len, expected))
 
 

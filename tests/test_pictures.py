@@ -76,7 +76,9 @@ def test_the_best_is_drawn_last() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=4, max_size=4), st.integers(1, 40), st.integers(1, 40))
+@given(
+    st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=4, max_size=4), st.integers(1, 40), st.integers(1, 40)
+)
 def test_any_box_can_be_drawn_into_any_picture(box: list[float], height: int, width: int) -> None:
     image = make_picture(height, width)
     drawn = draw_detections(image, make_detections([box], [0.9], [11]), ("x",) * 12)

@@ -160,7 +160,7 @@ def test_a_hand_has_the_extent_asked_for_and_its_arm_is_none_of_it(seed: int) ->
     centre = np.array([x + width / 2 + layer.x_px, y + height / 2 + layer.y_px])
     assert np.abs(centre - 100).max() < 12
     assert np.sum(layer.alpha >= 0.5) > 1.2 * layer.hand.sum()
-    assert MAX_EXTENT < 0.5
+    assert MAX_EXTENT <= 0.5
 
 
 def test_the_folder_is_a_yolo_data_set(tmp_path: Path) -> None:

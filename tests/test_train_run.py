@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError, DatasetError, Interrupted, TrainingError, YoloPruneError
 from yolo_prune.evaluation.evaluate import measure_score_of
-from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.model.weights import save_weights
@@ -81,8 +82,7 @@ def killed_after_save(number: int) -> Iterator[None]:
             raise Killed
         return path
 
-    save_checkpoint = run_module.save_checkpoint
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "save_checkpoint", save)
         yield
 
@@ -115,29 +115,28 @@ def test_a_killed_run_ends_in_the_same_bits(config: TrainConfig, trained: Path, 
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5])
-@pytest.mark.parametrize("save", [1, 2, 3, 4])
 def test_a_run_killed_while_it_saves_ends_in_the_same_bits(
-    config: TrainConfig, tmp_path: Path, save: int, sparsity: float
+    config: TrainConfig, tmp_path: Path, sparsity: float
 ) -> None:
-    changes = {"epochs": 2, "sparsity": sparsity, "val_interval": 2 if save == 4 else 1}
-    config = parse_config(config, changes, "test")
+    """The first best.pt is written for want of another, the second for its score."""
+    config = parse_config(config, {"epochs": 2, "sparsity": sparsity, "val_interval": 2}, "test")
     start_training(config, tmp_path / "whole")
-    with killed_after_save(save):
-        start_training(config, tmp_path / "run")
-    resume_training(tmp_path / "run")
-    assert is_same_run(tmp_path / "run", tmp_path / "whole")
+    for save in (1, 2, 3, 4):
+        run = tmp_path / str(save)
+        with killed_after_save(save), pytest.raises(Killed):
+            start_training(config, run)
+        resume_training(run)
+        assert is_same_run(run, tmp_path / "whole")
 
 
 def test_a_run_stopped_twice_with_workers_ends_in_the_same_bits(
     config: TrainConfig, trained: Path, tmp_path: Path
 ) -> None:
     config = parse_config(config, {"workers": 2}, "test")
-    for step, work in (
-        (4, lambda: start_training(config, tmp_path / "run")),
-        (2, lambda: resume_training(tmp_path / "run")),
-    ):
-        with before_step(step, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(Interrupted):
-            work()
+    with before_step(4, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(Interrupted):
+        start_training(config, tmp_path / "run")
+    with before_step(2, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(Interrupted):
+        resume_training(tmp_path / "run")
     resume_training(tmp_path / "run", {"workers": 0})
     ours, theirs = (load_checkpoint(folder / "last.pt") for folder in (tmp_path / "run", trained.parent))
     assert is_same(ours.state, theirs.state)
@@ -169,12 +168,31 @@ def test_best_is_the_average_of_the_best_epoch(trained: Path, hands: Path) -> No
     metrics = best.provenance["metrics"]
     assert metrics["val_map50"] == max(scores)
     assert scores[metrics["epoch"] - 1] == max(scores)
-    if metrics["epoch"] == len(scores):
-        assert is_same(best.state, last.training["average"])
     assert not best.training
     assert best.names == load_spec(hands).names
     assert best.provenance["stage"] == "train"
     assert best.provenance["parent"] is None
+
+
+@pytest.mark.parametrize(("sparsity", "kept"), [(0.0, 2), (0.1, 3)])
+def test_a_sparse_run_keeps_its_last_epoch_and_others_their_best(
+    config: TrainConfig, tmp_path: Path, sparsity: float, kept: int
+) -> None:
+    averages: list[dict[str, torch.Tensor]] = []
+
+    def pretend(model: Detector, *arguments: Any, **named: Any) -> SimpleNamespace:
+        averages.append(copy_state(model))
+        return SimpleNamespace(map50=(0.5, 0.7, 0.6)[len(averages) - 1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "measure_score_of", pretend)
+        best = load_checkpoint(start_training(parse_config(config, {"sparsity": sparsity}, "test"), tmp_path / "run"))
+    assert best.provenance["metrics"] == {"epoch": kept, "val_map50": (0.5, 0.7, 0.6)[kept - 1]}
+    assert is_same(best.state, averages[kept - 1])
+    last = load_checkpoint(tmp_path / "run/last.pt")
+    assert is_same(last.training["average"], averages[-1])
+    assert not is_same(last.state, averages[-1])
+    assert last.training["average_updates"] == STEPS
 
 
 def make_trainee(config: TrainConfig) -> Trainee:

@@ -43,8 +43,17 @@ def save_text(path: Path, text: str) -> Path:
 
 
 def save_json(path: Path, value: Any) -> Path:
-    """Write `value` as indented JSON to `path`, whole or not at all, and return `path`."""
-    return save_text(path, json.dumps(value, indent=2) + "\n")
+    """Write `value` as indented JSON to `path`, whole or not at all, and return `path`; nan becomes null."""
+    return save_text(path, json.dumps(replace_nan(value), indent=2) + "\n")
+
+
+def replace_nan(value: Any) -> Any:
+    """Return plain nested data with every nan, which JSON has no word for, replaced by None."""
+    if isinstance(value, dict):
+        return {key: replace_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [replace_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 def measure_sha256(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -42,6 +42,22 @@ class Row:
         row = asdict(self)
         scores = row.pop("scores")
         return {**row, **(scores or {field.name: None for field in fields(Scores)})}
+
+
+def parse_row(values: Mapping[str, Any]) -> Row:
+    """Make a row from the dictionary that `as_dict` gave, read back from JSON; raise KeyError or TypeError if it is none."""
+    values = dict(values)
+    scores = {field.name: values.pop(field.name) for field in fields(Scores)}
+    for name in ("latency_ms", "nms_ms"):
+        values[name] = Latency(**values[name])
+    if scores["map50_interval"] is None:
+        return Row(**values, scores=None)
+    for name, value in scores.items():
+        if isinstance(value, list):
+            scores[name] = tuple(math.nan if item is None else item for item in value)
+        elif value is None and name != "map50_difference":
+            scores[name] = math.nan
+    return Row(**values, scores=Scores(**scores))
 
 
 HEADINGS = ("model", "params", "size", "FLOPs (MACs)", "inference", "mAP")

@@ -40,12 +40,6 @@ def overlay(base: C, file: Path | None, flags: Mapping[str, Any]) -> C:
 
 def print_json(value: Any) -> None:
     """Print one JSON object; a number that is none becomes null."""
-    print(json.dumps(_replace_nan(value)))
+    from yolo_prune.files import replace_nan
 
-
-def _replace_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _replace_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_replace_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+    print(json.dumps(replace_nan(value)))

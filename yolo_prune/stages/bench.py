@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,10 @@ from yolo_prune.bench.latency import (
     make_suppression_call,
     measure_latencies,
 )
-from yolo_prune.bench.table import Row, Scores, format_conditions, format_markdown, format_text
+from yolo_prune.bench.table import Row, Scores, format_conditions, format_markdown, format_text, parse_row
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
-from yolo_prune.errors import ConfigError
+from yolo_prune.errors import ConfigError, OutputError
 from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate
 from yolo_prune.evaluation.settings import DetectConfig
@@ -42,12 +43,26 @@ class BenchResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result under the names that JSON output uses."""
-        return {"environment": self.environment, "rows": [row.as_dict() for row in self.rows]}
+        rows = [row.as_dict() for row in self.rows]
+        return {"environment": self.environment, "split": self.split, "rows": rows}
 
     def format(self, markdown: bool = False) -> str:
         """Return the table and its conditions as text for a terminal, or in Markdown."""
         table = format_markdown(self.rows) if markdown else format_text(self.rows)
         return f"{table}\n\n{format_conditions(self.environment, self.rows, self.split)}"
+
+
+def load_bench(path: Path) -> BenchResult:
+    """Read a result that `bench` wrote.
+
+    Raises:
+        OutputError: the file cannot be read, or holds no such result.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return BenchResult(tuple(map(parse_row, values["rows"])), values["environment"], values["split"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError("holds no result of bench", where=path, right="delete it and run again") from error
 
 
 def find_lineage(path: Path) -> dict[str, Path]:

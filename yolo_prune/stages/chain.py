@@ -18,7 +18,7 @@ from yolo_prune.datasets.spec import measure_fingerprint
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import measure_sha256, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.stages.bench import BenchResult, bench
+from yolo_prune.stages.bench import BenchResult, bench, load_bench
 from yolo_prune.stages.compare import save_comparison
 from yolo_prune.stages.data import load_data, report
 from yolo_prune.stages.folders import RUNS
@@ -73,8 +73,8 @@ def run_chain(config: ChainConfig) -> ChainResult:
         )
         place = folder / stage
 
-        def work(begun: bool) -> Path:
-            if not begun or not (place / "last.pt").is_file():
+        def work() -> Path:
+            if not (place / "last.pt").is_file():
                 return start_training(settings, place, stage)
             is_done = load_checkpoint(place / "last.pt").training["epoch"] == settings.epochs
             return place / "best.pt" if is_done else resume_training(place)
@@ -88,7 +88,7 @@ def run_chain(config: ChainConfig) -> ChainResult:
     parent = newest
     settings = replace(config.prune, data=config.data, device=config.device)
 
-    def prune_stage(begun: bool) -> Path:
+    def prune_stage() -> Path:
         result = prune(parent, settings, folder / "prune")
         report(format_layers(result))
         return result.checkpoint
@@ -96,29 +96,35 @@ def run_chain(config: ChainConfig) -> ChainResult:
     newest = checkpoints["Pruned"] = _once(folder / "prune", "pruned.pt", (settings, data, _hash(parent)), prune_stage)
     if config.finetune is not None:
         checkpoints["Finetuned"] = train_stage("finetune", config.finetune, newest)
-    settings_of_bench = replace(config.bench, data=config.data, device=config.device)
-    result = bench(checkpoints, settings_of_bench, folder / "bench")
-    ends = {name: checkpoints[name] for name in ("Original", list(checkpoints)[-1])}
-    picture = save_comparison(folder / "bench" / "detections.png", ends, samples, spec.names, device)
-    report(f"table in {folder / 'bench' / 'bench.md'}, detections side by side in {picture}")
-    return ChainResult(checkpoints, result)
+    bench_settings, place = replace(config.bench, data=config.data, device=config.device), folder / "bench"
+
+    def bench_stage() -> Path:
+        bench(checkpoints, bench_settings, place)
+        ends = {name: checkpoints[name] for name in ("Original", list(checkpoints)[-1])}
+        save_comparison(place / "detections.png", ends, samples, spec.names, device)
+        return place / "bench.json"
+
+    table = _once(
+        place, "bench.json", (bench_settings, data, [_hash(path) for path in checkpoints.values()]), bench_stage
+    )
+    report(f"table in {place / 'bench.md'}, detections side by side in {place / 'detections.png'}")
+    return ChainResult(checkpoints, load_bench(table))
 
 
-def _once(folder: Path, product: str, ingredients: tuple[Any, ...], work: Callable[[bool], Path]) -> Path:
+def _once(folder: Path, product: str, ingredients: tuple[Any, ...], work: Callable[[], Path]) -> Path:
     """Return the stage's product, made now unless it was already made of the same ingredients.
 
-    `work` is told whether it was begun before with these ingredients; what others have left behind is gone then.
+    A last.pt that `work` finds is of a run with these ingredients: one of others is gone before it begins.
     """
     made_of, note = _fingerprint(ingredients), folder / "stage.json"
     state = _read_note(note)
     if state.get("made_of") == made_of and (folder / product).is_file():
         report(f"{folder}: up to date")
         return folder / product
-    begun = state.get("begun_of") == made_of
-    if not begun:
+    if state.get("begun_of") != made_of:
         (folder / "last.pt").unlink(missing_ok=True)
         save_json(note, {"begun_of": made_of})
-    path = work(begun)
+    path = work()
     save_json(note, {"made_of": made_of})
     return path
 

@@ -10,12 +10,16 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from yolo_prune.training.settings import TrainConfig
 
+DECAYS = {"adamw": 0.02, "sgd": 5e-4}
+"""AdamW multiplies its decay by the learning rate alone; SGD's is part of the gradient, which momentum makes larger."""
+
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     """Make SGD or AdamW with weight decay on convolution kernels alone."""
     kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": kernels, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    decay = DECAYS[config.optimizer] if config.weight_decay is None else config.weight_decay
+    groups = [{"params": kernels, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
     if config.optimizer == "sgd":
         return SGD(groups, config.learning_rate, config.momentum, nesterov=config.momentum > 0)
     return AdamW(groups, config.learning_rate, (config.momentum, 0.999))

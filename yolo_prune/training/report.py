@@ -11,14 +11,15 @@ from typing import Any
 from yolo_prune.files import open_atomically, save_text
 
 
-def save_results(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write one row per epoch to results.csv and draw them in results.png."""
+def save_results(folder: Path, rows: Sequence[dict[str, Any]], draw: bool = True) -> None:
+    """Write one row per epoch to results.csv, and unless told otherwise draw them in results.png."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[-1]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     save_text(folder / "results.csv", text.getvalue())
-    _draw_results(folder / "results.png", rows)
+    if draw:
+        _draw_results(folder / "results.png", rows)
 
 
 def _draw_results(path: Path, rows: Sequence[dict[str, Any]]) -> None:

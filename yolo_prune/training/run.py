@@ -106,7 +106,8 @@ def train(run: Run, model: Detector, resume: Checkpoint | None = None, report: R
                 trainee, batches, config, device=device, first_step=epoch * steps_per_epoch, steps=steps, stop=stop
             )
             _finish_epoch(run, trainee, progress, epoch, result, val, device, report)
-            stop.check()
+            if epoch + 1 < config.epochs:  # after the last one there is nothing left to resume
+                stop.check()
     best = run.folder / "best.pt"
     save_detections_picture(
         run.folder, load_checkpoint(best).make_model().to(device).eval(), val, run.spec.names, device
@@ -193,7 +194,7 @@ def _finish_epoch(
         )
         save_checkpoint(run.folder / "best.pt", best)
     _save_last(run.folder / "last.pt", run, trainee, progress)
-    save_results(run.folder, progress.rows)
+    save_results(run.folder, progress.rows, draw=map50 is not None)
 
 
 def _format_epoch(row: dict[str, Any], config: TrainConfig) -> str:

@@ -43,8 +43,8 @@ class TrainConfig:
     """The last learning rate as a fraction of the highest; a cosine leads there."""
     momentum: float = 0.9
     """SGD's momentum, AdamW's β₁."""
-    weight_decay: float = 0.02
-    """Decay of convolution kernels; γ, β and biases have none."""
+    weight_decay: float | None = None
+    """Decay of convolution kernels; γ, β and biases have none. Without it 0.02 for AdamW and 0.0005 for SGD."""
     warmup_fraction: float = 0.03
     """Share of the run over which the learning rate rises from zero."""
     ema_fraction: float = 0.02
@@ -67,7 +67,8 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{getattr(self, name)} is out of range", where=name, right="use at least 1")
         for name in ("sparsity", "weight_decay", "clip_norm", "workers"):
-            if not getattr(self, name) >= 0:
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
                 raise ConfigError(f"{getattr(self, name)} is out of range", where=name, right="use at least 0")
         for name in ("final_learning_rate", "warmup_fraction", "ema_fraction", "close_mosaic_fraction"):
             if not 0 <= getattr(self, name) <= 1:
