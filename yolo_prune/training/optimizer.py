@@ -21,8 +21,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     decay = DECAYS[config.optimizer] if config.weight_decay is None else config.weight_decay
     groups = [{"params": kernels, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
     if config.optimizer == "sgd":
-        return SGD(groups, config.learning_rate, config.momentum, nesterov=config.momentum > 0)
-    return AdamW(groups, config.learning_rate, (config.momentum, 0.999))
+        return SGD(groups, config.learning_rate, config.momentum, nesterov=config.momentum > 0, fused=True)
+    return AdamW(groups, config.learning_rate, (config.momentum, 0.999), fused=True)
 
 
 def measure_learning_rate(config: TrainConfig, step: int, steps: int) -> float:
