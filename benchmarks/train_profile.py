@@ -80,6 +80,7 @@ def measure_step(trainee: Trainee, batches: Iterator[Batch], config: TrainConfig
     losses.total.backward()
     mark()
     trainee.optimizer.step()
+    assert trainee.sparsity is not None
     trainee.sparsity.shrink_(config.learning_rate * config.sparsity)
     trainee.average.update(trainee.model)
     mark()

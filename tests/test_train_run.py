@@ -396,3 +396,12 @@ def test_mosaic_closes_at_the_end(config: TrainConfig, tmp_path: Path) -> None:
         patch.setattr(run_module, "make_loader", watch)
         start_training(parse_config(config, {"close_mosaic_fraction": 0.4}, "test"), tmp_path / "run")
     assert seen == [config.augment, config.augment, config.augment.without_mosaic()]
+
+
+def test_a_network_without_batch_norm_trains_and_is_refused_only_with_sparsity(hands: Path, tmp_path: Path) -> None:
+    cfg = tmp_path / "plain.cfg"
+    cfg.write_text(TINY_CFG.replace("batch_normalize=1\n", ""))
+    config = make_config(hands, cfg, epochs=1)
+    assert start_training(config, tmp_path / "plain").is_file()
+    with pytest.raises(YoloPruneError, match="no convolution has a γ"):
+        start_training(make_config(hands, cfg, epochs=1, sparsity=0.1), tmp_path / "sparse")

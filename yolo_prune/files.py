@@ -58,12 +58,8 @@ def replace_nan(value: Any) -> Any:
 
 def measure_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as hexadecimal text."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
-    while block := file.read(1 << 20):
-        digest.update(block)
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torchvision.ops import box_convert
 from tqdm import tqdm
 
 from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
@@ -86,12 +86,7 @@ def _predict(
 
 
 def _list_truths(batch: Batch) -> Iterator[GroundTruth]:
-    boxes_xyxy = _to_xyxy(batch.targets[:, 2:6]) * batch.images.shape[-1]
+    boxes_xyxy = box_convert(batch.targets[:, 2:6], "cxcywh", "xyxy") * batch.images.shape[-1]
     for number in range(len(batch.images)):
         own = batch.targets[:, 0] == number
         yield GroundTruth(boxes_xyxy[own].numpy(), batch.targets[own, 1].numpy().astype(np.int64))
-
-
-def _to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
-    centres, halves = boxes_cxcywh[:, :2], boxes_cxcywh[:, 2:] / 2
-    return torch.cat((centres - halves, centres + halves), 1)

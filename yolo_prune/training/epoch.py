@@ -31,7 +31,8 @@ class Trainee:
     optimizer: Optimizer
     average: WeightAverage
     loss: DetectionLoss
-    sparsity: GammaSparsity
+    sparsity: GammaSparsity | None
+    """None for a network without batch normalisation that is trained without λ."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def train_step(
     if config.clip_norm > 0:
         clip_grad_norm_(trainee.model.parameters(), config.clip_norm, foreach=True)
     trainee.optimizer.step()
-    if config.sparsity > 0:
+    if trainee.sparsity is not None and config.sparsity > 0:
         trainee.sparsity.shrink_(measure_step_size(config, learning_rate) * config.sparsity)
     trainee.average.update(trainee.model)
     return torch.stack((losses.total.detach(), losses.box, losses.objectness, losses.classes))

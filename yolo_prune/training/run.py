@@ -150,12 +150,13 @@ def resume_run(
 
 
 def _make_trainee(model: Detector, config: TrainConfig, steps: int) -> Trainee:
+    has_gammas = any(layer.batch_normalize for _, layer in model.network.convs)
     return Trainee(
         model,
         make_optimizer(model, config),
         WeightAverage(model, config.ema_fraction * steps),
         DetectionLoss(model.network, config.loss),
-        GammaSparsity(model, make_channel_graph(model.network)),
+        GammaSparsity(model, make_channel_graph(model.network)) if has_gammas or config.sparsity > 0 else None,
     )
 
 
@@ -174,7 +175,7 @@ def _finish_epoch(
     if is_last or (epoch + 1) % config.val_interval == 0:
         averaged = Checkpoint(trainee.model.network, trainee.average.state, run.spec.names, run.img_size)
         map50 = measure_score_of(averaged.make_model().eval(), val, device=device, batch_size=config.batch_size).map50
-    below, channels = trainee.sparsity.count_below(GAMMA_THRESHOLD)
+    below, channels = (0, 0) if trainee.sparsity is None else trainee.sparsity.count_below(GAMMA_THRESHOLD)
     progress.epoch = epoch + 1
     progress.rows = [
         *(progress.rows or []),
