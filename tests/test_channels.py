@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from networks import make_small_network, networks
 
-from yolo_prune.darknet.architectures import make_network
+from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample, Yolo
 from yolo_prune.pruning.channels import make_channel_graph
 
@@ -148,7 +148,7 @@ def test_a_logistic_channel_is_frozen() -> None:
     assert graph.prunable[graph.writes[1]].all()
 
 
-@pytest.mark.parametrize("arch", ["yolov3", "yolov3-tiny", "yolov3-spp"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_only_the_image_and_the_heads_are_frozen(arch: str) -> None:
     network = make_network(arch, classes=3, width=0.25)
     graph = make_channel_graph(network)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from networks import copy_state, is_same_state, make_images, make_small_network, randomise_, run
 
 from yolo_prune import __version__
-from yolo_prune.darknet.architectures import make_network
+from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.layers import Conv
 from yolo_prune.errors import CheckpointError, OutputError
 from yolo_prune.files import measure_sha256
@@ -34,7 +34,7 @@ def read_content(path: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("arch", ["yolov3", "yolov3-tiny", "yolov3-spp"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_what_is_saved_comes_back_bit_by_bit(tmp_path: Path, arch: str) -> None:
     model = randomise_(Detector(make_network(arch, classes=2, width=0.06)), 1, double=False)
     training = {"step": 7, "momentum": [torch.rand(3), None]}

@@ -17,6 +17,8 @@ MADE: dict[str, dict[str, Any]] = {
     "yolov3-hand": {"arch": "yolov3"},
     "yolov3-tiny-hand": {"arch": "yolov3-tiny"},
     "yolov3-spp-hand": {"arch": "yolov3-spp"},
+    "yolov4-hand": {"arch": "yolov4"},
+    "yolov4-tiny-hand": {"arch": "yolov4-tiny"},
     "yolov3-hand-quarter": {"arch": "yolov3", "width": 0.25},
     "demo-hand": {
         "arch": "yolov3-tiny",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from networks import make_images, make_small_network, networks, randomise_, run
 from numpy.typing import NDArray
 
-from yolo_prune.darknet.architectures import make_network
+from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample, Yolo
 from yolo_prune.model.detector import ConvLayer, Detector, MaxPoolLayer, activate
 
@@ -118,7 +118,7 @@ def test_activations(name: str) -> None:
     np.testing.assert_allclose(activate(values, name).numpy(), ACTIVATE[name](values.numpy()), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("arch", ["yolov3", "yolov3-tiny", "yolov3-spp"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("side", [64, 96])
 def test_heads_have_the_shapes_that_the_network_infers(arch: str, side: int) -> None:
     network = make_network(arch, classes=2, width=0.05, img_size=side)

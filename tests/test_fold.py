@@ -15,7 +15,7 @@ from networks import (
     run,
 )
 
-from yolo_prune.darknet.architectures import make_network
+from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.layers import Conv, Network
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.fold import fold_batchnorm
@@ -29,7 +29,7 @@ def test_folding_gives_the_same_answers(network: Network, seed: int) -> None:
     assert measure_largest_gap(run(fold_batchnorm(model), images), run(model, images)) < 1e-9
 
 
-@pytest.mark.parametrize("arch", ["yolov3", "yolov3-tiny", "yolov3-spp"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_nothing_is_left_of_batch_normalisation(arch: str) -> None:
     model = randomise_(Detector(make_network(arch, width=0.1)))
     before = copy_state(model)

@@ -22,7 +22,7 @@ from networks import (
     run,
 )
 
-from yolo_prune.darknet.architectures import make_network
+from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.cfg import load_cfg, save_cfg
 from yolo_prune.darknet.layers import Conv, Network
 from yolo_prune.errors import OutputError, WeightsError
@@ -93,7 +93,7 @@ def test_writing_then_reading_is_the_identity_for_any_network(network: Network, 
     assert is_same_state(other, copy_state(model))
 
 
-@pytest.mark.parametrize("arch", ["yolov3", "yolov3-tiny", "yolov3-spp"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_a_pruned_model_as_cfg_and_weights_gives_the_same_answers(tmp_path: Path, arch: str) -> None:
     model = make_model(make_network(arch, width=0.1))
     slim = rebuild(model, make_plan_at_random(make_channel_graph(model.network), 3)).eval()
@@ -120,7 +120,9 @@ def test_a_prefix_fills_the_first_layers_only(tmp_path: Path, convs: int) -> Non
         ) == (index >= convs)
 
 
-@pytest.mark.parametrize(("arch", "convs"), [("yolov3-tiny", 13), ("yolov3", 75), ("yolov3-spp", 76)])
+@pytest.mark.parametrize(
+    ("arch", "convs"), [("yolov3-tiny", 13), ("yolov3", 75), ("yolov3-spp", 76), ("yolov4", 110), ("yolov4-tiny", 21)]
+)
 def test_heads_of_another_class_count_stay_as_they_were(tmp_path: Path, arch: str, convs: int) -> None:
     coco, own = make_model(make_network(arch, 80, width=0.1), 1), make_model(make_network(arch, 1, width=0.1), 2)
     before = copy_state(own)

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from yolo_prune.cli.flags import Json, print_json
+from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 
 app = typer.Typer(help="Make Darknet cfg files and show what they cost.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
 def make(
-    arch: Annotated[str, typer.Option(help="yolov3, yolov3-tiny or yolov3-spp.")] = "yolov3",
+    arch: Annotated[str, typer.Option(help=f"One of {', '.join(ARCHITECTURES)}.")] = "yolov3",
     classes: Annotated[int, typer.Option(help="Classes to tell apart.")] = 1,
     width: Annotated[float, typer.Option(help="Factor on every convolution's filters but the heads'.")] = 1.0,
     img_size: Annotated[int, typer.Option(help="Side of the square input in pixels.")] = 416,
@@ -24,8 +25,7 @@ def make(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="stdout")] = None,
 ) -> None:
-    """Write the cfg of a YOLOv3 at any width and class count."""
-    from yolo_prune.darknet.architectures import make_network
+    """Write the cfg of a YOLOv3 or YOLOv4 at any width and class count."""
     from yolo_prune.darknet.cfg import format_cfg, parse_anchors, save_cfg
 
     pairs = None if anchors is None else parse_anchors(anchors, "--anchors")
