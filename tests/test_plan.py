@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import make_plan_at_random, make_small_network, networks, randomise_
+from networks import make_plan_at_random, make_small_network, networks
 
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
-from yolo_prune.darknet.layers import Conv, Network, Shortcut
+from yolo_prune.darknet.layers import Conv, Network
 from yolo_prune.errors import PlanError
-from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
-from yolo_prune.pruning.importance import score_bn_gamma
 from yolo_prune.pruning.plan import FloatArray, Plan, check_plan, make_plan, prune_network
 from yolo_prune.pruning.settings import PlanConfig
 
@@ -142,26 +140,6 @@ def test_a_nan_score_is_named_by_its_layer() -> None:
     importance[8] = np.nan
     with pytest.raises(PlanError, match=r"layer 1: the importance of a channel is NaN"):
         make_plan(make_channel_graph(FLAT), importance, PlanConfig(0.1))
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_broken_gamma_is_named_by_its_layer(value: float) -> None:
-    model = randomise_(Detector(FLAT))
-    model.state_dict()["layers.1.bn.weight"][2] = value
-    with pytest.raises(PlanError, match="layer 1: γ holds NaN or infinity"):
-        score_bn_gamma(model, make_channel_graph(FLAT))
-
-
-def test_importance_is_the_mean_of_the_tied_gammas() -> None:
-    network = make_small_network(Conv(2, 1), Conv(2, 1), Shortcut(0), Conv(3, 1, batch_normalize=False))
-    model = randomise_(Detector(network))
-    state = model.state_dict()
-    state["layers.0.bn.weight"][:] = state["layers.0.bn.weight"].new_tensor([0.5, -1.0])
-    state["layers.1.bn.weight"][:] = state["layers.1.bn.weight"].new_tensor([-0.1, 3.0])
-    state["layers.3.conv.weight"][:] = 2.0
-    importance = score_bn_gamma(model, make_channel_graph(network))
-    assert importance[:3].tolist() == [np.inf] * 3
-    assert importance[3:8].tolist() == pytest.approx([0.3, 2.0, *[8**0.5] * 3])
 
 
 def test_a_ratio_that_cannot_be_met_says_what_can() -> None:

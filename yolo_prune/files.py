@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from yolo_prune.errors import OutputError
+from yolo_prune.errors import OutputError, YoloPruneError
 
 
 @contextmanager
@@ -45,6 +45,23 @@ def save_text(path: Path, text: str) -> Path:
 def save_json(path: Path, value: Any) -> Path:
     """Write `value` as indented JSON to `path`, whole or not at all, and return `path`; nan becomes null."""
     return save_text(path, json.dumps(replace_nan(value), indent=2) + "\n")
+
+
+def load_json(path: Path, error: type[YoloPruneError], right: str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        YoloPruneError: of the type `error`: the file cannot be read, or is no JSON (names the line); `right` says which file would do.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as broken:
+        raise error(
+            f"is not JSON ({broken.msg})", where=f"{path}:{broken.lineno}", right="correct that line"
+        ) from broken
+    except (OSError, UnicodeDecodeError, RecursionError) as broken:
+        reason = broken.strerror if isinstance(broken, OSError) else "it is no JSON text"
+        raise error(f"cannot be read ({reason})", where=path, right=right) from broken
 
 
 def replace_nan(value: Any) -> Any:

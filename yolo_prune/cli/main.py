@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from yolo_prune import __version__
-from yolo_prune.cli import cfg, data, measure, pipeline
+from yolo_prune.cli import cfg, data, measure, pipeline, pruning
 from yolo_prune.errors import Interrupted, YoloPruneError
 
 app = typer.Typer(
@@ -25,7 +25,9 @@ app.add_typer(cfg.app, name="cfg")
 app.add_typer(data.app, name="data")
 for command in (
     pipeline.train,
-    pipeline.prune,
+    pruning.sensitivity,
+    pruning.plan,
+    pruning.prune,
     pipeline.finetune,
     measure.bench,
     measure.evaluate,

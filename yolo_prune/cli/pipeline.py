@@ -1,4 +1,4 @@
-"""The commands that make checkpoints: train, prune, finetune, run."""
+"""The commands that train: train, finetune, run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import typer
 
 from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay, print_json
 from yolo_prune.errors import ConfigError
-from yolo_prune.stages.settings import FINETUNE, PruneConfig
+from yolo_prune.stages.settings import FINETUNE
 from yolo_prune.training.settings import TrainConfig
 
-_TRAIN, _PRUNE = TrainConfig(), PruneConfig()
+_TRAIN = TrainConfig()
 _SYNTHETIC = "the synthetic hands, drawn on first use"
 
 
@@ -138,63 +138,6 @@ def _print_trained(stage: str, path: Path, as_json: bool) -> None:
     from yolo_prune.model.checkpoint import load_checkpoint
 
     print_json({"checkpoint": str(path), **load_checkpoint(path).provenance["metrics"]})
-
-
-def prune(
-    checkpoint: Checkpoint = None,
-    ratio: Annotated[
-        float | None,
-        typer.Option(help="Fraction of the prunable channels to drop, in [0, 1).", show_default=str(_PRUNE.ratio)),
-    ] = None,
-    shortcuts: Annotated[
-        bool | None,
-        typer.Option(
-            "--shortcuts/--no-shortcuts",
-            help="Prune channels that shortcuts tie together, or leave them alone.",
-            show_default="shortcuts",
-        ),
-    ] = None,
-    min_channels: Annotated[
-        int | None, typer.Option(help="Channels that every group keeps.", show_default=str(_PRUNE.min_channels))
-    ] = None,
-    round_to: Annotated[
-        int | None,
-        typer.Option(help="Keep a multiple of this many channels in every group.", show_default=str(_PRUNE.round_to)),
-    ] = None,
-    fold: Annotated[
-        bool | None,
-        typer.Option("--fold/--no-fold", help="Carry the constants that dropped channels emit.", show_default="fold"),
-    ] = None,
-    recalibrate: Annotated[
-        int | None,
-        typer.Option(
-            help="Training pictures to measure batch norm on anew; 0 leaves it.", show_default=str(_PRUNE.recalibrate)
-        ),
-    ] = None,
-    data: Data = None,
-    name: Annotated[str | None, typer.Option(help="The run's folder below runs/.", show_default=_PRUNE.name)] = None,
-    device: Device = None,
-    config: Config = None,
-    as_json: Json = False,
-) -> None:
-    """Cut the least important channels out of a checkpoint and print the path of the slimmer one."""
-    from yolo_prune.stages.data import report
-    from yolo_prune.stages.folders import make_run_folder, remember_latest, resolve_checkpoint
-    from yolo_prune.stages.pruning import format_layers
-    from yolo_prune.stages.pruning import prune as make_pruned
-
-    flags = {
-        "ratio": ratio, "shortcuts": shortcuts, "min_channels": min_channels, "round_to": round_to, "fold": fold,
-        "recalibrate": recalibrate, "data": data, "name": name, "device": device,
-    }  # fmt: skip
-    settings = overlay(_PRUNE, config, flags)
-    result = make_pruned(resolve_checkpoint(checkpoint, "train"), settings, make_run_folder(settings.name, _PRUNE.name))
-    report(format_layers(result))
-    remember_latest("prune", result.checkpoint)
-    if as_json:
-        print_json(result.as_dict())
-    else:
-        print(result.checkpoint)
 
 
 def run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
@@ -17,6 +18,7 @@ OBJECTNESS_PRIOR = 0.01
 """The share of cells that a fresh detector believes to hold an object. Source: Lin et al. 2017, §3.3."""
 
 Heads: TypeAlias = list[Tensor]
+Visit: TypeAlias = Callable[[int, list[Tensor], Tensor], None]
 
 
 def activate(values: Tensor, name: str, inplace: bool = False) -> Tensor:
@@ -106,16 +108,19 @@ class Detector(nn.Module):
         for index in network.head_convs:
             _initialise_head(self.layers[index], network.classes)
 
-    def forward(self, images: Tensor) -> Heads:
+    def forward(self, images: Tensor, visit: Visit | None = None) -> Heads:
         """Map pictures (B, 3, H, W) in 0 … 1 to one raw map (B, A·(5+C), H/s, W/s) per head, in the cfg's order.
 
-        Channels of one anchor are x, y, w, h, objectness, then the classes, all before any squashing.
+        Channels of one anchor are x, y, w, h, objectness, then the classes, all before any squashing. `visit` is shown
+        every layer's inputs and output as soon as they are there.
         """
         outputs: dict[int, Tensor] = {-1: images}
         heads: Heads = []
         for index, layer in enumerate(self.network.layers):
             inputs = [outputs[source] for source in get_sources(layer, index)]
             outputs[index] = run_layer(layer, self.layers[index], inputs)
+            if visit is not None:
+                visit(index, inputs, outputs[index])
             if isinstance(layer, Yolo):
                 heads.append(outputs[index])
             for source in self._last_reads.get(index, ()):

@@ -1,37 +1,190 @@
-"""How much a channel matters: one float per channel id."""
+"""How much a channel matters: one float per channel id.
+
+    filters ── criterion ──► a score per output channel of a convolution
+            ── reduce ─────► a score per id: the members that shortcuts tie, combined by mean, max or sum
+            ── normalize ──► the same, divided by the group's mean or max, so that layers of other scales compare
+
+The convolution of channel c has the kernel w_c (in, h, w), the bias b_c and the batch norm's γ_c and β_c; L is the loss.
+
+criterion   score of channel c                                source
+─────────   ───────────────────────────────────────────────   ──────────────────────────────────────────────────────────
+bn-gamma    |γ_c|, and ‖w_c‖₂ where nothing is normalised     Liu et al., "Network Slimming" (2017), §3
+l1          Σ |w_c|                                           Li et al., "Pruning Filters for Efficient ConvNets" (2017), §3.1
+l2          ‖w_c‖₂, the norm of a neuron's weight column      He et al., "Soft Filter Pruning" (2018), §3.2
+fpgm        Σ_k ‖w_c − w_k‖₂ over the layer's filters k       He et al., "Filter Pruning via Geometric Median" (2019), §3.3
+taylor      mean over batches of (γ ∂L/∂γ + β ∂L/∂β)²,        Molchanov et al., "Importance Estimation for Neural Network
+            or (Σ w ∂L/∂w + b ∂L/∂b)² without batch norm:     Pruning" (2019), eq. 8
+            the square of what silencing c adds to L, first
+            order
+random      a number from 0 to 1                              the floor that a criterion must beat
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
+import torch
+from torch import Tensor
 
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.loss import DetectionLoss
+from yolo_prune.pruning.blocks import Block
 from yolo_prune.pruning.channels import ChannelGraph
 from yolo_prune.pruning.plan import FloatArray
+from yolo_prune.pruning.settings import ScoreConfig
+
+Example = tuple[Tensor, Tensor]
+"""Pictures (B, 3, H, W) in 0 … 1 and targets (M, 6): image, class, cx, cy, w, h in 0 … 1."""
 
 
-def score_bn_gamma(model: Detector, graph: ChannelGraph) -> FloatArray:
-    """Score channels by |γ| of their batch normalisation: (N,) float64.
+def score_channels(
+    model: Detector, graph: ChannelGraph, config: ScoreConfig, examples: Iterable[Example] = ()
+) -> FloatArray:
+    """Score every channel by `config.criterion`, reduced over members and normalised: (N,) float64.
 
-    A channel that shortcuts tie over several convolutions scores the mean of its members. A convolution without batch
-    normalisation answers with the L2 norm of its filter. Frozen ids that nobody normalises score infinity.
-    Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming" (2017), §3.
+    Ids that no convolution writes score infinity. `examples` are needed for taylor alone, on the model's device.
 
     Raises:
-        PlanError: a γ is NaN or infinite; names the layer.
+        PlanError: a weight or a γ is NaN or infinite (names the layer), or taylor has no examples.
     """
-    total, count = np.zeros(graph.size), np.zeros(graph.size)
-    for layer in graph.conv_layers:
-        module = model.layers[layer]
-        assert isinstance(module, ConvLayer)
-        values = module.conv.weight.flatten(1).norm(dim=1) if module.bn is None else module.bn.weight.abs()
-        scores = values.detach().double().cpu().numpy()
-        if not np.isfinite(scores).all():
+    if config.criterion == "random":
+        return np.random.default_rng(config.seed).random(graph.size)
+    check_finite(model)
+    if config.criterion == "taylor":
+        by_layer = _score_taylor(model, graph, examples)
+    else:
+        by_layer = {layer: _score_filters(_get_conv(model, layer), config.criterion) for layer in graph.conv_layers}
+    scores = reduce_members(graph, {layer: part.cpu().numpy() for layer, part in by_layer.items()}, config.group_reduce)
+    return normalize_groups(graph, scores, config.normalize)
+
+
+def check_finite(model: Detector) -> None:
+    """Refuse a model of which a learnable number or a running statistic is NaN or infinite.
+
+    Raises:
+        PlanError: names the layer and the tensor.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            _, layer, part = name.split(".", 2)
+            what = "γ" if part == "bn.weight" else part
             raise PlanError(
-                "γ holds NaN or infinity", where=f"layer {layer}", right="train again from a sound checkpoint"
+                f"{what} holds NaN or infinity", where=f"layer {layer}", right="train again from a sound checkpoint"
             )
-        np.add.at(total, graph.writes[layer], scores)
-        np.add.at(count, graph.writes[layer], 1)
-    scores = np.full(graph.size, np.inf)
-    np.divide(total, count, out=scores, where=count > 0)
-    return scores
+
+
+@torch.no_grad()
+def _score_filters(module: ConvLayer, criterion: str) -> Tensor:
+    """Return (out,) float64 scores of a convolution's filters by a criterion that needs no data."""
+    filters = module.conv.weight.detach().flatten(1).double()
+    match criterion:
+        case "bn-gamma" if module.bn is not None:
+            return module.bn.weight.detach().double().abs()
+        case "l1":
+            return filters.abs().sum(1)
+        case "fpgm":
+            return torch.cdist(filters, filters).sum(1)
+        case _:
+            return filters.square().sum(1).sqrt()
+
+
+def _score_taylor(model: Detector, graph: ChannelGraph, examples: Iterable[Example]) -> dict[int, Tensor]:
+    """Return for every convolution (out,) float64 squared first-order changes of the loss, averaged over the examples."""
+    parameters = {layer: _get_gate(_get_conv(model, layer)) for layer in graph.conv_layers}
+    flat = [parameter for gate in parameters.values() for parameter in gate]
+    loss, totals, count = DetectionLoss(model.network), dict[int, Any](), 0
+    with _evaluating(model), torch.enable_grad():
+        for images, targets in examples:
+            gradients = iter(torch.autograd.grad(loss(model(images), targets, *images.shape[-2:]).total, flat))
+            for layer, gate in parameters.items():
+                products = [(parameter.detach() * next(gradients)).double() for parameter in gate]
+                change = torch.stack([product.reshape(len(product), -1).sum(1) for product in products]).sum(0)
+                totals[layer] = totals.get(layer, 0) + change.square()
+            count += 1
+    if not count:
+        raise PlanError("taylor has no pictures to look at", where="criterion", right="name a data set")
+    return {layer: total / count for layer, total in totals.items()}
+
+
+def _get_gate(module: ConvLayer) -> tuple[Tensor, ...]:
+    """Return the parameters that `mask` would set to zero, channel by channel."""
+    parts = (module.conv.weight, module.conv.bias) if module.bn is None else (module.bn.weight, module.bn.bias)
+    return tuple(part for part in parts if part is not None)
+
+
+@contextmanager
+def _evaluating(model: Detector) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def reduce_members(graph: ChannelGraph, by_layer: dict[int, FloatArray], how: str) -> FloatArray:
+    """Combine the scores (out,) of every convolution into one per id, (N,), by mean, max or sum over the id's members."""
+    total, count, largest = np.zeros(graph.size), np.zeros(graph.size), np.full(graph.size, -np.inf)
+    for layer, scores in by_layer.items():
+        ids = graph.writes[layer]
+        np.add.at(total, ids, scores)
+        np.add.at(count, ids, 1)
+        np.maximum.at(largest, ids, scores)
+    match how:
+        case "mean":
+            total /= np.maximum(count, 1)
+        case "max":
+            total = largest
+    total[count == 0] = np.inf
+    return total
+
+
+def normalize_groups(graph: ChannelGraph, scores: FloatArray, by: str) -> FloatArray:
+    """Divide the scores (N,) of every group by their mean or max; `none`, and a group of zeros, leaves them."""
+    if by == "none":
+        return scores
+    units = np.ones(graph.size)
+    for group in graph.groups:
+        own = scores[group.ids]
+        unit = float(own.mean() if by == "mean" else own.max())
+        if np.isfinite(unit) and unit > 0:
+            units[group.ids] = unit
+    return scores / units
+
+
+@torch.no_grad()
+def score_blocks(model: Detector, blocks: Sequence[Block], images: Iterable[Tensor]) -> list[float]:
+    """Score residual blocks by what their branch contributes to the sum: ‖F(x)‖₂ / ‖x + F(x)‖₂, each norm over all pictures.
+
+    `images` are batches (B, 3, H, W) in 0 … 1 on the model's device; the model runs in evaluation mode.
+    Source: after Veit et al., "Residual Networks Behave Like Ensembles of Relatively Shallow Networks" (2016), §4: a
+    block whose branch is small beside its input can be removed with little harm.
+
+    Raises:
+        PlanError: a weight is NaN or infinite, or there are no pictures.
+    """
+    check_finite(model)
+    places = {block.shortcut: number for number, block in enumerate(blocks)}
+    branches, sums = np.zeros(len(blocks)), np.zeros(len(blocks))
+
+    def add(index: int, inputs: list[Tensor], output: Tensor) -> None:
+        if index in places:
+            branches[places[index]] += float(inputs[0].double().square().sum())
+            sums[places[index]] += float(output.double().square().sum())
+
+    with _evaluating(model):
+        for batch in images:
+            model(batch, add)
+    if not sums.all():
+        raise PlanError("there are no pictures to score blocks on", where="drop_blocks", right="name a data set")
+    return [float(value) for value in np.sqrt(branches / sums)]
+
+
+def _get_conv(model: Detector, layer: int) -> ConvLayer:
+    module = model.layers[layer]
+    assert isinstance(module, ConvLayer)
+    return module

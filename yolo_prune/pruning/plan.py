@@ -1,16 +1,24 @@
-"""A plan is one bool per channel id: keep it or drop it. Everything else follows from the channel graph."""
+"""A plan is one bool per channel id: keep it or drop it. Everything else follows from the channel graph.
+
+    importance ──► drop order ──► the shortest prefix that meets every budget ──► rounding ──► Plan
+
+Floors are taken out of the order first, so that no prefix of it can empty a group.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Conv, Layer, Network, change_layers
 from yolo_prune.errors import PlanError
-from yolo_prune.pruning.channels import BoolArray, ChannelGraph, make_channel_graph
+from yolo_prune.pruning.budget import Budget, find_shortest
+from yolo_prune.pruning.channels import BoolArray, ChannelGraph, Group, make_channel_graph
 from yolo_prune.pruning.settings import PlanConfig
 
 FloatArray = NDArray[np.float64]
@@ -27,50 +35,104 @@ class Plan:
         return float((~self.keep).sum() / max(1, graph.prunable.sum()))
 
 
-def make_plan(graph: ChannelGraph, importance: FloatArray, config: PlanConfig) -> Plan:
-    """Drop the least important prunable channels until `ratio` of them are gone.
+def make_plan(
+    graph: ChannelGraph, importance: FloatArray, config: PlanConfig, budgets: Sequence[Budget[Plan]] = ()
+) -> Plan:
+    """Drop the least important prunable channels until `config.least_ratio` of them are gone and every budget is met.
 
     `importance` is (N,). Ties fall by id, so that equal scores never drop more than was asked, and a larger ratio drops
-    a superset of what a smaller one drops (rounding aside).
+    a superset of what a smaller one drops (rounding aside). Budgets are met after rounding.
 
     Raises:
-        PlanError: a score is NaN, or the floors of the groups leave too few channels to drop.
+        PlanError: a score is NaN, `spare` names no convolution, or the floors of the groups leave too few channels to
+            drop; tells the nearest that can be had.
     """
     candidates, floor = _find_candidates(graph, importance, config)
-    prunable = int(candidates.sum())
-    wanted = round(config.ratio * prunable)
     free = candidates & ~floor
-    if wanted > free.sum():
-        raise PlanError(
-            f"{config.ratio:g} of {prunable} channels cannot go: {config.min_channels} stay in every group",
-            where="ratio",
-            right=f"use at most {math.floor(1000 * free.sum() / prunable) / 1000:g}, or a smaller min_channels",
-        )
     order = np.flatnonzero(free)[np.argsort(importance[free], kind="stable")]
-    keep = np.ones(graph.size, dtype=bool)
-    keep[order[:wanted]] = False
-    if config.round_to > 1:
-        _round_up(graph, importance, keep, config.round_to)
-    return Plan(keep)
+
+    def cut(count: int) -> Plan:
+        keep = np.ones(graph.size, dtype=bool)
+        keep[order[:count]] = False
+        if config.round_to > 1:
+            _round_up(graph, importance, keep, config.round_to)
+        return Plan(keep)
+
+    count = _count_for_ratio(config, int(candidates.sum()), len(order))
+    for budget in budgets:
+        count = find_shortest(budget, cut, count, len(order), f"min_channels={config.min_channels}")
+    return cut(count)
+
+
+def make_cost_budgets(
+    config: PlanConfig, network: Network, graph: ChannelGraph, original: Cost, img_size: int
+) -> list[Budget[Plan]]:
+    """Return the budgets that `target_params` and `target_macs` name, for plans of `network`, as shares of `original`."""
+
+    def make_budget(where: str, share: float, count: Callable[[Cost], int]) -> Budget[Plan]:
+        return Budget(
+            where=where,
+            limit=share,
+            measure=lambda plan: count(measure_cost(prune_network(network, plan, graph), img_size)) / count(original),
+            say=lambda cost: f"{cost:.4g} of the original",
+            nearest=lambda cost: f"at least {math.ceil(1e5 * cost) / 1e5:g}",
+        )
+
+    wanted = (
+        ("target_params", config.target_params, lambda cost: cost.params),
+        ("target_macs", config.target_macs, lambda cost: cost.macs),
+    )
+    return [make_budget(where, share, count) for where, share, count in wanted if share is not None]
+
+
+def rank_within_groups(graph: ChannelGraph, importance: FloatArray) -> FloatArray:
+    """Return (N,) for every id the share of its group that matters less, in (0, 1): every group loses alike by it."""
+    shares = np.empty(graph.size)
+    for group in graph.groups:
+        shares[group.ids[np.argsort(importance[group.ids], kind="stable")]] = (np.arange(len(group.ids)) + 0.5) / len(
+            group.ids
+        )
+    return shares
+
+
+def _count_for_ratio(config: PlanConfig, candidates: int, free: int) -> int:
+    wanted = round(config.least_ratio * candidates)
+    if wanted > free:
+        raise PlanError(
+            f"{config.least_ratio:g} of {candidates} channels cannot go: {config.min_channels} stay in every group",
+            where="ratio",
+            right=f"use at most {math.floor(1000 * free / candidates) / 1000:g}, or a smaller min_channels",
+        )
+    return wanted
 
 
 def _find_candidates(graph: ChannelGraph, importance: FloatArray, config: PlanConfig) -> tuple[BoolArray, BoolArray]:
     """Return the ids that may be dropped at all, and among them those that their group's floor holds."""
+    if strangers := set(config.spare) - set(graph.conv_layers):
+        raise PlanError(
+            f"layer {min(strangers)} is no convolution",
+            where="spare",
+            right="name convolutions as cfg show numbers them",
+        )
     candidates = np.zeros(graph.size, dtype=bool)
     floor = np.zeros(graph.size, dtype=bool)
     for group in graph.groups:
-        if group.frozen or (group.is_tied and not config.shortcuts):
+        if group.frozen or (group.is_tied and not config.shortcuts) or set(group.writers) & set(config.spare):
             continue
         if np.isnan(scores := importance[group.ids]).any():
-            layers = ", ".join(map(str, group.writers))
             raise PlanError(
                 "the importance of a channel is NaN",
-                where=f"layer {layers}",
+                where=name_group(group),
                 right="train again from a sound checkpoint",
             )
         candidates[group.ids] = True
         floor[group.ids[np.argsort(-scores, kind="stable")[: config.min_channels]]] = True
     return candidates, floor
+
+
+def name_group(group: Group) -> str:
+    """Return a group's name for people: the layers that write it."""
+    return f"layer {', '.join(map(str, group.writers))}"
 
 
 def _round_up(graph: ChannelGraph, importance: FloatArray, keep: BoolArray, multiple: int) -> None:

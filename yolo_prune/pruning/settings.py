@@ -1,35 +1,112 @@
-"""Settings of a pruning plan; importing them costs nothing."""
+"""Settings of importance and of a pruning plan; importing them costs nothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from yolo_prune.errors import PlanError
+from yolo_prune.errors import ConfigError, PlanError
+
+CRITERIA = ("bn-gamma", "l1", "l2", "fpgm", "taylor", "random")
+GROUP_REDUCTIONS = ("mean", "max", "sum")
+NORMALIZATIONS = ("none", "mean", "max")
+SCOPES = ("global", "layer")
+METRICS = ("map50", "loss")
+
+DEFAULT_RATIO = 0.8
+"""The fraction of the prunable channels that a plan drops when neither a ratio nor a target is named."""
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """How much a channel matters. Formulas and sources stand in `importance.py`."""
+
+    criterion: str = "bn-gamma"
+    """bn-gamma: |γ|; l1, l2: the norm of the channel's filter; fpgm: its distance to the layer's other filters; taylor:
+    the loss's first-order change without it; random."""
+    group_reduce: str = "mean"
+    """How the scores of a channel's members are combined where shortcuts tie several convolutions: mean, max or sum."""
+    normalize: str = "none"
+    """What a group's scores are divided by before groups are compared: none, the group's mean or its max."""
+    scope: str = "global"
+    """global: all channels are ranked together; layer: every group loses the same share."""
+    score_batches: int = 16
+    """Batches of training pictures over which taylor averages."""
+    seed: int = 0
+    """What random draws from."""
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("criterion", CRITERIA),
+            ("group_reduce", GROUP_REDUCTIONS),
+            ("normalize", NORMALIZATIONS),
+            ("scope", SCOPES),
+        ):
+            if (value := getattr(self, name)) not in known:
+                raise ConfigError(f"unknown {name} {value}", where=name, right=f"use one of {', '.join(known)}")
+        if self.score_batches < 1:
+            raise ConfigError(f"{self.score_batches} is out of range", where="score_batches", right="use at least 1")
+        if self.seed < 0:
+            raise ConfigError(f"{self.seed} is out of range", where="seed", right="use a whole number from 0 on")
 
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """How much to drop, and what must stay. A setting's default stands here and nowhere else."""
+    """How much to drop, and what must stay. A plan drops as little as meets everything that is named here."""
 
-    ratio: float = 0.8
-    """Fraction of the prunable channels to drop, in [0, 1)."""
+    ratio: float | None = None
+    """Fraction of the prunable channels to drop, in [0, 1), before rounding; 0.8 where no target is named."""
     shortcuts: bool = True
     """Prune the channels that shortcuts tie together as well; without, those groups are left alone."""
     min_channels: int = 2
     """Channels that every group keeps, whatever their importance (a smaller group keeps all)."""
     round_to: int = 1
     """Keep a multiple of this many channels in every group, rounding up; 8 suits AVX and tensor cores."""
+    target_params: float | None = None
+    """Share of the original's parameters that may stay, in (0, 1]."""
+    target_macs: float | None = None
+    """Share of the original's multiply–accumulates that may stay, in (0, 1]."""
+    target_latency_ms: float | None = None
+    """Milliseconds that one picture may take, measured on the device."""
+    target_speedup: float | None = None
+    """How many times as fast as the original one picture must be, measured on the device, run by run beside it."""
+    spare: tuple[int, ...] = ()
+    """Layers whose convolutions, and whatever is tied to them, keep all their channels."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ratio < 1:
+        if self.ratio is not None and not 0 <= self.ratio < 1:
             raise PlanError(
                 f"{self.ratio:g} is no fraction of channels to drop",
                 where="ratio",
                 right="use a number from 0 up to, not including, 1",
             )
+        for name in ("target_params", "target_macs"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share <= 1:
+                what = "is above the original's cost" if share > 1 else "is no share that could stay"
+                raise PlanError(
+                    f"{share:g} {what}", where=name, right="use a share of the original, above 0 and up to 1"
+                )
+        if self.target_latency_ms is not None and not self.target_latency_ms > 0:
+            raise PlanError(
+                f"{self.target_latency_ms:g} ms is no time", where="target_latency_ms", right="use more than 0"
+            )
+        if self.target_speedup is not None and not self.target_speedup >= 1:
+            right = "use at least 1, which is the original's own speed"
+            raise PlanError(f"{self.target_speedup:g} is slower than the original", where="target_speedup", right=right)
         if self.min_channels < 1:
             raise PlanError(
                 f"{self.min_channels} would let a layer vanish", where="min_channels", right="use at least 1"
             )
         if self.round_to < 1:
             raise PlanError(f"{self.round_to} is no multiple", where="round_to", right="use at least 1")
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether candidates must be rebuilt and timed."""
+        return self.target_latency_ms is not None or self.target_speedup is not None
+
+    @property
+    def least_ratio(self) -> float:
+        """The fraction to drop whatever the targets say."""
+        has_target = self.is_timed or self.target_params is not None or self.target_macs is not None
+        return (0.0 if has_target else DEFAULT_RATIO) if self.ratio is None else self.ratio

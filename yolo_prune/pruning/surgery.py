@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from yolo_prune.darknet.layers import Network, Route, Shortcut, Yolo, get_sources
-from yolo_prune.model.detector import ConvLayer, Detector, activate, run_layer
+from yolo_prune.darknet.layers import Network, Yolo, get_sources
+from yolo_prune.model.detector import ConvLayer, Detector, run_layer
+from yolo_prune.pruning.blocks import Block, drop_blocks, list_kept_layers
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.constants import Constants
 from yolo_prune.pruning.plan import Plan, check_plan, prune_network
-
-Constants = Mapping[int, Tensor]
-"""constants[i][c]: the value that output channel c of layer i has everywhere; 0 for a channel that is kept."""
 
 
 @torch.no_grad()
@@ -28,11 +27,16 @@ def mask(model: Detector, plan: Plan) -> Detector:
     """
     graph = make_channel_graph(model.network)
     check_plan(graph, plan)
+    return _silence(model, {index: torch.from_numpy(plan.keep[graph.writes[index]]) for index in graph.conv_layers})
+
+
+def _silence(model: Detector, keeps: Mapping[int, Tensor]) -> Detector:
+    """Return a model that shares all tensors but those of convolutions of which `keeps` (out,) keeps not every channel."""
     masked = _share(model)
     for index, module in _convs(masked):
-        keep = torch.from_numpy(plan.keep[graph.writes[index]])
-        if keep.all():
+        if index not in keeps or keeps[index].all():
             continue
+        keep = keeps[index]
         if module.bn is not None:
             module.bn = copy.deepcopy(module.bn)
             module.bn.weight.mul_(keep.to(module.bn.weight))
@@ -49,7 +53,7 @@ def mask(model: Detector, plan: Plan) -> Detector:
 def rebuild(model: Detector, plan: Plan, constants: Constants | None = None) -> Detector:
     """Return a slimmer model that holds only the channels that the plan keeps, and no other.
 
-    With `constants` (see `carry_constants`) every consumer takes up what its dropped inputs gave, in its bias or its
+    With `constants` (see `constants.py`) every consumer takes up what its dropped inputs gave, in its bias or its
     batch norm's mean; without, dropped channels count as zero and the result equals `mask`.
 
     Raises:
@@ -98,30 +102,30 @@ def _measure_shift(network: Network, index: int, weight: Tensor, groups: int, co
 
 
 @torch.no_grad()
-def carry_constants(model: Detector, plan: Plan) -> Constants:
-    """Return what every dropped channel gives once its γ is zero: act(β), followed through the graph.
+def silence_blocks(model: Detector, blocks: Collection[Block]) -> Detector:
+    """Return the model with γ = β = 0 in every block's last convolution, so that its branch adds nothing.
 
-    It adds up at shortcuts and passes through pooling, enlargement and routes. Kept channels are 0 here: what they
-    give depends on the picture.
+    Other tensors are shared with `model`, which is left unchanged. What `cut_blocks` is held against.
     """
-    graph = make_channel_graph(model.network)
-    constants: dict[int, Tensor] = {-1: next(model.parameters()).new_zeros(model.network.channels)}
-    for index, layer in enumerate(model.network.layers):
-        sources = [constants[source] for source in get_sources(layer, index)]
-        module = model.layers[index]
-        if isinstance(module, ConvLayer):
-            offset = module.conv.bias if module.bn is None else module.bn.bias
-            assert offset is not None
-            constants[index] = activate(offset.detach().clone(), module.activation)
-        elif isinstance(layer, Shortcut):
-            constants[index] = activate(sources[0] + sources[1], layer.activation)
-        elif isinstance(layer, Route):
-            constants[index] = torch.cat([source.chunk(layer.groups)[layer.group_id] for source in sources])
-        else:
-            constants[index] = sources[0]
-        kept = torch.from_numpy(plan.keep[graph.writes[index]])
-        constants[index] = constants[index].masked_fill(kept.to(constants[index].device), 0)
-    return constants
+    ends = {block.last_conv for block in blocks}
+    return _silence(
+        model, {index: torch.zeros(len(module.conv.weight)) for index, module in _convs(model) if index in ends}
+    )
+
+
+@torch.no_grad()
+def cut_blocks(model: Detector, blocks: Collection[Block]) -> Detector:
+    """Return a model without the residual blocks; its tensors are those of `model`, which is left unchanged."""
+    with torch.device("meta"):
+        short = Detector(drop_blocks(model.network, blocks))
+    kept = list_kept_layers(model.network, blocks)
+    state = {
+        f"layers.{new}.{name}": tensor
+        for new, old in enumerate(kept)
+        for name, tensor in model.layers[old].state_dict().items()
+    }
+    short.load_state_dict(state, assign=True)
+    return _take_settings(short, model, kept).requires_grad_(True)
 
 
 @torch.no_grad()
@@ -152,11 +156,13 @@ def _share(model: Detector) -> Detector:
     return _take_settings(shared, model)
 
 
-def _take_settings(twin: Detector, model: Detector) -> Detector:
-    """Give `twin` in place what a state dict does not hold, and return it."""
-    for (_, before), (_, after) in zip(_convs(model), _convs(twin), strict=True):
-        if before.bn is not None and after.bn is not None:
-            after.bn.eps, after.bn.momentum = before.bn.eps, before.bn.momentum
+def _take_settings(twin: Detector, model: Detector, kept: Sequence[int] | None = None) -> Detector:
+    """Give `twin` in place what a state dict does not hold, and return it; `kept` are its layers' numbers in `model`."""
+    for index, module in _convs(twin):
+        origin = model.layers[index if kept is None else kept[index]]
+        assert isinstance(origin, ConvLayer)
+        if module.bn is not None and origin.bn is not None:
+            module.bn.eps, module.bn.momentum = origin.bn.eps, origin.bn.momentum
     return twin.train(model.training)
 
 

@@ -22,7 +22,7 @@ from yolo_prune.stages.bench import BenchResult, bench, load_bench
 from yolo_prune.stages.compare import save_comparison
 from yolo_prune.stages.data import load_data, report
 from yolo_prune.stages.folders import RUNS
-from yolo_prune.stages.pruning import format_layers, prune
+from yolo_prune.stages.pruning import prune
 from yolo_prune.stages.settings import ChainConfig
 from yolo_prune.stages.training import resume_training, start_training
 from yolo_prune.training.device import make_device
@@ -90,10 +90,11 @@ def run_chain(config: ChainConfig) -> ChainResult:
 
     def prune_stage() -> Path:
         result = prune(parent, settings, folder / "prune")
-        report(format_layers(result))
+        report(result.format())
         return result.checkpoint
 
-    newest = checkpoints["Pruned"] = _once(folder / "prune", "pruned.pt", (settings, data, _hash(parent)), prune_stage)
+    made_of = (settings, data, *map(_hash, (parent, settings.plan, settings.from_sensitivity)))
+    newest = checkpoints["Pruned"] = _once(folder / "prune", "pruned.pt", made_of, prune_stage)
     if config.finetune is not None:
         checkpoints["Finetuned"] = train_stage("finetune", config.finetune, newest)
     bench_settings, place = replace(config.bench, data=config.data, device=config.device), folder / "bench"

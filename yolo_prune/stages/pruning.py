@@ -1,23 +1,22 @@
-"""`prune`: from a checkpoint to a slimmer one, verified."""
+"""`plan` and `prune`: from a checkpoint to a plan on paper, or to a slimmer checkpoint, verified."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from yolo_prune.config import format_config
 from yolo_prune.darknet.cfg import save_cfg
-from yolo_prune.darknet.cost import Cost, measure_cost
-from yolo_prune.darknet.layers import Conv, Network
-from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.errors import PlanError
-from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
-from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.importance import score_bn_gamma
-from yolo_prune.pruning.plan import make_plan
-from yolo_prune.pruning.surgery import carry_constants, mask, measure_difference, rebuild
-from yolo_prune.stages.data import load_data_of
+from yolo_prune.model.checkpoint import Checkpoint, make_provenance, save_checkpoint
+from yolo_prune.model.detector import Detector
+from yolo_prune.pruning.constants import Constants, carry_constants, measure_constants
+from yolo_prune.pruning.pictures import draw_plan
+from yolo_prune.pruning.plan_file import save_plan
+from yolo_prune.pruning.surgery import mask, measure_difference, rebuild, silence_blocks
+from yolo_prune.stages.calibration import iterate_batches, iterate_images, pick_samples
+from yolo_prune.stages.planning import Planned, format_layers, make_planned
 from yolo_prune.stages.settings import PruneConfig
 from yolo_prune.training.device import make_device
 from yolo_prune.training.recalibrate import recalibrate_
@@ -25,19 +24,29 @@ from yolo_prune.training.recalibrate import recalibrate_
 VERIFY_IMG_SIZE = 64
 MAX_DIFFERENCE = 1e-9
 """How far rebuilt and masked may be apart, in float64."""
-RECALIBRATION_BATCH = 32
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """What `plan` made: a file to look at, edit and apply, and a picture of it."""
+
+    plan: Path
+    picture: Path
+    planned: Planned
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result under the names that JSON output uses."""
+        return {"plan": str(self.plan), "picture": str(self.picture), **self.planned.as_dict()}
 
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What `prune` made: two files, the costs before and after, and how far rebuilt and masked were apart."""
+    """What `prune` made, and how far rebuilt and masked were apart."""
 
     checkpoint: Path
     cfg: Path
-    before: Cost
-    after: Cost
-    networks: tuple[Network, Network]
-    prune_ratio: float
+    plan: Path
+    planned: Planned
     max_abs_difference: float
     recalibrated_on: int
 
@@ -46,77 +55,91 @@ class PruneResult:
         return {
             "checkpoint": str(self.checkpoint),
             "cfg": str(self.cfg),
-            **self.after.as_dict(),
-            "prune_ratio": self.prune_ratio,
+            "plan": str(self.plan),
+            **self.planned.as_dict(),
             "max_abs_difference": self.max_abs_difference,
             "recalibrated_on": self.recalibrated_on,
-            "before": self.before.as_dict(),
-            "after": self.after.as_dict(),
         }
+
+    def format(self) -> str:
+        """Return the plan's table, and how far rebuilt and masked were apart."""
+        return (
+            f"{format_layers(self.planned)}\n"
+            f"rebuilt equals masked: largest difference {self.max_abs_difference:.2e} (float64)"
+        )
+
+
+def make_plan_files(source: Path, config: PruneConfig, folder: Path) -> PlanResult:
+    """Write what `prune` would do to plan.json and plan.png in `folder`; nothing is pruned.
+
+    Raises:
+        CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be, or a budget cannot be met.
+    """
+    planned = make_planned(source, replace(config, fold="none", recalibrate=0))
+    path = _save_plan(folder, planned, source)
+    picture = draw_plan(folder / "plan.png", planned.model.network, planned.made)
+    return PlanResult(path, picture, planned)
 
 
 def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult:
-    """Cut the least important channels out of a checkpoint and write pruned.pt and pruned.cfg to `folder`.
+    """Cut blocks and channels out of a checkpoint and write pruned.pt, pruned.cfg and plan.json to `folder`.
 
     Raises:
-        CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be.
+        CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be, or a budget cannot be met.
         PlanError: rebuilt and masked disagree; nothing is written.
     """
-    device = make_device(config.device)
-    checkpoint = load_checkpoint(source)
-    spec = None if config.recalibrate == 0 else load_data_of(config.data, checkpoint.provenance, "--recalibrate 0")
-    model = checkpoint.make_model().eval()
-    graph = make_channel_graph(model.network)
-    plan = make_plan(graph, score_bn_gamma(model, graph), config)
-    slim = rebuild(model, plan)
-    difference = measure_difference(mask(model, plan), slim, VERIFY_IMG_SIZE)
-    if not difference <= MAX_DIFFERENCE:
-        raise PlanError(
-            f"the rebuilt network differs from the masked one by {difference:.3g}",
-            where=source,
-            right="report this, it is a defect",
-        )
-    if config.fold:
-        slim = rebuild(model, plan, carry_constants(model, plan))
+    planned = make_planned(source, config)
+    checkpoint, short, plan = planned.checkpoint, planned.short, planned.made.plan
+    slim = rebuild(short, plan)
+    difference = _verify(planned, slim, source)
+    if config.fold != "none":
+        slim = rebuild(short, plan, _find_constants(planned, config))
     seen = 0
-    if spec is not None:
-        samples = spec.samples("train")
-        data = DetectionDataset(
-            samples[:: max(1, len(samples) // config.recalibrate)][: config.recalibrate],
-            len(spec.names),
-            checkpoint.img_size,
-        )
-        seen = recalibrate_(slim, make_loader(data, RECALIBRATION_BATCH, shuffle=False, epoch=0), device)
-    before, after = measure_cost(model.network, checkpoint.img_size), measure_cost(slim.network, checkpoint.img_size)
-    ratio = plan.measure_ratio(graph)
-    metrics = {"prune_ratio": ratio, "params": after.params, "macs": after.macs, "max_abs_difference": difference}
+    if config.recalibrate:
+        assert planned.spec is not None
+        data = pick_samples(planned.spec, "train", config.recalibrate, checkpoint.img_size)
+        seen = recalibrate_(slim, iterate_batches(data), make_device(config.device))
+    metrics = {**planned.as_dict(), "max_abs_difference": difference}
     facts = {"metrics": metrics, "data": checkpoint.provenance.get("data")}
     provenance = make_provenance("prune", format_config(config), source, **facts)
     pruned = Checkpoint(slim.network, slim.state_dict(), checkpoint.names, checkpoint.img_size, provenance)
-    save_cfg(slim.network, folder / "pruned.cfg")
-    path = save_checkpoint(folder / "pruned.pt", pruned)
     return PruneResult(
-        path, folder / "pruned.cfg", before, after, (model.network, slim.network), ratio, difference, seen
+        cfg=save_cfg(slim.network, folder / "pruned.cfg"),
+        plan=_save_plan(folder, planned, source),
+        checkpoint=save_checkpoint(folder / "pruned.pt", pruned),
+        planned=planned,
+        max_abs_difference=difference,
+        recalibrated_on=seen,
     )
 
 
-def format_layers(result: PruneResult) -> str:
-    """Return a table of the convolutions before → after, and the totals."""
-    lines = [f"{'layer':>5}  {'filters':>13}  {'params':>23}  {'MACs':>25}"]
-    rows = zip(*(network.layers for network in result.networks), result.before.layers, result.after.layers, strict=True)
-    for index, (old, new, old_cost, new_cost) in enumerate(rows):
-        if isinstance(old, Conv) and isinstance(new, Conv):
-            lines.append(
-                f"{index:>5}  {old.filters:>5} → {new.filters:>5}  {old_cost.params:>10,} → {new_cost.params:>10,}  "
-                f"{old_cost.macs / 1e6:>9,.2f}M → {new_cost.macs / 1e6:>9,.2f}M"
+def _save_plan(folder: Path, planned: Planned, source: Path) -> Path:
+    facts = {"checkpoint": str(source), **planned.as_dict()}
+    return save_plan(folder / "plan.json", planned.model.network, planned.made, facts)
+
+
+def _verify(planned: Planned, slim: Detector, source: Path) -> float:
+    """Return the larger of two differences in float64: cut against silenced blocks, rebuilt against masked channels."""
+    differences = [measure_difference(mask(planned.short, planned.made.plan), slim, VERIFY_IMG_SIZE)]
+    if blocks := planned.made.blocks:
+        silenced = silence_blocks(planned.model, blocks)
+        differences.append(measure_difference(silenced, planned.short, VERIFY_IMG_SIZE))
+    for difference in differences:
+        if not difference <= MAX_DIFFERENCE:
+            raise PlanError(
+                f"the rebuilt network differs from the masked one by {difference:.3g}",
+                where=source,
+                right="report this, it is a defect",
             )
-    before, after = result.before, result.after
-    lines.append(
-        f"  all  {result.prune_ratio:>12.1%}-  {before.params:>10,} → {after.params:>10,}  "
-        f"{before.macs / 1e6:>9,.2f}M → {after.macs / 1e6:>9,.2f}M"
-    )
-    lines.append(
-        f"params {after.params / before.params - 1:+.1%}, MACs {after.macs / before.macs - 1:+.1%}, size {after.size_bytes / 1e6:.2f} MB; "
-        f"rebuilt equals masked: largest difference {result.max_abs_difference:.2e} (float64)"
-    )
-    return "\n".join(lines)
+    return max(differences)
+
+
+def _find_constants(planned: Planned, config: PruneConfig) -> Constants:
+    if config.fold == "leaky":
+        return carry_constants(planned.short, planned.made.plan)
+    assert planned.spec is not None
+    device = make_device(config.device)
+    data = pick_samples(planned.spec, "train", config.pictures, planned.checkpoint.img_size)
+    constants = measure_constants(planned.short.to(device), planned.made.plan, iterate_images(data, device))
+    planned.short.cpu()
+    return {index: values.cpu() for index, values in constants.items()}

@@ -7,35 +7,117 @@ from pathlib import Path
 
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.settings import check_img_size
-from yolo_prune.pruning.settings import PlanConfig
+from yolo_prune.pruning.settings import METRICS, PlanConfig, ScoreConfig
 from yolo_prune.training.settings import TrainConfig, check_run_name
 
 FINETUNE = replace(TrainConfig(), epochs=15, learning_rate=1e-3, name="finetune")
 """What `finetune` does differently from `train` unless told otherwise."""
 
 
-@dataclass(frozen=True)
-class PruneConfig(PlanConfig):
-    """A plan's settings, and what happens around it."""
+FOLDS = ("leaky", "mean", "none")
 
-    fold: bool = True
-    """Carry the constants that dropped channels emit into their consumers."""
+
+@dataclass(frozen=True)
+class PruneConfig(ScoreConfig, PlanConfig):
+    """What to drop, and what happens around it."""
+
+    drop_blocks: int = 0
+    """Residual blocks to cut out first: those whose branch contributes least to the sum, measured on pictures."""
+    from_sensitivity: Path | None = None
+    """A table of `yoloprune sensitivity`: every group is pruned up to the same damage instead of the same importance."""
+    plan: Path | None = None
+    """A plan of `yoloprune plan` to apply as it stands; nothing else says then what to drop."""
+    fold: str = "leaky"
+    """What consumers take up for a dropped channel: leaky: act(β), what it gives once its γ is 0; mean: its measured mean
+    activation; none: nothing."""
     recalibrate: int = 256
     """Training pictures on which batch-norm statistics are measured anew after the cut; 0 leaves them."""
+    pictures: int = 256
+    """Training pictures on which fold's means and the blocks' contributions are measured."""
     data: Path | None = None
-    """The data.yaml to recalibrate on; without it the one that the checkpoint was trained on."""
+    """The data.yaml to measure and recalibrate on; without it the one that the checkpoint was trained on."""
     name: str = "prune"
     """The run's folder below runs/."""
     device: str = "auto"
-    """Where to recalibrate: auto, cpu, cuda or cuda:N."""
+    """Where to measure, time and recalibrate: auto, cpu, cuda or cuda:N."""
+
+    def __post_init__(self) -> None:
+        PlanConfig.__post_init__(self)
+        ScoreConfig.__post_init__(self)
+        check_run_name(self.name)
+        if self.fold not in FOLDS:
+            raise ConfigError(f"unknown fold {self.fold}", where="fold", right=f"use one of {', '.join(FOLDS)}")
+        for name, low, unit in (
+            ("recalibrate", 0, "pictures"),
+            ("pictures", 1, "pictures"),
+            ("drop_blocks", 0, "blocks"),
+        ):
+            if (value := getattr(self, name)) < low:
+                raise ConfigError(f"{value} is out of range", where=name, right=f"use {low} or more {unit}")
+        if self.plan is not None:
+            choices = (
+                "ratio",
+                "target_params",
+                "target_macs",
+                "target_latency_ms",
+                "target_speedup",
+                "from_sensitivity",
+            )
+            given = [name for name in choices if getattr(self, name) is not None] + ["drop_blocks"] * (
+                self.drop_blocks > 0
+            )
+            if given:
+                raise ConfigError("a plan already says what to drop", where=given[0], right="leave it out, or the plan")
+        if self.from_sensitivity is not None and (
+            self.drop_blocks or self.scope == "layer" or self.criterion == "random"
+        ):
+            raise ConfigError(
+                "the table knows neither cut blocks, nor other orders than its own",
+                where="from_sensitivity",
+                right="leave out drop_blocks, scope and criterion random",
+            )
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether training pictures are looked at."""
+        scores = self.plan is None and (self.criterion == "taylor" or self.drop_blocks > 0)
+        return scores or self.fold == "mean" or self.recalibrate > 0
+
+
+@dataclass(frozen=True)
+class SensitivityConfig(ScoreConfig):
+    """How the damage of pruning one group after another is measured."""
+
+    ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
+    """The fractions of a group to drop, each measured by itself."""
+    metric: str = "map50"
+    """map50: AP at IoU 0.5; loss: the training loss, finer and a little faster."""
+    pictures: int = 200
+    """Pictures of the validation split to measure on, spread evenly over it."""
+    data: Path | None = None
+    """The data.yaml; without it the one that the checkpoint was trained on."""
+    name: str = "sensitivity"
+    """The run's folder below runs/."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_run_name(self.name)
-        if self.recalibrate < 0:
+        if (
+            not self.ratios
+            or list(self.ratios) != sorted(set(self.ratios))
+            or not 0 < min(self.ratios) <= max(self.ratios) < 1
+        ):
             raise ConfigError(
-                f"{self.recalibrate} is out of range", where="recalibrate", right="use 0 or more pictures"
+                f"{', '.join(f'{ratio:g}' for ratio in self.ratios)} are no rising fractions",
+                where="ratios",
+                right="use numbers between 0 and 1, such as 0.25,0.5,0.75",
             )
+        if self.metric not in METRICS:
+            raise ConfigError(f"unknown metric {self.metric}", where="metric", right=f"use one of {', '.join(METRICS)}")
+        if self.pictures < 1:
+            raise ConfigError(f"{self.pictures} is out of range", where="pictures", right="use 1 or more pictures")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,156 @@
+"""How much each group suffers when it is pruned alone, and the drop order that follows from it.
+
+{"format": "yolo_prune sensitivity", "format_version": 1,
+ "network": "<sha256 of the cfg text>", "metric": "map50", "criterion": "bn-gamma", "group_reduce": "mean",
+ "ratios": [0.25, 0.5, 0.75], "base": 0.72,                         the score of the network as it is
+ "groups": [{"layers": [0], "channels": 32, "scores": [0.72, 0.7, 0.4]}, …]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolo_prune.errors import PlanError
+from yolo_prune.files import load_json, replace_nan
+from yolo_prune.pruning.channels import ChannelGraph, Group
+from yolo_prune.pruning.plan import FloatArray, Plan, name_group
+from yolo_prune.pruning.settings import METRICS
+
+FORMAT = "yolo_prune sensitivity"
+FORMAT_VERSION = 1
+
+_HAIR = 1e-6
+"""What a whole group adds to its damage, so that channels keep their order where a curve is flat."""
+
+
+@dataclass(frozen=True)
+class GroupCurve:
+    """A group's scores with each of the ratios of it dropped, the rest of the network whole."""
+
+    layers: tuple[int, ...]
+    channels: int
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The scores of a network, whole and with one group after another pruned."""
+
+    network: str
+    """SHA-256 of the cfg text."""
+    metric: str
+    """map50, where more is better, or loss, where less is."""
+    criterion: str
+    group_reduce: str
+    ratios: tuple[float, ...]
+    base: float
+    groups: tuple[GroupCurve, ...]
+
+    def measure_damages(self, curve: GroupCurve) -> FloatArray:
+        """Return (R,) what every ratio costs a group: AP50 lost, or loss gained; at least 0 and never falling."""
+        change = np.array(curve.scores) - self.base
+        worst = np.inf if self.metric == "loss" else self.base
+        damages = np.nan_to_num(change if self.metric == "loss" else -change, nan=worst)
+        return np.maximum.accumulate(np.maximum(damages, 0))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the table as plain data; `parse_sensitivity` takes it back."""
+        content: dict[str, Any] = replace_nan({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)})
+        return content
+
+
+def plan_group(graph: ChannelGraph, importance: FloatArray, group: Group, ratio: float) -> Plan:
+    """Return the plan that drops the least important `ratio` of one group, and leaves it one channel at least."""
+    keep = np.ones(graph.size, dtype=bool)
+    order = np.argsort(importance[group.ids], kind="stable")
+    keep[group.ids[order[: _count(ratio, len(group.ids))]]] = False
+    return Plan(keep)
+
+
+def _count(ratio: float, channels: int) -> int:
+    return min(round(ratio * channels), channels - 1)
+
+
+def rank_by_damage(graph: ChannelGraph, importance: FloatArray, sensitivity: Sensitivity) -> FloatArray:
+    """Return (N,) for every id the damage that its group has taken once the id is gone, groups pruned in order of `importance`.
+
+    A prefix of that order prunes every group up to the same damage, so that each has a ratio of its own. Between measured
+    ratios damage grows linearly, beyond the last one as steeply as before it.
+
+    Raises:
+        PlanError: a group was not measured.
+    """
+    curves = {curve.layers: curve for curve in sensitivity.groups}
+    ranks = np.full(graph.size, np.inf)
+    for group in graph.groups:
+        if group.frozen:
+            continue
+        curve = curves.get(group.writers)
+        if curve is None or curve.channels != len(group.ids):
+            raise PlanError(
+                f"the group of {name_group(group)} was not measured",
+                where="from_sensitivity",
+                right="finish the measurement with yoloprune sensitivity --resume",
+            )
+        points = {0.0: 0.0} | {
+            _count(ratio, curve.channels) / curve.channels: damage
+            for ratio, damage in zip(sensitivity.ratios, sensitivity.measure_damages(curve), strict=True)
+        }
+        shares, damages = np.array(list(points)), np.array(list(points.values()))
+        if len(shares) > 1:
+            slope = (damages[-1] - damages[-2]) / (shares[-1] - shares[-2])
+            shares, damages = np.append(shares, 1.0), np.append(damages, damages[-1] + slope * (1 - shares[-1]))
+        gone = np.arange(1, curve.channels + 1) / curve.channels
+        order = np.argsort(importance[group.ids], kind="stable")
+        ranks[group.ids[order]] = np.interp(gone, shares, damages) + _HAIR * gone
+    return ranks
+
+
+def load_sensitivity(path: Path) -> Sensitivity:
+    """Read a table that `yoloprune sensitivity` wrote, perhaps not finished.
+
+    Raises:
+        PlanError: no such file, or not such a table.
+    """
+    right = "name a file that yoloprune sensitivity wrote"
+    content = load_json(path, PlanError, right)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise PlanError("is no sensitivity table", where=path, right=right)
+    if content.get("format_version") != FORMAT_VERSION:
+        right = f"this version reads format {FORMAT_VERSION}"
+        raise PlanError(f"has format version {content.get('format_version')}", where=path, right=right)
+    try:
+        return parse_sensitivity(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise PlanError(f"lacks a part or holds a wrong one ({error})", where=path, right="measure it again") from error
+
+
+def parse_sensitivity(content: Mapping[str, Any]) -> Sensitivity:
+    """Make a table from plain data; raise KeyError, TypeError or ValueError where it is none."""
+    ratios = tuple(map(float, content["ratios"]))
+    groups = tuple(
+        GroupCurve(tuple(map(int, group["layers"])), int(group["channels"]), tuple(map(_parse_score, group["scores"])))
+        for group in content["groups"]
+    )
+    if any(len(group.scores) != len(ratios) for group in groups):
+        raise ValueError("a group has not a score for every ratio")
+    if content["metric"] not in METRICS:
+        raise ValueError(f"unknown metric {content['metric']}")
+    return Sensitivity(
+        network=str(content["network"]),
+        metric=str(content["metric"]),
+        criterion=str(content["criterion"]),
+        group_reduce=str(content["group_reduce"]),
+        ratios=ratios,
+        base=_parse_score(content["base"]),
+        groups=groups,
+    )
+
+
+def _parse_score(value: Any) -> float:
+    return float("nan") if value is None else float(value)

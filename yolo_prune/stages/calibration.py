@@ -1,0 +1,45 @@
+"""Training pictures to measure on: plain, spread evenly over the split, the same every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from yolo_prune.datasets.loader import DetectionDataset, Loader, make_loader
+from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.model.decode import normalise
+from yolo_prune.pruning.importance import Example
+
+BATCH = 32
+"""Pictures that are looked at together when statistics are measured."""
+EXAMPLE_BATCH = 16
+"""Pictures of one batch of examples, over each of which taylor takes one gradient."""
+
+
+def pick_samples(spec: DataSpec, split: str, pictures: int, img_size: int) -> DetectionDataset:
+    """Return up to `pictures` samples of a split, spread evenly over it.
+
+    Raises:
+        DatasetError: there is no such split, or a picture or label cannot be read.
+    """
+    samples = spec.samples(split)
+    return DetectionDataset(samples[:: max(1, len(samples) // pictures)][:pictures], len(spec.names), img_size)
+
+
+def iterate_batches(data: DetectionDataset) -> Loader:
+    """Return the data set's batches in order."""
+    return make_loader(data, BATCH, shuffle=False, epoch=0)
+
+
+def iterate_images(data: DetectionDataset, device: torch.device) -> Iterator[Tensor]:
+    """Yield batches of pictures (B, 3, S, S) in 0 … 1."""
+    for batch in iterate_batches(data):
+        yield normalise(batch.images.to(device))
+
+
+def iterate_examples(data: DetectionDataset, device: torch.device) -> Iterator[Example]:
+    """Yield batches of pictures (B, 3, S, S) in 0 … 1 with their targets (M, 6)."""
+    for batch in make_loader(data, EXAMPLE_BATCH, shuffle=False, epoch=0):
+        yield normalise(batch.images.to(device)), batch.targets.to(device)

@@ -1,0 +1,213 @@
+"""From a checkpoint and settings to a plan: which blocks and channels go, and what that saves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yolo_prune.darknet.cost import Cost, measure_cost
+from yolo_prune.darknet.layers import Conv, Network
+from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.errors import PlanError
+from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
+from yolo_prune.model.detector import Detector
+from yolo_prune.pruning.blocks import Block, find_blocks, list_kept_layers
+from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
+from yolo_prune.pruning.importance import check_finite, score_blocks, score_channels
+from yolo_prune.pruning.plan import FloatArray, Plan, make_cost_budgets, make_plan, prune_network, rank_within_groups
+from yolo_prune.pruning.plan_file import BlockPlan, load_plan, measure_network_sha256
+from yolo_prune.pruning.sensitivity import Sensitivity, load_sensitivity, rank_by_damage
+from yolo_prune.pruning.settings import ScoreConfig
+from yolo_prune.pruning.surgery import cut_blocks, rebuild
+from yolo_prune.stages.calibration import EXAMPLE_BATCH, iterate_examples, iterate_images, pick_samples
+from yolo_prune.stages.data import load_data_of, report
+from yolo_prune.stages.settings import PruneConfig
+from yolo_prune.stages.timing import Stopwatch, make_time_budgets
+from yolo_prune.training.device import make_device
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A checkpoint's model, the same without its cut blocks, the plan for that, and what it saves."""
+
+    checkpoint: Checkpoint
+    model: Detector
+    short: Detector
+    made: BlockPlan
+    slim: Network
+    before: Cost
+    after: Cost
+    latency_ms: tuple[float, float] | None
+    """Of the original and of the slim network, where a target in time asked for it."""
+    spec: DataSpec | None
+    """The data set, where pictures are looked at."""
+
+    @property
+    def prune_ratio(self) -> float:
+        """The share of the prunable channels of `short` that go."""
+        return self.made.plan.measure_ratio(make_channel_graph(self.short.network))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the costs before and after under the names that JSON output uses."""
+        before, after = self.before.as_dict(), self.after.as_dict()
+        if self.latency_ms is not None:
+            before, after = (
+                {**cost, "latency_ms": time} for cost, time in zip((before, after), self.latency_ms, strict=True)
+            )
+        return {
+            **self.after.as_dict(),
+            "prune_ratio": self.prune_ratio,
+            "dropped_blocks": [block.shortcut for block in self.made.blocks],
+            "before": before,
+            "after": after,
+        }
+
+
+def make_planned(source: Path, config: PruneConfig) -> Planned:
+    """Plan what to prune from a checkpoint.
+
+    Raises:
+        CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be, or a budget cannot be met.
+    """
+    checkpoint = load_checkpoint(source)
+    spec = load_data_of(config.data, checkpoint.provenance, "--recalibrate 0") if config.needs_data else None
+    model = checkpoint.make_model().eval()
+    check_finite(model)
+    subject = _Subject(model, checkpoint.img_size, spec, make_device(config.device))
+    stopwatch = Stopwatch(model, checkpoint.img_size, subject.device) if config.is_timed else None
+    if config.plan is not None:
+        made = load_plan(config.plan, model.network)
+        short = cut_blocks(model, made.blocks)
+    else:
+        blocks = _choose_blocks(subject, config.drop_blocks, config.pictures)
+        short = cut_blocks(model, blocks)
+        made = BlockPlan(blocks, _plan_channels(subject, short, config, stopwatch))
+    slim = prune_network(short.network, made.plan)
+    return Planned(
+        checkpoint=checkpoint,
+        model=model,
+        short=short,
+        made=made,
+        before=measure_cost(model.network, checkpoint.img_size),
+        after=measure_cost(slim, checkpoint.img_size),
+        slim=slim,
+        latency_ms=None if stopwatch is None else stopwatch.measure(rebuild(short, made.plan)),
+        spec=spec,
+    )
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The model as it was loaded, and what it can be measured with."""
+
+    model: Detector
+    img_size: int
+    spec: DataSpec | None
+    device: torch.device
+
+
+def _choose_blocks(subject: _Subject, count: int, pictures: int) -> tuple[Block, ...]:
+    """Return the `count` residual blocks that contribute least."""
+    if not count:
+        return ()
+    blocks = find_blocks(subject.model.network)
+    if count > len(blocks):
+        raise PlanError(
+            f"{count} blocks cannot go: the network has {len(blocks)} that can be cut",
+            where="drop_blocks",
+            right=f"use at most {len(blocks)}",
+        )
+    assert subject.spec is not None
+    data = pick_samples(subject.spec, "train", pictures, subject.img_size)
+    with _placed(subject.model, subject.device) as model:
+        scores = score_blocks(model, blocks, iterate_images(data, subject.device))
+    ranked = sorted(zip(scores, blocks, strict=True), key=lambda pair: pair[0])
+    for score, block in ranked:
+        fate = "is cut" if (score, block) in ranked[:count] else "stays"
+        report(f"block {block.layers[0]}–{block.shortcut} contributes {score:.3f} of its sum and {fate}")
+    return tuple(sorted((block for _, block in ranked[:count]), key=lambda block: block.shortcut))
+
+
+def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig, stopwatch: Stopwatch | None) -> Plan:
+    graph = make_channel_graph(short.network)
+    importance = score(short, graph, config, subject.spec, subject.img_size, subject.device)
+    if config.from_sensitivity is not None:
+        importance = rank_by_damage(graph, importance, _load_table(config.from_sensitivity, short.network, config))
+    elif config.scope == "layer":
+        importance = rank_within_groups(graph, importance)
+    original = measure_cost(subject.model.network, subject.img_size)
+    budgets = make_cost_budgets(config, short.network, graph, original, subject.img_size)
+    if stopwatch is not None:
+        budgets += make_time_budgets(config, short, stopwatch)
+    return make_plan(graph, importance, config, budgets)
+
+
+def score(
+    model: Detector,
+    graph: ChannelGraph,
+    config: ScoreConfig,
+    spec: DataSpec | None,
+    img_size: int,
+    device: torch.device,
+) -> FloatArray:
+    """Score every channel, (N,), on training pictures of `spec` where the criterion looks at any.
+
+    Raises:
+        PlanError, DatasetError: a weight is not finite, or a picture cannot be read.
+    """
+    if config.criterion != "taylor":
+        return score_channels(model, graph, config)
+    assert spec is not None
+    data = pick_samples(spec, "train", config.score_batches * EXAMPLE_BATCH, img_size)
+    with _placed(model, device):
+        return score_channels(model, graph, config, iterate_examples(data, device))
+
+
+@contextmanager
+def _placed(model: Detector, device: torch.device) -> Iterator[Detector]:
+    """Have the model on a device for a while, then on the CPU again."""
+    try:
+        yield model.to(device)
+    finally:
+        model.cpu()
+
+
+def _load_table(path: Path, network: Network, config: ScoreConfig) -> Sensitivity:
+    table = load_sensitivity(path)
+    if table.network != measure_network_sha256(network):
+        right = "measure this one with yoloprune sensitivity"
+        raise PlanError("was measured on another network", where=path, right=right)
+    for name in ("criterion", "group_reduce"):
+        if (theirs := getattr(table, name)) != getattr(config, name):
+            raise PlanError(f"was measured by {name} {theirs}", where=path, right=f"use {name} {theirs} here as well")
+    return table
+
+
+def format_layers(planned: Planned) -> str:
+    """Return a table of the convolutions before → after, and the totals."""
+    lines = [f"{'layer':>5}  {'filters':>13}  {'params':>23}  {'MACs':>25}"]
+    kept = {old: new for new, old in enumerate(list_kept_layers(planned.model.network, planned.made.blocks))}
+    for index, old in planned.model.network.convs:
+        new = planned.slim.layers[kept[index]] if index in kept else None
+        old_cost = planned.before.layers[index]
+        new_cost = planned.after.layers[kept[index]] if index in kept else None
+        lines.append(
+            f"{index:>5}  {old.filters:>5} → {new.filters if isinstance(new, Conv) else 'cut':>5}  "
+            f"{old_cost.params:>10,} → {new_cost.params if new_cost else 0:>10,}  "
+            f"{old_cost.macs / 1e6:>9,.2f}M → {(new_cost.macs if new_cost else 0) / 1e6:>9,.2f}M"
+        )
+    before, after = planned.before, planned.after
+    lines.append(
+        f"  all  {planned.prune_ratio:>12.1%}-  {before.params:>10,} → {after.params:>10,}  "
+        f"{before.macs / 1e6:>9,.2f}M → {after.macs / 1e6:>9,.2f}M"
+    )
+    last = f"params {after.params / before.params - 1:+.1%}, MACs {after.macs / before.macs - 1:+.1%}, size {after.size_bytes / 1e6:.2f} MB"
+    if planned.latency_ms is not None:
+        one, other = planned.latency_ms
+        last += f", {one:.2f} → {other:.2f} ms ({one / other:.2f} times as fast)"
+    return "\n".join([*lines, last])

@@ -1,0 +1,168 @@
+"""`sensitivity`: what pruning one group after another costs, measured on validation pictures; stopped, it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yolo_prune.config import format_config, parse_config
+from yolo_prune.datasets.loader import DetectionDataset
+from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
+from yolo_prune.errors import PlanError
+from yolo_prune.evaluation.evaluate import measure_score_of
+from yolo_prune.files import load_json, measure_sha256, save_json
+from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
+from yolo_prune.model.detector import Detector
+from yolo_prune.model.loss import DetectionLoss
+from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.constants import carry_constants
+from yolo_prune.pruning.pictures import draw_sensitivity, name_layers
+from yolo_prune.pruning.plan import name_group
+from yolo_prune.pruning.plan_file import measure_network_sha256
+from yolo_prune.pruning.sensitivity import GroupCurve, Sensitivity, load_sensitivity, plan_group
+from yolo_prune.pruning.surgery import rebuild
+from yolo_prune.stages.calibration import BATCH, iterate_examples, pick_samples
+from yolo_prune.stages.data import load_data_of, report
+from yolo_prune.stages.planning import score
+from yolo_prune.stages.settings import SensitivityConfig
+from yolo_prune.training.device import make_device
+from yolo_prune.training.signals import watch_signals
+
+TABLE = "sensitivity.json"
+
+
+@dataclass(frozen=True)
+class SensitivityResult:
+    """The table, and where it and its heat map lie."""
+
+    path: Path
+    picture: Path
+    table: Sensitivity
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result for JSON output."""
+        return {"sensitivity": str(self.path), "picture": str(self.picture), **self.table.as_dict()}
+
+    def format(self) -> str:
+        """Return the damages as text, a line per group."""
+        table = self.table
+        width = max(len(name_layers(curve.layers)) for curve in table.groups)
+        head = f"{'layers':<{width}}  {'channels':>8}" + "".join(f"  {ratio:>7.0%}" for ratio in table.ratios)
+        lines = [
+            f"{name_layers(curve.layers):<{width}}  {curve.channels:>8}"
+            + "".join(f"  {damage:>7.4f}" for damage in table.measure_damages(curve))
+            for curve in table.groups
+        ]
+        what = "AP50 lost" if table.metric == "map50" else "loss gained"
+        return "\n".join(
+            [f"{what} when that share of one group alone is dropped; whole: {table.base:.4f}", head, *lines]
+        )
+
+
+def start_sensitivity(source: Path, config: SensitivityConfig, folder: Path) -> SensitivityResult:
+    """Measure every group at every ratio and write sensitivity.json, after every group, and sensitivity.png to `folder`.
+
+    Raises:
+        CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be.
+        Interrupted: SIGINT or SIGTERM came; what was measured is on disk, and `resume_sensitivity` goes on.
+    """
+    checkpoint = load_checkpoint(source)
+    spec = load_data_of(config.data, checkpoint.provenance, "--data")
+    recipe = {
+        "checkpoint": str(source.resolve()),
+        "sha256": measure_sha256(source),
+        "data_fingerprint": measure_fingerprint(spec),
+        "settings": format_config(replace(config, data=spec.source.resolve())),
+    }
+    return _measure(checkpoint, config, spec, recipe, None, folder)
+
+
+def resume_sensitivity(folder: Path, device: str | None = None) -> SensitivityResult:
+    """Go on with the measurement that stopped in `folder`, on another device if one is named.
+
+    Raises:
+        PlanError: there is none, it is finished, or its checkpoint or data set has changed.
+        CheckpointError, ConfigError, DatasetError, Interrupted: as `start_sensitivity`.
+    """
+    path = folder / TABLE
+    if not path.is_file():
+        raise PlanError("there is nothing to resume", where=path, right="name a run that yoloprune sensitivity left")
+    table, recipe = load_sensitivity(path), load_json(path, PlanError, "").get("recipe")
+    if not isinstance(recipe, dict) or not {"checkpoint", "sha256", "data_fingerprint", "settings"} <= recipe.keys():
+        raise PlanError("does not say how it was measured", where=path, right="measure it again")
+    config = parse_config(SensitivityConfig(), recipe["settings"], path)
+    config = config if device is None else replace(config, device=device)
+    source = Path(recipe["checkpoint"])
+    checkpoint = load_checkpoint(source)
+    spec = load_data_of(config.data, checkpoint.provenance, "--data")
+    for what, now, then in (
+        (source, measure_sha256(source), recipe["sha256"]),
+        (spec.source, measure_fingerprint(spec), recipe["data_fingerprint"]),
+    ):
+        if now != then:
+            raise PlanError("has changed since the measurement began", where=what, right="restore it, or start anew")
+    return _measure(checkpoint, config, spec, recipe, table, folder)
+
+
+def _measure(
+    checkpoint: Checkpoint,
+    config: SensitivityConfig,
+    spec: DataSpec,
+    recipe: dict[str, Any],
+    table: Sensitivity | None,
+    folder: Path,
+) -> SensitivityResult:
+    device = make_device(config.device)
+    model = checkpoint.make_model().eval()
+    graph = make_channel_graph(model.network)
+    importance = score(model, graph, config, spec, checkpoint.img_size, device)
+    data = pick_samples(spec, "val", config.pictures, checkpoint.img_size)
+    judge = _make_judge(config.metric, data, device)
+    groups = [group for group in graph.groups if not group.frozen]
+    path = folder / TABLE
+    with watch_signals() as stop:
+        if table is None:
+            network = measure_network_sha256(model.network)
+            table = Sensitivity(
+                network, config.metric, config.criterion, config.group_reduce, config.ratios, judge(model), ()
+            )
+            _save(path, table, recipe)
+        measured = {curve.layers for curve in table.groups}
+        for number, group in enumerate(groups, 1):
+            if group.writers in measured:
+                continue
+            scores = []
+            for ratio in config.ratios:
+                stop.check()
+                plan = plan_group(graph, importance, group, ratio)
+                scores.append(judge(rebuild(model, plan, carry_constants(model, plan))))
+            table = replace(table, groups=(*table.groups, GroupCurve(group.writers, len(group.ids), tuple(scores))))
+            _save(path, table, recipe)
+            report(f"group {number} of {len(groups)}, {name_group(group)}: {', '.join(f'{one:.4f}' for one in scores)}")
+    return SensitivityResult(path, draw_sensitivity(folder / "sensitivity.png", table), table)
+
+
+def _make_judge(metric: str, data: DetectionDataset, device: torch.device) -> Callable[[Detector], float]:
+    """Return what scores a model in evaluation mode on the data set, and leaves it on the device."""
+
+    def measure_map50(model: Detector) -> float:
+        placed = model.to(device).to(memory_format=torch.channels_last)
+        return measure_score_of(placed, data, device=device, batch_size=BATCH).map50
+
+    @torch.inference_mode()
+    def measure_loss(model: Detector) -> float:
+        placed = model.to(device).to(memory_format=torch.channels_last)
+        loss, total = DetectionLoss(model.network), 0.0
+        for images, targets in iterate_examples(data, device):
+            total += float(loss(placed(images), targets, *images.shape[-2:]).total) * len(images)
+        return total / len(data)
+
+    return measure_map50 if metric == "map50" else measure_loss
+
+
+def _save(path: Path, table: Sensitivity, recipe: dict[str, Any]) -> None:
+    save_json(path, {**table.as_dict(), "recipe": recipe})
