@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import os
+import re
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("scripts/setup", "scripts/demo", "scripts/test", "scripts/check", ".ci/run")
+SCRIPTS = ("scripts/setup", "scripts/demo", "scripts/test", "scripts/check", "scripts/oracle", ".ci/run")
 
 FAKE_PYTHON = """#!/usr/bin/env bash
 echo "$*" >>"$FAKE_LOG"
@@ -16,6 +19,16 @@ case "$*" in
 -V) echo "Python 3.12.0" ;;
 "-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
 "-m pip install"*) exit "${FAKE_PIP_EXIT:-0}" ;;
+esac
+"""
+FAKE_ORACLE_PYTHON = """#!/usr/bin/env bash
+echo "$0 $*" >>"$FAKE_LOG"
+case "$*" in
+"-m venv --clear .venv-opencv4") mkdir -p .venv-opencv4/bin && cp "$0" .venv-opencv4/bin/python ;;
+"-m pip install"*) [[ -z ${FAKE_PIP_FAILS-} ]] && touch .venv-opencv4/cv2 ;;
+"-c import cv2") [[ -e .venv-opencv4/cv2 ]] ;;
+"scripts/oracle_write.py "*) touch "$2/case" ;;
+"scripts/oracle_compare.py "*) [[ -e $2/case && -z ${FAKE_GAP-} ]] ;;
 esac
 """
 FAKE_TOOL = """#!/usr/bin/env bash
@@ -62,7 +75,7 @@ def test_help_prints_usage_and_does_nothing(project: Path, name: str, flag: str)
     assert sorted(project.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["scripts/setup", "scripts/check", ".ci/run"])
+@pytest.mark.parametrize("name", ["scripts/setup", "scripts/check", "scripts/oracle", ".ci/run"])
 def test_an_unknown_argument_is_refused_before_anything_is_done(project: Path, name: str) -> None:
     before = sorted(project.rglob("*"))
     result = call(project, name, "--fxi")
@@ -190,14 +203,78 @@ class TestCheck:
         assert result.stderr == f"scripts/check: failed: {named}\n"
 
 
-def test_ci_runs_the_tests_even_when_the_checks_fail(project: Path) -> None:
-    for name in ("check", "test"):
+class TestOracle:
+    VENV = ".venv/bin/python -m venv --clear .venv-opencv4"
+    INSTALL = ".venv-opencv4/bin/python -m pip install --only-binary :all: opencv-python-headless>=4.8,<5"
+    WRITE = ".venv/bin/python scripts/oracle_write.py CASES"
+    COMPARE = ".venv-opencv4/bin/python scripts/oracle_compare.py CASES"
+
+    @pytest.fixture
+    def fake(self, project: Path) -> dict[str, str]:
+        write_program(project / "scripts/setup", "#!/usr/bin/env bash\n")
+        write_program(project / ".venv/bin/python", FAKE_ORACLE_PYTHON)
+        (project / "scratch").mkdir()
+        return {"FAKE_LOG": str(project / "log"), "TMPDIR": str(project / "scratch")}
+
+    def steps(self, project: Path) -> list[str]:
+        """Return what was run since the last call, but for the question whether OpenCV is there."""
+        log = project / "log"
+        lines = [re.sub(rf"{project}/scratch/\S+", "CASES", line) for line in log.read_text().splitlines()]
+        log.unlink()
+        return [line for line in lines if not line.endswith("-c import cv2")]
+
+    def test_makes_its_venv_once_and_leaves_no_cases_behind(self, project: Path, fake: dict[str, str]) -> None:
+        assert call(project, "scripts/oracle", **fake).returncode == 0
+        assert self.steps(project) == [self.VENV, self.INSTALL, self.WRITE, self.COMPARE]
+        second = call(project, "scripts/oracle", **fake)
+        assert (second.returncode, second.stderr) == (0, "")
+        assert self.steps(project) == [self.WRITE, self.COMPARE]
+        assert not list((project / "scratch").iterdir())
+
+    def test_skips_aloud_what_pip_cannot_install_and_tries_again(self, project: Path, fake: dict[str, str]) -> None:
+        result = call(project, "scripts/oracle", **fake, FAKE_PIP_FAILS="1")
+        assert (result.returncode, result.stdout) == (0, "")
+        assert result.stderr.splitlines()[-1].startswith(
+            "scripts/oracle: SKIPPED: pip could not install opencv-python-headless>=4.8,<5, so nothing was compared; "
+        )
+        assert self.steps(project) == [self.VENV, self.INSTALL]
+        assert call(project, "scripts/oracle", **fake).returncode == 0
+        assert self.steps(project) == [self.VENV, self.INSTALL, self.WRITE, self.COMPARE]
+
+    def test_fails_where_a_network_does(self, project: Path, fake: dict[str, str]) -> None:
+        assert call(project, "scripts/oracle", **fake, FAKE_GAP="1").returncode == 1
+        assert not list((project / "scratch").iterdir())
+
+    @pytest.mark.parametrize(
+        ("found", "verdict"),
+        [
+            ([[1.0, 2.0], [3.0, 4.0]], "agrees"),
+            ([[1.0, 2.0], [3.0, 4.0009]], "agrees"),
+            ([[1.0, 2.0], [3.0, 4.0011]], "FAILS"),
+            ([[1.0, 2.0], [3.0, float("nan")]], "FAILS"),
+            ([[1.0], [3.0]], "FAILS"),
+        ],
+    )
+    def test_judges_by_the_largest_difference(self, found: list[list[float]], verdict: str) -> None:
+        judge = runpy.run_path(str(ROOT / "scripts/oracle_compare.py"))["judge"]
+        expected = np.array([[1.0, 2.0], [3.0, 4.0]])
+        assert judge({"conv_1": expected}, {"conv_1": np.array(found)})[0] == verdict
+
+    def test_does_not_believe_outputs_that_hardly_depend_on_the_picture(self) -> None:
+        judge = runpy.run_path(str(ROOT / "scripts/oracle_compare.py"))["judge"]
+        outputs = {"conv_1": np.array([[1.0, 2.0], [1.0, 2.01]])}
+        assert judge(outputs, outputs)[0] == "FAILS"
+
+
+def test_ci_runs_every_part_even_when_one_fails(project: Path) -> None:
+    parts = ["check", "test", "oracle"]
+    for name in parts:
         write_program(project / "scripts" / name, FAKE_TOOL)
     assert call(project, ".ci/run").returncode == 0
-    for broken in ("check", "test"):
+    for broken in parts:
         result = call(project, ".ci/run", FAKE_BROKEN=broken)
         assert result.returncode == 1
-        assert [line.strip() for line in result.stdout.splitlines() if ":" not in line] == ["check", "test"]
+        assert [line.strip() for line in result.stdout.splitlines() if ":" not in line] == parts
         assert result.stderr == f".ci/run: failed: scripts/{broken}\n"
 
 
