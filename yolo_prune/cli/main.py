@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from yolo_prune import __version__
-from yolo_prune.cli import cfg, data, measure, pipeline, pruning
+from yolo_prune.cli import cfg, darknet, data, measure, pipeline, pruning
 from yolo_prune.errors import Interrupted, YoloPruneError
 
 app = typer.Typer(
@@ -33,8 +33,10 @@ for command in (
     measure.evaluate,
     measure.detect,
     pipeline.run,
+    darknet.export,
 ):
     app.command()(command)
+app.command("import")(darknet.import_)
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 """What Typer raises for every mistake on the command line; it has no public name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -128,16 +129,31 @@ def cut_blocks(model: Detector, blocks: Collection[Block]) -> Detector:
     return _take_settings(short, model, kept).requires_grad_(True)
 
 
-@torch.no_grad()
-def measure_difference(one: Detector, other: Detector, img_size: int, seed: int = 0) -> float:
-    """Return the largest difference between two models' raw head outputs on random pictures, computed in float64.
+class Comparison(NamedTuple):
+    """How far two models' raw head outputs are apart at most, and how much the first one's move over a picture."""
 
-    Layers are widened one at a time, so that a large model is never held twice.
+    difference: float
+    response: float
+
+
+@torch.no_grad()
+def compare(one: Detector, other: Detector, img_size: int, seed: int = 0) -> Comparison:
+    """Compare two models' raw head outputs on random pictures, computed in float64.
+
+    Layers are widened one at a time, so that a large model is never held twice. The response, the largest range of an
+    output channel over its cells, tells what a difference is worth: heads that hardly move differ little whatever is wrong.
     """
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(1, one.network.channels, img_size, img_size, generator=generator, dtype=torch.float64)
-    pairs = zip(_run_in_double(one, images), _run_in_double(other, images), strict=True)
-    return float(torch.stack([(a - b).abs().max() for a, b in pairs]).max())  # NaN wins here, as it would not in max()
+    pairs = list(zip(_run_in_double(one, images), _run_in_double(other, images), strict=True))
+    gaps = torch.stack([(a - b).abs().max() for a, b in pairs])
+    ranges = torch.stack([(a.amax((2, 3)) - a.amin((2, 3))).max() for a, _ in pairs])
+    return Comparison(float(gaps.max()), float(ranges.max()))  # NaN wins here, as it would not in max()
+
+
+def measure_difference(one: Detector, other: Detector, img_size: int, seed: int = 0) -> float:
+    """Return the difference alone that `compare` finds."""
+    return compare(one, other, img_size, seed).difference
 
 
 def _run_in_double(model: Detector, images: Tensor) -> list[Tensor]:

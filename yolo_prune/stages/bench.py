@@ -30,7 +30,7 @@ from yolo_prune.stages.data import load_data_of, report
 from yolo_prune.stages.settings import BenchConfig
 from yolo_prune.training.device import make_device
 
-ROW_NAMES = {"train": "Original", "sparse": "Sparse", "prune": "Pruned", "finetune": "Finetuned"}
+ROW_NAMES = {"train": "Original", "import": "Original", "sparse": "Sparse", "prune": "Pruned", "finetune": "Finetuned"}
 
 
 @dataclass(frozen=True)

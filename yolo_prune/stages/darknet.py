@@ -1,0 +1,81 @@
+"""`import` and `export`: Darknet's cfg and .weights into a checkpoint, and out of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yolo_prune.darknet.cfg import load_cfg, save_cfg
+from yolo_prune.errors import ConfigError
+from yolo_prune.files import measure_sha256
+from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
+from yolo_prune.model.detector import Detector
+from yolo_prune.model.fold import fold_batchnorm
+from yolo_prune.model.weights import load_weights, save_weights
+from yolo_prune.stages.data import report
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The two files of a Darknet network."""
+
+    cfg: Path
+    weights: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result for JSON output."""
+        return {"cfg": str(self.cfg), "weights": str(self.weights)}
+
+
+def import_darknet(cfg: Path, weights: Path | None, names: Sequence[str] | None, out: Path, seed: int = 0) -> Path:
+    """Write the checkpoint of a Darknet network to `out` and return it.
+
+    Without weights, or behind the end of a prefix of them, the network starts from random numbers, which is said.
+    Without names classes are called by their numbers.
+
+    Raises:
+        CfgError, WeightsError: a file is not what it should be.
+        ConfigError: there are not as many names as classes, or the picture is not square.
+    """
+    network = load_cfg(cfg)
+    if network.width != network.height:
+        raise ConfigError(
+            f"wants pictures of {network.width}x{network.height} px", where=cfg, right="make width and height the same"
+        )
+    names = tuple(map(str, range(network.classes))) if names is None else tuple(names)
+    if len(names) != network.classes:
+        raise ConfigError(
+            f"{len(names)} names for {network.classes} classes", where="names", right="name every class of the cfg"
+        )
+    torch.manual_seed(seed)
+    model = Detector(network)
+    if weights is None:
+        report(f"{cfg}: no weights were named, every number is random")
+    else:
+        report(f"{weights}: {load_weights(model, weights).format()}")
+    recipe = {"cfg": str(cfg), "weights": None if weights is None else str(weights)}
+    sums = {key: measure_sha256(Path(path)) for key, path in recipe.items() if path is not None}
+    provenance = make_provenance("import", recipe, sha256=sums)
+    return save_checkpoint(out, Checkpoint(network, model.state_dict(), names, network.width, provenance))
+
+
+def export_darknet(source: Path, stem: Path, fold: bool) -> ExportResult:
+    """Write a checkpoint as `stem`.cfg and `stem`.weights.
+
+    A .weights file does not say which ε its reader adds to the variances (1e-5 here and in AlexeyAB's Darknet, 1e-6 in
+    others and in OpenCV). With `fold` batch norm is folded into the convolutions and every reader answers alike.
+
+    Raises:
+        CheckpointError, OutputError: the checkpoint cannot be read, or a file cannot be written.
+    """
+    checkpoint = load_checkpoint(source)
+    model = checkpoint.make_model().eval()
+    model = fold_batchnorm(model) if fold else model
+    return ExportResult(
+        save_cfg(model.network, stem.with_name(f"{stem.name}.cfg")),
+        save_weights(model, stem.with_name(f"{stem.name}.weights")),
+    )
