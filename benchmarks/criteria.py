@@ -27,6 +27,7 @@ from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
+from yolo_prune.pruning.settings import CRITERIA
 from yolo_prune.stages.calibration import iterate_batches, pick_samples
 from yolo_prune.stages.pruning import prune
 from yolo_prune.stages.settings import FINETUNE, PruneConfig
@@ -38,16 +39,16 @@ TORCH_PRUNING = "Torch-Pruning, l2, same share of every layer"
 PUBLISHED = "published rule: global γ, no shortcuts, none before upsampling"
 RATIO_STEPS = 12
 """Bisections of Torch-Pruning's ratio, which knows no budget."""
+NO_FOLDER = str.maketrans(" ,:γ", "---g")
 
 
 def list_methods(network: Network) -> dict[str, PruneConfig]:
-    """Return our ways to prune by their row's name; a group's scores are divided by their mean, taylor's compare as they are."""
+    """Return our ways to prune by their row's name; a group's scores are divided by their mean but where γ is taken raw."""
     before_upsampling = tuple(index - 1 for index, layer in enumerate(network.layers) if isinstance(layer, Upsample))
     base = PruneConfig(normalize="mean", min_channels=1)
     return {
-        **{name: replace(base, criterion=name) for name in ("bn-gamma", "l1", "l2", "fpgm")},
-        "taylor": replace(base, criterion="taylor", normalize="none"),
-        "random": replace(base, criterion="random"),
+        "bn-gamma, raw": replace(base, normalize="none"),
+        **{name: replace(base, criterion=name) for name in CRITERIA},
         PUBLISHED: replace(base, normalize="none", shortcuts=False, spare=before_upsampling),
     }
 
@@ -67,7 +68,7 @@ def main() -> None:
     cells: list[dict[str, Any]] = []
     for share in map(float, arguments.macs.split(",")):
         for name in [*list_methods(source.network), TORCH_PRUNING]:
-            folder = arguments.out / f"{share:g}" / name.split(",")[0].split(":")[0].replace(" ", "-")
+            folder = arguments.out / f"{share:g}" / name.split(":")[0].translate(NO_FOLDER)
             cell = folder / "cell.json"
             if not cell.is_file():
                 save_json(cell, fill_cell(arguments, source, spec, whole, name, share, folder))

@@ -59,7 +59,7 @@ def load_json(path: Path, error: type[YoloPruneError], right: str) -> Any:
         raise error(
             f"is not JSON ({broken.msg})", where=f"{path}:{broken.lineno}", right="correct that line"
         ) from broken
-    except (OSError, UnicodeDecodeError, RecursionError) as broken:
+    except (OSError, ValueError, RecursionError) as broken:  # not UTF-8, a number of thousands of digits, too deep
         reason = broken.strerror if isinstance(broken, OSError) else "it is no JSON text"
         raise error(f"cannot be read ({reason})", where=path, right=right) from broken
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import torch
@@ -126,6 +127,17 @@ class Detector(nn.Module):
             for source in self._last_reads.get(index, ()):
                 del outputs[source]
         return heads
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Have a model in evaluation mode for a while, then as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def run_layer(layer: Layer, module: nn.Module, inputs: list[Tensor]) -> Tensor:

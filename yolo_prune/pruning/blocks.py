@@ -72,10 +72,8 @@ def pick_blocks(network: Network, shortcuts: Iterable[int]) -> tuple[Block, ...]
     wanted = sorted(set(shortcuts))
     for index in wanted:
         if index not in known:
-            ends = ", ".join(map(str, known)) or "none here"
-            raise PlanError(
-                "ends no residual block that can be cut", where=f"layer {index}", right=f"name one of {ends}"
-            )
+            right = f"name one of {', '.join(map(str, known))}" if known else "name none, for this network has none"
+            raise PlanError("ends no residual block that can be cut", where=f"layer {index}", right=right)
     return tuple(known[index] for index in wanted)
 
 

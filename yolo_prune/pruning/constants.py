@@ -9,7 +9,7 @@ from torch import Tensor
 
 from yolo_prune.darknet.layers import Route, Shortcut, get_sources
 from yolo_prune.errors import PlanError
-from yolo_prune.model.detector import ConvLayer, Detector, activate
+from yolo_prune.model.detector import ConvLayer, Detector, activate, evaluating
 from yolo_prune.pruning.channels import IntArray, make_channel_graph
 from yolo_prune.pruning.plan import Plan
 
@@ -54,17 +54,16 @@ def measure_constants(model: Detector, plan: Plan, images: Iterable[Tensor]) -> 
     """
     graph = make_channel_graph(model.network)
     totals: dict[int, Tensor] = {}
-    count, was_training = 0, model.training
-    model.eval()
-    for batch in images:
-        count += len(batch)
+    count = 0
 
-        def add(index: int, _: list[Tensor], output: Tensor) -> None:
-            means = output.double().mean((2, 3)).sum(0)
-            totals[index] = totals[index] + means if index in totals else means
+    def add(index: int, _: list[Tensor], output: Tensor) -> None:
+        means = output.double().mean((2, 3)).sum(0)
+        totals[index] = totals[index] + means if index in totals else means
 
-        model(batch, add)
-    model.train(was_training)
+    with evaluating(model):
+        for batch in images:
+            model(batch, add)
+            count += len(batch)
     if not count:
         raise PlanError(
             "there are no pictures to take the mean of", where="fold", right="name a data set, or use leaky"

@@ -21,8 +21,7 @@ random      a number from 0 to 1                              the floor that a c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ import torch
 from torch import Tensor
 
 from yolo_prune.errors import PlanError
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import ConvLayer, Detector, evaluating
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.blocks import Block
 from yolo_prune.pruning.channels import ChannelGraph
@@ -97,7 +96,7 @@ def _score_taylor(model: Detector, graph: ChannelGraph, examples: Iterable[Examp
     parameters = {layer: _get_gate(_get_conv(model, layer)) for layer in graph.conv_layers}
     flat = [parameter for gate in parameters.values() for parameter in gate]
     loss, totals, count = DetectionLoss(model.network), dict[int, Any](), 0
-    with _evaluating(model), torch.enable_grad():
+    with evaluating(model), torch.enable_grad():
         for images, targets in examples:
             gradients = iter(torch.autograd.grad(loss(model(images), targets, *images.shape[-2:]).total, flat))
             for layer, gate in parameters.items():
@@ -114,16 +113,6 @@ def _get_gate(module: ConvLayer) -> tuple[Tensor, ...]:
     """Return the parameters that `mask` would set to zero, channel by channel."""
     parts = (module.conv.weight, module.conv.bias) if module.bn is None else (module.bn.weight, module.bn.bias)
     return tuple(part for part in parts if part is not None)
-
-
-@contextmanager
-def _evaluating(model: Detector) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def reduce_members(graph: ChannelGraph, by_layer: dict[int, FloatArray], how: str) -> FloatArray:
@@ -158,7 +147,7 @@ def normalize_groups(graph: ChannelGraph, scores: FloatArray, by: str) -> FloatA
 
 @torch.no_grad()
 def score_blocks(model: Detector, blocks: Sequence[Block], images: Iterable[Tensor]) -> list[float]:
-    """Score residual blocks by what their branch contributes to the sum: ‖F(x)‖₂ / ‖x + F(x)‖₂, each norm over all pictures.
+    """Score residual blocks by what their branch contributes to the sum: ‖F(x)‖₂ / ‖x + F(x)‖₂, each norm over all pictures; 0 / 0 is 0.
 
     `images` are batches (B, 3, H, W) in 0 … 1 on the model's device; the model runs in evaluation mode.
     Source: after Veit et al., "Residual Networks Behave Like Ensembles of Relatively Shallow Networks" (2016), §4: a
@@ -169,19 +158,20 @@ def score_blocks(model: Detector, blocks: Sequence[Block], images: Iterable[Tens
     """
     check_finite(model)
     places = {block.shortcut: number for number, block in enumerate(blocks)}
-    branches, sums = np.zeros(len(blocks)), np.zeros(len(blocks))
+    branches, sums, pictures = np.zeros(len(blocks)), np.zeros(len(blocks)), 0
 
     def add(index: int, inputs: list[Tensor], output: Tensor) -> None:
         if index in places:
             branches[places[index]] += float(inputs[0].double().square().sum())
             sums[places[index]] += float(output.double().square().sum())
 
-    with _evaluating(model):
+    with evaluating(model):
         for batch in images:
             model(batch, add)
-    if not sums.all():
+            pictures += len(batch)
+    if not pictures:
         raise PlanError("there are no pictures to score blocks on", where="drop_blocks", right="name a data set")
-    return [float(value) for value in np.sqrt(branches / sums)]
+    return [float(value) for value in np.sqrt(branches / np.where(sums > 0, sums, 1))]
 
 
 def _get_conv(model: Detector, layer: int) -> ConvLayer:

@@ -7,8 +7,9 @@
                 …],                                               numbers, from 0, that go
      …}                                                           whatever else stands there is for people
 
-A group is named by the convolutions that write it. For one convolution the numbers are its filters'; where shortcuts tie
-several, filter n of each is channel n.
+A group is named by the convolutions that write it. Its channels are numbered in order: for a convolution of its own they are
+its filters, where shortcuts tie whole convolutions filter n of each is channel n; where a cfg slices n channels into equal
+parts, or ties only some, they are the filters that are left to count once those that go with an earlier one are passed over.
 """
 
 from __future__ import annotations
@@ -96,8 +97,9 @@ def parse_plan(content: Any, network: Network, where: str | Path) -> BlockPlan:
         raise PlanError(
             "was made for another network", where=where, right="make a plan for this one with yoloprune plan"
         )
+    ends = _read_numbers(content.get("blocks"), f"{where}: blocks")
     try:
-        blocks = pick_blocks(network, _read_numbers(content.get("blocks"), f"{where}: blocks"))
+        blocks = pick_blocks(network, ends)
     except PlanError as error:
         raise PlanError(f"{error.where} {error.what}", where=f"{where}: blocks", right=error.right) from None
     graph = make_channel_graph(drop_blocks(network, blocks))

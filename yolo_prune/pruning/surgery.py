@@ -126,7 +126,7 @@ def cut_blocks(model: Detector, blocks: Collection[Block]) -> Detector:
         for name, tensor in model.layers[old].state_dict().items()
     }
     short.load_state_dict(state, assign=True)
-    return _take_settings(short, model, kept).requires_grad_(True)
+    return _take_settings(short, model, kept)
 
 
 class Comparison(NamedTuple):
