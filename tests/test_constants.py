@@ -166,7 +166,7 @@ def test_pictures_that_fail_leave_the_model_as_it_was() -> None:
         yield make_images(model)
         raise OSError
 
-    with pytest.raises(OSError, match="^$"):
+    with pytest.raises(OSError, match=r"^$"):
         measure_constants(model, drop_every_other(MIXED), fail())
     assert model.training
 

@@ -12,10 +12,10 @@ bn-gamma    |γ_c|, and ‖w_c‖₂ where nothing is normalised     Liu et al.,
 l1          Σ |w_c|                                           Li et al., "Pruning Filters for Efficient ConvNets" (2017), §3.1
 l2          ‖w_c‖₂, the norm of a neuron's weight column      He et al., "Soft Filter Pruning" (2018), §3.2
 fpgm        Σ_k ‖w_c − w_k‖₂ over the layer's filters k       He et al., "Filter Pruning via Geometric Median" (2019), §3.3
-taylor      mean over batches of (γ ∂L/∂γ + β ∂L/∂β)²,        Molchanov et al., "Importance Estimation for Neural Network
-            or (Σ w ∂L/∂w + b ∂L/∂b)² without batch norm:     Pruning" (2019), eq. 8
-            the square of what silencing c adds to L, first
-            order
+taylor      root mean square over batches of                  Molchanov et al., "Importance Estimation for Neural Network
+            γ ∂L/∂γ + β ∂L/∂β, or of Σ w ∂L/∂w + b ∂L/∂b      Pruning" (2019), eq. 8, whose root it is: the order is the
+            without batch norm: what silencing c adds to L,   same, and a group's mean is not ruled by its largest
+            first order
 random      a number from 0 to 1                              the floor that a criterion must beat
 """
 
@@ -92,7 +92,7 @@ def _score_filters(module: ConvLayer, criterion: str) -> Tensor:
 
 
 def _score_taylor(model: Detector, graph: ChannelGraph, examples: Iterable[Example]) -> dict[int, Tensor]:
-    """Return for every convolution (out,) float64 squared first-order changes of the loss, averaged over the examples."""
+    """Return for every convolution (out,) float64 first-order changes of the loss, their root mean square over the examples."""
     parameters = {layer: _get_gate(_get_conv(model, layer)) for layer in graph.conv_layers}
     flat = [parameter for gate in parameters.values() for parameter in gate]
     loss, totals, count = DetectionLoss(model.network), dict[int, Any](), 0
@@ -106,7 +106,7 @@ def _score_taylor(model: Detector, graph: ChannelGraph, examples: Iterable[Examp
             count += 1
     if not count:
         raise PlanError("taylor has no pictures to look at", where="criterion", right="name a data set")
-    return {layer: total / count for layer, total in totals.items()}
+    return {layer: (total / count).sqrt() for layer, total in totals.items()}
 
 
 def _get_gate(module: ConvLayer) -> tuple[Tensor, ...]:
