@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+import typer
 from tiny import DRAW_RESULTS, SIDE, TINY_CFG, Cli, Outcome, make_config
 
-from yolo_prune.cli.main import main
+from yolo_prune.cli import main as command_line
 from yolo_prune.datasets.settings import SyntheticConfig
 from yolo_prune.datasets.synthetic import make_dataset
 from yolo_prune.stages.training import start_training
@@ -56,16 +58,23 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
+@cache
+def make_command() -> object:
+    """Return the tree of commands, which takes longer to build than many of them to run."""
+    return typer.main.get_command(command_line.app)
+
+
 @pytest.fixture
 def cli(workplace: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Return a function that runs `yoloprune` in an empty folder."""
+    monkeypatch.setattr(command_line, "app", make_command())
 
     def run(*words: object, stdin: str = "") -> Outcome:
         monkeypatch.setattr(sys, "argv", ["yoloprune", *map(str, words)])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         capsys.readouterr()
         with pytest.raises(SystemExit) as leaving:
-            main()
+            command_line.main()
         out, err = capsys.readouterr()
         assert isinstance(leaving.value.code, int)
         return Outcome(leaving.value.code, out, err)

@@ -170,6 +170,8 @@ def test_a_change_redoes_its_stage_and_those_after_it(
     change(**changes)
     again()
     assert done == expected
+    pruned = load_checkpoint(Path("runs/tiny/prune/pruned.pt"))
+    assert pruned.provenance["recipe"]["seed"] == changes.get("seed", 0)
     after = table.stat().st_mtime_ns
     assert after > before
     again()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import PRUNABLE, Cli, Outcome
+from tiny import PRUNABLE, Cli, read_json
 
 from yolo_prune.cli.main import main
 from yolo_prune.errors import Interrupted
@@ -22,17 +22,10 @@ from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.stages.data import load_data
 from yolo_prune.training.run import resume_run
 
-COMMANDS = ("train", "prune", "finetune", "bench", "evaluate", "detect", "run", "cfg", "data")
+COMMANDS = ("train", "sensitivity", "plan", "prune", "finetune", "bench", "evaluate", "detect", "run", "cfg", "data")
 PYTHON = [sys.executable, "-m", "yolo_prune"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
 COSTS = {"params", "macs", "flops", "size_bytes"}
-
-
-def read_json(outcome: Outcome) -> Any:
-    """Return the one JSON object on stdout."""
-    assert outcome.code == 0, outcome.err
-    assert outcome.out.count("\n") == 1
-    return json.loads(outcome.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
 def test_four_commands_find_what_the_one_before_left(cli: Cli, hands: Path, tiny_cfg: Path) -> None:

@@ -6,15 +6,21 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import TINY_CFG, Cli, Outcome
 
 from yolo_prune.darknet.cfg import parse_cfg
+from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.weights import save_weights
+from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.plan import Plan
+from yolo_prune.pruning.plan_file import BlockPlan, save_plan
 
 
 @pytest.fixture
@@ -241,15 +247,105 @@ def test_bad_words(cli: Cli, trained: Path, hands: Path, tiny_cfg: Path, words: 
     assert {path.name for path in Path().iterdir()} == {"settings.yaml", "types.yaml", "two.yaml"}
 
 
+@pytest.fixture
+def spoiled(workplace: Path, trained: Path) -> Path:
+    """Return a checkpoint with a γ that is no number: ./spoiled.pt."""
+    loaded = load_checkpoint(trained)
+    state = {name: tensor.clone() for name, tensor in loaded.state.items()}
+    state["layers.2.bn.weight"][3] = torch.nan
+    return save_checkpoint(Path("spoiled.pt"), replace(loaded, state=state))
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "right"),
+    [
+        ("prune spoiled.pt --ratio 0.5", "layer 2: γ holds NaN or infinity", "train again from a sound checkpoint"),
+        ("prune spoiled.pt --criterion random", "layer 2: γ holds NaN or infinity", "train again"),
+        ("plan spoiled.pt", "layer 2: γ holds NaN or infinity", "train again"),
+        ("sensitivity spoiled.pt --criterion random", "layer 2: γ holds NaN or infinity", "train again"),
+        ("prune {pt} --ratio 0.95 --min-channels 1", "ratio: 0.95 of 36 channels cannot go: 1 stay in", "use at most 0.888"),
+        ("prune {pt} --ratio 0.9 --spare 5", "ratio: 0.9 of 20 channels cannot go: 2 stay in every", "use at most 0.7,"),
+        ("prune {pt} --target-params 1.5", "target_params: 1.5 is above the original's cost", "above 0 and up to 1"),
+        ("plan {pt} --target-macs 1.5", "target_macs: 1.5 is above the original's cost", "above 0 and up to 1"),
+        ("prune {pt} --target-macs 0", "target_macs: 0 is no share that could stay", "above 0"),
+        ("prune {pt} --target-params nan", "target_params: nan is no share that could stay", "above 0"),
+        ("prune {pt} --target-macs 0.01", "target_macs: 0.01 of the original cannot be reached: min_channels=2", "use at least 0."),
+        ("prune {pt} --target-speedup 0.5", "target_speedup: 0.5 is slower than the original", "use at least 1"),
+        ("prune {pt} --target-speedup nan", "target_speedup: nan is slower", "use at least 1"),
+        ("prune {pt} --target-latency-ms 0", "target_latency_ms: 0 ms is no time", "use more than 0"),
+        ("prune {pt} --target-latency-ms 1e9", "target_latency_ms: 1e+09 ms is above the original's cost", "use less"),
+        ("prune {pt} --drop-blocks 2", "drop_blocks: 2 blocks cannot go: the network has 1", "use at most 1"),
+        ("prune {pt} --drop-blocks 1 --spare 2", "drop_blocks: 1 blocks cannot go: the network has 0", "use at most 0"),
+        ("prune {pt} --drop-blocks -1", "drop_blocks: -1 is out of range", "use 0 or more blocks"),
+        ("prune {pt} --spare 4", "spare: layer 4 is no convolution", "as cfg show numbers them"),
+        ("prune {pt} --spare 0,99 --drop-blocks 1", "spare: layer 99 is no convolution", "as cfg show numbers"),
+        ("plan {pt} --spare 3,x", "spare: 3,x is no list of numbers", "write 84,96"),
+        ("prune {pt} --criterion magic", "criterion: unknown criterion magic", "use one of bn-gamma, l1"),
+        ("prune {pt} --group-reduce min", "group_reduce: unknown group_reduce min", "use one of mean, max, sum"),
+        ("prune {pt} --scope local", "scope: unknown scope local", "use one of global, layer"),
+        ("prune {pt} --normalize sum", "normalize: unknown normalize sum", "use one of none, mean, max"),
+        ("prune {pt} --fold relu", "fold: unknown fold relu", "use one of leaky, mean, none"),
+        ("plan {pt} --fold none", "No such option: --fold", "yoloprune --help"),
+        ("prune {pt} --score-batches 0", "score_batches: 0 is out of range", "use at least 1"),
+        ("prune {pt} --seed -1", "seed: -1 is out of range", "from 0"),
+        ("prune {pt} --round-to 0", "round_to: 0 is no multiple", "at least 1"),
+        ("prune {pt} --config spare.yaml", "spare.yaml: spare: 'three' is of the wrong type", "type tuple"),
+        ("prune {pt} --config list.json", "list.json: is not a mapping", "write key: value lines"),
+        ("prune {pt} --plan other.json", "other.json: was made for another network", "make a plan for this one"),
+        ("plan {pt} --plan broken.json", "broken.json:2: is not JSON", "correct that line"),
+        ("prune {pt} --plan list.json", "list.json: is not a plan", "name a file that yoloprune plan wrote"),
+        ("prune {pt} --plan none.json", "none.json: cannot be read (No such file", "yoloprune plan wrote"),
+        ("prune {pt} --plan {pt}", "{pt}: cannot be read", "yoloprune plan wrote"),
+        ("prune {pt} --from-sensitivity broken.json", "broken.json:2: is not JSON", "correct that line"),
+        ("prune {pt} --from-sensitivity other.json", "other.json: is no sensitivity table", "yoloprune sensitivity wrote"),
+        ("plan {pt} --from-sensitivity list.json", "list.json: is no sensitivity table", "yoloprune sensitivity wrote"),
+        ("prune {pt} --from-sensitivity none.json", "none.json: cannot be read (No such file", "sensitivity wrote"),
+        ("sensitivity {pt} --ratios 0.5,0.25", "ratios: 0.5, 0.25 are no rising fractions", "between 0 and 1"),
+        ("sensitivity {pt} --ratios 0.5,0.5", "ratios: 0.5, 0.5 are no rising fractions", "between 0 and 1"),
+        ("sensitivity {pt} --ratios 0.5,1", "ratios: 0.5, 1 are no rising fractions", "between 0 and 1"),
+        ("sensitivity {pt} --ratios 0.5,nan", "ratios: 0.5, nan are no rising fractions", "between 0 and 1"),
+        ("sensitivity {pt} --ratios half", "ratios: half is no list of numbers", "write 0.25,0.5,0.75"),
+        ("sensitivity {pt} --metric map", "metric: unknown metric map", "use one of map50, loss"),
+        ("sensitivity {pt} --pictures 0", "pictures: 0 is out of range", "use 1 or more"),
+        ("sensitivity {pt} --criterion magic", "criterion: unknown criterion magic", "use one of bn-gamma"),
+        ("sensitivity {pt} --name a/b", "name: 'a/b' is no folder name", "without slashes"),
+        ("sensitivity {pt} --data none.yaml", "none.yaml: there is no such file", "name a data.yaml"),
+        ("sensitivity {pt} --device tpu", "device: unknown device tpu", "use auto, cpu"),
+        ("sensitivity none.pt", "none.pt: cannot be read", "name a .pt file"),
+        ("sensitivity", "CHECKPOINT: no checkpoint of train below runs", "run yoloprune train first"),
+        ("plan", "CHECKPOINT: no checkpoint of train below runs", "run yoloprune train first"),
+        ("sensitivity --resume", "runs/sensitivity/sensitivity.json: there is nothing to resume", "name a run"),
+        ("sensitivity --resume --name a", "runs/a/sensitivity.json: there is nothing to resume", "name a run"),
+    ],
+)  # fmt: skip
+def test_bad_words_for_pruning(cli: Cli, trained: Path, spoiled: Path, words: str, place: str, right: str) -> None:
+    Path("broken.json").write_text('{\n"format" "yolo_prune plan"}')
+    Path("list.json").write_text("[]")
+    Path("spare.yaml").write_text("spare: three\n")
+    other = parse_cfg(TINY_CFG.replace("filters=16", "filters=20"))
+    keep = np.ones(make_channel_graph(other).size, dtype=bool)
+    save_plan(Path("other.json"), other, BlockPlan((), Plan(keep)), {})
+    files = set(Path().iterdir())
+    check(cli(*words.format(pt=trained).split()), place.format(pt=trained), right)
+    assert set(Path().iterdir()) == files
+
+
 def test_a_checkpoint_whose_data_set_has_gone(cli: Cli, data: Path, tiny_cfg: Path) -> None:
     assert cli("train", "--data", data, "--cfg", tiny_cfg, "--epochs", 1, "--batch-size", 12).code == 0
     shutil.rmtree("hands")
-    for words, flag in (("prune --ratio 0.5", "--recalibrate 0"), ("bench", "--no-score"), ("evaluate", "--data")):
+    for words, flag in (
+        ("prune --ratio 0.5", "--recalibrate 0"),
+        ("prune --criterion taylor --fold mean", "another --criterion and --fold leaky and --recalibrate 0"),
+        ("plan --drop-blocks 1", "--drop-blocks 0"),
+        ("bench", "--no-score"),
+        ("evaluate", "--data"),
+        ("sensitivity", "--data"),
+    ):
         outcome = cli(*words.split())
         assert outcome.code == 2
         assert outcome.err.startswith("error: --data: the checkpoint was trained on ")
         assert outcome.err.endswith(f"which is not there; name a data.yaml, or use {flag}\n")
-    assert not Path("runs/prune").exists()
+    assert {path.name for path in Path("runs").iterdir()} == {"train", "latest.json"}
 
 
 def test_a_mistake_leaves_its_name_free(cli: Cli, data: Path, tiny_cfg: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -98,6 +100,13 @@ class Cli(Protocol):
     """Run `yoloprune` in this process."""
 
     def __call__(self, *words: object, stdin: str = "") -> Outcome: ...
+
+
+def read_json(outcome: Outcome) -> Any:
+    """Return the one JSON object on stdout."""
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("\n") == 1
+    return json.loads(outcome.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
 class Killed(BaseException):

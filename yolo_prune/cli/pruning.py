@@ -14,7 +14,7 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.pruning.settings import CRITERIA, DEFAULT_RATIO, GROUP_REDUCTIONS, METRICS, NORMALIZATIONS, SCOPES
 from yolo_prune.stages.settings import FOLDS, PruneConfig, SensitivityConfig
 
-_PRUNE, _SENSITIVITY = PruneConfig(), SensitivityConfig()
+_PRUNE, _PLAN, _SENSITIVITY = PruneConfig(), PruneConfig(name="plan"), SensitivityConfig()
 
 Criterion = Annotated[
     str | None,
@@ -32,6 +32,7 @@ ScoreBatches = Annotated[
     typer.Option(help="Batches of training pictures that taylor looks at.", show_default=str(_PRUNE.score_batches)),
 ]
 Seed = Annotated[int | None, typer.Option(help="What criterion random draws from.", show_default=str(_PRUNE.seed))]
+_PlanName = Annotated[str | None, typer.Option(help="The run's folder below runs/.", show_default=_PLAN.name)]
 
 
 def prune(
@@ -136,11 +137,10 @@ def prune(
         "spare": parse_list(spare, int, "spare", "84,96"), "min_channels": min_channels, "round_to": round_to,
         "plan": plan, "fold": fold, "recalibrate": recalibrate, "data": data, "name": name, "device": device,
     }  # fmt: skip
-    settings = overlay(_PRUNE, config, flags)
+    settings = overlay(_PLAN if dry_run else _PRUNE, config, flags)
     source = resolve_checkpoint(checkpoint, "train")
     if dry_run:
-        folder = make_run_folder("plan" if settings.name == _PRUNE.name else settings.name, "plan")
-        made = make_plan_files(source, settings, folder)
+        made = make_plan_files(source, settings, make_run_folder(settings.name, _PLAN.name))
         report(format_layers(made.planned))
         print_json(made.as_dict()) if as_json else print(made.plan)
         return
@@ -161,7 +161,11 @@ def _as_dry_run(command: Callable[..., None], doc: str) -> Callable[..., None]:
         command(**flags, **hidden)
 
     signature = inspect.signature(command, eval_str=True)
-    shown = [parameter for name, parameter in signature.parameters.items() if name not in hidden]
+    shown = [
+        parameter.replace(annotation=_PlanName) if name == "name" else parameter
+        for name, parameter in signature.parameters.items()
+        if name not in hidden
+    ]
     plan.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]  # what Typer reads
     plan.__doc__ = doc
     return plan

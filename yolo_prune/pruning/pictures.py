@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,41 +18,59 @@ from yolo_prune.pruning.sensitivity import Sensitivity
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ALONE, FROZEN, BEFORE = "tab:gray", "black", "0.88"
+ALONE, FROZEN, BEFORE, CUT = "tab:gray", "black", "0.88", "0.55"
 NAMED_LAYERS = 4
 """A group of more layers than this is named by its first and last."""
+CROWDED = 30
+"""More convolutions than this have their figures upright."""
+LEGEND_COLUMN = 1.9
+"""Inches that an entry of the legend needs."""
 
 
 def draw_plan(path: Path, network: Network, made: BlockPlan) -> Path:
     """Draw every convolution's filters before and after, in the colour of the group that it must be pruned with.
 
-    A cut block's convolutions keep nothing.
+    The number on a bar is what stays; a cut block's convolutions are hatched and have none.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     graph = make_channel_graph(drop_blocks(network, made.blocks))
-    kept = {old: new for new, old in enumerate(list_kept_layers(network, made.blocks))}
+    kept = list_kept_layers(network, made.blocks)
+    after = {kept[layer]: int(made.plan.keep[graph.writes[layer]].sum()) for layer in graph.conv_layers}
     tied = [group for group in graph.groups if group.is_tied and not group.frozen]
     palette = _make_palette(len(tied))
-    colours = dict.fromkeys(graph.conv_layers, ALONE)
-    colours |= {layer: FROZEN for group in graph.groups if group.frozen for layer in group.writers}
-    colours |= {layer: colour for group, colour in zip(tied, palette, strict=True) for layer in group.writers}
-    layers = [index for index, _ in network.convs]
-    before = [conv.filters for _, conv in network.convs]
-    after = [int(made.plan.keep[graph.writes[kept[index]]].sum()) if index in kept else 0 for index in layers]
-    figure = Figure(figsize=(max(8.0, 0.19 * len(layers) + 1.5), 4.2), layout="constrained")
-    axes = figure.subplots()
-    places = np.arange(len(layers))
-    axes.bar(places, before, 0.9, color=BEFORE)
-    axes.bar(places, after, 0.9, color=[colours[kept[index]] if index in kept else ALONE for index in layers])
-    axes.set_xticks(places, [str(index) for index in layers], rotation=90, fontsize=7)
-    axes.set(xlabel="layer", ylabel="filters", xlim=(-0.7, len(layers) - 0.3))
-    axes.set_title(f"{sum(after):,} of {sum(before):,} filters stay")
-    entries = [(BEFORE, "before"), (ALONE, "after"), (FROZEN, "after, detection head")]
-    entries += [(colour, f"after, tied group {number}") for number, colour in enumerate(palette, 1)]
-    handles = [Patch(color=colour, label=label) for colour, label in entries]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 9), fontsize=8, frameon=False)
+    colours = dict.fromkeys(after, ALONE)
+    colours |= {kept[layer]: FROZEN for group in graph.groups if group.frozen for layer in group.writers}
+    colours |= {kept[layer]: colour for group, colour in zip(tied, palette, strict=True) for layer in group.writers}
+    before = {index: conv.filters for index, conv in network.convs}
+    places = {index: place for place, index in enumerate(before)}
+    width = max(8.0, 0.19 * len(before) + 1.5)
+    figure = Figure(figsize=(width, 4.2), layout="constrained")
+    axes, turn = figure.subplots(), 90 if len(before) > CROWDED else 0
+    for index, place in places.items():
+        if index in after:
+            axes.bar(place, before[index], 0.9, color=BEFORE)
+            axes.bar(place, after[index], 0.9, color=colours[index])
+            axes.annotate(str(after[index]), (place, after[index]), (0, 2), textcoords="offset points", rotation=turn, ha="center", va="bottom", fontsize=6)  # fmt: skip
+        else:
+            axes.bar(place, before[index], 0.9, facecolor="white", edgecolor=CUT, hatch="////", linewidth=0)
+    axes.set_xticks(list(places.values()), [str(index) for index in places], rotation=turn, fontsize=7)
+    for index, label in zip(places, axes.get_xticklabels(), strict=True):
+        label.set_color(colours[index] if index in after and colours[index] != ALONE else "black")
+    axes.set(xlabel="layer", ylabel="filters", xlim=(-0.7, len(places) - 0.3), ylim=(0, 1.1 * max(before.values())))
+    axes.set_title(f"{sum(after.values()):,} of {sum(before.values()):,} filters stay")
+    handles = [Patch(color=BEFORE, label="before"), Patch(color=ALONE, label="after")]
+    handles += [Patch(color=FROZEN, label="detection head")]
+    if made.blocks:
+        handles += [Patch(facecolor="white", edgecolor=CUT, hatch="////", linewidth=0, label="cut block")]
+    handles += [
+        Patch(color=colour, label=f"tied: {name_layers(tuple(kept[layer] for layer in group.writers))}")
+        for group, colour in zip(tied, palette, strict=True)
+    ]
+    lines = math.ceil(len(handles) * LEGEND_COLUMN / width)
+    columns = math.ceil(len(handles) / lines)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     return _save(path, figure)
 
 
@@ -59,26 +78,23 @@ def draw_sensitivity(path: Path, table: Sensitivity) -> Path:
     """Draw the damage of every group (row) at every ratio (column) as a heat map with its figures."""
     from matplotlib.figure import Figure
 
-    damages = np.array([table.measure_damages(curve) for curve in table.groups]).reshape(-1, len(table.ratios))
-    height = 1.4 + 0.24 * max(1, len(table.groups))
-    figure = Figure(figsize=(3.2 + 0.75 * len(table.ratios), height), layout="constrained")
+    damages = np.array([table.measure_damages(curve) for curve in table.groups])
+    rows, columns = damages.shape
+    figure = Figure(figsize=(max(4.5, 2.2 + 0.75 * columns), 1.2 + 0.24 * max(5, rows)), layout="constrained")
     axes = figure.subplots()
-    largest = max(float(damages.max(initial=0)), 1e-9)
-    image = axes.imshow(damages, cmap="YlOrRd", vmin=0, vmax=largest, aspect="auto")
-    axes.set_xticks(range(len(table.ratios)), [f"{ratio:g}" for ratio in table.ratios])
-    names = [name_layers(curve.layers) for curve in table.groups]
-    axes.set_yticks(
-        range(len(names)),
-        [f"{name} ({curve.channels})" for name, curve in zip(names, table.groups, strict=True)],
-        fontsize=7,
-    )
+    largest = max(float(damages.max()), 1e-9)
+    axes.imshow(damages, cmap="YlOrRd", vmin=0, vmax=largest, aspect="auto")
+    axes.set_xticks(range(columns), [f"{ratio:g}" for ratio in table.ratios], fontsize=8)
+    names = [f"{name_layers(curve.layers)} ({curve.channels})" for curve in table.groups]
+    axes.set_yticks(range(rows), names, fontsize=7)
     for (row, column), damage in np.ndenumerate(damages):
         ink = "white" if damage > 0.6 * largest else "black"
-        axes.text(column, row, f"{damage:.3f}", ha="center", va="center", fontsize=7, color=ink)
+        text = f"{damage:.3f}" if damage < 100 else f"{damage:.0e}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=7, color=ink)
     what = "AP50 lost" if table.metric == "map50" else "loss gained"
-    axes.set(xlabel="fraction of the group dropped", ylabel="group: its layers (channels)")
+    axes.set_xlabel("fraction of the group dropped", fontsize=8)
+    axes.set_ylabel("layers (channels)", fontsize=8)
     axes.set_title(f"{what}, {table.criterion}; whole: {table.base:.4f}", fontsize=9)
-    figure.colorbar(image, ax=axes)
     return _save(path, figure)
 
 
@@ -90,10 +106,14 @@ def name_layers(layers: tuple[int, ...]) -> str:
 
 
 def _make_palette(count: int) -> list[str]:
+    """Return as many colours that differ, where there are few also from gray."""
     from matplotlib import colormaps
-    from matplotlib.colors import to_hex
+    from matplotlib.colors import TABLEAU_COLORS, to_hex
 
-    return [to_hex(colormaps["turbo"](0.08 + 0.84 * number / max(1, count - 1))) for number in range(count)]
+    few = [name for name in TABLEAU_COLORS if name != ALONE]
+    if count <= len(few):
+        return few[:count]
+    return [to_hex(colormaps["turbo"](0.08 + 0.84 * number / (count - 1))) for number in range(count)]
 
 
 def _save(path: Path, figure: Figure) -> Path:

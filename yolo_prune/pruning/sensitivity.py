@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from yolo_prune.pruning.settings import METRICS
 
 FORMAT = "yolo_prune sensitivity"
 FORMAT_VERSION = 1
+
+WORST_LOSS = 1e6
+"""The loss gained that a loss which is no number, or a greater one, counts as."""
 
 _HAIR = 1e-6
 """What a whole group adds to its damage, so that channels keep their order where a curve is flat."""
@@ -52,14 +56,17 @@ class Sensitivity:
     groups: tuple[GroupCurve, ...]
 
     def measure_damages(self, curve: GroupCurve) -> FloatArray:
-        """Return (R,) what every ratio costs a group: AP50 lost, or loss gained; at least 0 and never falling."""
+        """Return (R,) what every ratio costs a group: AP50 lost, or loss gained; at least 0 and never falling.
+
+        A score that is no number counts as the worst there is.
+        """
         change = np.array(curve.scores) - self.base
-        worst = np.inf if self.metric == "loss" else self.base
+        worst = WORST_LOSS if self.metric == "loss" else self.base
         damages = np.nan_to_num(change if self.metric == "loss" else -change, nan=worst)
-        return np.maximum.accumulate(np.maximum(damages, 0))
+        return np.maximum.accumulate(np.clip(damages, 0, worst))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the table as plain data; `parse_sensitivity` takes it back."""
+        """Return the table as plain data, a score that is no number as None; `parse_sensitivity` takes it back."""
         content: dict[str, Any] = replace_nan({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)})
         return content
 
@@ -126,19 +133,23 @@ def load_sensitivity(path: Path) -> Sensitivity:
         raise PlanError(f"has format version {content.get('format_version')}", where=path, right=right)
     try:
         return parse_sensitivity(content)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise PlanError(f"lacks a part or holds a wrong one ({error})", where=path, right="measure it again") from error
 
 
 def parse_sensitivity(content: Mapping[str, Any]) -> Sensitivity:
-    """Make a table from plain data; raise KeyError, TypeError or ValueError where it is none."""
+    """Make a table from plain data; raise KeyError, TypeError, ValueError or OverflowError where it is none."""
     ratios = tuple(map(float, content["ratios"]))
     groups = tuple(
         GroupCurve(tuple(map(int, group["layers"])), int(group["channels"]), tuple(map(_parse_score, group["scores"])))
         for group in content["groups"]
     )
-    if any(len(group.scores) != len(ratios) for group in groups):
-        raise ValueError("a group has not a score for every ratio")
+    if not ratios or list(ratios) != sorted(set(ratios)) or not all(0 < ratio < 1 for ratio in ratios):
+        raise ValueError("its ratios are no rising fractions")
+    if any(len(group.scores) != len(ratios) or group.channels < 1 for group in groups):
+        raise ValueError("a group has no channels, or not a score for every ratio")
+    if not isfinite(base := _parse_score(content["base"])):
+        raise ValueError("the whole network has no score")
     if content["metric"] not in METRICS:
         raise ValueError(f"unknown metric {content['metric']}")
     return Sensitivity(
@@ -147,7 +158,7 @@ def parse_sensitivity(content: Mapping[str, Any]) -> Sensitivity:
         criterion=str(content["criterion"]),
         group_reduce=str(content["group_reduce"]),
         ratios=ratios,
-        base=_parse_score(content["base"]),
+        base=base,
         groups=groups,
     )
 

@@ -25,7 +25,9 @@ def pick_samples(spec: DataSpec, split: str, pictures: int, img_size: int) -> De
         DatasetError: there is no such split, or a picture or label cannot be read.
     """
     samples = spec.samples(split)
-    return DetectionDataset(samples[:: max(1, len(samples) // pictures)][:pictures], len(spec.names), img_size)
+    count = min(pictures, len(samples))
+    chosen = [samples[number * len(samples) // count] for number in range(count)]
+    return DetectionDataset(chosen, len(spec.names), img_size)
 
 
 def iterate_batches(data: DetectionDataset) -> Loader:

@@ -86,7 +86,7 @@ def run_chain(config: ChainConfig) -> ChainResult:
     if config.sparse is not None:
         newest = checkpoints["Sparse"] = train_stage("sparse", config.sparse, newest)
     parent = newest
-    settings = replace(config.prune, data=config.data, device=config.device)
+    settings = replace(config.prune, data=config.data, device=config.device, seed=config.seed)
 
     def prune_stage() -> Path:
         result = prune(parent, settings, folder / "prune")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,8 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
         CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be, or a budget cannot be met.
     """
     checkpoint = load_checkpoint(source)
-    spec = load_data_of(config.data, checkpoint.provenance, "--recalibrate 0") if config.needs_data else None
+    ways = config.ways_without_data
+    spec = load_data_of(config.data, checkpoint.provenance, " and ".join(ways)) if ways else None
     model = checkpoint.make_model().eval()
     check_finite(model)
     subject = _Subject(model, checkpoint.img_size, spec, make_device(config.device))
@@ -84,9 +85,12 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
         made = load_plan(config.plan, model.network)
         short = cut_blocks(model, made.blocks)
     else:
-        blocks = _choose_blocks(subject, config.drop_blocks, config.pictures)
+        _check_spare(model.network, config.spare)
+        blocks = _choose_blocks(subject, config)
         short = cut_blocks(model, blocks)
-        made = BlockPlan(blocks, _plan_channels(subject, short, config, stopwatch))
+        numbers = {old: new for new, old in enumerate(list_kept_layers(model.network, blocks))}
+        renumbered = replace(config, spare=tuple(numbers[layer] for layer in config.spare))
+        made = BlockPlan(blocks, _plan_channels(subject, short, renumbered, stopwatch))
     slim = prune_network(short.network, made.plan)
     return Planned(
         checkpoint=checkpoint,
@@ -111,11 +115,17 @@ class _Subject:
     device: torch.device
 
 
-def _choose_blocks(subject: _Subject, count: int, pictures: int) -> tuple[Block, ...]:
-    """Return the `count` residual blocks that contribute least."""
-    if not count:
+def _check_spare(network: Network, spare: Iterable[int]) -> None:
+    if strangers := set(spare) - {index for index, _ in network.convs}:
+        right = "name convolutions as cfg show numbers them"
+        raise PlanError(f"layer {min(strangers)} is no convolution", where="spare", right=right)
+
+
+def _choose_blocks(subject: _Subject, config: PruneConfig) -> tuple[Block, ...]:
+    """Return the `drop_blocks` residual blocks that contribute least, of those that hold no spared layer."""
+    if not (count := config.drop_blocks):
         return ()
-    blocks = find_blocks(subject.model.network)
+    blocks = [block for block in find_blocks(subject.model.network) if not set(block.layers) & set(config.spare)]
     if count > len(blocks):
         raise PlanError(
             f"{count} blocks cannot go: the network has {len(blocks)} that can be cut",
@@ -123,7 +133,7 @@ def _choose_blocks(subject: _Subject, count: int, pictures: int) -> tuple[Block,
             right=f"use at most {len(blocks)}",
         )
     assert subject.spec is not None
-    data = pick_samples(subject.spec, "train", pictures, subject.img_size)
+    data = pick_samples(subject.spec, "train", config.pictures, subject.img_size)
     with _placed(subject.model, subject.device) as model:
         scores = score_blocks(model, blocks, iterate_images(data, subject.device))
     ranked = sorted(zip(scores, blocks, strict=True), key=lambda pair: pair[0])
@@ -203,7 +213,7 @@ def format_layers(planned: Planned) -> str:
         )
     before, after = planned.before, planned.after
     lines.append(
-        f"  all  {planned.prune_ratio:>12.1%}-  {before.params:>10,} → {after.params:>10,}  "
+        f"  all  {f'-{planned.prune_ratio:.1%}':>13}  {before.params:>10,} → {after.params:>10,}  "
         f"{before.macs / 1e6:>9,.2f}M → {after.macs / 1e6:>9,.2f}M"
     )
     last = f"params {after.params / before.params - 1:+.1%}, MACs {after.macs / before.macs - 1:+.1%}, size {after.size_bytes / 1e6:.2f} MB"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from yolo_prune.model.detector import Detector
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.constants import carry_constants
+from yolo_prune.pruning.importance import check_finite
 from yolo_prune.pruning.pictures import draw_sensitivity, name_layers
 from yolo_prune.pruning.plan import name_group
 from yolo_prune.pruning.plan_file import measure_network_sha256
@@ -32,7 +34,7 @@ from yolo_prune.stages.settings import SensitivityConfig
 from yolo_prune.training.device import make_device
 from yolo_prune.training.signals import watch_signals
 
-TABLE = "sensitivity.json"
+TABLE, PICTURE = "sensitivity.json", "sensitivity.png"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class SensitivityResult:
     def format(self) -> str:
         """Return the damages as text, a line per group."""
         table = self.table
-        width = max(len(name_layers(curve.layers)) for curve in table.groups)
+        width = max(len(name) for name in ("layers", *(name_layers(curve.layers) for curve in table.groups)))
         head = f"{'layers':<{width}}  {'channels':>8}" + "".join(f"  {ratio:>7.0%}" for ratio in table.ratios)
         lines = [
             f"{name_layers(curve.layers):<{width}}  {curve.channels:>8}"
@@ -82,17 +84,18 @@ def start_sensitivity(source: Path, config: SensitivityConfig, folder: Path) -> 
 
 
 def resume_sensitivity(folder: Path, device: str | None = None) -> SensitivityResult:
-    """Go on with the measurement that stopped in `folder`, on another device if one is named.
+    """Go on with the measurement that stopped in `folder`, on another device if one is named; a finished one is returned.
 
     Raises:
-        PlanError: there is none, it is finished, or its checkpoint or data set has changed.
+        PlanError: there is none, or its checkpoint or data set has changed.
         CheckpointError, ConfigError, DatasetError, Interrupted: as `start_sensitivity`.
     """
     path = folder / TABLE
     if not path.is_file():
         raise PlanError("there is nothing to resume", where=path, right="name a run that yoloprune sensitivity left")
     table, recipe = load_sensitivity(path), load_json(path, PlanError, "").get("recipe")
-    if not isinstance(recipe, dict) or not {"checkpoint", "sha256", "data_fingerprint", "settings"} <= recipe.keys():
+    parts = {"checkpoint": str, "sha256": str, "data_fingerprint": str, "settings": dict}
+    if not isinstance(recipe, dict) or not all(isinstance(recipe.get(key), kind) for key, kind in parts.items()):
         raise PlanError("does not say how it was measured", where=path, right="measure it again")
     config = parse_config(SensitivityConfig(), recipe["settings"], path)
     config = config if device is None else replace(config, device=device)
@@ -118,18 +121,29 @@ def _measure(
 ) -> SensitivityResult:
     device = make_device(config.device)
     model = checkpoint.make_model().eval()
+    check_finite(model)
     graph = make_channel_graph(model.network)
+    groups = [group for group in graph.groups if not group.frozen]
+    path = folder / TABLE
+    if not groups:
+        raise PlanError(
+            "has no channels that can be pruned", where=recipe["checkpoint"], right="name another checkpoint"
+        )
+    if table is not None and {group.writers for group in groups} <= {curve.layers for curve in table.groups}:
+        report(f"{path}: all {len(groups)} groups are measured")
+        return SensitivityResult(path, draw_sensitivity(folder / PICTURE, table), table)
     importance = score(model, graph, config, spec, checkpoint.img_size, device)
     data = pick_samples(spec, "val", config.pictures, checkpoint.img_size)
     judge = _make_judge(config.metric, data, device)
-    groups = [group for group in graph.groups if not group.frozen]
-    path = folder / TABLE
+    # Sums round by memory layout, which must not depend on whether the whole network was judged just now.
+    model.to(device).to(memory_format=torch.channels_last)
     with watch_signals() as stop:
         if table is None:
-            network = measure_network_sha256(model.network)
-            table = Sensitivity(
-                network, config.metric, config.criterion, config.group_reduce, config.ratios, judge(model), ()
-            )
+            network, base = measure_network_sha256(model.network), judge(model)
+            if not isfinite(base):
+                right = "measure a sound checkpoint on validation pictures with objects"
+                raise PlanError(f"the whole network's {config.metric} is {base:g}", where=spec.source, right=right)
+            table = Sensitivity(network, config.metric, config.criterion, config.group_reduce, config.ratios, base, ())
             _save(path, table, recipe)
         measured = {curve.layers for curve in table.groups}
         for number, group in enumerate(groups, 1):
@@ -139,11 +153,12 @@ def _measure(
             for ratio in config.ratios:
                 stop.check()
                 plan = plan_group(graph, importance, group, ratio)
-                scores.append(judge(rebuild(model, plan, carry_constants(model, plan))))
+                found = judge(rebuild(model, plan, carry_constants(model, plan)))
+                scores.append(found if isfinite(found) else nan)  # JSON has no word for infinity
             table = replace(table, groups=(*table.groups, GroupCurve(group.writers, len(group.ids), tuple(scores))))
             _save(path, table, recipe)
             report(f"group {number} of {len(groups)}, {name_group(group)}: {', '.join(f'{one:.4f}' for one in scores)}")
-    return SensitivityResult(path, draw_sensitivity(folder / "sensitivity.png", table), table)
+    return SensitivityResult(path, draw_sensitivity(folder / PICTURE, table), table)
 
 
 def _make_judge(metric: str, data: DetectionDataset, device: torch.device) -> Callable[[Detector], float]:

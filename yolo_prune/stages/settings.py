@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from yolo_prune.errors import ConfigError
@@ -55,17 +55,9 @@ class PruneConfig(ScoreConfig, PlanConfig):
             if (value := getattr(self, name)) < low:
                 raise ConfigError(f"{value} is out of range", where=name, right=f"use {low} or more {unit}")
         if self.plan is not None:
-            choices = (
-                "ratio",
-                "target_params",
-                "target_macs",
-                "target_latency_ms",
-                "target_speedup",
-                "from_sensitivity",
-            )
-            given = [name for name in choices if getattr(self, name) is not None] + ["drop_blocks"] * (
-                self.drop_blocks > 0
-            )
+            choices = {one.name for base in (PlanConfig, ScoreConfig) for one in fields(base)}
+            choices = choices - {"seed"} | {"drop_blocks", "from_sensitivity"}  # a chain's seed is nobody's choice here
+            given = [one.name for one in fields(self) if one.name in choices and getattr(self, one.name) != one.default]
             if given:
                 raise ConfigError("a plan already says what to drop", where=given[0], right="leave it out, or the plan")
         if self.from_sensitivity is not None and (
@@ -78,10 +70,15 @@ class PruneConfig(ScoreConfig, PlanConfig):
             )
 
     @property
-    def needs_data(self) -> bool:
-        """Whether training pictures are looked at."""
-        scores = self.plan is None and (self.criterion == "taylor" or self.drop_blocks > 0)
-        return scores or self.fold == "mean" or self.recalibrate > 0
+    def ways_without_data(self) -> list[str]:
+        """What to write, all of it, so that no training pictures are looked at; empty where none are anyway."""
+        ways = (
+            ("another --criterion", self.criterion == "taylor"),
+            ("--drop-blocks 0", self.drop_blocks > 0),
+            ("--fold leaky", self.fold == "mean"),
+            ("--recalibrate 0", self.recalibrate > 0),
+        )
+        return [way for way, is_needed in ways if is_needed]
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ class SensitivityConfig(ScoreConfig):
         if (
             not self.ratios
             or list(self.ratios) != sorted(set(self.ratios))
-            or not 0 < min(self.ratios) <= max(self.ratios) < 1
+            or not all(0 < ratio < 1 for ratio in self.ratios)
         ):
             raise ConfigError(
                 f"{', '.join(f'{ratio:g}' for ratio in self.ratios)} are no rising fractions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -72,7 +73,7 @@ def make_time_budgets(config: PlanConfig, model: Detector, stopwatch: Stopwatch)
                 limit=limit,
                 measure=lambda plan: measure(plan)[1],
                 say=lambda cost: f"{cost:.4g} ms",
-                nearest=lambda cost: f"at least {cost:.4g}",
+                nearest=lambda cost: f"at least {math.ceil(1e3 * cost) / 1e3:.3f}",
                 steps=STEPS,
             )
         )
@@ -88,7 +89,7 @@ def make_time_budgets(config: PlanConfig, model: Detector, stopwatch: Stopwatch)
                 limit=1 / config.target_speedup,
                 measure=measure_share,
                 say=lambda cost: f"{1 / cost:.3g} times the original's speed",
-                nearest=lambda cost: f"at most {1 / cost:.3g}",
+                nearest=lambda cost: f"at most {math.floor(100 / cost) / 100:.2f}",
                 steps=STEPS,
             )
         )

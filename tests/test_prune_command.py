@@ -1,0 +1,540 @@
+"""`prune` and `plan`: what every flag does to the network, and that a plan on disk is what prune does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from networks import make_small_network, randomise_
+from numpy.typing import NDArray
+from tiny import PRUNABLE, SIDE, TINY_CFG, Cli, is_same, read_json
+from torch import Tensor
+
+from yolo_prune.bench.latency import Latency
+from yolo_prune.darknet.cfg import parse_cfg
+from yolo_prune.darknet.cost import measure_cost
+from yolo_prune.darknet.layers import Conv, Shortcut
+from yolo_prune.datasets.spec import load_spec
+from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from yolo_prune.model.decode import DecodedDetector
+from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.stages import timing
+from yolo_prune.stages.calibration import pick_samples
+
+COSTS = {"params", "macs", "flops", "size_bytes"}
+GROUPS = {(0,): 8, (1, 3): 8, (2,): 4, (5,): 16}
+"""What of the tiny network can be pruned: the convolutions that write a group, and its channels."""
+FREE = PRUNABLE - 2 * len(GROUPS)
+"""The channels that a floor of two in every group leaves to drop."""
+MS_PER_MAC = 1e-5
+"""The pace of the clock that stands still for everything but multiply–accumulates."""
+FULL_MS = MS_PER_MAC * measure_cost(parse_cfg(TINY_CFG), SIDE).macs
+
+Scores = Mapping[tuple[int, ...], NDArray[np.float64]]
+
+
+def prune(cli: Cli, checkpoint: Path, *words: object) -> Any:
+    """Prune without a look at pictures and return the JSON."""
+    return read_json(cli("prune", checkpoint, "--recalibrate", 0, "--json", *words))
+
+
+def load_state(result: Any) -> Mapping[str, Tensor]:
+    return load_checkpoint(Path(result["checkpoint"])).state
+
+
+def count_filters(result: Any) -> list[int]:
+    return [conv.filters for _, conv in load_checkpoint(Path(result["checkpoint"])).network.convs]
+
+
+def read_drops(result: Any) -> dict[tuple[int, ...], list[int]]:
+    """Return what the plan drops by the layers of the group."""
+    groups = json.loads(Path(result["plan"]).read_text())["groups"]
+    return {tuple(group["layers"]): group["drop"] for group in groups}
+
+
+def count_dropped(result: Any) -> int:
+    return sum(map(len, read_drops(result).values()))
+
+
+def score_by_hand(state: Mapping[str, Tensor], criterion: str, reduce: str = "mean") -> Scores:
+    """Score the filters of the tiny network's convolutions, and combine those that a shortcut ties."""
+
+    def score(layer: int) -> NDArray[np.float64]:
+        filters = state[f"layers.{layer}.conv.weight"].double().flatten(1).numpy()
+        match criterion:
+            case "bn-gamma":
+                return np.asarray(np.abs(state[f"layers.{layer}.bn.weight"].double().numpy()))
+            case "l1":
+                return np.asarray(np.abs(filters).sum(axis=1))
+            case "l2":
+                return np.asarray(np.sqrt((filters**2).sum(axis=1)))
+            case _:
+                return np.array([np.sqrt(((filters - one) ** 2).sum(axis=1)).sum() for one in filters])
+
+    members = {layers: np.array([score(layer) for layer in layers]) for layers in GROUPS}
+    return {layers: np.asarray(getattr(own, reduce)(axis=0)) for layers, own in members.items()}
+
+
+def drop_by_hand(scores: Scores, count: int) -> dict[tuple[int, ...], list[int]]:
+    """Drop the lowest scores, two of every group kept back."""
+    free = sorted(
+        (score, layers, int(channel))
+        for layers, own in scores.items()
+        for score, channel in zip(np.sort(own)[:-2], np.argsort(own), strict=False)
+    )
+    return {layers: sorted(c for _, group, c in free[:count] if group == layers) for layers in scores}
+
+
+def change_state(checkpoint: Path, change: Callable[[dict[str, Tensor]], None], path: str = "changed.pt") -> Path:
+    """Write a copy of a checkpoint with other numbers in it."""
+    loaded = load_checkpoint(checkpoint)
+    state = {name: tensor.clone() for name, tensor in loaded.state.items()}
+    change(state)
+    return save_checkpoint(Path(path), replace(loaded, state=state))
+
+
+@pytest.fixture
+def lone(workplace: Path, trained: Path) -> Path:
+    """Return a checkpoint that names no data set."""
+    return save_checkpoint(Path("lone.pt"), replace(load_checkpoint(trained), provenance={"stage": "train"}))
+
+
+@pytest.fixture
+def two_blocks(workplace: Path, hands: Path) -> Callable[[float, float], Path]:
+    """Return what writes a checkpoint with two residual blocks, 1–3 and 4–6, their branches scaled by two factors."""
+    conv = Conv(6, 3, padding=1)
+    network = make_small_network(Conv(6, 3, 2, 1), *(conv, conv, Shortcut(0, "linear")), *(conv, conv, Shortcut(3, "linear")))  # fmt: skip
+
+    def write(first: float, second: float) -> Path:
+        model = randomise_(Detector(network), double=False)
+        for layer, factor in ((2, first), (5, second)):
+            module = model.layers[layer]
+            assert isinstance(module, ConvLayer)
+            assert module.bn is not None
+            with torch.no_grad():
+                module.bn.weight.mul_(factor)
+                module.bn.bias.mul_(factor)
+        provenance = {"stage": "train", "data": {"path": str(hands)}}
+        return save_checkpoint(Path("blocks.pt"), Checkpoint(network, model.state_dict(), ("hand",), SIDE, provenance))
+
+    return write
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every network take `MS_PER_MAC` per multiply–accumulate, on any machine."""
+
+    def pretend(engines: list[DecodedDetector], **conditions: Any) -> list[Latency]:
+        times = [MS_PER_MAC * measure_cost(engine.detector.network, SIDE).macs for engine in engines]
+        return [Latency(ms, ms, ms) for ms in times]
+
+    monkeypatch.setattr(timing, "make_network_call", lambda engine, images: engine)
+    monkeypatch.setattr(timing, "measure_latencies", pretend)
+
+
+@pytest.mark.parametrize("criterion", ["bn-gamma", "l1", "l2", "fpgm"])
+def test_a_criterion_drops_what_it_says_by_hand(cli: Cli, trained: Path, criterion: str) -> None:
+    result = prune(cli, trained, "--ratio", 0.5, "--criterion", criterion)
+    scores = score_by_hand(load_checkpoint(trained).state, criterion)
+    assert read_drops(result) == drop_by_hand(scores, PRUNABLE // 2)
+
+
+@pytest.mark.parametrize("criterion", ["bn-gamma", "l1", "l2", "taylor"])
+def test_dead_channels_go_first(cli: Cli, trained: Path, criterion: str) -> None:
+    dead = {(0,): [5, 6], (1, 3): [0, 4, 7], (2,): [1], (5,): [2, 3, 11]}
+
+    def kill(state: dict[str, Tensor]) -> None:
+        for layers, channels in dead.items():
+            for layer in layers:
+                for part in ("conv.weight", "bn.weight", "bn.bias"):
+                    state[f"layers.{layer}.{part}"][channels] = 0
+
+    result = prune(cli, change_state(trained, kill), "--ratio", 9 / PRUNABLE, "--criterion", criterion)
+    assert read_drops(result) == dead
+
+
+def test_a_seed_is_a_random_net(cli: Cli, trained: Path) -> None:
+    words = ("--ratio", 0.5, "--criterion", "random", "--seed")
+    one, same, other = (prune(cli, trained, *words, seed) for seed in (3, 3, 4))
+    assert one["checkpoint"] != same["checkpoint"]
+    assert Path(one["plan"]).read_bytes() == Path(same["plan"]).read_bytes()
+    assert is_same(load_state(one), load_state(same))
+    assert read_drops(one) != read_drops(other)
+    assert count_dropped(one) == count_dropped(other) == PRUNABLE // 2
+
+
+def test_the_same_prune_twice_gives_the_same_tensors(cli: Cli, trained: Path) -> None:
+    words = ("prune", trained, "--target-params", 0.4, "--criterion", "taylor", "--fold", "mean", "--json")
+    one, same = (read_json(cli(*words)) for _ in range(2))
+    assert is_same(load_state(one), load_state(same))
+    assert {**one, "checkpoint": "", "cfg": "", "plan": ""} == {**same, "checkpoint": "", "cfg": "", "plan": ""}
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        {"params": 0.4},
+        {"macs": 0.5},
+        {"params": 0.7, "macs": 0.3},
+        {"params": 0.3, "macs": 0.7},
+        {"params": 0.25, "macs": 0.25},
+    ],
+    ids=str,
+)
+def test_a_target_is_met_and_one_channel_less_would_miss_it(cli: Cli, trained: Path, targets: dict[str, float]) -> None:
+    result = prune(cli, trained, *(word for name, share in targets.items() for word in (f"--target-{name}", share)))
+    assert all(result["after"][name] <= share * result["before"][name] for name, share in targets.items())
+    less = prune(cli, trained, "--ratio", (count_dropped(result) - 1) / PRUNABLE)
+    assert count_dropped(less) == count_dropped(result) - 1
+    assert any(less["after"][name] > share * less["before"][name] for name, share in targets.items())
+
+
+def test_a_target_that_is_met_already_drops_nothing(cli: Cli, trained: Path) -> None:
+    result = prune(cli, trained, "--target-params", 1, "--target-macs", 1)
+    assert result["after"] == result["before"]
+    assert result["prune_ratio"] == 0
+
+
+def test_a_ratio_beside_a_target_is_the_least_that_goes(cli: Cli, trained: Path) -> None:
+    assert count_dropped(prune(cli, trained, "--ratio", 0.5, "--target-params", 0.9)) == PRUNABLE // 2
+    both, alone = (prune(cli, trained, *words, "--target-params", 0.3) for words in (("--ratio", 0.1), ()))
+    assert read_drops(both) == read_drops(alone)
+
+
+def test_without_a_word_it_is_four_fifths(cli: Cli, trained: Path) -> None:
+    result = prune(cli, trained, "--min-channels", 1)
+    assert count_dropped(result) == round(0.8 * PRUNABLE)
+
+
+@pytest.mark.parametrize("speedup", [1, 1.4, 2.5])
+@pytest.mark.usefixtures("clock")
+def test_a_speed_is_met_and_one_channel_less_would_miss_it(cli: Cli, trained: Path, speedup: float) -> None:
+    result = prune(cli, trained, "--target-speedup", speedup)
+    assert result["before"]["latency_ms"] == pytest.approx(FULL_MS)
+    assert result["after"]["latency_ms"] == pytest.approx(MS_PER_MAC * result["macs"])
+    assert result["before"]["latency_ms"] / result["after"]["latency_ms"] >= speedup
+    if speedup == 1:
+        assert result["prune_ratio"] == 0
+        return
+    less = prune(cli, trained, "--ratio", (count_dropped(result) - 1) / PRUNABLE)
+    assert less["before"]["macs"] / less["after"]["macs"] < speedup
+    assert "latency_ms" not in less["after"]
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_time_is_met_and_one_channel_less_would_miss_it(cli: Cli, trained: Path) -> None:
+    outcome = cli("prune", trained, "--recalibrate", 0, "--target-latency-ms", 0.5 * FULL_MS, "--json")
+    result = read_json(outcome)
+    assert result["after"]["latency_ms"] <= 0.5 * FULL_MS
+    less = prune(cli, trained, "--ratio", (count_dropped(result) - 1) / PRUNABLE)
+    assert MS_PER_MAC * less["macs"] > 0.5 * FULL_MS
+    one, other = (result[when]["latency_ms"] for when in ("before", "after"))
+    assert f"{one:.2f} → {other:.2f} ms ({one / other:.2f} times as fast)" in outcome.err
+
+
+@pytest.mark.parametrize("setting", ["target_latency_ms", "target_speedup", "target_macs", "target_params"])
+@pytest.mark.usefixtures("clock")
+def test_a_target_out_of_reach_names_the_nearest_that_can_be_had(cli: Cli, trained: Path, setting: str) -> None:
+    flag, wish = f"--{setting.replace('_', '-')}", 99 if setting == "target_speedup" else 1e-3
+    outcome = cli("prune", trained, flag, wish)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"error: {setting}: ")
+    assert "cannot be reached: min_channels=2 leaves " in outcome.err
+    word = "at most" if setting == "target_speedup" else "at least"
+    told = outcome.err.partition(f"; use {word} ")[2].partition(", or a smaller min_channels")[0]
+    assert prune(cli, trained, flag, told)["checkpoint"] == "runs/prune/pruned.pt"
+    assert "min_channels=1 leaves" in cli("prune", trained, flag, wish, "--min-channels", 1).err
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_time_that_the_original_takes_is_refused(cli: Cli, trained: Path) -> None:
+    outcome = cli("prune", trained, "--target-latency-ms", 6)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == (
+        f"error: target_latency_ms: 6 ms is above the original's cost, which is {FULL_MS:.2f} ms here; use less\n"
+    )
+
+
+def test_a_real_clock_tells_a_time(cli: Cli, trained: Path) -> None:
+    result = prune(cli, trained, "--target-speedup", 1, "--ratio", 0.7)
+    assert result["after"]["latency_ms"] > 0
+    assert result["before"]["latency_ms"] > 0
+
+
+def test_by_layer_every_group_loses_the_same_share(cli: Cli, trained: Path) -> None:
+    result = prune(cli, trained, "--ratio", 0.5, "--scope", "layer")
+    assert count_filters(result) == [4, 4, 2, 4, 8, 12]
+    by_hand = score_by_hand(load_checkpoint(trained).state, "bn-gamma")
+    halves = {layers: sorted(np.argsort(scores)[: len(scores) // 2].tolist()) for layers, scores in by_hand.items()}
+    assert read_drops(result) == halves
+
+
+def test_normalised_a_layer_s_scale_is_no_matter(cli: Cli, trained: Path) -> None:
+    def shrink(state: dict[str, Tensor]) -> None:
+        state["layers.5.bn.weight"] *= 0.01
+
+    changed = change_state(trained, shrink)
+    for how in ("mean", "max"):
+        words = ("--ratio", 0.5, "--normalize", how)
+        assert read_drops(prune(cli, changed, *words)) == read_drops(prune(cli, trained, *words))
+    assert len(read_drops(prune(cli, changed, "--ratio", 0.5))[5,]) == 14  # all but its floor
+
+
+@pytest.mark.parametrize("reduce", ["mean", "max", "sum"])
+def test_tied_scores_are_combined_as_told(cli: Cli, trained: Path, reduce: str) -> None:
+    def spread(state: dict[str, Tensor]) -> None:
+        state["layers.1.bn.weight"] *= torch.linspace(0.1, 1.6, 8)
+        state["layers.3.bn.weight"] *= torch.linspace(1.6, 0.1, 8)
+
+    changed = change_state(trained, spread)
+    expected = {
+        how: drop_by_hand(score_by_hand(load_checkpoint(changed).state, "bn-gamma", how), PRUNABLE // 2)
+        for how in ("mean", "max", "sum")
+    }
+    assert expected["mean"] != expected["max"] != expected["sum"] != expected["mean"]
+    assert read_drops(prune(cli, changed, "--ratio", 0.5, "--group-reduce", reduce)) == expected[reduce]
+
+
+def test_what_is_spared_stays_whole_with_what_is_tied_to_it(cli: Cli, trained: Path) -> None:
+    filters = count_filters(prune(cli, trained, "--ratio", 0.5, "--spare", "3,5"))
+    assert (filters[1], filters[3], filters[4]) == (8, 8, 16)
+    assert sum(filters) < 56
+    filters = count_filters(prune(cli, trained, "--ratio", 0.5, "--no-shortcuts"))
+    assert (filters[1], filters[3]) == (8, 8)
+
+
+def test_filters_come_in_eights(cli: Cli, trained: Path) -> None:
+    filters = count_filters(prune(cli, trained, "--ratio", 0.75, "--round-to", 8))
+    assert filters == [8, 8, 4, 8, 8, 12]  # a group of four has no eight to keep
+
+
+@pytest.mark.parametrize(("factors", "gone"), [((0.1, 1), 3), ((1, 0.1), 6)])
+def test_the_block_that_adds_least_is_cut(
+    cli: Cli, two_blocks: Callable[[float, float], Path], factors: tuple[float, float], gone: int
+) -> None:
+    outcome = cli("prune", two_blocks(*factors), "--ratio", 0, "--drop-blocks", 1, "--recalibrate", 0, "--json")
+    result = read_json(outcome)
+    assert result["dropped_blocks"] == [gone]
+    assert f"block {gone - 2}–{gone} contributes " in outcome.err
+    assert outcome.err.count("and is cut") == outcome.err.count("and stays") == 1
+    network = load_checkpoint(Path(result["checkpoint"])).network
+    assert [type(layer).__name__ for layer in network.layers] == ["Conv", "Conv", "Conv", "Shortcut", "Conv", "Yolo"]
+    assert result["max_abs_difference"] < 1e-9
+    before, after = (load_checkpoint(Path(path)).state for path in ("blocks.pt", result["checkpoint"]))
+    stays = 4 if gone == 3 else 1
+    assert torch.equal(after["layers.1.conv.weight"], before[f"layers.{stays}.conv.weight"])
+
+
+def test_a_block_with_a_spared_layer_is_not_cut(cli: Cli, two_blocks: Callable[[float, float], Path]) -> None:
+    checkpoint = two_blocks(0.1, 1)
+    result = prune(cli, checkpoint, "--ratio", 0, "--drop-blocks", 1, "--spare", 1)
+    assert result["dropped_blocks"] == [6]
+
+
+def test_spared_layers_are_named_as_before_the_cut(cli: Cli, trained: Path) -> None:
+    result = prune(cli, trained, "--ratio", 0.4, "--drop-blocks", 1, "--spare", 5)
+    filters = count_filters(result)
+    assert len(filters) == 4
+    assert filters[2] == 16
+    assert max(filters[:2]) < 8 or sum(filters[:2]) < 16
+
+
+def test_a_cut_counts_towards_a_target(cli: Cli, trained: Path) -> None:
+    full = measure_cost(parse_cfg(TINY_CFG), SIDE).params
+    block = (8 * 4 + 2 * 4) + (4 * 8 * 9 + 2 * 8)
+    share = (full - block) / full
+    enough, short = (prune(cli, trained, "--target-params", s, "--drop-blocks", 1) for s in (share, share - 1e-4))
+    assert enough["before"]["params"] == full
+    assert enough["after"]["params"] == full - block
+    assert enough["prune_ratio"] == 0
+    assert count_dropped(short) == 1
+
+
+def test_a_fold_is_what_consumers_take_up(cli: Cli, trained: Path) -> None:
+    words = ("--ratio", 0.5, "--fold")
+    leaky, mean, none = (load_state(prune(cli, trained, *words, how)) for how in ("leaky", "mean", "none"))
+    for name in leaky:
+        is_taken_up = name.endswith(("bn.running_mean", "conv.bias")) and not name.startswith("layers.0.")
+        assert torch.equal(leaky[name], none[name]) is not is_taken_up, name
+        assert torch.equal(mean[name], leaky[name]) is not is_taken_up, name
+        assert torch.equal(mean[name], none[name]) is not is_taken_up, name
+
+
+def test_only_what_looks_at_pictures_needs_data(cli: Cli, lone: Path) -> None:
+    for fold in ("leaky", "none"):
+        assert prune(cli, lone, "--ratio", 0.5, "--fold", fold)["recalibrated_on"] == 0
+    for words, ways in (
+        (("--fold", "mean", "--recalibrate", 0), "--fold leaky"),
+        (("--criterion", "taylor", "--recalibrate", 0), "another --criterion"),
+        (("--drop-blocks", 1), "--drop-blocks 0 and --recalibrate 0"),
+        ((), "--recalibrate 0"),
+    ):
+        outcome = cli("prune", lone, *words)
+        assert outcome.err == (f"error: --data: the checkpoint names no data set; name a data.yaml, or use {ways}\n"), (
+            words
+        )
+
+
+def test_settings_come_from_a_file_and_flags_go_over_it(cli: Cli, trained: Path) -> None:
+    Path("prune.yaml").write_text(
+        "ratio: 0.9\ntarget_macs: 0.8\ncriterion: l1\ngroup_reduce: max\nscope: layer\nnormalize: max\nspare: [3]\n"
+        "round_to: 2\nmin_channels: 1\nfold: none\nrecalibrate: 0\nname: filed\nseed: 5\npictures: 8\n"
+    )
+    result = read_json(cli("prune", trained, "--config", "prune.yaml", "--ratio", 0.25, "--json"))
+    assert result["checkpoint"] == "runs/filed/pruned.pt"
+    assert count_filters(result) == [6, 8, 4, 8, 12, 12]  # of four, one or two stay
+    recipe = load_checkpoint(Path(result["checkpoint"])).provenance["recipe"]
+    wanted = {"ratio": 0.25, "target_macs": 0.8, "criterion": "l1", "group_reduce": "max", "scope": "layer"}
+    wanted |= {"normalize": "max", "spare": [3], "round_to": 2, "min_channels": 1, "fold": "none", "recalibrate": 0}
+    wanted |= {"name": "filed", "seed": 5, "pictures": 8, "plan": None, "from_sensitivity": None, "drop_blocks": 0}
+    assert {key: recipe[key] for key in wanted} == wanted
+
+
+def test_the_json_says_what_was_saved(cli: Cli, trained: Path) -> None:
+    result = prune(cli, trained, "--target-macs", 0.5, "--drop-blocks", 1, "--fold", "mean")
+    assert result.keys() == {
+        *("checkpoint", "cfg", "plan", "prune_ratio", "dropped_blocks", "before", "after"),
+        *("max_abs_difference", "recalibrated_on", *COSTS),
+    }
+    assert result["before"].keys() == result["after"].keys() == COSTS
+    assert {key: result[key] for key in COSTS} == result["after"]
+    shown = read_json(cli("cfg", "show", result["cfg"], "--json"))
+    assert {key: shown[key] for key in COSTS} == result["after"]
+    assert result["dropped_blocks"] == [4]
+    provenance = load_checkpoint(Path(result["checkpoint"])).provenance
+    assert provenance["metrics"]["after"] == result["after"]
+    plan = json.loads(Path(result["plan"]).read_text())
+    assert {key: plan[key] for key in COSTS} == result["after"]
+
+
+def test_what_was_pruned_is_finetuned_and_benched(cli: Cli, trained: Path) -> None:
+    words = ("--target-params", 0.4, "--drop-blocks", 1, "--criterion", "taylor", "--fold", "mean")
+    assert cli("prune", trained, *words).out == "runs/prune/pruned.pt\n"
+    assert cli("finetune", "--epochs", 1, "--batch-size", 12).out == "runs/finetune/best.pt\n"
+    rows = read_json(cli("bench", "--no-score", "--runs", 1, "--warmup", 0, "--json"))["rows"]
+    assert [row["name"] for row in rows] == ["Original", "Pruned", "Finetuned"]
+    assert rows[2]["params"] == rows[1]["params"] <= 0.4 * rows[0]["params"]
+
+
+def test_a_plan_is_written_and_nothing_pruned(cli: Cli, lone: Path) -> None:
+    words = (lone, "--ratio", 0.5, "--criterion", "l2", "--json")
+    plan, dry = read_json(cli("plan", *words)), read_json(cli("prune", *words, "--dry-run"))
+    assert (plan["plan"], plan["picture"]) == ("runs/plan/plan.json", "runs/plan/plan.png")
+    assert dry["plan"] == "runs/plan-2/plan.json"
+    for name in ("plan", "picture"):
+        assert Path(plan.pop(name)).read_bytes() == Path(dry.pop(name)).read_bytes()
+    assert plan == dry
+    assert {str(path.relative_to("runs")) for path in Path("runs").rglob("*.*")} == {
+        *("plan/plan.json", "plan/plan.png", "plan-2/plan.json", "plan-2/plan.png")
+    }
+    pruned = prune(cli, lone, "--ratio", 0.5, "--criterion", "l2")
+    assert plan["after"] == pruned["after"]
+    assert Path("runs/plan/plan.json").read_bytes() == Path(pruned["plan"]).read_bytes()
+
+
+def test_a_plan_prints_its_path_and_the_layers(cli: Cli, lone: Path) -> None:
+    outcome = cli("plan", lone, "--ratio", 0.5, "--name", "mine")
+    assert (outcome.code, outcome.out) == (0, "runs/mine/plan.json\n")
+    lines = outcome.err.splitlines()
+    assert [line.split()[0] for line in lines[:8]] == ["layer", "0", "1", "2", "3", "5", "6", "all"]
+    assert lines[7].split()[1] == "-50.0%"
+    assert cli("plan", lone, "--name", "mine").err.startswith("error: --name: runs/mine already holds a run")
+    assert "[default: (plan)]" in cli("plan", "--help").out.replace("\n", " ").replace("  ", "")
+    assert not {"--fold", "--recalibrate", "--dry-run"} & set(cli("plan", "--help").out.split())
+
+
+def test_a_cut_layer_is_named_so(cli: Cli, trained: Path) -> None:
+    outcome = cli("plan", trained, "--ratio", 0, "--drop-blocks", 1)
+    lines = {line.split()[0]: line.split() for line in outcome.err.splitlines()}
+    assert [index for index in ("0", "1", "2", "3", "5", "6") if lines[index][3] == "cut"] == ["2", "3"]
+    assert json.loads(Path("runs/plan/plan.json").read_text())["blocks"] == [4]
+
+
+@pytest.mark.parametrize(
+    "words", [("--ratio", 0.5), ("--target-macs", 0.4, "--drop-blocks", 1)], ids=["ratio", "block"]
+)
+def test_a_plan_applied_is_the_direct_prune(cli: Cli, trained: Path, words: tuple[object, ...]) -> None:
+    path = cli("plan", trained, *words).out.strip()
+    planned, direct = (read_json(cli("prune", trained, *how, "--json")) for how in (("--plan", path), words))
+    assert is_same(load_state(planned), load_state(direct))
+    assert Path(planned["cfg"]).read_bytes() == Path(direct["cfg"]).read_bytes()
+    assert planned["recalibrated_on"] == 12
+    assert planned["dropped_blocks"] == direct["dropped_blocks"]
+
+
+def edit_plan(path: str, **drops: list[int]) -> None:
+    """Write other numbers into a plan by the first layer of the group."""
+    plan = json.loads(Path(path).read_text())
+    for group in plan["groups"]:
+        group["drop"] = drops.get(f"l{group['layers'][0]}", group["drop"])
+    Path(path).write_text(json.dumps(plan))
+
+
+def test_an_edited_plan_drops_exactly_what_it_names(cli: Cli, lone: Path) -> None:
+    path = cli("plan", lone, "--ratio", 0.5).out.strip()
+    edit_plan(path, l0=[1], l1=[7, 0], l2=[], l5=[15, 3, 4])
+    result = prune(cli, lone, "--plan", path, "--fold", "none")
+    before, after = load_checkpoint(lone).state, load_state(result)
+    kept = {
+        0: [0, 2, 3, 4, 5, 6, 7],
+        1: [1, 2, 3, 4, 5, 6],
+        2: [0, 1, 2, 3],
+        3: [1, 2, 3, 4, 5, 6],
+        5: [n for n in range(16) if n not in (3, 4, 15)],
+        6: list(range(12)),
+    }
+    reads = {0: [0, 1, 2], 1: kept[0], 2: kept[1], 3: kept[2], 5: kept[3], 6: kept[5]}
+    for layer, rows in kept.items():
+        name = f"layers.{layer}.conv.weight"
+        assert torch.equal(after[name], before[name][rows][:, reads[layer]])
+        if layer != 6:
+            for part in ("weight", "bias", "running_mean", "running_var"):
+                assert torch.equal(after[f"layers.{layer}.bn.{part}"], before[f"layers.{layer}.bn.{part}"][rows])
+    shown = read_json(cli("plan", lone, "--plan", path, "--json"))
+    assert shown["after"] == result["after"]
+    assert shown["plan"] == "runs/plan-2/plan.json"
+    assert shown["prune_ratio"] == 6 / PRUNABLE
+
+
+def test_a_block_can_be_cut_by_hand(cli: Cli, lone: Path) -> None:
+    path = cli("plan", lone, "--ratio", 0).out.strip()
+    plan = json.loads(Path(path).read_text())
+    plan["blocks"] = [4]
+    plan["groups"] = [{"layers": [n], "channels": c, "drop": [0]} for n, c in ((0, 8), (1, 8), (2, 16))]
+    Path(path).write_text(json.dumps(plan))
+    assert count_filters(prune(cli, lone, "--plan", path)) == [7, 7, 15, 12]
+
+
+def test_a_line_of_a_plan_is_a_group(cli: Cli, lone: Path) -> None:
+    lines = Path(cli("plan", lone, "--ratio", 0.5).out.strip()).read_text().splitlines()
+    groups = [json.loads(line.strip().rstrip(",")) for line in lines if line.startswith('    {"layers"')]
+    assert {tuple(group["layers"]): group["channels"] for group in groups} == GROUPS
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--ratio 0.5", "--target-params 0.5", "--target-macs 0.5", "--target-speedup 2", "--target-latency-ms 1",
+        "--criterion l1", "--group-reduce max", "--scope layer", "--normalize mean", "--score-batches 2", "--spare 3",
+        "--no-shortcuts", "--min-channels 1", "--round-to 8", "--drop-blocks 1", "--from-sensitivity a.json",
+    ],
+)  # fmt: skip
+def test_a_plan_leaves_nothing_to_choose(cli: Cli, trained: Path, words: str) -> None:
+    flag = words.split()[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+    outcome = cli("prune", trained, "--plan", "plan.json", *words.split())
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == f"error: {flag}: a plan already says what to drop; leave it out, or the plan\n"
+
+
+@pytest.mark.parametrize(("pictures", "expected"), [(1, [0]), (5, [0, 2, 4, 7, 9]), (8, [0, 1, 3, 4, 6, 7, 9, 10]), (99, list(range(12)))])  # fmt: skip
+def test_pictures_are_spread_over_the_split(hands: Path, pictures: int, expected: list[int]) -> None:
+    spec = load_spec(hands)
+    samples = list(spec.samples("train"))
+    picked = pick_samples(spec, "train", pictures, SIDE).samples
+    assert [samples.index(sample) for sample in picked] == expected
