@@ -538,3 +538,19 @@ def test_pictures_are_spread_over_the_split(hands: Path, pictures: int, expected
     samples = list(spec.samples("train"))
     picked = pick_samples(spec, "train", pictures, SIDE).samples
     assert [samples.index(sample) for sample in picked] == expected
+
+
+def test_channels_that_go_while_they_still_work_are_counted(cli: Cli, trained: Path, workplace: Path) -> None:
+    checkpoint = load_checkpoint(trained)
+    state = {name: tensor.clone() for name, tensor in checkpoint.state.items()}
+    for name, tensor in state.items():
+        if name.endswith("bn.weight"):
+            tensor.fill_(0.1)
+    state["layers.5.bn.weight"][:9] = 0.001
+    sparse = save_checkpoint(workplace / "sparse.pt", replace(checkpoint, state=state))
+    said = "channels that go have a γ above 0.01 and still work"
+    silent = [("--ratio", 0.25), ("--ratio", 0.5, "--criterion", "l1"), ("--ratio", 0.5, "--normalize", "mean")]
+    assert all(said not in cli("prune", sparse, "--recalibrate", 0, *words).err for words in silent)
+    outcome = cli("prune", sparse, "--recalibrate", 0, "--ratio", 0.5)
+    assert outcome.code == 0
+    assert f"9 of the 18 {said}, which will cost mAP; near zero are 25% of the prunable ones" in outcome.err

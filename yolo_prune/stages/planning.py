@@ -29,6 +29,7 @@ from yolo_prune.stages.data import load_data_of, report
 from yolo_prune.stages.settings import PruneConfig
 from yolo_prune.stages.timing import Stopwatch, make_time_budgets
 from yolo_prune.training.device import make_device
+from yolo_prune.training.run import GAMMA_THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -145,16 +146,31 @@ def _choose_blocks(subject: _Subject, config: PruneConfig) -> tuple[Block, ...]:
 
 def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig, stopwatch: Stopwatch | None) -> Plan:
     graph = make_channel_graph(short.network)
-    importance = score(short, graph, config, subject.spec, subject.img_size, subject.device)
+    scores = importance = score(short, graph, config, subject.spec, subject.img_size, subject.device)
     if config.from_sensitivity is not None:
-        importance = rank_by_damage(graph, importance, _load_table(config.from_sensitivity, short.network, config))
+        importance = rank_by_damage(graph, scores, _load_table(config.from_sensitivity, short.network, config))
     elif config.scope == "layer":
-        importance = rank_within_groups(graph, importance)
+        importance = rank_within_groups(graph, scores)
     original = measure_cost(subject.model.network, subject.img_size)
     budgets = make_cost_budgets(config, short.network, graph, original, subject.img_size)
     if stopwatch is not None:
         budgets += make_time_budgets(config, short, stopwatch)
-    return make_plan(graph, importance, config, budgets)
+    plan = make_plan(graph, importance, config, budgets)
+    if config.criterion == "bn-gamma" and config.normalize == "none":
+        _warn_of_lively_channels(graph, scores, plan)
+    return plan
+
+
+def _warn_of_lively_channels(graph: ChannelGraph, gammas: FloatArray, plan: Plan) -> None:
+    """Say how many channels go that sparsity training has not brought near zero; they are what costs mAP."""
+    lively, dropped = gammas > GAMMA_THRESHOLD, ~plan.keep
+    if count := int((lively & dropped).sum()):
+        at_rest = float((~lively & graph.prunable).sum() / graph.prunable.sum())
+        report(
+            f"{count} of the {int(dropped.sum())} channels that go have a γ above {GAMMA_THRESHOLD} and still work, which "
+            f"will cost mAP; near zero are {at_rest:.0%} of the prunable ones: prune no more than these, train sparse "
+            "longer, or plan to finetune"
+        )
 
 
 def score(
