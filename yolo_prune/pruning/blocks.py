@@ -83,10 +83,15 @@ def list_kept_layers(network: Network, blocks: Collection[Block]) -> list[int]:
     return [index for index in range(len(network.layers)) if index not in gone]
 
 
+def number_kept_layers(network: Network, blocks: Collection[Block]) -> dict[int, int]:
+    """Return the layers that stay when blocks are cut: their old numbers to their new ones, in order."""
+    return {old: new for new, old in enumerate(list_kept_layers(network, blocks))}
+
+
 def drop_blocks(network: Network, blocks: Collection[Block]) -> Network:
     """Return the network without the blocks; whoever read a block's sum reads what went into it."""
     ends = {block.shortcut: block.source for block in blocks}
-    number = {-1: -1} | {old: new for new, old in enumerate(list_kept_layers(network, blocks))}
+    number = {-1: -1} | number_kept_layers(network, blocks)
 
     def find(index: int) -> int:
         while index in ends:

@@ -8,7 +8,7 @@ Floors are taken out of the order first, so that no prefix of it can empty a gro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -108,12 +108,7 @@ def _count_for_ratio(config: PlanConfig, candidates: int, free: int) -> int:
 
 def _find_candidates(graph: ChannelGraph, importance: FloatArray, config: PlanConfig) -> tuple[BoolArray, BoolArray]:
     """Return the ids that may be dropped at all, and among them those that their group's floor holds."""
-    if strangers := set(config.spare) - set(graph.conv_layers):
-        raise PlanError(
-            f"layer {min(strangers)} is no convolution",
-            where="spare",
-            right="name convolutions as cfg show numbers them",
-        )
+    check_spare(graph.conv_layers, config.spare)
     candidates = np.zeros(graph.size, dtype=bool)
     floor = np.zeros(graph.size, dtype=bool)
     for group in graph.groups:
@@ -128,6 +123,13 @@ def _find_candidates(graph: ChannelGraph, importance: FloatArray, config: PlanCo
         candidates[group.ids] = True
         floor[group.ids[np.argsort(-scores, kind="stable")[: config.min_channels]]] = True
     return candidates, floor
+
+
+def check_spare(convs: Iterable[int], spare: Iterable[int]) -> None:
+    """Raise a PlanError where a spared layer is not one of a network's convolutions."""
+    if strangers := set(spare) - set(convs):
+        right = "name convolutions as cfg show numbers them"
+        raise PlanError(f"layer {min(strangers)} is no convolution", where="spare", right=right)
 
 
 def name_group(group: Group) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +16,18 @@ from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import PlanError
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.model.detector import Detector
-from yolo_prune.pruning.blocks import Block, find_blocks, list_kept_layers
+from yolo_prune.pruning.blocks import Block, find_blocks, number_kept_layers
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
 from yolo_prune.pruning.importance import check_finite, score_blocks, score_channels
-from yolo_prune.pruning.plan import FloatArray, Plan, make_cost_budgets, make_plan, prune_network, rank_within_groups
+from yolo_prune.pruning.plan import (
+    FloatArray,
+    Plan,
+    check_spare,
+    make_cost_budgets,
+    make_plan,
+    prune_network,
+    rank_within_groups,
+)
 from yolo_prune.pruning.plan_file import BlockPlan, load_plan, measure_network_sha256
 from yolo_prune.pruning.sensitivity import Sensitivity, load_sensitivity, rank_by_damage
 from yolo_prune.pruning.settings import ScoreConfig
@@ -86,10 +94,10 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
         made = load_plan(config.plan, model.network)
         short = cut_blocks(model, made.blocks)
     else:
-        _check_spare(model.network, config.spare)
+        check_spare((index for index, _ in model.network.convs), config.spare)
         blocks = _choose_blocks(subject, config)
         short = cut_blocks(model, blocks)
-        numbers = {old: new for new, old in enumerate(list_kept_layers(model.network, blocks))}
+        numbers = number_kept_layers(model.network, blocks)
         renumbered = replace(config, spare=tuple(numbers[layer] for layer in config.spare))
         made = BlockPlan(blocks, _plan_channels(subject, short, renumbered, stopwatch))
     slim = prune_network(short.network, made.plan)
@@ -114,12 +122,6 @@ class _Subject:
     img_size: int
     spec: DataSpec | None
     device: torch.device
-
-
-def _check_spare(network: Network, spare: Iterable[int]) -> None:
-    if strangers := set(spare) - {index for index, _ in network.convs}:
-        right = "name convolutions as cfg show numbers them"
-        raise PlanError(f"layer {min(strangers)} is no convolution", where="spare", right=right)
 
 
 def _choose_blocks(subject: _Subject, config: PruneConfig) -> tuple[Block, ...]:
@@ -217,7 +219,7 @@ def _load_table(path: Path, network: Network, config: ScoreConfig) -> Sensitivit
 def format_layers(planned: Planned) -> str:
     """Return a table of the convolutions before → after, and the totals."""
     lines = [f"{'layer':>5}  {'filters':>13}  {'params':>23}  {'MACs':>25}"]
-    kept = {old: new for new, old in enumerate(list_kept_layers(planned.model.network, planned.made.blocks))}
+    kept = number_kept_layers(planned.model.network, planned.made.blocks)
     for index, old in planned.model.network.convs:
         new = planned.slim.layers[kept[index]] if index in kept else None
         old_cost = planned.before.layers[index]
