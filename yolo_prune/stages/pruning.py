@@ -16,6 +16,7 @@ from yolo_prune.pruning.pictures import draw_plan
 from yolo_prune.pruning.plan_file import save_plan
 from yolo_prune.pruning.surgery import compare, mask, rebuild, silence_blocks
 from yolo_prune.stages.calibration import iterate_batches, iterate_images, pick_samples
+from yolo_prune.stages.data import report
 from yolo_prune.stages.planning import Planned, format_layers, make_planned
 from yolo_prune.stages.settings import PruneConfig
 from yolo_prune.training.device import make_device
@@ -28,6 +29,8 @@ MAX_SHARE = 1e-6
 """The same as a share of how much the masked network's answers move over a picture."""
 ROUNDING = 1e-13
 """What float64 sums in another order may differ by, however little the answers move."""
+FAINT = 1e-6
+"""Heads that move less than this over a picture are as good as dead: a network that was never trained, say."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,8 @@ def _verify(planned: Planned, slim: Detector, source: Path) -> float:
                 where=source,
                 right="report this, it is a defect",
             )
+        if response < FAINT:
+            report(f"the heads hardly react to a picture (by {response:.1e}): that both answer alike shows little here")
         differences.append(difference)
     return max(differences)
 
