@@ -128,7 +128,7 @@ def test_load_is_the_inverse_of_format(tmp_path_factory: pytest.TempPathFactory,
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[", "cannot be read"),
+        ("[", r":1: is not JSON .*; correct that line"),
         ("{}", "holds no list"),
         (json.dumps([GOOD, 3]), r"\[1\]: is no detection"),
         (json.dumps([GOOD, {"image_id": 7}]), r"\[1\]: is no detection .*category_id"),

@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from yolo_prune.errors import DatasetError
 from yolo_prune.evaluation.average_precision import GroundTruth
 from yolo_prune.evaluation.detections import Detections, make_detections
+from yolo_prune.files import load_json
 
 MAX_DETECTIONS = 100
 """COCO counts so many detections per picture and class."""
@@ -76,10 +77,7 @@ def load_results(
     Raises:
         DatasetError: the file cannot be read, or an entry is malformed or names an unknown picture or category.
     """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"cannot be read ({error})", where=path, right="name a COCO results file") from error
+    rows = load_json(path, DatasetError, "name a COCO results file")
     if not isinstance(rows, list):
         raise DatasetError("holds no list", where=path, right="name a COCO results file, a JSON list of detections")
     classes = None if category_ids is None else {category_id: own for own, category_id in enumerate(category_ids)}
