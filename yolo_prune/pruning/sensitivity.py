@@ -63,7 +63,14 @@ class Sensitivity:
         change = np.array(curve.scores) - self.base
         worst = WORST_LOSS if self.metric == "loss" else self.base
         damages = np.nan_to_num(change if self.metric == "loss" else -change, nan=worst)
-        return np.maximum.accumulate(np.clip(damages, 0, worst))
+        return np.maximum.accumulate(np.clip(damages, 0, worst)) + 0.0  # no -0.0, which prints a sign
+
+    @property
+    def total(self) -> float:
+        """The damage of losing a group entirely: all AP50, or the largest loss gained anywhere."""
+        if self.metric == "map50":
+            return self.base
+        return max((float(self.measure_damages(curve)[-1]) for curve in self.groups), default=0.0)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the table as plain data, a score that is no number as None; `parse_sensitivity` takes it back."""
@@ -87,7 +94,8 @@ def rank_by_damage(graph: ChannelGraph, importance: FloatArray, sensitivity: Sen
     """Return (N,) for every id the damage that its group has taken once the id is gone, groups pruned in order of `importance`.
 
     A prefix of that order prunes every group up to the same damage, so that each has a ratio of its own. Between measured
-    ratios damage grows linearly, beyond the last one as steeply as before it.
+    ratios damage grows linearly, and beyond the last one to `Sensitivity.total` for the whole group: what was not measured
+    is not taken to be free.
 
     Raises:
         PlanError: a group was not measured.
@@ -108,13 +116,10 @@ def rank_by_damage(graph: ChannelGraph, importance: FloatArray, sensitivity: Sen
             _count(ratio, curve.channels) / curve.channels: damage
             for ratio, damage in zip(sensitivity.ratios, sensitivity.measure_damages(curve), strict=True)
         }
-        shares, damages = np.array(list(points)), np.array(list(points.values()))
-        if len(shares) > 1:
-            slope = (damages[-1] - damages[-2]) / (shares[-1] - shares[-2])
-            shares, damages = np.append(shares, 1.0), np.append(damages, damages[-1] + slope * (1 - shares[-1]))
+        points[1.0] = max(sensitivity.total, *points.values())
         gone = np.arange(1, curve.channels + 1) / curve.channels
         order = np.argsort(importance[group.ids], kind="stable")
-        ranks[group.ids[order]] = np.interp(gone, shares, damages) + _HAIR * gone
+        ranks[group.ids[order]] = np.interp(gone, list(points), list(points.values())) + _HAIR * gone
     return ranks
 
 
