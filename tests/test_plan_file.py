@@ -336,16 +336,17 @@ def test_a_file_cut_short_anywhere_is_refused(path: Path, text: str) -> None:
 
 VALID = format_plan(NETWORK, make_plan_of([3, 9], blocks=[6])) | {"before": {"params": 1}}
 KEYS = st.sampled_from(("format", "network", "blocks", "groups", "layers", "channels", "drop", "before"))
-VALUES = st.recursive(
+LEAVES = (
     st.none()
     | st.booleans()
     | st.integers(-2, 8)
     | st.integers()
     | st.floats()
     | st.text(max_size=4)
-    | st.sampled_from((FORMAT, [0, 2], [1], [4], [], {})),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS | st.text(max_size=3), inner, max_size=4),
-    max_leaves=6,
+    | st.sampled_from((FORMAT, [0, 2], [1], [4], [], {}))
+)
+VALUES: st.SearchStrategy[Any] = st.deferred(
+    lambda: LEAVES | st.lists(VALUES, max_size=4) | st.dictionaries(KEYS | st.text(max_size=3), VALUES, max_size=4)
 )
 
 

@@ -442,8 +442,9 @@ def test_a_plan_prints_its_path_and_the_layers(cli: Cli, lone: Path) -> None:
     outcome = cli("plan", lone, "--ratio", 0.5, "--name", "mine")
     assert (outcome.code, outcome.out) == (0, "runs/mine/plan.json\n")
     lines = outcome.err.splitlines()
-    assert [line.split()[0] for line in lines[:8]] == ["layer", "0", "1", "2", "3", "5", "6", "all"]
-    assert lines[7].split()[1] == "-50.0%"
+    assert lines[0].startswith("18 of the 18 channels that go have a γ above 0.01")
+    assert [line.split()[0] for line in lines[1:9]] == ["layer", "0", "1", "2", "3", "5", "6", "all"]
+    assert lines[8].split()[1] == "-50.0%"
     assert cli("plan", lone, "--name", "mine").err.startswith("error: --name: runs/mine already holds a run")
     assert "[default: (plan)]" in cli("plan", "--help").out.replace("\n", " ").replace("  ", "")
     assert not {"--fold", "--recalibrate", "--dry-run"} & set(cli("plan", "--help").out.split())

@@ -204,10 +204,9 @@ def test_what_is_no_table(tmp_path: Path, change: dict[str, Any], said: str) -> 
     assert said in str(caught.value)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=8,
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+JSON: st.SearchStrategy[Any] = st.deferred(
+    lambda: LEAVES | st.lists(JSON, max_size=4) | st.dictionaries(st.text(), JSON, max_size=4)
 )
 
 
