@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from yolo_prune.datasets.spec import Sample, find_images, load_list, load_spec, measure_fingerprint
+from yolo_prune.datasets.spec import Sample, find_images, load_list, load_spec, measure_fingerprint, save_spec
 from yolo_prune.errors import DatasetError
 
 YAML = "path: .\ntrain: images/train\nval: images/val\nnames: {0: hand}\n"
@@ -94,6 +94,7 @@ def test_load_list_gives_a_part_of_a_split(root: Path) -> None:
         (YAML.replace("{0: hand}", "[yes, no]"), "data.yaml: names: True is no name; put quotes around it"),
         (YAML + "nc: 2\n", "data.yaml: nc: 2 does not agree with 1 names"),
         (YAML + "test: images/test\n", "data.yaml: test: there is no folder "),
+        (YAML + "test: data.yaml\n", "data.yaml: test: there is no folder "),
         (YAML + "test: 3\n", "data.yaml: test: 3 is no path"),
         (YAML + "test: part.txt\n", "part.txt: the list cannot be read"),
         (YAML + "test: []\n", "data.yaml: test: there are no pictures in []"),
@@ -153,6 +154,7 @@ def test_the_fingerprint_is_the_same_wherever_the_data_set_lies(root: Path, tmp_
     [
         ("labels/train/a.txt", "0 0.5 0.5 1 0.9\n"),
         ("labels/train/b.txt", ""),
+        ("labels/train/a.ignore.txt", ""),
         ("images/train/a.PNG", "longer than before"),
         ("images/train/new.jpg", ""),
         ("data.yaml", YAML.replace("hand", "foot")),
@@ -177,3 +179,16 @@ def test_the_real_hands_are_found() -> None:
     spec = load_spec(root / "data.yaml")
     assert set(spec.splits) == {"train", "val", "test"}
     assert set(load_list(spec, root / "test_voc.txt")) < set(spec.samples("test"))
+
+
+def test_a_spec_that_was_written_is_read_back(root: Path) -> None:
+    assert save_spec(root, ("train", "val"), ("hand", "füße: 2")) == root / "data.yaml"
+    spec = load_spec(root / "data.yaml")
+    assert spec.names == ("hand", "füße: 2")
+    assert set(spec.splits) == {"train", "val"}
+
+
+def test_annotations_in_place_of_pictures_are_told_apart(root: Path) -> None:
+    (root / "coco.json").write_text("{}")
+    with pytest.raises(DatasetError, match=r"test: coco\.json holds annotations, not pictures; make a data set of it"):
+        load_spec(write(root, YAML + "test: coco.json\n"))

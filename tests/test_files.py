@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from yolo_prune.errors import OutputError
-from yolo_prune.files import measure_sha256, open_atomically, save_json, save_text
+from yolo_prune.files import make_folder_atomically, measure_sha256, open_atomically, save_json, save_text
 
 FULL = OSError(28, "No space left on device")
 
@@ -68,3 +68,29 @@ def test_the_fingerprint_is_sha256(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert measure_sha256(path) == expected
     monkeypatch.delattr(hashlib, "file_digest", raising=False)  # as on Python 3.10
     assert measure_sha256(path) == expected
+
+
+def fill_until(out: Path, error: BaseException | None) -> None:
+    with make_folder_atomically(out) as folder:
+        (folder / "a.txt").write_text("half")
+        if error is not None:
+            raise error
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    fill_until(tmp_path / "out", None)
+    assert (tmp_path / "out/a.txt").read_text() == "half"
+    for error in (FULL, ValueError("a defect"), KeyboardInterrupt()):
+        with pytest.raises(OutputError if isinstance(error, OSError) else type(error)):
+            fill_until(tmp_path / "deep/other", error)
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("five years of work")
+    for out in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(OutputError, match="holds something already; name a new or empty folder"):
+            fill_until(out, None)
+    assert (tmp_path / "thesis.txt").read_text() == "five years of work"
+    assert len(list(tmp_path.iterdir())) == 1

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
-from yolo_prune.datasets.images import GREY, fit_image, letterbox, read_image
+from yolo_prune.datasets.images import GREY, fit_image, letterbox, read_header, read_image
 from yolo_prune.errors import DatasetError
 
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
@@ -49,6 +50,52 @@ def test_a_picture_is_turned_as_its_exif_data_say(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
     assert read_image(path).shape == (16, 8, 3)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_turn_as_the_picture_does(tmp_path: Path, suffix: str, orientation: int) -> None:
+    stored = np.zeros((40, 64, 3), np.uint8)
+    stored[8:16, 24:56] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(stored).save(path, exif=exif)
+    shown, header = read_image(path), read_header(path)
+    with Image.open(path) as image:
+        np.testing.assert_allclose(shown.astype(int), np.asarray(ImageOps.exif_transpose(image)).astype(int), atol=1)
+    assert (header.height_px, header.width_px) == shown.shape[:2]
+    assert header.stored_size == (64, 40)
+    rows, columns = np.nonzero(shown[..., 0] > 127)
+    (box,) = header.turn(np.array([[24, 8, 56, 16]])).tolist()
+    assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tiff"])
+def test_printers_colours_become_red_green_blue(tmp_path: Path, suffix: str) -> None:
+    smooth = cv2.resize(RGB, (48, 32))
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(smooth).convert("CMYK").save(path, quality=95)
+    np.testing.assert_allclose(read_image(path).astype(int), smooth, atol=12)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "I;16", "RGBA"])
+def test_every_mode_gives_what_another_reader_sees(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(cv2.resize(RGB, (48, 32)))
+    if mode == "I;16":
+        made = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    else:
+        made = image.convert(mode)
+    made.save(tmp_path / "a.png")
+    expected = image.convert("L").convert("RGB") if mode in ("I;16", "LA") else made.convert("RGB")
+    np.testing.assert_allclose(read_image(tmp_path / "a.png").astype(int), np.asarray(expected).astype(int), atol=1)
+
+
+def test_a_header_of_nonsense_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no picture")
+    for name, what in {"text.jpg": "is not a readable picture", "gone.jpg": "there is no such picture"}.items():
+        with pytest.raises(DatasetError, match=f"{name}: {what}; "):
+            read_header(tmp_path / name)
 
 
 def test_a_missing_or_unreadable_picture_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo_prune.datasets.labels import format_labels, load_labels, parse_labels
+from yolo_prune.datasets.labels import Objects, format_labels, load_labels, load_objects, parse_labels, save_objects
+from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
 
 BOX = st.tuples(st.floats(0, 0.49), st.floats(0.51, 1), st.floats(0, 0.49), st.floats(0.51, 1))
@@ -30,13 +31,51 @@ def test_a_small_overshoot_is_clipped() -> None:
     assert (cy, h) == pytest.approx((0.2004 / 2, 0.2004))
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), BOX), max_size=5, unique=True))
+def test_labels_are_written_as_centres_and_sizes_in_shares() -> None:
+    boxes = np.array([[10, 20, 30, 60], [0, 0, 100, 200]], np.float32)
+    assert format_labels(np.array([3, 0]), boxes, 100, 200) == (
+        "3 0.200000 0.200000 0.200000 0.200000\n0 0.500000 0.500000 1.000000 1.000000\n"
+    )
+    assert format_labels(np.zeros(0, np.int64), np.zeros((0, 4)), 100, 200) == ""
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), BOX), max_size=5), st.integers(1, 9999), st.integers(1, 9999))
 @settings(max_examples=100, deadline=None)
-def test_rows_survive_the_way_through_text(objects: list[tuple[int, tuple[float, float, float, float]]]) -> None:
-    boxes = [(kind, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1) for kind, (x1, x2, y1, y2) in objects]
-    rows = np.array(boxes, np.float32).reshape(-1, 5)
-    rows = rows[np.sort(np.unique(rows, axis=0, return_index=True)[1])]
-    np.testing.assert_array_equal(parse_labels(format_labels(rows), "a.txt", 7), rows)
+def test_boxes_survive_the_way_through_text(
+    objects: list[tuple[int, tuple[float, float, float, float]]], width: int, height: int
+) -> None:
+    shares = np.array([(x1, y1, x2, y2) for _, (x1, x2, y1, y2) in objects]).reshape(-1, 4)
+    kinds = np.array([kind for kind, _ in objects], np.int64)
+    text = format_labels(kinds, shares * (width, height, width, height), width, height)
+    rows = parse_labels(text, "a.txt", 7).astype(np.float64)
+    found = np.column_stack((rows[:, 0], rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2))
+    wanted = np.column_stack((kinds, shares))
+    for row in wanted:  # rows alike after rounding are one
+        assert abs(found - row).max(axis=1).min() < 2e-6
+    assert format_labels(rows[:, 0].astype(np.int64), found[:, 1:], 1, 1) == "".join(
+        dict.fromkeys(text.splitlines(True))
+    )
+
+
+def test_ignored_boxes_have_a_file_of_their_own(tmp_path: Path) -> None:
+    sample = Sample(tmp_path / "images/a.b.jpg", tmp_path / "labels/a.b.txt")
+    boxes = np.array([[0, 0, 10, 10], [5, 5, 20, 10], [-5, 5, 20, 30], [30, 0, 40, 10]], np.float64)
+    objects = Objects(np.array([1, 0, 1, 0]), boxes, np.array([False, True, False, False])).clip(20, 20)
+    save_objects(sample, objects, 20, 20)
+    assert {path.name: len(path.read_text().splitlines()) for path in (tmp_path / "labels").iterdir()} == {
+        "a.b.txt": 2,
+        "a.b.ignore.txt": 1,
+    }
+    expected = [[1, 0.25, 0.25, 0.5, 0.5, 0], [1, 0.5, 0.625, 1, 0.75, 0], [0, 0.625, 0.375, 0.75, 0.25, 1]]
+    assert load_objects(sample, 2).tolist() == expected
+    save_objects(
+        Sample(sample.image, tmp_path / "b.txt"),
+        Objects(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, np.bool_)),
+        9,
+        9,
+    )
+    assert (tmp_path / "b.txt").read_text() == ""
+    assert not (tmp_path / "b.ignore.txt").exists()
 
 
 @given(st.text(st.sampled_from("0123456789.-+einaf \n\t")), st.lists(st.floats(-0.5, 1.5), min_size=4, max_size=4))

@@ -16,10 +16,11 @@ from yolo_prune.datasets import scenes, synthetic
 from yolo_prune.datasets.coverings import make_skin
 from yolo_prune.datasets.hand_drawing import draw_hand
 from yolo_prune.datasets.hand_pose import make_skeleton, make_view
+from yolo_prune.datasets.labels import format_labels
 from yolo_prune.datasets.scenes import MAX_EXTENT, MIN_VISIBLE, Scene, make_scene
 from yolo_prune.datasets.settings import SyntheticConfig
 from yolo_prune.datasets.solids import NOTHING, Canvas, Layer, Light, RoundCone, raise_cones
-from yolo_prune.datasets.synthetic import format_labels, make_dataset, make_picture
+from yolo_prune.datasets.synthetic import make_dataset, make_picture
 from yolo_prune.errors import ConfigError, OutputError
 
 SMALL = SyntheticConfig(train=9, val=2, test=3, size_px=96)
@@ -56,14 +57,6 @@ def test_a_tilted_cone_is_the_highest_of_its_balls(slope: float) -> None:
     both = expected.solid & relief.solid
     assert np.sum(expected.solid ^ relief.solid) <= 0.02 * np.sum(both)
     assert np.percentile(np.abs(relief.height[both] - expected.height[both]), 98) < 0.1
-
-
-def test_labels_are_centres_and_sizes_in_shares() -> None:
-    boxes = np.array([[10, 20, 30, 60], [0, 0, 100, 200]], np.float32)
-    assert format_labels(boxes, 100, 200) == (
-        "0 0.200000 0.200000 0.200000 0.200000\n0 0.500000 0.500000 1.000000 1.000000\n"
-    )
-    assert format_labels(np.zeros((0, 4), np.float32), 100, 200) == ""
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -187,7 +180,9 @@ def test_the_folder_is_a_yolo_data_set(tmp_path: Path) -> None:
     stored = cv2.imread(str(where.parent / "images/train/000004.jpg"))
     assert stored is not None
     assert np.abs(stored[..., ::-1].astype(int) - image).mean() < 8
-    assert (where.parent / "labels/train/000004.txt").read_text() == format_labels(boxes, *image.shape[1::-1])
+    assert (where.parent / "labels/train/000004.txt").read_text() == format_labels(
+        np.zeros(len(boxes), np.int64), boxes, *image.shape[1::-1]
+    )
 
 
 def test_a_finished_data_set_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +34,26 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             scratch.unlink()
+
+
+@contextmanager
+def make_folder_atomically(out: Path) -> Iterator[Path]:
+    """Yield a new folder beside `out` that takes its name at the end; after an error what stood at `out` stays as it was.
+
+    Raises:
+        OutputError: `out` is anything but missing or an empty folder, or the disk refuses.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise OutputError("holds something already", where=out, right="name a new or empty folder")
+    scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+        scratch.replace(out)
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror or error})", where=out) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def save_text(path: Path, text: str) -> Path:
@@ -80,3 +101,8 @@ def measure_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def count_cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

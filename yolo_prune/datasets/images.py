@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from yolo_prune.errors import DatasetError
 
@@ -16,6 +18,8 @@ ImageArray = NDArray[np.uint8]
 
 GREY = 114
 """What fills the square beside a picture."""
+ORIENTATION_TAG = 0x0112
+RIGHT_PICTURE = "put a whole JPEG, PNG, WebP, BMP or TIFF there"
 
 
 def read_image(path: Path) -> ImageArray:
@@ -31,10 +35,60 @@ def read_image(path: Path) -> ImageArray:
     except (OSError, cv2.error):
         image = None
     if image is None:
-        raise DatasetError(
-            "is not a readable picture", where=path, right="put a whole JPEG, PNG, WebP, BMP or TIFF there"
-        )
+        raise DatasetError("is not a readable picture", where=path, right=RIGHT_PICTURE)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture says of itself before it is decoded."""
+
+    width_px: int
+    """Width as it is shown, turned as its EXIF data say."""
+    height_px: int
+    """Height as it is shown."""
+    orientation: int
+    """EXIF's 1 … 8: 1 is stored as shown; from 5 on, width and height change places."""
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height of the pixels as they are stored."""
+        return (self.height_px, self.width_px) if self.orientation >= 5 else (self.width_px, self.height_px)
+
+    def turn(self, boxes_xyxy: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Map (N, 4) boxes in stored pixels to pixels as shown, where the picture itself is turned when it is read.
+
+        Source: EXIF 2.32, tag 0x0112.
+        """
+        x1, y1, x2, y2 = boxes_xyxy.astype(np.float64).T
+        if self.orientation >= 5:
+            x1, y1, x2, y2 = y1, x1, y2, x2
+        if self.orientation in (2, 3, 6, 7):
+            x1, x2 = self.width_px - x2, self.width_px - x1
+        if self.orientation in (3, 4, 7, 8):
+            y1, y2 = self.height_px - y2, self.height_px - y1
+        return np.column_stack((x1, y1, x2, y2))
+
+
+def read_header(path: Path) -> Header:
+    """Read a picture's size and orientation without decoding it.
+
+    Raises:
+        DatasetError: the file is missing, cannot be read or is no picture.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd EXIF data and large pictures: they are read all the same
+            with Image.open(path) as image:
+                orientation = image.getexif().get(ORIENTATION_TAG, 1)
+                orientation = orientation if orientation in range(1, 9) else 1
+                width, height = image.size
+                is_turned = orientation >= 5 and image.format != "TIFF"  # Pillow turns TIFF's size by itself
+    except FileNotFoundError as error:
+        raise DatasetError("there is no such picture", where=path, right="name a picture that exists") from error
+    except Exception as error:  # Pillow lets through whatever a broken file makes its parsers raise
+        raise DatasetError("is not a readable picture", where=path, right=RIGHT_PICTURE) from error
+    return Header(*((height, width) if is_turned else (width, height)), orientation)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 
 import numpy as np
 from numpy.typing import NDArray
 
+from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
 
 FloatArray = NDArray[np.float32]
@@ -17,6 +19,28 @@ OVERSHOOT = 1e-3
 """How far a box may stand over the picture's edge, in shares of its side, and be clipped rather than refused."""
 ROUNDING = 1e-6
 """An overshoot that is left as it is, and the smallest side that a box may have."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The labelled objects of one picture, in its pixels as it is shown."""
+
+    classes: NDArray[np.int64]
+    """(N,) class indices."""
+    boxes_xyxy: NDArray[np.float64]
+    """(N, 4) in pixels."""
+    ignore: NDArray[np.bool_]
+    """(N,) crowds and the like, which count neither way."""
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def clip(self, width_px: float, height_px: float) -> Objects:
+        """Return what lies inside a picture: boxes cut at its edges, those without area left out."""
+        boxes = self.boxes_xyxy.clip(0, (width_px, height_px, width_px, height_px))
+        shares = (boxes[:, 2:] - boxes[:, :2]) / (width_px, height_px)
+        kept = (shares >= 2 * ROUNDING).all(axis=1)
+        return Objects(self.classes[kept], boxes[kept], self.ignore[kept])
 
 
 def parse_labels(text: str, source: str | Path, classes: int) -> FloatArray:
@@ -35,9 +59,21 @@ def parse_labels(text: str, source: str | Path, classes: int) -> FloatArray:
     return np.array(list(rows), np.float32).reshape(-1, 5)
 
 
-def format_labels(rows: FloatArray) -> str:
-    """Write (N, 5) rows `class cx cy w h` as text that `parse_labels` takes back to the same bits."""
-    return "".join(f"{int(row[0])} {' '.join(map(str, row[1:]))}\n" for row in np.asarray(rows, np.float32))
+def format_labels(
+    classes: NDArray[np.integer], boxes_xyxy: NDArray[np.floating], width_px: float, height_px: float
+) -> str:
+    """Write objects, (N,) classes and (N, 4) boxes in pixels of a picture, as lines of six decimals."""
+    boxes = boxes_xyxy.astype(np.float64) / (width_px, height_px, width_px, height_px)
+    rows = np.column_stack((classes, (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]))
+    return "".join("{:.0f} {:.6f} {:.6f} {:.6f} {:.6f}\n".format(*row) for row in rows)
+
+
+def save_objects(sample: Sample, objects: Objects, width_px: float, height_px: float) -> None:
+    """Write the label file of a picture, and its file of ignored boxes where it has any; folders are made as needed."""
+    sample.label.parent.mkdir(parents=True, exist_ok=True)
+    for path, chosen in ((sample.label, ~objects.ignore), (sample.ignored, objects.ignore)):
+        if path == sample.label or chosen.any():
+            path.write_text(format_labels(objects.classes[chosen], objects.boxes_xyxy[chosen], width_px, height_px))
 
 
 def load_labels(path: Path, classes: int) -> FloatArray:
@@ -53,6 +89,17 @@ def load_labels(path: Path, classes: int) -> FloatArray:
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError("labels cannot be read", where=path, right="make it a readable text file") from error
     return parse_labels(text, path, classes)
+
+
+def load_objects(sample: Sample, classes: int) -> FloatArray:
+    """Return a picture's objects as (N, 6) rows `class cx cy w h ignore`, those that count first; ignore is 0 or 1.
+
+    Raises:
+        DatasetError: as `load_labels` does, of either file.
+    """
+    counted, ignored = load_labels(sample.label, classes), load_labels(sample.ignored, classes)
+    flags = np.repeat(np.array((0, 1), np.float32), (len(counted), len(ignored)))
+    return np.column_stack((np.concatenate((counted, ignored)), flags))
 
 
 def _parse_line(words: list[str], where: str, classes: int) -> tuple[float, ...]:

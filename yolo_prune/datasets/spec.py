@@ -7,13 +7,14 @@
     names: {0: hand}        # or [hand]
 
 The labels of images/a/b.jpg are in labels/a/b.txt; those of a picture that no `images` folder holds stand beside it.
+Boxes that count neither way, such as crowds, are in labels/a/b.ignore.txt, which other tools pass over.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import yaml
 
 from yolo_prune.errors import DatasetError
+from yolo_prune.files import save_text
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -32,6 +34,11 @@ class Sample:
 
     image: Path
     label: Path
+
+    @property
+    def ignored(self) -> Path:
+        """The file of crowds and other boxes that count neither way; as a rule there is none."""
+        return self.label.with_suffix(".ignore.txt")
 
 
 @dataclass(frozen=True)
@@ -83,13 +90,19 @@ def load_spec(path: Path) -> DataSpec:
     return DataSpec(path, root, names, splits)
 
 
+def save_spec(folder: Path, splits: Iterable[str], names: Sequence[str]) -> Path:
+    """Write the data.yaml of a folder with images/SPLIT and labels/SPLIT for each split, and return its path."""
+    values = {"path": ".", **{split: f"images/{split}" for split in splits}, "names": dict(enumerate(names))}
+    return save_text(folder / "data.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
 def load_list(spec: DataSpec, path: Path) -> tuple[Sample, ...]:
     """Read a text file with a picture's path per line, from the data set's root, or after ./ from the list's own folder.
 
     Raises:
         DatasetError: the list cannot be read, is empty, or names a picture that does not exist (names the line).
     """
-    samples = tuple(map(_make_sample, _read_list(spec.root, path)))
+    samples = tuple(map(make_sample, _read_list(spec.root, path)))
     if not samples:
         raise DatasetError("the list is empty", where=path, right="write a picture's path per line")
     return samples
@@ -103,6 +116,15 @@ def find_images(folder: Path) -> list[Path]:
         for name in names
         if name.lower().endswith(SUFFIXES) and not name.startswith(".")
     )
+
+
+def make_sample(image: Path) -> Sample:
+    """Return a picture with the place of its labels."""
+    parts = image.parent.parts
+    if "images" not in parts:
+        return Sample(image, image.with_suffix(".txt"))
+    last = len(parts) - 1 - parts[::-1].index("images")
+    return Sample(image, Path(*parts[:last], "labels", *parts[last + 1 :], image.stem + ".txt"))
 
 
 def measure_fingerprint(spec: DataSpec) -> str:
@@ -120,10 +142,11 @@ def measure_fingerprint(spec: DataSpec) -> str:
     return digest.hexdigest()
 
 
-def _measure_sample(sample: Sample) -> tuple[int, bytes | None]:
+def _measure_sample(sample: Sample) -> tuple[int | bytes | None, ...]:
     try:
         size_bytes = sample.image.stat().st_size
-        return size_bytes, sample.label.read_bytes() if sample.label.exists() else None
+        labels = sample.label.read_bytes() if sample.label.exists() else None
+        return size_bytes, labels, *([sample.ignored.read_bytes()] if sample.ignored.exists() else [])
     except OSError as error:
         raise DatasetError(
             f"cannot be read ({error.strerror})", where=error.filename, right="mend or restore the file"
@@ -180,13 +203,16 @@ def _find_samples(root: Path, value: Any, where: str) -> tuple[Sample, ...]:
     if not images:
         right = f"put pictures there ({', '.join(SUFFIXES)}), or name another folder"
         raise DatasetError(f"there are no pictures in {value}", where=where, right=right)
-    return tuple(map(_make_sample, sorted(images)))
+    return tuple(map(make_sample, sorted(images)))
 
 
 def _find_images(root: Path, source: Path, where: str) -> Iterable[Path]:
     place = root / source
     if place.suffix == ".txt":
         return _read_list(root, place)
+    if place.suffix == ".json" and place.is_file():
+        right = "make a data set of it with yoloprune data convert, and name that one's data.yaml"
+        raise DatasetError(f"{source} holds annotations, not pictures", where=where, right=right)
     if not place.is_dir():
         raise DatasetError(f"there is no folder {place}", where=where, right="name a folder of pictures or a .txt list")
     return find_images(place)
@@ -207,11 +233,3 @@ def _read_list(root: Path, path: Path) -> Iterator[Path]:
             right = "name a picture that exists, from the data set's root or after ./ from this list"
             raise DatasetError(f"there is no picture {line}", where=f"{path}:{number}", right=right)
         yield image
-
-
-def _make_sample(image: Path) -> Sample:
-    parts = image.parent.parts
-    if "images" not in parts:
-        return Sample(image, image.with_suffix(".txt"))
-    last = len(parts) - 1 - parts[::-1].index("images")
-    return Sample(image, Path(*parts[:last], "labels", *parts[last + 1 :], image.stem + ".txt"))

@@ -5,11 +5,8 @@ out/data.yaml  synthetic.yaml  images/{train,val,test}/000000.jpg  labels/{train
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from yolo_prune.datasets.labels import format_labels
 from yolo_prune.datasets.scenes import make_scene
 from yolo_prune.datasets.settings import SyntheticConfig
+from yolo_prune.datasets.spec import SPLITS, save_spec
 from yolo_prune.errors import OutputError
+from yolo_prune.files import count_cores, make_folder_atomically
 
-SPLITS = ("train", "val", "test")
 CONFIG_FILE = "synthetic.yaml"
 
 _EDITION = 2
@@ -57,28 +56,16 @@ def make_dataset(
     if _holds(out, record):
         return out / "data.yaml"
     tasks = [(split, index) for split in SPLITS for index in range(getattr(config, split))]
-    try:
-        with _scratch_folder(out) as scratch:
-            for split in SPLITS:
-                (scratch / "images" / split).mkdir(parents=True)
-                (scratch / "labels" / split).mkdir(parents=True)
-            for done, _ in enumerate(_write_all(scratch, config, tasks, workers or _count_cores()), start=1):
-                if progress:
-                    progress(done, len(tasks))
-            layout = {"path": ".", **{split: f"images/{split}" for split in SPLITS}, "names": {0: "hand"}}
-            (scratch / "data.yaml").write_text(yaml.safe_dump(layout, sort_keys=False))
-            (scratch / CONFIG_FILE).write_text(yaml.safe_dump(record, sort_keys=False))
-            scratch.replace(out)
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror or error})", where=out) from error
+    with make_folder_atomically(out) as scratch:
+        for split in SPLITS:
+            (scratch / "images" / split).mkdir(parents=True)
+            (scratch / "labels" / split).mkdir(parents=True)
+        for done, _ in enumerate(_write_all(scratch, config, tasks, workers or count_cores()), start=1):
+            if progress:
+                progress(done, len(tasks))
+        save_spec(scratch, SPLITS, ("hand",))
+        (scratch / CONFIG_FILE).write_text(yaml.safe_dump(record, sort_keys=False))
     return out / "data.yaml"
-
-
-def format_labels(boxes_xyxy: npt.NDArray[np.float32], width_px: int, height_px: int) -> str:
-    """Return the lines `class cx cy w h` of boxes (N, 4) in pixels, in shares of the picture, all of class 0."""
-    boxes = boxes_xyxy.astype(np.float64) / (width_px, height_px, width_px, height_px)
-    centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    return "".join("0 {:.6f} {:.6f} {:.6f} {:.6f}\n".format(*row) for row in np.hstack([centres, sizes]))
 
 
 def _holds(out: Path, record: dict[str, int]) -> bool:
@@ -105,17 +92,6 @@ def _holds(out: Path, record: dict[str, int]) -> bool:
     raise OutputError(f"holds another data set: {differences}", where=out, right="name another folder or remove it")
 
 
-@contextmanager
-def _scratch_folder(out: Path) -> Iterator[Path]:
-    """Yield a new folder beside `out`; what is left of it at the end is removed."""
-    scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    scratch.mkdir(parents=True)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
 def _write_all(folder: Path, config: SyntheticConfig, tasks: list[tuple[str, int]], workers: int) -> Iterable[None]:
     """Write every picture, in this process or in `workers` others; yield as each is done."""
     if workers == 1:
@@ -140,8 +116,6 @@ def _write_picture(folder: Path, config: SyntheticConfig, split: str, index: int
     _, packed = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     height, width = image.shape[:2]
     (folder / "images" / split / f"{index:06}.jpg").write_bytes(packed.tobytes())
-    (folder / "labels" / split / f"{index:06}.txt").write_text(format_labels(boxes_xyxy, width, height))
-
-
-def _count_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    (folder / "labels" / split / f"{index:06}.txt").write_text(
+        format_labels(np.zeros(len(boxes_xyxy), np.int64), boxes_xyxy, width, height)
+    )
