@@ -22,7 +22,7 @@ from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Network, Upsample
 from yolo_prune.datasets.spec import DataSpec, load_spec
 from yolo_prune.errors import PlanError
-from yolo_prune.evaluation.average_precision import Matches
+from yolo_prune.evaluation.matching import Matches
 from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate
 from yolo_prune.files import save_json

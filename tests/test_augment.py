@@ -16,8 +16,8 @@ STILL = AugmentConfig(mosaic=0, flip=0, hue=0, saturation=0, value=0, scale=0, t
 SEEDS = st.integers(0, 2**32)
 
 
-def rows(*boxes: tuple[float, ...]) -> NDArray[np.float32]:
-    return np.array(boxes, np.float32).reshape(-1, 5)
+def rows(*boxes: tuple[float, ...], ignore: float = 0) -> NDArray[np.float32]:
+    return np.column_stack((np.array(boxes, np.float32).reshape(-1, 5), np.full(len(boxes), ignore, np.float32)))
 
 
 def noise(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -45,7 +45,7 @@ def test_affine_without_change_is_the_identity() -> None:
 def test_affine_of_a_hand_worked_picture() -> None:
     picture = black_with_white_box(16, 8, 4, 2, 10, 6)
     warped, moved = affine(picture, 32, 2.0, STILL, default_rng(0))
-    assert moved.tolist() == [[0, 8, 12, 20, 20]]
+    assert moved.tolist() == [[0, 8, 12, 20, 20, 0]]
     assert (warped[13:19, 9:19] == 255).all()
     assert bounds(warped[..., 0] > 127) == [8, 12, 20, 20]
     assert (warped[:7] == GREY).all()
@@ -55,7 +55,15 @@ def test_affine_of_a_hand_worked_picture() -> None:
 def test_affine_drops_what_is_hardly_seen() -> None:
     boxes = rows((0, 0, 4, 8, 12), (1, 0, 4, 5.5, 12), (2, 6, 6, 7, 9), (3, 6, 6, 6.9, 9))
     _, moved = affine((noise(16, 16), boxes), 16, 2.0, STILL, default_rng(0))
-    assert moved.tolist() == [[0, 0, 0, 8, 16], [2, 4, 4, 6, 10]]  # 1 keeps 27 %, 3 is 1.8 px wide
+    assert moved.tolist() == [[0, 0, 0, 8, 16, 0], [2, 4, 4, 6, 10, 0]]  # 1 keeps 27 %, 3 is 1.8 px wide
+
+
+def test_of_an_ignored_box_every_rest_stays_ignored() -> None:
+    boxes = rows((1, 0, 4, 5.5, 12), (3, 6, 6, 6.9, 9), (4, -9, 4, 4, 12), ignore=1)  # the last lies outside
+    _, moved = affine((noise(16, 16), boxes), 16, 2.0, STILL, default_rng(0))
+    np.testing.assert_allclose(moved, np.array([[1, 0, 0, 3, 16, 1], [3, 4, 4, 5.8, 10, 1]]), atol=1e-6)
+    _, mirrored = flip((noise(16, 16), moved))
+    assert mirrored[:, 5].tolist() == [1, 1]
 
 
 @given(SEEDS, st.integers(30, 60), st.integers(30, 60))
@@ -64,7 +72,7 @@ def test_boxes_follow_their_pixels(seed: int, width: int, height: int) -> None:
     image, boxes = black_with_white_box(width, height, 8, 9, width - 12, height - 10)
     config = AugmentConfig(scale=0.4, translate=0.1)
     warped, moved = affine((image, boxes), 48, 48 / max(width, height), config, default_rng(seed))
-    np.testing.assert_allclose(bounds(warped[..., 0] > 185), moved[0, 1:], atol=1.0)
+    np.testing.assert_allclose(bounds(warped[..., 0] > 185), moved[0, 1:5], atol=1.0)
 
 
 @given(SEEDS)
@@ -72,7 +80,7 @@ def test_boxes_follow_their_pixels(seed: int, width: int, height: int) -> None:
 def test_rotated_boxes_hold_their_pixels_tightly(seed: int) -> None:
     picture = black_with_white_box(60, 60, 20, 25, 45, 40)
     warped, moved = affine(picture, 60, 1.0, AugmentConfig(scale=0, translate=0, degrees=180), default_rng(seed))
-    np.testing.assert_allclose(bounds(warped[..., 0] > 185), moved[0, 1:], atol=1.5)
+    np.testing.assert_allclose(bounds(warped[..., 0] > 185), moved[0, 1:5], atol=1.5)
 
 
 def test_mosaic_lays_each_picture_at_the_centre() -> None:
@@ -82,7 +90,7 @@ def test_mosaic_lays_each_picture_at_the_centre() -> None:
         canvas, boxes = mosaic(pictures, size, default_rng(seed))
         assert canvas.shape == (2 * size, 2 * size, 3)
         assert boxes[:, 0].tolist() == [0, 1, 2, 3]
-        x, y = boxes[0, 3:].astype(int)
+        x, y = boxes[0, 3:5].astype(int)
         assert size // 2 <= min(x, y)
         assert max(x, y) <= 3 * size // 2
         expected = [
@@ -91,7 +99,7 @@ def test_mosaic_lays_each_picture_at_the_centre() -> None:
             [x - size, y, x, y + size],
             [x, y, x + size, y + size],
         ]
-        assert boxes[:, 1:].tolist() == expected
+        assert boxes[:, 1:5].tolist() == expected
         covered = np.full_like(canvas, GREY)
         for place, (left, top, right, bottom) in enumerate(expected):
             covered[max(top, 0) : bottom, max(left, 0) : right] = 40 * place
@@ -101,7 +109,7 @@ def test_mosaic_lays_each_picture_at_the_centre() -> None:
 def test_a_box_that_the_canvas_cuts_counts_as_cut() -> None:
     picture = np.full((16, 16, 3), 9, np.uint8), rows((0, -12, 4, 8, 12), (1, -4, 4, 8, 12))
     _, moved = affine(picture, 32, 1.0, STILL, default_rng(0))
-    assert moved.tolist() == [[0, 8, 12, 16, 20], [1, 8, 12, 16, 20]]
+    assert moved.tolist() == [[0, 8, 12, 16, 20, 0], [1, 8, 12, 16, 20, 0]]
     _, moved = affine((picture[0], rows((0, -24, 4, 8, 12))), 32, 1.0, STILL, default_rng(0))
     assert len(moved) == 0
 
@@ -110,7 +118,7 @@ def test_flip_of_a_hand_worked_picture() -> None:
     image, boxes = black_with_white_box(10, 4, 1, 0, 4, 2)
     mirrored, moved = flip((image, boxes))
     np.testing.assert_array_equal(mirrored, image[:, ::-1])
-    assert moved.tolist() == [[0, 6, 0, 9, 2]]
+    assert moved.tolist() == [[0, 6, 0, 9, 2, 0]]
 
 
 def test_flipping_twice_is_the_identity() -> None:
@@ -152,8 +160,8 @@ def test_augmented_boxes_lie_in_the_square_and_inputs_stay(seed: int, count: int
     image, boxes = augment(pictures, 32, AugmentConfig(degrees=10), default_rng(seed))
     assert image.shape == (32, 32, 3)
     assert boxes.dtype == np.float32
-    assert ((boxes[:, 1:] >= 0) & (boxes[:, 1:] <= 32)).all()
-    assert (boxes[:, 3:] - boxes[:, 1:3] >= 2).all()
+    assert ((boxes[:, 1:5] >= 0) & (boxes[:, 1:5] <= 32)).all()
+    assert (boxes[:, 3:5] - boxes[:, 1:3] >= 2).all()
     for (image, boxes), (old_image, old_boxes) in zip(pictures, before, strict=True):
         np.testing.assert_array_equal(image, old_image)
         np.testing.assert_array_equal(boxes, old_boxes)

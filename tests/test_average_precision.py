@@ -14,15 +14,9 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from yolo_prune.evaluation.average_precision import (
-    GroundTruth,
-    Matches,
-    average_precision,
-    match,
-    measure_iou,
-    measure_score,
-)
+from yolo_prune.evaluation.average_precision import average_precision, measure_score
 from yolo_prune.evaluation.detections import Detections, make_detections
+from yolo_prune.evaluation.matching import GroundTruth, Matches, match, measure_iou
 
 Picture = tuple[Detections, GroundTruth]
 
@@ -48,6 +42,8 @@ def make_matches(scores: list[float], hits: list[bool], truths: int) -> Matches:
         np.array(hits, np.bool_),
         np.zeros(len(scores), np.bool_),
         np.zeros(truths, np.int64),
+        np.full(truths, -np.inf, np.float32),
+        np.zeros(truths),
     )
 
 
@@ -281,5 +277,5 @@ def test_best_f1_is_the_best_of_all_thresholds(sets: list[Picture]) -> None:
 
 
 def test_needs_no_torch() -> None:
-    modules = "yolo_prune.evaluation.average_precision, yolo_prune.evaluation.bootstrap"
+    modules = "yolo_prune.evaluation.average_precision, yolo_prune.evaluation.bootstrap, yolo_prune.evaluation.curves"
     subprocess.run([sys.executable, "-c", f"import sys, {modules}; assert 'torch' not in sys.modules"], check=True)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolo_prune.errors import ConfigError, DatasetError
-from yolo_prune.evaluation.average_precision import Matches, measure_ap, measure_map, measure_score, rank
+from yolo_prune.evaluation.average_precision import measure_ap, measure_map, measure_score, rank
 from yolo_prune.evaluation.bootstrap import map50_interval, paired_difference, resample_map50
+from yolo_prune.evaluation.matching import Matches
 
 
 def make_matches(seed: int, images: int, skill: float = 0.7, classes: int = 2) -> list[Matches]:
@@ -24,7 +25,9 @@ def make_matches(seed: int, images: int, skill: float = 0.7, classes: int = 2) -
         scores = np.where(hits, random.beta(3, 2, len(hits)), random.beta(1, 3, len(hits))).astype(np.float32)
         own_classes = np.concatenate((own[found], random.integers(0, classes, misses)))
         order = np.argsort(-scores)
-        made.append(Matches(scores[order], own_classes[order], hits[order], np.zeros(len(hits), np.bool_), own))
+        truths_found = np.where(found, 0.5, -np.inf).astype(np.float32)
+        none = np.zeros(len(hits), np.bool_)
+        made.append(Matches(scores[order], own_classes[order], hits[order], none, own, truths_found, np.ones(len(own))))
     return made
 
 

@@ -19,7 +19,8 @@ from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate, measure_score_of
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.model.detector import Detector
-from yolo_prune.stages.evaluate import evaluate_checkpoint
+from yolo_prune.stages.evaluate import evaluate_models
+from yolo_prune.stages.settings import EvaluateConfig
 
 CPU = torch.device("cpu")
 Answers = list[tuple[list[list[float]], list[float]]]
@@ -77,7 +78,7 @@ def score(
 def test_a_perfect_detector_scores_one(monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, hands: Path) -> None:
     samples = list(load_spec(hands).samples("test"))
     data = DetectionDataset(samples, 1, SIDE)
-    boxes = [data.make_item(index)[1][:, 1:].tolist() for index in range(len(data))]
+    boxes = [data.make_item(index)[1][:, 1:5].tolist() for index in range(len(data))]
     result = score(monkeypatch, checkpoint, samples, [(own, [0.9] * len(own)) for own in boxes])
     assert result.score.map50 == 1
     assert result.map50_interval == (1, 1)
@@ -97,6 +98,28 @@ def test_a_hand_worked_average_precision(
     assert result.score.confidence == pytest.approx(0.7)
     assert [matches.hits.tolist() for matches in result.matches] == [[True, False], [True]]
     assert result.map50_interval == pytest.approx((5 / 6, 1))  # one picture drawn twice gives 1, both give 5/6
+
+
+def test_ignored_boxes_count_neither_way(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, samples: list[Sample]
+) -> None:
+    samples[1].label.rename(samples[1].ignored)
+    answers: Answers = [([[0, 0, 32, 32]], [0.7]), ([[16, 16, 48, 48], [20, 20, 44, 44]], [0.9, 0.8])]
+    result = score(monkeypatch, checkpoint, samples, answers)
+    assert result.score.map50 == result.coco_ap50 == 1
+    assert result.score.instances == 1
+
+
+def test_detections_are_cut_at_the_pictures_edge(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, samples: list[Sample]
+) -> None:
+    # 128×64 px in the square of 64: rows 16 to 48; the object is the picture's left half, the answer all above and below it
+    cv2.imwrite(str(samples[0].image), np.full((64, 128, 3), 99, np.uint8))
+    samples[0].label.write_text("0 0.25 0.5 0.5 1")
+    result = score(monkeypatch, checkpoint, samples[:1], [([[-9, 0, 32, 64]], [0.9])])
+    assert result.coco_ap == 1
+    assert result.matches[0].truth_sides_px.tolist() == [64]
+    assert [one.instances for one in result.size_recalls] == [0, 0, 0, 1, 0]
 
 
 def test_misses_score_nothing(monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, samples: list[Sample]) -> None:
@@ -131,8 +154,8 @@ def test_a_real_network_gets_the_same_score_both_ways_and_again(checkpoint: Chec
 
 def test_validation_of_a_run_is_what_evaluate_says(trained: Path) -> None:
     """The score in best.pt, measured in training, is the score that its own file gets."""
-    result = evaluate_checkpoint(trained, None, "val", None, None, "cpu")
-    assert result.evaluation.score.map50 == pytest.approx(
+    result = evaluate_models([trained], [], EvaluateConfig(device="cpu"))
+    assert result.models[0].evaluation.score.map50 == pytest.approx(
         load_checkpoint(trained).provenance["metrics"]["val_map50"], abs=1e-6
     )
     assert result.scored_on == "val"
@@ -140,7 +163,7 @@ def test_validation_of_a_run_is_what_evaluate_says(trained: Path) -> None:
 
 def test_a_list_of_pictures_can_be_scored(trained: Path, hands: Path, tmp_path: Path) -> None:
     (tmp_path / "few.txt").write_text("images/test/000001.jpg\nimages/val/000000.jpg\n")
-    result = evaluate_checkpoint(trained, hands, "val", tmp_path / "few.txt", None, "cpu")
+    result = evaluate_models([trained], [], EvaluateConfig(data=hands, subset=tmp_path / "few.txt", device="cpu"))
     assert result.as_dict()["images"] == 2
     assert result.scored_on == str(tmp_path / "few.txt")
     assert result.format().startswith(f"{tmp_path / 'few.txt'}: 2 pictures")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from yolo_prune.datasets.images import fit_image, letterbox, read_image
-from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
+from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader, read_in_order
 from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
@@ -52,7 +52,7 @@ def test_a_plain_batch_of_a_hand_worked_picture(tmp_path: Path) -> None:
     assert batch.images.dtype == torch.uint8
     assert batch.images[0, :, 1, 0].tolist() == [114, 114, 114]
     assert batch.images[0, :, 2, 0].tolist() == [10, 20, 30]
-    assert batch.targets.tolist() == [[0, 1, 0.5, 0.5, 0.5, 0.25], [0, 0, 0.25, 0.375, 0.5, 0.25]]
+    assert batch.targets.tolist() == [[0, 1, 0.5, 0.5, 0.5, 0.25, 0], [0, 0, 0.25, 0.375, 0.5, 0.25, 0]]
     assert batch.indices.tolist() == [0]
 
 
@@ -67,7 +67,39 @@ def test_plain_items_are_letterboxed_pictures(samples: tuple[Sample, ...]) -> No
         whole = np.array([[0.25, 0.25, 0.75, 0.75], [0, 0.5, 0.5, 1]], np.float32) * np.array(
             (width, height) * 2, np.float32
         )
-        np.testing.assert_allclose(boxes[:, 1:], box.to_network(whole)[: index % 3], atol=1e-4)
+        np.testing.assert_allclose(boxes[:, 1:5], box.to_network(whole)[: index % 3], atol=1e-4)
+
+
+def test_ignored_boxes_are_marked(samples: tuple[Sample, ...]) -> None:
+    samples[1].ignored.write_text("1 0.5 0.5 1 1\n")
+    data = DetectionDataset(samples, 2, SIZE)
+    assert data[1][1][:, 5].tolist() == [0, 1]
+    (batch,) = make_loader(data, COUNT, shuffle=False, epoch=0)
+    marked = batch.targets[batch.targets[:, 6] > 0]
+    assert marked[:, :2].tolist() == [[1, 1]]
+    assert len(batch.targets) == sum(index % 3 for index in range(COUNT)) + 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, COUNT, COUNT + 5])
+def test_reading_ahead_changes_nothing(samples: tuple[Sample, ...], batch_size: int) -> None:
+    for cache_bytes in (0, 1 << 20):
+        data = DetectionDataset(samples, 2, SIZE, cache_bytes=cache_bytes)
+        ahead = list(read_in_order(data, batch_size))
+        assert same(ahead, list(make_loader(data, batch_size, shuffle=False, epoch=0)))
+
+
+def test_a_picture_that_cannot_be_read_ends_reading_ahead(samples: tuple[Sample, ...]) -> None:
+    data = DetectionDataset(samples, 2, SIZE, cache_bytes=0)
+    samples[5].image.write_text("no picture")
+    batches = read_in_order(data, 4)
+    assert next(batches).indices.tolist() == [0, 1, 2, 3]
+    with pytest.raises(DatasetError, match=r"5\.png: is not a readable picture"):
+        next(batches)
+
+
+def test_headers_tell_the_pictures_sizes(samples: tuple[Sample, ...]) -> None:
+    headers = DetectionDataset(samples, 2, SIZE, cache_bytes=0).headers
+    assert [(header.width_px, header.height_px) for header in headers] == [(40, 24 + 3 * n) for n in range(COUNT)]
 
 
 def test_targets_name_their_picture_in_the_batch(samples: tuple[Sample, ...]) -> None:

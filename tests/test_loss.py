@@ -180,6 +180,35 @@ def test_an_answer_that_overlaps_an_object_is_not_taught_that_it_sees_none() -> 
     assert taught == [[False, True], [True, True]]
 
 
+def test_what_lies_in_an_ignored_box_is_not_taught_that_it_sees_none() -> None:
+    # 16 px cells; the ignored box covers the left half of the first picture, cells 0 and 1 of 4 in the fine head
+    ignored = torch.tensor([[0, 0, 0.25, 0.5, 0.5, 1, 1]], dtype=torch.float64)
+    _, fine = (raw.detach().clone() for raw in make_heads())
+    maps = fine.view(2, -1, 8, *fine.shape[2:])
+    maps[:, :, :2] = 0  # the middle of the cell
+    anchors = fine.new_tensor(NETWORK.heads[1][1].own_anchors)
+    maps[:, :, 2:4] = (fine.new_tensor([12.0, 12.0]) / anchors).log()[None, :, :, None, None]
+    heads = [make_heads()[0].detach(), fine.requires_grad_()]
+    torch.autograd.backward(measure(heads, ignored).total)
+    assert fine.grad is not None
+    taught = fine.grad.view(2, -1, 8, *fine.shape[2:])[:, :, 4] != 0
+    columns = fine.shape[3]
+    assert not taught[0, ..., : columns // 2].any()
+    assert taught[0, ..., columns // 2 :].all()
+    assert taught[1].all()
+
+
+def test_ignored_boxes_teach_nothing_and_hide_no_object() -> None:
+    heads, targets = [raw.detach() for raw in make_heads()], make_targets(6)
+    marked = torch.cat((targets, torch.zeros(6, 1, dtype=targets.dtype)), 1)
+    assert float(measure(heads, marked).total) == float(measure(heads, targets).total)
+    whole = targets.new_tensor([[0, 1, 0.5, 0.5, 1, 1, 1], [1, 0, 0.5, 0.5, 1, 1, 1]])
+    plain, hidden = measure(heads, targets), measure(heads, torch.cat((marked, whole)))
+    assert float(hidden.box) == float(plain.box)
+    assert float(hidden.classes) == float(plain.classes)
+    assert float(hidden.objectness) < float(plain.objectness)
+
+
 def test_a_box_that_is_right_already_is_still_taught_to_be_believed() -> None:
     targets = torch.tensor([[0, 1, 0.8, 0.7, 0.4, 0.5]], dtype=torch.float64)
     heads = answer_perfectly(targets, LossConfig())

@@ -16,8 +16,8 @@ from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import OutputError
-from yolo_prune.evaluation.average_precision import GroundTruth
 from yolo_prune.evaluation.detections import make_detections
+from yolo_prune.evaluation.matching import GroundTruth
 from yolo_prune.evaluation.pictures import (
     PALETTE,
     PAPER,
@@ -150,7 +150,7 @@ def test_truth_is_drawn_where_nothing_is_found(hands: Path, trained: Path) -> No
         for parameter in model.layers[6].parameters():
             parameter.fill_(-20)
     image, boxes = data.make_item(index)
-    expected = draw_detections(image, NOTHING, (), GroundTruth(boxes[:, 1:], boxes[:, 0].astype(np.int64)))
+    expected = draw_detections(image, NOTHING, (), GroundTruth(boxes[:, 1:5], boxes[:, 0].astype(np.int64)))
     assert (draw_found(model, data, index, spec.names, torch.device("cpu")) == expected).all()
 
 

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay, print_json
+from yolo_prune.cli.flags import Config, Data, Device, Json, overlay, print_json
 from yolo_prune.evaluation.settings import DetectConfig
-from yolo_prune.stages.settings import BenchConfig
+from yolo_prune.stages.settings import BenchConfig, EvaluateConfig
 
 if TYPE_CHECKING:
     from yolo_prune.stages.bench import BenchResult
 
 _BENCH = BenchConfig()
+_EVALUATE = EvaluateConfig()
 _SHOWN = 0.25
 """The least score of a detection that `detect` draws and writes."""
 
@@ -81,27 +82,64 @@ def print_bench(result: BenchResult, as_json: bool, markdown: bool) -> None:
 
 
 def evaluate(
-    checkpoint: Checkpoint = None,
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Checkpoints, compared with the first; - reads one path from stdin. Without any and without --detections, "
+            "what the command before left.",
+            show_default=False,
+        ),
+    ] = None,
+    detections: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="COCO results of any tool on the same pictures; may be given several times.", show_default=False
+        ),
+    ] = None,
     data: Data = None,
-    split: Annotated[str, typer.Option(help="Part of the data set to score on.")] = "val",
+    split: Annotated[
+        str | None, typer.Option(help="Part of the data set to score on.", show_default=_EVALUATE.split)
+    ] = None,
     subset: Annotated[
         Path | None,
         typer.Option(
             "--list", help="A text file of picture paths, relative to the data set: score on these.", show_default=False
         ),
     ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            help="COCO annotations whose ids of pictures and classes the detections use.",
+            show_default="pictures by their path, classes by their index",
+        ),
+    ] = None,
     img_size: Annotated[
-        int | None, typer.Option(help="Side of the square input in pixels.", show_default="the checkpoint's")
+        int | None, typer.Option(help="Side of the square input in pixels.", show_default="each checkpoint's")
+    ] = None,
+    save_detections: Annotated[
+        Path | None, typer.Option(help="File for the checkpoint's detections as COCO results.", show_default=False)
+    ] = None,
+    curves: Annotated[
+        Path | None,
+        typer.Option(help="PNG file for precision, recall and F1, and recall by size.", show_default=False),
     ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Print a checkpoint's mAP with its bootstrap interval, and COCO's AP."""
-    from yolo_prune.stages.evaluate import evaluate_checkpoint
+    """Print the mAP of checkpoints or of any detections with bootstrap intervals, COCO's AP, best F1, recall by size."""
+    from yolo_prune.stages.evaluate import evaluate_models
     from yolo_prune.stages.folders import resolve_checkpoint
 
-    path = resolve_checkpoint(checkpoint, "finetune", "prune", "train")
-    result = evaluate_checkpoint(path, data, split, subset, img_size, device or "auto")
+    flags = {
+        "data": data, "split": split, "subset": subset, "annotations": annotations, "img_size": img_size,
+        "save_detections": save_detections, "curves": curves, "device": device,
+    }  # fmt: skip
+    settings = overlay(_EVALUATE, None, flags)
+    if checkpoints:
+        paths = [resolve_checkpoint(checkpoint) for checkpoint in checkpoints]
+    else:
+        paths = [] if detections else [resolve_checkpoint(None, "finetune", "prune", "train")]
+    result = evaluate_models(paths, detections or [], settings)
     if as_json:
         print_json(result.as_dict())
     else:

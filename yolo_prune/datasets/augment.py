@@ -1,6 +1,6 @@
 """Vary training pictures: mosaic, scale, shift, rotation, colours and mirror.
 
-A picture is a pair: RGB uint8 (H, W, 3), and float32 (N, 5) rows `class x1 y1 x2 y2` in its pixels, edges counted.
+A picture is a pair: RGB uint8 (H, W, 3), and float32 (N, 6) rows `class x1 y1 x2 y2 ignore` in its pixels, edges counted.
 Every function is pure: it leaves its input as it was and draws from the generator that it is given.
 """
 
@@ -62,7 +62,8 @@ def mosaic(pictures: Sequence[Picture], size_px: int, rng: Generator) -> Picture
 def affine(picture: Picture, size_px: int, scale: float, config: AugmentConfig, rng: Generator) -> Picture:
     """Scale, shift and rotate a picture about its centre into a square (size_px, size_px, 3), in one resampling.
 
-    Boxes are clipped; those that keep less than `MIN_VISIBLE` of their area or `MIN_SIDE_PX` are dropped.
+    Boxes are clipped; those that keep less than `MIN_VISIBLE` of their area or `MIN_SIDE_PX` are dropped, but for
+    ignored ones, of which every rest stays ignored.
 
     Args:
         scale: pixels of the square for one of the picture, before `config.scale` varies it.
@@ -78,9 +79,10 @@ def affine(picture: Picture, size_px: int, scale: float, config: AugmentConfig, 
     centres[:, 2] += turn @ (0.5, 0.5) - 0.5  # OpenCV counts from the middle of the first pixel, boxes from its edge
     warped = cv2.warpAffine(image, centres, (size_px, size_px), flags=cv2.INTER_LINEAR, borderValue=(GREY,) * 3)
     moved = _clip(_move(_clip(boxes, width, height), matrix), size_px, size_px)
-    sides = moved[:, 3:] - moved[:, 1:3]
-    whole = (boxes[:, 3:] - boxes[:, 1:3]).prod(axis=1) * scale**2
+    sides = moved[:, 3:5] - moved[:, 1:3]
+    whole = (boxes[:, 3:5] - boxes[:, 1:3]).prod(axis=1) * scale**2
     keep = (sides.prod(axis=1) >= MIN_VISIBLE * whole) & (sides >= MIN_SIDE_PX).all(axis=1)
+    keep |= (boxes[:, 5] > 0) & (sides > 0).all(axis=1)
     return np.asarray(warped, np.uint8), moved[keep]
 
 
@@ -103,11 +105,11 @@ def flip(picture: Picture) -> Picture:
 
 
 def _move(boxes: FloatArray, matrix: NDArray[np.float64]) -> FloatArray:
-    """Return the upright boxes around (N, 5) boxes that a (2, 3) matrix has moved."""
+    """Return (N, 6) rows with the upright boxes around theirs once a (2, 3) matrix has moved them."""
     corners = boxes[:, [[1, 2], [3, 2], [3, 4], [1, 4]]] @ matrix[:, :2].T + matrix[:, 2]
-    return np.column_stack((boxes[:, 0], corners.min(axis=1), corners.max(axis=1))).astype(np.float32)
+    return np.column_stack((boxes[:, 0], corners.min(axis=1), corners.max(axis=1), boxes[:, 5])).astype(np.float32)
 
 
 def _clip(boxes: FloatArray, width: int, height: int) -> FloatArray:
-    low = np.zeros(5, np.float32)
-    return boxes.clip(low, np.array((np.inf, width, height, width, height), np.float32))
+    low = np.zeros(6, np.float32)
+    return boxes.clip(low, np.array((np.inf, width, height, width, height, 1), np.float32))

@@ -130,19 +130,26 @@ class Letterbox:
 def fit_image(image: ImageArray, long_side_px: int) -> ImageArray:
     """Resize a picture to a long side of `long_side_px`, aspect kept: by areas to shrink, linearly to enlarge."""
     height, width = image.shape[:2]
-    scale = long_side_px / max(height, width)
-    if scale == 1:
+    if max(height, width) == long_side_px:
         return image
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, size, interpolation=interpolation), np.uint8)
+    interpolation = cv2.INTER_AREA if max(height, width) > long_side_px else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, _fit(width, height, long_side_px), interpolation=interpolation), np.uint8)
+
+
+def make_letterbox(width_px: int, height_px: int, size_px: int) -> Letterbox:
+    """Say where a picture of some size lies in the square."""
+    width, height = _fit(width_px, height_px, size_px)
+    return Letterbox(width / width_px, height / height_px, (size_px - width) // 2, (size_px - height) // 2, size_px)
 
 
 def letterbox(image: ImageArray, size_px: int) -> tuple[ImageArray, Letterbox]:
     """Fit a picture into the middle of a grey square (size_px, size_px, 3), and say where it lies there."""
-    inner = fit_image(image, size_px)
-    height, width = inner.shape[:2]
-    x, y = (size_px - width) // 2, (size_px - height) // 2
+    box, inner = make_letterbox(image.shape[1], image.shape[0], size_px), fit_image(image, size_px)
     square = np.full((size_px, size_px, 3), GREY, np.uint8)
-    square[y : y + height, x : x + width] = inner
-    return square, Letterbox(width / image.shape[1], height / image.shape[0], x, y, size_px)
+    square[box.pad_y_px : box.pad_y_px + inner.shape[0], box.pad_x_px : box.pad_x_px + inner.shape[1]] = inner
+    return square, box
+
+
+def _fit(width_px: int, height_px: int, long_side_px: int) -> tuple[int, int]:
+    scale = long_side_px / max(width_px, height_px)
+    return max(1, round(width_px * scale)), max(1, round(height_px * scale))

@@ -43,6 +43,18 @@ class Objects:
         return Objects(self.classes[kept], boxes[kept], self.ignore[kept])
 
 
+@dataclass(frozen=True)
+class LabelLines:
+    """A label file line by line; empty lines are left out."""
+
+    numbers: NDArray[np.int64]
+    """(N,) where the good lines stand, the first being 1."""
+    rows: NDArray[np.float64]
+    """(N, 5) what they say, `class cx cy w h` in shares; repeated rows are kept."""
+    errors: tuple[DatasetError, ...]
+    """What is wrong with each of the others."""
+
+
 def parse_labels(text: str, source: str | Path, classes: int) -> FloatArray:
     """Return the objects as (N, 5) rows `class cx cy w h`, normalised, in the text's order; repeated rows count once.
 
@@ -82,13 +94,24 @@ def load_labels(path: Path, classes: int) -> FloatArray:
     Raises:
         DatasetError: the file cannot be read, is no text, or as `parse_labels` says.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        text = ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError("labels cannot be read", where=path, right="make it a readable text file") from error
-    return parse_labels(text, path, classes)
+    return parse_labels(_load_text(path), path, classes)
+
+
+def scan_labels(path: Path, classes: int) -> LabelLines:
+    """Read a label file past its bad lines, each of which becomes an error; a missing file has no lines.
+
+    Raises:
+        DatasetError: the file cannot be read or is no text.
+    """
+    numbers, rows, errors = [], [], []
+    for number, line in enumerate(_load_text(path).splitlines(), 1):
+        if words := line.split():
+            try:
+                rows.append(_parse_line(words, f"{path}:{number}", classes))
+                numbers.append(number)
+            except DatasetError as error:
+                errors.append(error)
+    return LabelLines(np.array(numbers, np.int64), np.array(rows, np.float64).reshape(-1, 5), tuple(errors))
 
 
 def load_objects(sample: Sample, classes: int) -> FloatArray:
@@ -100,6 +123,22 @@ def load_objects(sample: Sample, classes: int) -> FloatArray:
     counted, ignored = load_labels(sample.label, classes), load_labels(sample.ignored, classes)
     flags = np.repeat(np.array((0, 1), np.float32), (len(counted), len(ignored)))
     return np.column_stack((np.concatenate((counted, ignored)), flags))
+
+
+def locate_objects(rows: FloatArray, width_px: float, height_px: float) -> FloatArray:
+    """Return (N, 6) rows `class cx cy w h ignore` in shares as rows `class x1 y1 x2 y2 ignore` in pixels."""
+    kinds, centres, sides, ignore = np.split(rows, (1, 3, 5), axis=1)
+    scale = np.array((width_px, height_px), np.float32)
+    return np.concatenate((kinds, (centres - sides / 2) * scale, (centres + sides / 2) * scale, ignore), axis=1)
+
+
+def _load_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError("labels cannot be read", where=path, right="make it a readable text file") from error
 
 
 def _parse_line(words: list[str], where: str, classes: int) -> tuple[float, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing import get_all_start_methods
 
 import cv2
@@ -15,11 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from yolo_prune.datasets.augment import Picture, augment
-from yolo_prune.datasets.images import fit_image, letterbox, read_image
-from yolo_prune.datasets.labels import load_labels
+from yolo_prune.datasets.images import Header, fit_image, letterbox, read_header, read_image
+from yolo_prune.datasets.labels import load_objects, locate_objects
 from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
+from yolo_prune.files import count_cores
 
 CACHE_BYTES = 2 << 30
 """How much memory a data set's decoded pictures may take."""
@@ -32,7 +35,7 @@ class Batch:
     images: Tensor
     """(B, 3, S, S) uint8 RGB, channels last in memory."""
     targets: Tensor
-    """(M, 6) float32 rows `index in batch, class, cx, cy, w, h`, in shares of the square."""
+    """(M, 7) float32 rows `index in batch, class, cx, cy, w, h, ignore`, in shares of the square; ignore is 0 or 1."""
     indices: Tensor
     """(B,) int64: each picture's place in the data set's samples."""
 
@@ -76,8 +79,9 @@ class DetectionDataset(Dataset[Picture]):
         Raises:
             DatasetError: a label or a picture cannot be read.
         """
-        self.samples, self.img_size, self.augment, self.seed = tuple(samples), img_size, augment, seed
-        self.labels = tuple(load_labels(sample.label, classes) for sample in self.samples)
+        self.samples, self.classes = tuple(samples), classes
+        self.img_size, self.augment, self.seed = img_size, augment, seed
+        self.labels = tuple(load_objects(sample, classes) for sample in self.samples)
         self._cache: list[Picture] = []
         with ThreadPoolExecutor() as pool:
             for picture in pool.map(self._read, range(len(self.samples) if cache_bytes else 0)):
@@ -96,7 +100,7 @@ class DetectionDataset(Dataset[Picture]):
         return self.make_item(index)
 
     def make_item(self, index: int, *, epoch: int = 0, size_px: int | None = None) -> Picture:
-        """Return RGB uint8 (S, S, 3) and (N, 5) rows `class x1 y1 x2 y2` in its pixels; S is `size_px` or else `img_size`.
+        """Return RGB uint8 (S, S, 3) and (N, 6) rows `class x1 y1 x2 y2 ignore` in its pixels; S is `size_px` or `img_size`.
 
         Whatever is random in it follows from the data set's seed, the epoch and the index.
 
@@ -108,13 +112,19 @@ class DetectionDataset(Dataset[Picture]):
         if self.augment is None:
             image, boxes = picture
             square, box = letterbox(image, size_px)
-            return square, np.column_stack((boxes[:, 0], box.to_network(boxes[:, 1:])))
+            return square, np.column_stack((boxes[:, 0], box.to_network(boxes[:, 1:5]), boxes[:, 5]))
         # numpy seeds (seed, epoch) and (seed, epoch, 0) alike, and the first is the order's
         rng = np.random.default_rng((self.seed, epoch, index + 1))
         pictures = [picture]
         if rng.random() < self.augment.mosaic:
             pictures += map(self._load, rng.integers(len(self), size=3).tolist())
         return augment(pictures, size_px, self.augment, rng)
+
+    @cached_property
+    def headers(self) -> tuple[Header, ...]:
+        """Size and orientation of every picture's file."""
+        with ThreadPoolExecutor() as pool:
+            return tuple(pool.map(read_header, (sample.image for sample in self.samples)))
 
     def _load(self, index: int) -> Picture:
         return self._cache[index] if index < len(self._cache) else self._read(index)
@@ -123,10 +133,7 @@ class DetectionDataset(Dataset[Picture]):
         image = read_image(self.samples[index].image)
         if max(image.shape) > self.img_size:
             image = fit_image(image, self.img_size)
-        kinds, centres, sides = np.split(self.labels[index], (1, 3), axis=1)
-        shares = np.concatenate((centres - sides / 2, centres + sides / 2), axis=1)
-        height, width = image.shape[:2]
-        return image, np.concatenate((kinds, shares * np.array((width, height) * 2, np.float32)), axis=1)
+        return image, locate_objects(self.labels[index], image.shape[1], image.shape[0])
 
 
 @dataclass(frozen=True)
@@ -203,13 +210,36 @@ def make_loader(
     )
 
 
+def read_in_order(data: DetectionDataset, batch_size: int) -> Iterator[Batch]:
+    """Yield a data set's plain batches, decoded ahead by a thread for each core.
+
+    Raises:
+        DatasetError: a picture cannot be read.
+    """
+    cores = count_cores()
+    ahead = cores + batch_size
+    with ThreadPoolExecutor(cores) as pool:
+        waiting = deque(pool.submit(data.make_item, index) for index in range(min(ahead, len(data))))
+        try:
+            for start in range(0, len(data), batch_size):
+                indices = range(start, min(start + batch_size, len(data)))
+                items = []
+                for index in indices:
+                    items.append(waiting.popleft().result())
+                    if index + ahead < len(data):
+                        waiting.append(pool.submit(data.make_item, index + ahead))
+                yield _collate(indices, items)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def _collate(indices: Sequence[int], items: Sequence[Picture]) -> Batch:
     images = np.stack([image for image, _ in items])
     boxes = np.concatenate([boxes for _, boxes in items])
-    kinds, low, high = np.split(boxes, (1, 3), axis=1)
+    kinds, low, high, ignore = np.split(boxes, (1, 3, 5), axis=1)
     places = np.repeat(np.arange(len(items)), [len(boxes) for _, boxes in items])
     shares = np.concatenate(((low + high) / 2, high - low), axis=1) / images.shape[1]
-    targets = np.column_stack((places, kinds, shares)).astype(np.float32)
+    targets = np.column_stack((places, kinds, shares, ignore)).astype(np.float32)
     return Batch(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(targets), torch.tensor(indices))
 
 

@@ -1,22 +1,26 @@
-"""A model's score on pictures: predict, match, measure. Boxes are in pixels of the network's square throughout."""
+"""A model's score on pictures: predict, match, measure. Boxes are in pixels of the pictures, cut at their edges."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torchvision.ops import box_convert
 from tqdm import tqdm
 
-from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
+from yolo_prune.datasets.images import Header, make_letterbox, read_header
+from yolo_prune.datasets.labels import FloatArray, load_objects, locate_objects
+from yolo_prune.datasets.loader import DetectionDataset, read_in_order
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import ConfigError
-from yolo_prune.evaluation.average_precision import GroundTruth, Matches, Score, match, measure_score
+from yolo_prune.evaluation.average_precision import Score, measure_score
 from yolo_prune.evaluation.bootstrap import map50_interval
-from yolo_prune.evaluation.coco import coco_scores
+from yolo_prune.evaluation.coco_ap import measure_coco_ap
+from yolo_prune.evaluation.curves import Curve, SizeRecall, measure_curve, measure_size_recalls
 from yolo_prune.evaluation.detections import Detections, suppress
+from yolo_prune.evaluation.matching import GroundTruth, Matches, match
 from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.model.checkpoint import Checkpoint
 from yolo_prune.model.decode import DecodedDetector, normalise
@@ -34,6 +38,9 @@ class Evaluation:
     map50_interval: tuple[float, float]
     coco_ap50: float
     coco_ap: float
+    curve: Curve
+    size_recalls: tuple[SizeRecall, ...]
+    """Recall by the size of objects, by all detections and at the score's confidence."""
     matches: tuple[Matches, ...]
     """One per picture: what a paired bootstrap needs."""
 
@@ -52,41 +59,81 @@ def evaluate(
         ConfigError: it tells another number of classes apart than the data set, or `img_size` does not suit it.
         DatasetError: a picture or a label cannot be read.
     """
+    dataset = make_dataset(samples, names, img_size or checkpoint.img_size)
+    return score_detections(predict(checkpoint, dataset, device=device), _list_truths(dataset))
+
+
+def make_dataset(samples: Sequence[Sample], names: Sequence[str], img_size: int) -> DetectionDataset:
+    """Make a data set to score on: labels are read at once, pictures when they are looked at."""
     check_img_size(img_size)
-    if checkpoint.network.classes != len(names):
-        what = f"the checkpoint knows {checkpoint.network.classes} classes, the data set {len(names)}"
+    return DetectionDataset(samples, len(names), img_size, cache_bytes=0)
+
+
+def predict(checkpoint: Checkpoint, dataset: DetectionDataset, *, device: torch.device) -> list[Detections]:
+    """Return what a checkpoint detects in each picture of a data set.
+
+    Raises:
+        ConfigError: it tells another number of classes apart than the data set.
+        DatasetError: a picture cannot be read.
+    """
+    if checkpoint.network.classes != dataset.classes:
+        what = f"the checkpoint knows {checkpoint.network.classes} classes, the data set {dataset.classes}"
         raise ConfigError(what, where="--data", right="use a data set with the checkpoint's classes")
-    dataset = DetectionDataset(samples, len(names), img_size or checkpoint.img_size, cache_bytes=0)
     model = checkpoint.make_model().to(device).to(memory_format=torch.channels_last).eval()
-    found, truths = _predict(model, dataset, device, BATCH_SIZE)
-    matches = tuple(match(detections, truth) for detections, truth in zip(found, truths, strict=True))
-    return Evaluation(measure_score(matches), map50_interval(matches), *coco_scores(found, truths), matches)
+    return _predict(model, dataset, device, BATCH_SIZE)
+
+
+def load_truths(samples: Sequence[Sample], classes: int) -> list[GroundTruth]:
+    """Read the labelled boxes of pictures, in their pixels; no picture is decoded.
+
+    Raises:
+        DatasetError: a label, or a picture's size, cannot be read.
+    """
+    with ThreadPoolExecutor() as pool:
+        headers = list(pool.map(read_header, (sample.image for sample in samples)))
+    return list(map(_make_truth, (load_objects(sample, classes) for sample in samples), headers))
+
+
+def score_detections(found: Sequence[Detections], truths: Sequence[GroundTruth]) -> Evaluation:
+    """Measure everything about detections, one entry of each argument per picture."""
+    matches = tuple(map(match, found, truths))
+    score = measure_score(matches)
+    return Evaluation(
+        score,
+        map50_interval(matches),
+        *measure_coco_ap(found, truths),
+        measure_curve(matches),
+        tuple(measure_size_recalls(matches, score.confidence)),
+        matches,
+    )
 
 
 def measure_score_of(model: Detector, dataset: DetectionDataset, *, device: torch.device, batch_size: int) -> Score:
     """Score a model in evaluation mode on a data set that is not augmented, without intervals."""
-    pairs = zip(*_predict(model, dataset, device, batch_size), strict=True)
-    return measure_score([match(detections, truth) for detections, truth in pairs])
+    return measure_score(list(map(match, _predict(model, dataset, device, batch_size), _list_truths(dataset))))
 
 
 @torch.inference_mode()
-def _predict(
-    model: Detector, dataset: DetectionDataset, device: torch.device, batch_size: int
-) -> tuple[list[Detections], list[GroundTruth]]:
+def _predict(model: Detector, dataset: DetectionDataset, device: torch.device, batch_size: int) -> list[Detections]:
     engine, config = DecodedDetector(model).to(device), DetectConfig()
     found: list[Detections] = []
-    truths: list[GroundTruth] = []
-    loader = make_loader(dataset, batch_size, shuffle=False, epoch=0)
-    for batch in tqdm(loader, desc="score", unit="batch", leave=False, disable=None):
+    batches = -(-len(dataset) // batch_size)
+    for batch in tqdm(
+        read_in_order(dataset, batch_size), desc="score", unit="batch", total=batches, leave=False, disable=None
+    ):
         images = normalise(batch.images.to(device)).to(memory_format=torch.channels_last)
         boxes, scores = engine(images)
-        found += suppress(boxes, scores, config)
-        truths += _list_truths(batch)
-    return found, truths
+        for index, detections in zip(batch.indices.tolist(), suppress(boxes, scores, config), strict=True):
+            width, height = dataset.headers[index].width_px, dataset.headers[index].height_px
+            box = make_letterbox(width, height, dataset.img_size)
+            found.append(detections.with_boxes(box.to_image(detections.boxes_xyxy, width, height)))
+    return found
 
 
-def _list_truths(batch: Batch) -> Iterator[GroundTruth]:
-    boxes_xyxy = box_convert(batch.targets[:, 2:6], "cxcywh", "xyxy") * batch.images.shape[-1]
-    for number in range(len(batch.images)):
-        own = batch.targets[:, 0] == number
-        yield GroundTruth(boxes_xyxy[own].numpy(), batch.targets[own, 1].numpy().astype(np.int64))
+def _list_truths(dataset: DetectionDataset) -> list[GroundTruth]:
+    return list(map(_make_truth, dataset.labels, dataset.headers))
+
+
+def _make_truth(rows: FloatArray, header: Header) -> GroundTruth:
+    located = locate_objects(rows, header.width_px, header.height_px)
+    return GroundTruth(located[:, 1:5], located[:, 0].astype(np.int64), located[:, 5] > 0)

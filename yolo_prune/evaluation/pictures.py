@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolo_prune.evaluation.average_precision import GroundTruth
 from yolo_prune.evaluation.detections import Detections
+from yolo_prune.evaluation.matching import GroundTruth
 from yolo_prune.files import open_atomically
 
 Image = NDArray[np.uint8]
@@ -23,6 +23,7 @@ PALETTE: tuple[Colour, ...] = (
 """One colour per class, from the start again when they run out."""
 
 TRUTH_COLOUR: Colour = (255, 255, 255)
+IGNORED_COLOUR: Colour = (140, 140, 140)
 PAPER: Colour = (250, 250, 250)
 INK: Colour = (30, 30, 30)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -38,13 +39,13 @@ def draw_detections(
 ) -> Image:
     """Return a copy of a picture with a labelled box, in pixels, for each detection scored `min_score` or higher.
 
-    Ground truth, where given, lies under them in white. Lines and letters grow with the picture.
+    Ground truth, where given, lies under them in white, ignored boxes in grey. Lines and letters grow with the picture.
     """
     canvas: Image = np.array(image, np.uint8, order="C")
     width = max(1, round(max(canvas.shape[:2]) / 480))
-    for box in () if truth is None else truth.boxes_xyxy:
+    for box, counted in () if truth is None else zip(truth.boxes_xyxy, truth.counted.tolist(), strict=True):
         _draw_box(canvas, box, INK, width + 2)
-        _draw_box(canvas, box, TRUTH_COLOUR, width)
+        _draw_box(canvas, box, TRUTH_COLOUR if counted else IGNORED_COLOUR, width)
     # The best is drawn last, so that its label is on top.
     for row in np.flatnonzero(detections.scores >= min_score)[::-1]:
         own = int(detections.classes[row])

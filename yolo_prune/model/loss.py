@@ -15,6 +15,9 @@ from yolo_prune.model.decode import decode_boxes, make_grid, split_head
 from yolo_prune.model.detector import Heads
 from yolo_prune.model.settings import LossConfig
 
+IGNORED_SHARE = 0.5
+"""A box that lies in an ignored one by this share of its area counts neither way, as in COCO's matching."""
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -105,14 +108,17 @@ class DetectionLoss(nn.Module):
     def forward(self, heads: Heads, targets: Tensor, height: int, width: int) -> Losses:
         """Compare raw head maps (B, A·(5+C), H/s, W/s) with targets (M, 6): image, class, cx, cy, w, h in 0 … 1.
 
-        `height` and `width` are the network's input in pixels.
+        A seventh column, where there is one, is 1 for boxes to ignore: what lies in them by half or more is not taught
+        that it sees nothing. `height` and `width` are the network's input in pixels.
         """
         heads = [raw.to(torch.promote_types(raw.dtype, torch.float32)) for raw in heads]
+        is_ignored = targets[:, 6:].any(1)
+        targets, ignored = targets[~is_ignored], targets[is_ignored]
         grids = [(raw.shape[2], raw.shape[3]) for raw in heads]
         assignments = assign(targets, self.yolos, grids, height, width, self.config.anchor_ratio)
-        truth = _pad_truth(targets, heads[0].shape[0], height, width)
+        truth, unsure = (_pad_truth(boxes, heads[0].shape[0], height, width) for boxes in (targets, ignored))
         parts = [
-            self._compare(split_head(raw, yolo), yolo, assignment, truth, height)
+            self._compare(split_head(raw, yolo), yolo, assignment, truth, unsure, height)
             for raw, yolo, assignment in zip(heads, self.yolos, assignments, strict=True)
         ]
         positives = max(1, sum(len(assignment.image) for assignment in assignments))
@@ -125,7 +131,7 @@ class DetectionLoss(nn.Module):
         return Losses(box + objectness + classes, box.detach(), objectness.detach(), classes.detach())
 
     def _compare(
-        self, values: Tensor, yolo: Yolo, positives: Assignment, truth: Tensor, height: int
+        self, values: Tensor, yolo: Yolo, positives: Assignment, truth: Tensor, unsure: Tensor, height: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the summed box, objectness and class losses of one head; `values` is (B, A, H, W, 5+C)."""
         rows, columns = values.shape[2:4]
@@ -147,7 +153,8 @@ class DetectionLoss(nn.Module):
         )  # boxes that share an anchor: the best one, in any order
         with torch.no_grad():
             every = decode_boxes(values[..., :4], grid, anchors.view(-1, 1, 1, 2), stride, yolo.scale_x_y)
-            counted = _measure_best_iou(every, truth) < self.config.ignore_iou
+            counted = _measure_best_overlap(every, truth) < self.config.ignore_iou
+            counted &= _measure_best_overlap(every, unsure, of_own_area=True) < IGNORED_SHARE
             counted[where] = True
         objectness = functional.binary_cross_entropy_with_logits(
             values[..., 4], wanted, weight=counted.to(values), reduction="sum"
@@ -170,14 +177,17 @@ def _pad_truth(targets: Tensor, batch: int, height: int, width: int) -> Tensor:
     return truth
 
 
-def _measure_best_iou(boxes_cxcywh: Tensor, truth: Tensor) -> Tensor:
-    """Return for boxes (B, A, H, W, 4) their best IoU with the same picture's truth (B, K, 4 xyxy): (B, A, H, W)."""
+def _measure_best_overlap(boxes_cxcywh: Tensor, truth: Tensor, of_own_area: bool = False) -> Tensor:
+    """Return for boxes (B, A, H, W, 4) their best overlap with the same picture's truth (B, K, 4 xyxy): (B, A, H, W).
+
+    It is the IoU, or the share of the box's own area.
+    """
     best = boxes_cxcywh.new_zeros(boxes_cxcywh.shape[:-1])
     centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
     low, high, area = centre - size / 2, centre + size / 2, size.prod(-1)
     for box in truth.unbind(1):
         box = box.view(-1, 1, 1, 1, 4)
         overlap = (torch.minimum(high, box[..., 2:]) - torch.maximum(low, box[..., :2])).clamp(min=0).prod(-1)
-        union = area + (box[..., 2:] - box[..., :2]).prod(-1) - overlap
-        best = torch.maximum(best, overlap / union.clamp(min=1e-7))
+        whole = area if of_own_area else area + (box[..., 2:] - box[..., :2]).prod(-1) - overlap
+        best = torch.maximum(best, overlap / whole.clamp(min=1e-7))
     return best

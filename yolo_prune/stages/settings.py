@@ -118,6 +118,33 @@ class SensitivityConfig(ScoreConfig):
 
 
 @dataclass(frozen=True)
+class EvaluateConfig:
+    """What checkpoints and files of detections are scored on, and what is left beside the scores."""
+
+    data: Path | None = None
+    """The data.yaml to score on; without it the one that the first checkpoint was trained on."""
+    split: str = "val"
+    """The part of the data set to score on."""
+    subset: Path | None = None
+    """A text file of pictures to score on instead of a split."""
+    annotations: Path | None = None
+    """A COCO annotations file whose ids detections are written and read with; without it pictures' paths are ids."""
+    img_size: int | None = None
+    """Side of the square input in pixels; without it each checkpoint's own."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    save_detections: Path | None = None
+    """Where to write the detections of the one checkpoint, as COCO results."""
+    curves: Path | None = None
+    """Where to draw precision and recall, as PNG."""
+
+    def __post_init__(self) -> None:
+        check_img_size(self.img_size)
+        if self.curves is not None and self.curves.suffix.lower() != ".png":
+            raise ConfigError(f"{self.curves} is no PNG file", where="curves", right="name a file that ends in .png")
+
+
+@dataclass(frozen=True)
 class BenchConfig:
     """How checkpoints are timed and scored."""
 

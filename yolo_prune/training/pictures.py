@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from yolo_prune.datasets.loader import DetectionDataset
-from yolo_prune.evaluation.average_precision import GroundTruth
+from yolo_prune.evaluation.matching import GroundTruth
 from yolo_prune.evaluation.detections import make_detections, suppress
 from yolo_prune.evaluation.pictures import Image, draw_detections, make_side_by_side, save_picture
 from yolo_prune.evaluation.settings import DetectConfig
@@ -55,7 +55,7 @@ def pick_evenly(count: int, wanted: int) -> range:
 
 
 def _get_truth(boxes: NDArray[np.float32]) -> GroundTruth:
-    return GroundTruth(boxes[:, 1:], boxes[:, 0].astype(np.int64))
+    return GroundTruth(boxes[:, 1:5], boxes[:, 0].astype(np.int64), boxes[:, 5] > 0)
 
 
 def _lay_out(title: str, pictures: Sequence[Image]) -> Image:

@@ -1,0 +1,167 @@
+"""Match each picture's detections with its labelled boxes, and pool what came of it over pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # detections.py needs torch, this does not
+    from yolo_prune.evaluation.detections import Detections
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The labelled boxes of one picture."""
+
+    boxes_xyxy: NDArray[np.floating]
+    """(G, 4) in pixels."""
+
+    classes: IntArray
+    """(G,) class indices."""
+
+    ignore: BoolArray | None = None
+    """(G,) crowds and the like: finding or missing them neither helps nor hurts. None: there are none."""
+
+    @property
+    def counted(self) -> BoolArray:
+        """(G,) which boxes are to be found."""
+        return np.ones(len(self.classes), np.bool_) if self.ignore is None else ~self.ignore
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What became of the detections of one picture, by falling score, and of its counted ground truths, G of them."""
+
+    scores: NDArray[np.float32]
+    """(N,) scores."""
+
+    classes: IntArray
+    """(N,) class indices."""
+
+    hits: BoolArray
+    """(N,) those that found a counted ground truth."""
+
+    ignored: BoolArray
+    """(N,) those that lie on an ignored ground truth: neither right nor wrong."""
+
+    truth_classes: IntArray
+    """(G,) classes of the ground truths."""
+
+    truth_scores: NDArray[np.float32]
+    """(G,) score of the detection that found each, -inf where none did."""
+
+    truth_sides_px: FloatArray
+    """(G,) geometric mean of each one's width and height."""
+
+
+NOTHING = Matches(
+    scores=np.zeros(0, np.float32),
+    classes=np.zeros(0, np.int64),
+    hits=np.zeros(0, np.bool_),
+    ignored=np.zeros(0, np.bool_),
+    truth_classes=np.zeros(0, np.int64),
+    truth_scores=np.zeros(0, np.float32),
+    truth_sides_px=np.zeros(0),
+)
+"""A picture without detections or ground truth, which pooling appends so that even no pictures can be joined."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The detections of all pictures that are not ignored, in the pictures' order."""
+
+    images: IntArray
+    """(D,) the picture of each, 0 … I − 1."""
+
+    scores: NDArray[np.float32]
+    """(D,) scores."""
+
+    classes: IntArray
+    """(D,) class indices."""
+
+    hits: BoolArray
+    """(D,) those that found a ground truth."""
+
+
+def measure_iou(boxes_xyxy: NDArray[np.floating], truth: GroundTruth) -> FloatArray:
+    """Return the (N, G) overlaps of boxes (N, 4) with a ground truth's, in pixels.
+
+    With an ignored ground truth it is the share of the box that lies inside, since a crowd may hold many boxes.
+
+    Source: bbIou in maskApi.c of pycocotools.
+    """
+    box, other = boxes_xyxy.astype(np.float64)[:, None], truth.boxes_xyxy.astype(np.float64)[None]
+    sides = np.minimum(box[..., 2:], other[..., 2:]) - np.maximum(box[..., :2], other[..., :2])
+    shared = sides.clip(min=0).prod(-1)
+    area, other_area = ((each[..., 2:] - each[..., :2]).prod(-1) for each in (box, other))
+    whole = np.where(truth.counted, area + other_area - shared, area)
+    iou: FloatArray = np.divide(shared, whole, out=np.zeros_like(shared), where=shared > 0)
+    return iou
+
+
+def match(detections: Detections, truth: GroundTruth, iou_threshold: float = 0.5) -> Matches:
+    """Match the detections of one picture, highest score first, each to the best ground truth of its class still free.
+
+    An overlap of `iou_threshold` suffices; of equal overlaps the last ground truth is taken. What finds no counted one
+    but lies on an ignored one is ignored, however many do.
+
+    Source: COCOeval.evaluateImg in pycocotools.
+    """
+    (matches,) = match_at(detections, truth, (iou_threshold,))
+    return matches
+
+
+def match_at(detections: Detections, truth: GroundTruth, iou_thresholds: Sequence[float]) -> list[Matches]:
+    """Match one picture as `match` does at each of several thresholds."""
+    counted = truth.counted
+    iou = np.where(detections.classes[:, None] == truth.classes, measure_iou(detections.boxes_xyxy, truth), -1)
+    sides = (truth.boxes_xyxy[counted, 2:] - truth.boxes_xyxy[counted, :2]).astype(np.float64)
+    sides_px = np.sqrt(sides.prod(axis=1).clip(min=0))
+    made = []
+    for threshold in iou_thresholds:
+        enough = iou >= threshold
+        found = _assign(iou, enough & counted)
+        hits = found >= 0
+        ignored = ~hits & (enough & ~counted).any(1)
+        truth_scores = np.full(len(counted), -np.inf, np.float32)
+        truth_scores[found[hits]] = detections.scores[hits]
+        labels = truth.classes[counted], truth_scores[counted], sides_px
+        made.append(Matches(detections.scores, detections.classes, hits, ignored, *labels))
+    return made
+
+
+def pool_detections(matches: Sequence[Matches]) -> Pool:
+    """Join the detections of all pictures that are not ignored."""
+    every = (*matches, NOTHING)
+    kept = ~np.concatenate([each.ignored for each in every])
+    images = np.repeat(np.arange(len(every)), [len(each.scores) for each in every])
+    scores = np.concatenate([each.scores for each in every])
+    classes = np.concatenate([each.classes for each in every])
+    hits = np.concatenate([each.hits for each in every])
+    return Pool(images[kept], scores[kept], classes[kept], hits[kept])
+
+
+def pool_truths(matches: Sequence[Matches]) -> tuple[IntArray, IntArray]:
+    """Return the picture and the class of all counted ground truths."""
+    every = (*matches, NOTHING)
+    images = np.repeat(np.arange(len(every)), [len(each.truth_classes) for each in every])
+    return images, np.concatenate([each.truth_classes for each in every])
+
+
+def _assign(iou: FloatArray, free: BoolArray) -> IntArray:
+    """Return for each detection, by falling score, the ground truth that it takes, or -1; `free` (N, G) is used up."""
+    taken = np.full(len(free), -1)
+    for row in np.flatnonzero(free.any(1)):
+        if free[row].any():
+            candidates = np.flatnonzero(free[row])[::-1]
+            taken[row] = candidates[iou[row, candidates].argmax()]
+            free[:, taken[row]] = False
+    return taken

@@ -1,0 +1,132 @@
+"""How COCO's results name pictures and classes: by numbers that an annotations file gives, or else by the pictures' files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from yolo_prune.datasets.spec import Sample
+from yolo_prune.errors import DatasetError
+from yolo_prune.files import load_json
+
+ImageId = int | str
+RIGHT_ANNOTATIONS = "name a COCO annotations file with images and categories"
+
+
+@dataclass(frozen=True)
+class PictureIds:
+    """The ids of some pictures of a data set and of its classes."""
+
+    images: tuple[ImageId, ...]
+    """The id of each picture."""
+
+    classes: tuple[int, ...]
+    """The category id of each class."""
+
+    places: Mapping[ImageId, int | None]
+    """The picture, 0 … I − 1, of every id that is understood; None: of one that is in the data set, but not asked for."""
+
+    ambiguous: frozenset[ImageId] = frozenset()
+    """Ids that fit more than one picture."""
+
+
+def name_pictures(samples: Sequence[Sample], root: Path, classes: int, others: Sequence[Sample] = ()) -> PictureIds:
+    """Give pictures their path below `root` as id and classes their index.
+
+    Understood are also the path as it stands, the ends of it (`a/b.jpg`, `b.jpg`), and the file's name without suffix,
+    as text or, where it is a number, as one; `others` are pictures of the data set that nobody asks for.
+    """
+    images = tuple(_write_path(sample.image, root) for sample in samples)
+    places: dict[ImageId, int | None] = {}
+    ambiguous: set[ImageId] = set()
+    for place, sample in enumerate(samples):
+        for name in _list_names(sample.image, root):
+            if places.setdefault(name, place) != place:
+                ambiguous.add(name)
+    ambiguous -= set(images)  # a whole path is meant before the end of another
+    places |= {image: place for place, image in enumerate(images)}
+    for sample in others:
+        for name in _list_names(sample.image, root):
+            places.setdefault(name, None)
+    return PictureIds(images, tuple(range(classes)), places, frozenset(ambiguous))
+
+
+def load_picture_ids(
+    path: Path, samples: Sequence[Sample], root: Path, names: Sequence[str], others: Sequence[Sample] = ()
+) -> PictureIds:
+    """Read the ids that a COCO annotations file gives to pictures, by their file names, and to classes, by their names.
+
+    Raises:
+        DatasetError: the file cannot be read or is no such file, or a picture or a class is not in it.
+    """
+    values = load_json(path, DatasetError, RIGHT_ANNOTATIONS)
+    files = name_pictures(samples, root, len(names), others)
+    places: dict[ImageId, int | None] = {}
+    images: dict[int, ImageId] = {}
+    for image_id, file_name in _iterate_entries(values, "images", "file_name", path):
+        name = str(PurePosixPath(file_name))
+        if name in files.ambiguous:
+            raise _make_ambiguous(name, f"{path}: images")
+        place = places[image_id] = files.places.get(name)
+        if place is not None:
+            images[place] = image_id
+    missing = [name for place, name in enumerate(files.images) if place not in images]
+    if missing:
+        what = f"{len(missing)} pictures of the data set are not among the images, the first is {missing[0]}"
+        raise DatasetError(what, where=path, right="name the annotations of these pictures")
+    categories = {name: number for number, name in _iterate_entries(values, "categories", "name", path)}
+    for name in names:
+        if type(categories.get(name)) is not int:
+            right = f"name the annotations of this data set; these have {', '.join(categories) or 'none'}"
+            raise DatasetError(f"there is no category {name}", where=f"{path}: categories", right=right)
+    classes = tuple(int(categories[name]) for name in names)
+    return PictureIds(tuple(images[place] for place in range(len(samples))), classes, places)
+
+
+def find_picture(ids: PictureIds, image_id: ImageId, where: str) -> int | None:
+    """Return the picture that an id means, None for one that was not asked for.
+
+    Raises:
+        DatasetError: the id is unknown, or fits more than one picture.
+    """
+    if image_id in ids.ambiguous:
+        raise _make_ambiguous(image_id, where)
+    if image_id not in ids.places:
+        right = "name the data set that these results were made on, and with --annotations the file that gives its ids"
+        raise DatasetError(f"image_id {image_id!r} is not in the data set", where=where, right=right)
+    return ids.places[image_id]
+
+
+def _make_ambiguous(image_id: ImageId, where: str) -> DatasetError:
+    right = "name pictures by their path in the data set"
+    return DatasetError(f"{image_id!r} fits more than one picture", where=where, right=right)
+
+
+def _write_path(image: Path, root: Path) -> str:
+    return (image.relative_to(root) if image.is_relative_to(root) else image).as_posix()
+
+
+def _list_names(image: Path, root: Path) -> Iterator[ImageId]:
+    parts = PurePosixPath(_write_path(image, root)).parts
+    yield from ("/".join(parts[start:]) for start in range(len(parts)))
+    yield str(image)
+    yield str(image.resolve())
+    yield image.stem
+    if image.stem.isdecimal():
+        yield int(image.stem)
+
+
+def _iterate_entries(values: Any, key: str, name: str, path: Path) -> Iterator[tuple[Any, str]]:
+    """Yield (id, name) of the entries of a list in an annotations file."""
+    entries = values.get(key) if isinstance(values, dict) else None
+    if not isinstance(entries, list):
+        raise DatasetError(f"there is no list {key}", where=path, right=RIGHT_ANNOTATIONS)
+    for number, entry in enumerate(entries):
+        where = f"{path}: {key}[{number}]"
+        if not isinstance(entry, dict) or not isinstance(entry.get(name), str):
+            raise DatasetError(f"has no {name}", where=where, right=f"write id and {name}")
+        if not isinstance(entry.get("id"), int | str) or isinstance(entry["id"], bool):
+            raise DatasetError("has no id", where=where, right=f"write id and {name}")
+        yield entry["id"], entry[name]
