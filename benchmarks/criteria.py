@@ -22,9 +22,9 @@ from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Network, Upsample
 from yolo_prune.datasets.spec import DataSpec, load_spec
 from yolo_prune.errors import PlanError
-from yolo_prune.evaluation.matching import Matches
 from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate
+from yolo_prune.evaluation.matching import Matches
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.pruning.settings import CRITERIA

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -112,7 +113,7 @@ def _list_names(image: Path, root: Path) -> Iterator[ImageId]:
     parts = PurePosixPath(_write_path(image, root)).parts
     yield from ("/".join(parts[start:]) for start in range(len(parts)))
     yield str(image)
-    yield str(image.resolve())
+    yield os.path.abspath(image)
     yield image.stem
     if image.stem.isdecimal():
         yield int(image.stem)
