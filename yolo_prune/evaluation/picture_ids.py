@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -113,7 +112,7 @@ def _list_names(image: Path, root: Path) -> Iterator[ImageId]:
     parts = PurePosixPath(_write_path(image, root)).parts
     yield from ("/".join(parts[start:]) for start in range(len(parts)))
     yield str(image)
-    yield os.path.abspath(image)
+    yield str(image.absolute())
     yield image.stem
     if image.stem.isdecimal():
         yield int(image.stem)
