@@ -270,6 +270,8 @@ def test_a_stage_killed_before_its_first_word_starts_anew(place: Path, done: lis
         ("prune: 0.5", r"chain\.yaml: prune: 0\.5 is no mapping"),
         ("finetune: {seed: 1}", r"chain\.yaml: finetune: seed: belongs to the whole chain; set it at the top"),
         ("sparse: {weights: a.pt}", r"chain\.yaml: sparse: weights: belongs to the whole chain"),
+        ("sparse: {auto_anchors: true}", "sparse: auto_anchors: starts from a checkpoint, whose heads"),
+        ("finetune: {auto_anchors: true}", "finetune: auto_anchors: starts from a checkpoint"),
         ("prune: {ratio: 1}", "ratio: 1 is no fraction of channels to drop"),
         ("name: ../up", "name: '../up' is no folder name"),
         ("train: [", r"chain\.yaml:1: is not YAML"),

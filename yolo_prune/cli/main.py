@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from typing import Annotated
 
 import typer
@@ -60,6 +61,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; exit 0 done, 2 bad usage or input, 130 or 143 after a signal, 1 a defect."""
+    warnings.filterwarnings("ignore", module="PIL")  # odd EXIF data of pictures that are read all the same
     try:
         result = app(prog_name="yoloprune", standalone_mode=False)
         sys.stdout.flush()

@@ -37,6 +37,14 @@ def train(
     img_size: Annotated[
         int | None, typer.Option(help="Side of the square input in pixels.", show_default="the cfg's or checkpoint's")
     ] = None,
+    auto_anchors: Annotated[
+        bool | None,
+        typer.Option(
+            "--auto-anchors/--no-auto-anchors",
+            help="Find the network's anchors in the training boxes, as data anchors does.",
+            show_default="no-auto-anchors",
+        ),
+    ] = None,
     sparsity: Annotated[
         float | None, typer.Option(help="λ of sparsity training: 0 trains without.", show_default=str(_TRAIN.sparsity))
     ] = None,
@@ -64,8 +72,8 @@ def train(
     """Train a detector and print the path of its best checkpoint."""
     flags = {
         "data": data, "cfg": cfg, "weights": weights, "epochs": epochs, "batch_size": batch_size, "img_size": img_size,
-        "sparsity": sparsity, "learning_rate": learning_rate, "optimizer": optimizer, "workers": workers, "name": name,
-        "device": device, "seed": seed,
+        "auto_anchors": auto_anchors, "sparsity": sparsity, "learning_rate": learning_rate, "optimizer": optimizer,
+        "workers": workers, "name": name, "device": device, "seed": seed,
     }  # fmt: skip
     _print_trained("train", _train("train", _TRAIN, flags, config, resume), as_json)
 

@@ -14,9 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import NamedTuple, TypeAlias
 
 from yolo_prune.errors import CfgError
+
+Anchors: TypeAlias = tuple[tuple[float, float], ...]
 
 ACTIVATIONS = ("linear", "leaky", "relu", "mish", "swish", "logistic")
 
@@ -84,13 +87,13 @@ class Yolo:
     """
 
     mask: tuple[int, ...]
-    anchors: tuple[tuple[float, float], ...]
+    anchors: Anchors
     classes: int
     scale_x_y: float = 1.0
     options: tuple[tuple[str, str], ...] = ()
 
     @property
-    def own_anchors(self) -> tuple[tuple[float, float], ...]:
+    def own_anchors(self) -> Anchors:
         """The anchors that this head answers for, in pixels."""
         return tuple(self.anchors[index] for index in self.mask)
 
@@ -283,6 +286,41 @@ def _infer_route(layer: Route, sources: list[Shape], where: str) -> Shape:
 def format_shape(shape: Shape) -> str:
     """Return a shape as channels x height x width."""
     return "x".join(map(str, shape))
+
+
+def get_anchors(network: Network) -> Anchors:
+    """Return the anchors that some head's mask selects, by area; one that several heads share comes once."""
+    return tuple(anchors[index] for anchors, index in _find_slots(network))
+
+
+def replace_anchors(network: Network, anchors: Anchors) -> Network:
+    """Return the network with others in place of the anchors that `get_anchors` returns, the smallest for the smallest.
+
+    So each head stays responsible for as large objects, compared with the other heads', as before; masks, and anchors
+    that no mask selects, stay.
+
+    Raises:
+        CfgError: these are more or fewer.
+    """
+    slots = _find_slots(network)
+    if len(anchors) != len(slots):
+        right = f"give the {len(slots)} that its heads use"
+        raise CfgError(f"{len(anchors)} anchors do not fit the network", right=right)
+    placed = dict(zip(slots, sorted(anchors, key=prod), strict=True))
+
+    def change(_: int, layer: Layer) -> Layer:
+        if not isinstance(layer, Yolo):
+            return layer
+        new = (placed.get((layer.anchors, index), old) for index, old in enumerate(layer.anchors))
+        return replace(layer, anchors=tuple(new))
+
+    return change_layers(network, change)
+
+
+def _find_slots(network: Network) -> list[tuple[Anchors, int]]:
+    """Return the places, as list of anchors and index, that a mask selects, by area; heads of equal lists share theirs."""
+    slots = dict.fromkeys((head.anchors, index) for _, head in network.heads for index in sorted(head.mask))
+    return sorted(slots, key=lambda slot: (prod(slot[0][slot[1]]), slot[1]))
 
 
 LayerChange: TypeAlias = Callable[[int, Layer], Layer]

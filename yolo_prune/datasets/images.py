@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from yolo_prune.errors import DatasetError
 
 FloatArray = NDArray[np.float32]
 ImageArray = NDArray[np.uint8]
+
+Image.MAX_IMAGE_PIXELS = None  # OpenCV has a bound of its own, and it decodes
 
 GREY = 114
 """What fills the square beside a picture."""
@@ -77,13 +78,11 @@ def read_header(path: Path) -> Header:
         DatasetError: the file is missing, cannot be read or is no picture.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd EXIF data and large pictures: they are read all the same
-            with Image.open(path) as image:
-                orientation = image.getexif().get(ORIENTATION_TAG, 1)
-                orientation = orientation if orientation in range(1, 9) else 1
-                width, height = image.size
-                is_turned = orientation >= 5 and image.format != "TIFF"  # Pillow turns TIFF's size by itself
+        with Image.open(path) as image:
+            orientation = image.getexif().get(ORIENTATION_TAG, 1)
+            orientation = orientation if orientation in range(1, 9) else 1
+            width, height = image.size
+            is_turned = orientation >= 5 and image.format != "TIFF"  # Pillow turns TIFF's size by itself
     except FileNotFoundError as error:
         raise DatasetError("there is no such picture", where=path, right="name a picture that exists") from error
     except Exception as error:  # Pillow lets through whatever a broken file makes its parsers raise

@@ -123,8 +123,9 @@ class DetectionDataset(Dataset[Picture]):
     @cached_property
     def headers(self) -> tuple[Header, ...]:
         """Size and orientation of every picture's file."""
-        with ThreadPoolExecutor() as pool:
-            return tuple(pool.map(read_header, (sample.image for sample in self.samples)))
+        return tuple(
+            read_header(sample.image) for sample in self.samples
+        )  # threads, which share Python's lock, are slower
 
     def _load(self, index: int) -> Picture:
         return self._cache[index] if index < len(self._cache) else self._read(index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,9 +88,7 @@ def load_truths(samples: Sequence[Sample], classes: int) -> list[GroundTruth]:
     Raises:
         DatasetError: a label, or a picture's size, cannot be read.
     """
-    with ThreadPoolExecutor() as pool:
-        headers = list(pool.map(read_header, (sample.image for sample in samples)))
-    return list(map(_make_truth, (load_objects(sample, classes) for sample in samples), headers))
+    return [_make_truth(load_objects(sample, classes), read_header(sample.image)) for sample in samples]
 
 
 def score_detections(found: Sequence[Detections], truths: Sequence[GroundTruth]) -> Evaluation:

@@ -207,3 +207,11 @@ class ChainConfig:
 
     def __post_init__(self) -> None:
         check_run_name(self.name)
+        for stage in ("sparse", "finetune"):
+            settings: TrainConfig | None = getattr(self, stage)
+            if settings is not None and settings.auto_anchors:
+                raise ConfigError(
+                    "starts from a checkpoint, whose heads were taught with its own anchors",
+                    where=f"{stage}: auto_anchors",
+                    right="set it for train, or leave it out",
+                )

@@ -25,7 +25,7 @@ def start_training(config: TrainConfig, folder: Path, stage: str = "train") -> P
     else:
         spec = load_data(config.data)
     config = replace(config, data=spec.source)
-    start = make_start(config, len(spec.names), report)
+    start = make_start(config, len(spec.names), report, spec.samples("train"))
     if config.sparsity > 0:
         report(f"balanced the γ of {balance_gammas_(start.model)} groups")
     cost = measure_cost(start.model.network, start.img_size)

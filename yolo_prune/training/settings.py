@@ -27,6 +27,8 @@ class TrainConfig:
     """Pictures per step."""
     img_size: int | None = None
     """Side of the network's square input in pixels; without it the checkpoint's or the cfg's own."""
+    auto_anchors: bool = False
+    """Find the fresh network's anchors in the training boxes, as `data anchors` does, instead of taking the cfg's."""
     sparsity: float = 0.0
     """λ of the penalty λ‖γ‖₁: after each step γ moves towards zero by λ times the step size. 0 trains without."""
     name: str = "train"
@@ -88,6 +90,12 @@ class TrainConfig:
                 f"{self.seed} is out of range", where="seed", right="use a whole number from 0 to 2^63 − 1"
             )
         check_img_size(self.img_size)
+        if self.auto_anchors and self.weights is not None and self.weights.suffix == ".pt":
+            raise ConfigError(
+                "a checkpoint's heads were taught with its own anchors",
+                where="auto_anchors",
+                right=f"leave it out, or start from other weights than {self.weights}",
+            )
         if self.optimizer not in ("adamw", "sgd"):
             raise ConfigError(f"unknown optimizer {self.optimizer}", where="optimizer", right="use adamw or sgd")
         check_run_name(self.name)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import load_cfg
-from yolo_prune.darknet.layers import Network, infer_shapes, resize
+from yolo_prune.darknet.layers import Network, get_anchors, infer_shapes, replace_anchors, resize
+from yolo_prune.datasets.anchors import find_anchors, format_anchors, load_sides, measure_fit, round_anchors
+from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
@@ -20,6 +23,12 @@ from yolo_prune.training.settings import TrainConfig
 DEFAULT_WIDTH = 0.25
 DEFAULT_IMG_SIZE = 192
 """Without a cfg or a checkpoint: the YOLOv3 that a CPU trains in minutes."""
+CHECKED_PICTURES = 2000
+"""Training pictures whose boxes are compared with a cfg's anchors: half a second's reading."""
+LEAST_WITHIN_RATIO = 0.9
+"""A smaller share of boxes that the cfg's anchors fit by `LossConfig.anchor_ratio` is worth a warning."""
+
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -31,14 +40,16 @@ class Start:
     parent: Path | None
 
 
-def make_start(config: TrainConfig, classes: int, report: Callable[[str], None]) -> Start:
+def make_start(config: TrainConfig, classes: int, report: Report, samples: Sequence[Sample] = ()) -> Start:
     """Make the model that a run begins with.
 
     A checkpoint keeps its own network. A cfg, or the default quarter-width YOLOv3, gives a fresh one with its anchors
-    scaled to `img_size`, filled from Darknet weights where they are named.
+    scaled to `img_size`, or with `auto_anchors` found in the training pictures `samples`; it is filled from Darknet weights
+    where they are named.
 
     Raises:
         ConfigError: a cfg beside a checkpoint, or another number of classes than the data set's.
+        DatasetError: a label or a picture cannot be read, or there are too few boxes for `auto_anchors`.
         CfgError, WeightsError, CheckpointError: a file is not what it should be.
     """
     torch.manual_seed(config.seed)
@@ -61,10 +72,43 @@ def make_start(config: TrainConfig, classes: int, report: Callable[[str], None])
     )
     _check_classes(network, classes, config.cfg)
     network = resize(network, config.img_size or network.width)
+    if config.auto_anchors:
+        network = _fit_anchors(network, config, classes, report, samples)
+    else:
+        _check_anchors(network, config, classes, report, samples)
     model = Detector(network)
     if config.weights is not None:
         report(f"{config.weights}: {load_weights(model, config.weights).format()}")
     return Start(model, network.width, None)
+
+
+def _fit_anchors(
+    network: Network, config: TrainConfig, classes: int, report: Report, samples: Sequence[Sample]
+) -> Network:
+    old, ratio = np.array(get_anchors(network)), config.loss.anchor_ratio
+    sides = load_sides(samples, classes, network.width)
+    exact = find_anchors(sides, len(old), config.seed, where=f"{config.data}: train", report=report)
+    new = round_anchors(exact)
+    before, now = (measure_fit(sides, anchors, ratio) for anchors in (old, new))
+    report(
+        f"anchors of {now.boxes:,} training boxes at {network.width} px: {format_anchors(new)}; recall {now.recall_50:.3f} "
+        f"at IoU 0.5 instead of {before.recall_50:.3f}, mean IoU {now.mean_iou:.3f} instead of {before.mean_iou:.3f}"
+    )
+    return replace_anchors(network, tuple((width, height) for width, height in new.tolist()))
+
+
+def _check_anchors(
+    network: Network, config: TrainConfig, classes: int, report: Report, samples: Sequence[Sample]
+) -> None:
+    count, ratio = min(len(samples), CHECKED_PICTURES), config.loss.anchor_ratio
+    sides = load_sides([samples[number * len(samples) // count] for number in range(count)], classes, network.width)
+    if len(sides):
+        fit = measure_fit(sides, np.array(get_anchors(network)), ratio)
+        if fit.within_ratio < LEAST_WITHIN_RATIO:
+            report(
+                f"the network's anchors suit few boxes: {fit.within_ratio:.0%} of the training boxes are within a factor of "
+                f"{ratio:g} of one, recall at IoU 0.5 is {fit.recall_50:.3f}; --auto-anchors finds better ones"
+            )
 
 
 def _check_classes(network: Network, classes: int, where: Path | None) -> None:

@@ -1,0 +1,204 @@
+"""Anchors for a data set's boxes: k-means on their widths and heights, with 1 − IoU as the distance.
+
+    labels, picture sizes ─► sides in pixels of the network's square ─► k-means++, k-means, several times ─► the best
+
+Source: J. Redmon, A. Farhadi, "YOLO9000: Better, Faster, Stronger" (2017), §2, "Dimension Clusters".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count as count_up
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolo_prune.datasets.images import read_header
+from yolo_prune.datasets.labels import load_labels
+from yolo_prune.datasets.spec import Sample
+from yolo_prune.errors import DatasetError
+
+FloatArray = NDArray[np.float64]
+
+MOST_BOXES = 20_000
+"""Of more boxes than these, so many drawn at random are clustered; the score of their anchors differs by less than 0.001."""
+RESTARTS = 10
+"""How often the clustering begins anew; the best ending is kept."""
+
+_REACH = np.array((0.0001, 0.003, 0.01, 0.03, 0.1, 0.3))
+_LEAST_GAIN = 1e-5
+_ROUNDS = 300
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class AnchorFit:
+    """How well anchors suit boxes, each laid on its best anchor with one centre."""
+
+    mean_iou: float
+    """The mean of the boxes' IoU with their best anchor, what k-means raises."""
+    recall_50: float
+    """Share of the boxes that their best anchor overlaps with an IoU of 0.5 or more."""
+    within_ratio: float
+    """Share of the boxes from which some anchor is off by less than the loss's ratio, in width and in height."""
+    boxes: int
+    """The number of boxes."""
+
+
+def load_sides(
+    samples: Sequence[Sample], classes: int, img_size: int, progress: Callable[[int, int], None] | None = None
+) -> FloatArray:
+    """Return width and height (N, 2) of all boxes, in pixels of the square of `img_size` into which pictures are letterboxed.
+
+    Pictures are not decoded. Ignored boxes are left out. `progress` is called with the number of finished pictures and of all.
+
+    Raises:
+        DatasetError: a label file or a picture cannot be read.
+    """
+    sides = [np.zeros((0, 2))]
+    for done, sample in enumerate(samples, start=1):  # in one thread: several, which share Python's lock, are slower
+        if len(labels := load_labels(sample.label, classes)):
+            header = read_header(sample.image)
+            size = np.array((header.width_px, header.height_px), np.float64)
+            sides.append(labels[:, 3:] * size * (img_size / size.max()))
+        if progress:
+            progress(done, len(samples))
+    return np.concatenate(sides)
+
+
+def measure_iou(sides: FloatArray, anchors: FloatArray) -> FloatArray:
+    """Return the IoU (N, K) of boxes (N, 2) and anchors (K, 2), widths and heights, as if all had one centre."""
+    (widths, heights), (wide, high) = sides.T, anchors.T[..., None]
+    overlap = np.minimum(widths, wide) * np.minimum(heights, high)
+    return np.asarray((overlap / (widths * heights + wide * high - overlap)).T)
+
+
+def measure_fit(sides: FloatArray, anchors: FloatArray, ratio: float) -> AnchorFit:
+    """Measure how well anchors (K, 2) suit boxes (N, 2), N at least 1; `ratio` is the loss's anchor_ratio."""
+    iou, is_within = (np.concatenate(parts) for parts in zip(*_compare_with_best(sides, anchors, ratio), strict=True))
+    return AnchorFit(float(iou.mean()), float((iou >= 0.5).mean()), float(is_within.mean()), len(sides))
+
+
+def find_anchors(
+    sides: FloatArray,
+    count: int,
+    seed: int = 0,
+    *,
+    restarts: int = RESTARTS,
+    where: str | None = None,
+    report: Callable[[str], None] | None = None,
+) -> FloatArray:
+    """Find the `count` anchors (K, 2), by area, that the boxes (N, 2) overlap most on average.
+
+    The same seed finds the same anchors, and more restarts never find worse ones.
+
+    Args:
+        where: what an error names as the place the boxes are from.
+        report: is told when only `MOST_BOXES` of the boxes are looked at.
+
+    Raises:
+        DatasetError: there are no boxes, or fewer different ones than `count`.
+    """
+    if not len(sides):
+        raise DatasetError("there are no boxes to find anchors for", where=where, right="use pictures with labels")
+    _, firsts = np.unique(sides.round(2), axis=0, return_index=True)
+    if len(firsts) < count:
+        right = f"find at most {len(firsts)}, or use more pictures"
+        raise DatasetError(
+            f"boxes of {len(firsts)} different sizes are too few for {count} anchors", where=where, right=right
+        )
+    rng = np.random.default_rng(seed)
+    if len(sides) > MOST_BOXES:
+        if report:
+            report(f"looking for anchors in {MOST_BOXES:,} of the {len(sides):,} boxes")
+        drawn = rng.choice(len(sides), MOST_BOXES, replace=False)
+        sides = sides[np.concatenate((drawn, firsts[:count]))]  # with these, enough different ones are left
+    endings = [improve_anchors(sides, _choose_seeds(sides, count, child)) for child in rng.spawn(restarts)]
+    return _sort_by_area(max(endings, key=lambda anchors: float(measure_iou(sides, anchors).max(1).mean())))
+
+
+def improve_anchors(sides: FloatArray, anchors: FloatArray) -> FloatArray:
+    """Return where k-means leads from the anchors (K, 2): to a mean IoU with the boxes (N, 2) that is never lower.
+
+    A cluster's centre moves to the width, then to the height, of one of its boxes, near by rank or far, with which its
+    boxes overlap most. An anchor that is no box's best moves to the box that all others suit least.
+    """
+    before = 0.0
+    for _ in range(_ROUNDS):
+        iou = measure_iou(sides, anchors)
+        best, mean = iou.argmax(1), float(iou.max(1).mean())
+        idle = np.flatnonzero(np.bincount(best, minlength=len(anchors)) == 0)
+        if mean - before < _LEAST_GAIN and not len(idle):
+            break
+        before, moved = mean, anchors.copy()
+        for number in np.unique(best):
+            moved[number] = _move_centre(sides[best == number], anchors[number])
+        for number in idle:
+            moved[number] = sides[measure_iou(sides, np.delete(moved, number, axis=0)).max(1).argmin()]
+        if np.array_equal(moved, anchors):
+            break
+        anchors = moved
+    return anchors
+
+
+def round_anchors(anchors: FloatArray) -> FloatArray:
+    """Return the anchors (K, 2) in whole pixels, by area: all different, no side below 1, as near as that allows."""
+    taken: list[tuple[int, int]] = []
+    for anchor in anchors:
+        width, height = (max(1, round(side)) for side in anchor.tolist())
+        for reach in count_up():
+            near = [
+                place
+                for x in range(max(1, width - reach), width + reach + 1)
+                for y in range(max(1, height - reach), height + reach + 1)
+                if (place := (x, y)) not in taken
+            ]
+            if near:
+                taken.append(near[int(measure_iou(anchor[None], np.array(near, np.float64)).argmax())])
+                break
+    return _sort_by_area(np.array(taken, np.float64))
+
+
+def format_anchors(anchors: FloatArray) -> str:
+    """Return whole-pixel anchors (K, 2) as a cfg holds them: `width,height,width,height,…`."""
+    return ",".join(f"{side:.0f}" for side in anchors.flat)
+
+
+def _compare_with_best(
+    sides: FloatArray, anchors: FloatArray, ratio: float
+) -> Iterator[tuple[FloatArray, NDArray[np.bool_]]]:
+    """Yield, for as many boxes as memory easily holds, their best IoU and whether an anchor is within the ratio."""
+    chunk = max(1, _CHUNK // len(anchors))
+    for first in range(0, len(sides), chunk):
+        part = sides[first : first + chunk]
+        factors = part[:, None] / anchors
+        is_within = (np.maximum(factors, 1 / factors).max(2) < ratio).any(1)
+        yield measure_iou(part, anchors).max(1), is_within
+
+
+def _choose_seeds(sides: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+    """Choose `count` different boxes by k-means++: each with a probability that grows with its distance from those chosen."""
+    seeds = sides[rng.integers(len(sides), size=1)]
+    distance = 1 - measure_iou(sides, seeds)[:, 0]
+    while len(seeds) < count:
+        chosen = sides[rng.choice(len(sides), size=1, p=distance / distance.sum())]
+        seeds = np.concatenate((seeds, chosen))
+        distance = np.minimum(distance, 1 - measure_iou(sides, chosen)[:, 0])
+    return seeds
+
+
+def _move_centre(sides: FloatArray, centre: FloatArray) -> FloatArray:
+    reach = np.unique(np.ceil(len(sides) * _REACH).astype(np.int64))
+    steps = np.concatenate(([0], -reach, reach))
+    for axis in (0, 1):
+        ranked = np.sort(sides[:, axis])
+        ranks = np.searchsorted(ranked, centre[axis]) + steps
+        candidates = np.tile(centre, (len(ranks) + 1, 1))
+        candidates[1:, axis] = ranked[ranks.clip(0, len(sides) - 1)]
+        centre = candidates[measure_iou(sides, candidates).sum(0).argmax()]
+    return centre
+
+
+def _sort_by_area(anchors: FloatArray) -> FloatArray:
+    return np.asarray(anchors[np.lexsort((anchors[:, 0], anchors.prod(1)))])

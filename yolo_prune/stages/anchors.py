@@ -1,0 +1,106 @@
+"""`data anchors`: the anchors that suit a data set's boxes, and how well, a cfg's own beside them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolo_prune.darknet.cfg import load_cfg
+from yolo_prune.darknet.layers import get_anchors, resize
+from yolo_prune.datasets.anchors import (
+    AnchorFit,
+    FloatArray,
+    find_anchors,
+    format_anchors,
+    load_sides,
+    measure_fit,
+    round_anchors,
+)
+from yolo_prune.datasets.spec import load_spec
+from yolo_prune.errors import ConfigError
+from yolo_prune.model.settings import LossConfig, check_img_size
+from yolo_prune.stages.data import report, report_progress
+
+COUNT = 9
+"""Anchors to find without a cfg: YOLOv3's number."""
+MOST_ANCHORS = 256
+"""No network has as many, and more would be found slowly."""
+
+
+@dataclass(frozen=True)
+class CfgAnchors:
+    """The anchors that a cfg's heads use, in pixels of the input at hand, and how well they suit the same boxes."""
+
+    path: Path
+    anchors: FloatArray
+    fit: AnchorFit
+
+
+@dataclass(frozen=True)
+class AnchorsResult:
+    """Anchors found for the boxes of a split, and how well they suit them."""
+
+    split: str
+    img_size: int
+    exact: FloatArray
+    """(K, 2) as found, in pixels of a square of `img_size`, by area."""
+    anchors: FloatArray
+    """(K, 2) in whole pixels; `fit` is theirs."""
+    fit: AnchorFit
+    ratio: float
+    """The loss's anchor_ratio."""
+    cfg: CfgAnchors | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result under the names that JSON output uses."""
+        whole = [[round(side) for side in anchor] for anchor in self.anchors.tolist()]
+        values = {"anchors": whole, "anchors_exact": self.exact.tolist(), **asdict(self.fit)}
+        values |= {"anchor_ratio": self.ratio, "img_size": self.img_size, "split": self.split}
+        if self.cfg is None:
+            return values
+        cfg = {"path": str(self.cfg.path), "anchors": self.cfg.anchors.tolist(), **asdict(self.cfg.fit)}
+        return {**values, "cfg": cfg}
+
+    def format(self) -> str:
+        """Return the whole-pixel anchors in the first line, as `cfg make --anchors` takes them; figures in the others."""
+        head = f"{len(self.anchors)} anchors for {self.fit.boxes:,} boxes of {self.split} at {self.img_size} px"
+        rows = [(head, "found", "" if self.cfg is None else str(self.cfg.path))]
+        for title, name in (
+            ("mean IoU of a box and its best anchor", "mean_iou"),
+            ("recall: boxes whose best anchor's IoU is at least 0.5", "recall_50"),
+            (f"boxes within the loss's factor of {self.ratio:g} of an anchor", "within_ratio"),
+        ):
+            value = getattr(self.fit, name)
+            other = None if self.cfg is None else getattr(self.cfg.fit, name)
+            rows.append((title, f"{value:.4f}", "" if other is None else f"{other:.4f} ({value - other:+.4f})"))
+        width = max(len(title) for title, _, _ in rows)
+        lines = [f"{title:{width}}  {found:>6}  {cfg}".rstrip() for title, found, cfg in rows]
+        return "\n".join((format_anchors(self.anchors), *lines))
+
+
+def find_data_anchors(
+    data: Path, count: int | None, img_size: int, split: str, cfg: Path | None, seed: int
+) -> AnchorsResult:
+    """Find anchors for the boxes of a split; without `count` as many as the heads of `cfg` use, or else YOLOv3's nine.
+
+    Raises:
+        ConfigError: a number is out of range.
+        DatasetError: the data set cannot be read, or has too few different boxes.
+        CfgError: the cfg cannot be read, or not be made for `img_size`.
+    """
+    check_img_size(img_size)
+    if count is not None and not 1 <= count <= MOST_ANCHORS:
+        raise ConfigError(f"{count} is out of range", where="--count", right=f"use a number from 1 to {MOST_ANCHORS}")
+    if seed < 0:
+        raise ConfigError(f"{seed} is out of range", where="--seed", right="use 0 or more")
+    old = None if cfg is None else np.array(get_anchors(resize(load_cfg(cfg), img_size)))
+    spec, ratio = load_spec(data), LossConfig().anchor_ratio
+    sides = load_sides(spec.samples(split), len(spec.names), img_size, report_progress("reading boxes"))
+    wanted = count or (COUNT if old is None else len(old))
+    exact = find_anchors(sides, wanted, seed, where=f"{data}: {split}", report=report)
+    anchors = round_anchors(exact)
+    beside = None if cfg is None or old is None else CfgAnchors(cfg, old, measure_fit(sides, old, ratio))
+    return AnchorsResult(split, img_size, exact, anchors, measure_fit(sides, anchors, ratio), ratio, beside)
