@@ -87,6 +87,13 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list((tmp_path / "deep").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_a_folder_needs_a_name_of_its_own(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="has no name of its own; name a new folder"):
+        fill_until(Path(name), None)
+
+
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("five years of work")
     for out in (tmp_path, tmp_path / "thesis.txt"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+from re import fullmatch
 
 from yolo_prune.errors import ConfigError
 
@@ -71,3 +73,30 @@ class SyntheticConfig:
         for name, low in lowest.items():
             if (value := getattr(self, name)) < low:
                 raise ConfigError(f"{value} is too small", where=name, right=f"give {low} or more")
+
+
+@dataclass(frozen=True)
+class VggHandConfig:
+    """Where the Visual Geometry Group's hand archive is, and what to make of it."""
+
+    url: str = "http://www.robots.ox.ac.uk/~vgg/data/hands/downloads/hand_dataset.tar.gz"
+    """What is downloaded, unless there is an archive."""
+    archive: Path | None = None
+    """An archive that is there already; nothing is downloaded then."""
+    sha256: str | None = None
+    """The hash that the archive must have, as 64 hexadecimal digits."""
+    trainval: bool = False
+    """Train on the official train and val together, 4,807 pictures, as the case study does."""
+    any_counts: bool = False
+    """Go on where the counts are not the published ones."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ConfigError: an archive and an address are both given, or the hash is none.
+        """
+        if self.archive is not None and self.url != type(self).url:
+            raise ConfigError(f"{self.archive} is given as well", where="url", right="give either --url or --archive")
+        if self.sha256 is not None and not fullmatch("[0-9a-fA-F]{64}", self.sha256):
+            raise ConfigError(f"{self.sha256} is no SHA-256", where="sha256", right="give 64 hexadecimal digits")

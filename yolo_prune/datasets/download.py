@@ -1,0 +1,355 @@
+"""Download one large file over HTTP: gone on with where it broke off, and whole before it gets its name.
+
+hand_dataset.tar.gz            whole, its hash right if one was given; never downloaded again
+hand_dataset.tar.gz.part       the beginning that has come so far
+hand_dataset.tar.gz.part.json  which version of the file that is the beginning of, so that no two are mixed
+hand_dataset.tar.gz.bad        whole, but with another hash than the one given
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from email.message import Message
+from http.client import HTTPException, HTTPResponse, InvalidURL
+from pathlib import Path
+from urllib import request
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+
+from yolo_prune.errors import ConfigError, DatasetError, OutputError, YoloPruneError
+from yolo_prune.files import load_json, measure_sha256, save_json
+
+Progress = Callable[[int, int | None], None]
+"""Takes the bytes that are done, and those of the whole where they are known."""
+Report = Callable[[str], None]
+"""Takes a line for people."""
+
+_BLOCK_BYTES = 1 << 16
+_PASSING = (408, 425, 429, 500, 502, 503, 504)
+"""Answers that may be another one in a while."""
+_RIGHT_URL = "check --url, or get the file in another way and name it with --archive"
+
+
+@dataclass(frozen=True)
+class DownloadConfig:
+    """How long to bear with a server."""
+
+    tries: int = 5
+    """How often to ask for the rest of a file that breaks off."""
+    pause_s: float = 1.0
+    """Seconds before the second try; before the third twice as many, and so on."""
+    timeout_s: float = 30.0
+    """Seconds without a byte after which a transfer counts as broken."""
+    max_bytes: int = 4 << 30
+    """A larger file is refused."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be waited for.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        if self.tries < 1:
+            raise ConfigError(f"{self.tries} is too small", where="tries", right="give 1 or more")
+        if not 0 <= self.pause_s < float("inf"):
+            raise ConfigError(f"{self.pause_s} is out of range", where="pause_s", right="give 0 or more seconds")
+        if not 0 < self.timeout_s < float("inf"):
+            raise ConfigError(f"{self.timeout_s} is out of range", where="timeout_s", right="give more than 0 seconds")
+        if self.max_bytes < 1:
+            raise ConfigError(f"{self.max_bytes} is too small", where="max_bytes", right="give 1 or more")
+
+
+def download(
+    url: str,
+    path: Path,
+    sha256: str | None = None,
+    config: DownloadConfig | None = None,
+    report: Report = lambda line: None,
+    progress: Progress | None = None,
+) -> str:
+    """Download `url` to the file `path`, which must not be there yet, and return its SHA-256.
+
+    Whatever stops it, Ctrl-C too, leaves what has come in a file beside `path`, and the next call goes on from there, unless
+    the server's file has changed since. With `sha256` a file of another hash does not get the name `path`.
+
+    Raises:
+        ConfigError: `url` is none of http or https.
+        DatasetError: the server refuses, breaks off time and again, or sends a file that is too large or has another hash.
+        OutputError: the disk refuses.
+    """
+    check_url(url)
+    config = config or DownloadConfig()
+    part = _Part(path, url)
+    _complete(part, config, report, progress)
+    return _name_whole(part, sha256)
+
+
+def check_url(url: str) -> None:
+    """Refuse what is no http or https address.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        parts = urlsplit(url)
+        is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_right = False
+    if not is_right:
+        raise ConfigError(f"{url!r} is no address", where="url", right="write http://… or https://…")
+
+
+def check_sha256(path: Path, expected: str | None) -> str:
+    """Return the SHA-256 of a file that was there already.
+
+    Raises:
+        DatasetError: the file cannot be read, or its hash is not the expected one; the file stays as it is.
+    """
+    try:
+        found = measure_sha256(path)
+    except OSError as error:
+        right = "name a file that can be read"
+        raise DatasetError(f"cannot be read ({error.strerror})", where=path, right=right) from error
+    if expected is not None and found != expected.lower():
+        right = "check the hash, or get the file anew"
+        raise DatasetError(f"has the SHA-256 {found}, not {expected.lower()}", where=path, right=right)
+    return found
+
+
+class _Broken(Exception):
+    """A try that failed, while the next one may not."""
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What a server said of a file: enough to know later whether it is still the same."""
+
+    url: str
+    etag: str | None
+    last_modified: str | None
+    total_bytes: int | None
+
+    @property
+    def validator(self) -> str | None:
+        """What If-Range may hold: an ETag that stands for the very bytes, else a date."""
+        word = self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
+        return word if word and word.isascii() and word.isprintable() else None
+
+
+class _Part:
+    """The beginning of a file on disk, and the version that it is of."""
+
+    def __init__(self, path: Path, url: str) -> None:
+        self.path, self.url = path, url
+        self.bytes_path = path.with_name(f"{path.name}.part")
+        self.version_path = path.with_name(f"{path.name}.part.json")
+
+    def load(self) -> tuple[int, _Version | None]:
+        """Return how many bytes there are, and of which version; (0, None) when nothing is there to go on from."""
+        try:
+            have, record = self.bytes_path.stat().st_size, load_json(self.version_path, DatasetError, "")
+            version = _Version(**record)
+            types_are_right = isinstance(version.total_bytes, int | None) and all(
+                isinstance(word, str | None) for word in (version.etag, version.last_modified)
+            )
+        except (OSError, TypeError, YoloPruneError):
+            return 0, None
+        if not types_are_right or version.url != self.url or version.validator is None:
+            return 0, None
+        if have == 0 or (version.total_bytes is not None and have > version.total_bytes):
+            return 0, None
+        return have, version
+
+    def start(self, version: _Version) -> None:
+        """Forget what was there, and remember what the bytes to come are of."""
+        self.discard()
+        save_json(self.version_path, asdict(version))
+
+    def discard(self) -> None:
+        """Forget what was there."""
+        try:
+            self.bytes_path.unlink(missing_ok=True)
+            self.version_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _refuse_writing(self.bytes_path, error) from error
+
+
+def _complete(part: _Part, config: DownloadConfig, report: Report, progress: Progress | None) -> None:
+    for attempt in range(1, config.tries + 1):
+        try:
+            _try_once(part, config, progress)
+        except _Broken as broken:
+            if attempt == config.tries:
+                have, _ = part.load()
+                right = f"run again to go on from {part.bytes_path}" if have else "try again later"
+                tries = "1 try" if attempt == 1 else f"{attempt} tries"
+                raise DatasetError(
+                    f"the download failed after {tries}: {broken}", where=part.url, right=right
+                ) from broken
+            pause_s = attempt * config.pause_s
+            report(f"{broken}; trying again in {pause_s:g} s")
+            time.sleep(pause_s)
+        else:
+            return
+
+
+def _try_once(part: _Part, config: DownloadConfig, progress: Progress | None) -> None:
+    """Ask for what is missing and add it to what is there; return when the file is whole.
+
+    Raises:
+        _Broken: it is not whole yet, or what is there had to be forgotten.
+    """
+    have, version = part.load()
+    if version is not None and version.total_bytes == have:
+        return
+    headers = {"User-Agent": "yolo-prune"}
+    if version is not None and version.validator is not None:
+        headers |= {"Range": f"bytes={have}-", "If-Range": version.validator}
+    try:
+        response = _open(part.url, headers, config.timeout_s)
+    except HTTPError as answer:
+        with answer:
+            if answer.code == 416 and version is not None:  # nothing lies beyond what we have
+                _check_end(part, have, version, answer.headers)
+                return
+            raise _refuse_answer(answer.code, answer.reason, part.url) from answer
+    with response:
+        if response.status == 206 and version is not None:
+            total_bytes = _check_continuation(part, have, version, response.headers)
+        elif response.status == 200:  # the whole: the first try, the file has changed, or no ranges there
+            have, total_bytes = 0, _parse_length(response.headers)
+            part.start(_read_version(part.url, response.headers, total_bytes))
+        else:
+            raise _refuse_answer(response.status, response.reason, part.url)
+        _append(response, part, have, total_bytes, config.max_bytes, progress)
+
+
+def _open(url: str, headers: dict[str, str], timeout_s: float) -> HTTPResponse:
+    opener = request.OpenerDirector()  # not build_opener(): a redirect must not lead to ftp: or file:
+    for handler in (
+        request.ProxyHandler, request.UnknownHandler, request.HTTPHandler, request.HTTPSHandler,
+        request.HTTPDefaultErrorHandler, request.HTTPRedirectHandler, request.HTTPErrorProcessor,
+    ):  # fmt: skip
+        opener.add_handler(handler())
+    try:
+        response: HTTPResponse = opener.open(request.Request(url, headers=headers), timeout=timeout_s)
+    except HTTPError:
+        raise
+    except (InvalidURL, ValueError) as error:
+        raise ConfigError(f"{url!r} is no address ({error})", where="url", right=_RIGHT_URL) from error
+    except URLError as error:
+        raise _Broken(f"there is no answer ({_say(error.reason)})") from error
+    except (OSError, HTTPException) as error:
+        raise _Broken(f"there is no answer ({_say(error)})") from error
+    return response
+
+
+def _append(
+    response: HTTPResponse, part: _Part, have: int, total_bytes: int | None, max_bytes: int, progress: Progress | None
+) -> None:
+    """Write what comes behind the first `have` bytes.
+
+    Raises:
+        _Broken: the transfer broke off.
+    """
+    try:
+        file = part.bytes_path.open("ab")
+    except OSError as error:
+        raise _refuse_writing(part.bytes_path, error) from error
+    with file:
+        while total_bytes is None or have < total_bytes:
+            if max(have, total_bytes or 0) > max_bytes:
+                part.discard()
+                raise DatasetError(f"is larger than {max_bytes:,} bytes", where=part.url, right=_RIGHT_URL)
+            # no more than is missing: Python 3.10 reads past the response's end
+            block = _read(
+                response, have, _BLOCK_BYTES if total_bytes is None else min(_BLOCK_BYTES, total_bytes - have)
+            )
+            if not block:
+                break
+            try:
+                file.write(block)
+                file.flush()
+            except OSError as error:
+                raise _refuse_writing(part.bytes_path, error) from error
+            have += len(block)
+            if progress:
+                progress(have, total_bytes)
+    if total_bytes is not None and have != total_bytes:
+        raise _Broken(f"the transfer ended after {have:,} of {total_bytes:,} bytes")
+
+
+def _read(response: HTTPResponse, have: int, most_bytes: int) -> bytes:
+    try:
+        return response.read1(most_bytes)  # read() waits for the whole block, and would lose what has come of it
+    except (OSError, HTTPException, ValueError) as error:
+        raise _Broken(f"the transfer broke off after {have:,} bytes ({_say(error)})") from error
+
+
+def _check_continuation(part: _Part, have: int, version: _Version, headers: Message) -> int | None:
+    """Return the whole file's size where a part of it has come that fits behind the first `have` bytes."""
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", "").strip())
+    total_bytes = version.total_bytes
+    if found and found[3] != "*":
+        total_bytes = int(found[3])
+    sent = _read_version(part.url, headers, total_bytes)
+    differs = any(
+        new is not None and old is not None and new != old
+        for old, new in (
+            (version.etag, sent.etag),
+            (version.last_modified, sent.last_modified),
+            (version.total_bytes, sent.total_bytes),
+        )
+    )
+    if found is None or int(found[1]) != have or differs:
+        part.discard()
+        raise _Broken("the server sent another part than the one asked for, so it begins anew")
+    return total_bytes
+
+
+def _check_end(part: _Part, have: int, version: _Version, headers: Message) -> None:
+    found = re.fullmatch(r"bytes \*/(\d+)", headers.get("Content-Range", "").strip())
+    if found is None or int(found[1]) != have or version.total_bytes is not None:  # a known size was not reached
+        part.discard()
+        raise _Broken("the server has no such rest of the file, so it begins anew")
+
+
+def _read_version(url: str, headers: Message, total_bytes: int | None) -> _Version:
+    return _Version(url, headers.get("ETag"), headers.get("Last-Modified"), total_bytes)
+
+
+def _parse_length(headers: Message) -> int | None:
+    text = headers.get("Content-Length", "").strip()
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) and "Transfer-Encoding" not in headers else None
+
+
+def _name_whole(part: _Part, sha256: str | None) -> str:
+    """Give the whole file its name, or another one if its hash is wrong."""
+    try:
+        found = measure_sha256(part.bytes_path)
+        is_right = sha256 is None or found == sha256.lower()
+        name = part.path if is_right else part.path.with_name(f"{part.path.name}.bad")
+        part.bytes_path.replace(name)
+        part.version_path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _refuse_writing(part.path, error) from error
+    if not is_right:
+        what = f"what {part.url} sent has the SHA-256 {found}, not {str(sha256).lower()}"
+        raise DatasetError(what, where=name, right="run again to download it anew, or check the hash")
+    return found
+
+
+def _refuse_answer(status: int, reason: str, url: str) -> Exception:
+    line = f"the server answers {status} {reason}".rstrip()
+    return _Broken(line) if status in _PASSING else DatasetError(line, where=url, right=_RIGHT_URL)
+
+
+def _refuse_writing(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot be written ({error.strerror or error})", where=path)
+
+
+def _say(error: object) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__

@@ -1,0 +1,294 @@
+"""The Visual Geometry Group's hands: their archive's pictures and MATLAB annotations, as a data.yaml data set.
+
+    training_dataset/training_data/images/*.jpg           →  images/train/*.jpg
+    training_dataset/training_data/annotations/*.mat      →  labels/train/*.txt
+    validation_dataset/validation_data/…                  →  …/val/…
+    test_dataset/test_data/…                              →  …/test/…
+
+An annotation's `boxes` is a 1×N cell of structs with the corners `a b c d` of a hand, each `[y x]`.
+
+Source: A. Mittal, A. Zisserman, P. Torr, Hand detection using multiple proposals, BMVC 2011.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from scipy.io import loadmat
+
+from yolo_prune.datasets.images import Header, read_header
+from yolo_prune.datasets.labels import Objects, save_objects
+from yolo_prune.datasets.spec import SPLITS, make_sample, save_spec
+from yolo_prune.errors import DatasetError
+from yolo_prune.files import save_text
+
+FloatArray = NDArray[np.float64]
+
+FOLDERS = {
+    "train": "training_dataset/training_data",
+    "val": "validation_dataset/validation_data",
+    "test": "test_dataset/test_data",
+}
+"""Where the archive has each split, below its top folder."""
+PUBLISHED_IMAGES = {"train": 4069, "val": 738, "test": 821}
+PUBLISHED_INSTANCES = 13050
+"""Source: https://www.robots.ox.ac.uk/~vgg/data/hands/"""
+NAMES = ("hand",)
+CORNERS = ("a", "b", "c", "d")
+
+_SUFFIXES = {"images": ".jpg", "annotations": ".mat"}
+_NUMBERS = (1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18)
+"""MATLAB's types of elements that are plain values."""
+_MATRIX, _COMPRESSED = 14, 15
+_CELL, _STRUCT, _VALUES = 1, 2, (4, *range(6, 16))
+"""MATLAB's classes of matrices: cells, structs, and those of text or numbers."""
+_ANNOTATION_BYTES = 1 << 24
+"""More than that no annotation unpacks to."""
+_RIGHT_ARCHIVE = "get the archive anew from its publisher"
+_TRAINVAL = """\
+# The case study trains on the official train and val together and has no val of its own.
+# So val is part of train here, and scores on it are too good; test is untouched.
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an archive held."""
+
+    images: dict[str, int]
+    """Pictures of each split."""
+    instances: dict[str, int]
+    """Annotated hands of each split, those included that no label came of."""
+    without_hands: tuple[str, ...]
+    """Pictures without a label, as SPLIT/NAME.jpg."""
+    outside: tuple[str, ...]
+    """Annotated hands of which nothing lies in the picture, as a line for people."""
+
+    @property
+    def total(self) -> int:
+        """Annotated hands of all splits."""
+        return sum(self.instances.values())
+
+    @property
+    def is_as_published(self) -> bool:
+        """Whether the counts are those that the publisher states."""
+        return self.images == PUBLISHED_IMAGES and self.total == PUBLISHED_INSTANCES
+
+    def format(self) -> str:
+        """Return the counts beside the published ones, as a line."""
+        found = _format_counts(self.images, self.total)
+        if self.is_as_published:
+            return f"holds {found}, as published"
+        return f"holds {found}; published are {_format_counts(PUBLISHED_IMAGES, PUBLISHED_INSTANCES)}"
+
+
+def choose_place(member: PurePosixPath) -> PurePosixPath | None:
+    """Return where a file of the archive belongs, as images/SPLIT/NAME.jpg or annotations/SPLIT/NAME.mat, if anywhere."""
+    if len(member.parts) < 4 or member.name.startswith("."):
+        return None
+    *_, dataset, data, kind, name = member.parts
+    split = {folder: split for split, folder in FOLDERS.items()}.get(f"{dataset}/{data}")
+    if split is None or not name.endswith(_SUFFIXES.get(kind, "/")):
+        return None
+    return PurePosixPath(kind, split, name)
+
+
+def make_labels(folder: Path, archive: Path, progress: Callable[[int, int], None] | None = None) -> Found:
+    """Write labels/SPLIT/NAME.txt for every picture in images/SPLIT of a folder, from annotations/SPLIT/NAME.mat.
+
+    `progress` is called with the number of finished pictures and of all; messages name files as `archive` has them.
+
+    Raises:
+        DatasetError: a split has no pictures, a picture or an annotation stands alone, or one of them is broken (names it).
+    """
+    names = {split: _find_names(folder, split, archive) for split in SPLITS}
+    pictures = [(split, name) for split in SPLITS for name in names[split]]
+    instances = dict.fromkeys(SPLITS, 0)
+    without_hands, outside = [], []
+    for done, (split, name) in enumerate(pictures, start=1):
+        where = _locate(archive, split, "annotations", name)
+        corners_xy = load_corners(folder / "annotations" / split / f"{name}.mat", where)
+        image = folder / "images" / split / f"{name}.jpg"
+        header = _read_header(image, _locate(archive, split, "images", name))
+        hands = [_make_object(one, header) for one in corners_xy]
+        kept = [hand for hand in hands if len(hand)]
+        save_objects(make_sample(image), _join(kept), header.width_px, header.height_px)
+        instances[split] += len(hands)
+        without_hands += [] if kept else [f"{split}/{name}.jpg"]
+        numbers = [number for number, hand in enumerate(hands, start=1) if not len(hand)]
+        outside += [f"{where}: box {number} has no part in the picture; it is left out" for number in numbers]
+        if progress:
+            progress(done, len(pictures))
+    images = {split: len(names[split]) for split in SPLITS}
+    return Found(images, instances, tuple(without_hands), tuple(outside))
+
+
+def save_data(folder: Path, trainval: bool) -> Path:
+    """Write the data.yaml of a folder of all three splits; with `trainval` train is the official train and val together."""
+    if not trainval:
+        return save_spec(folder, SPLITS, NAMES)
+    splits = {"train": ["images/train", "images/val"], "val": "images/val", "test": "images/test"}
+    values = {"path": ".", **splits, "names": dict(enumerate(NAMES))}
+    return save_text(folder / "data.yaml", _TRAINVAL + yaml.safe_dump(values, sort_keys=False))
+
+
+def load_corners(path: Path, where: str | None = None) -> FloatArray:
+    """Return the corners of an annotation's N hands as (N, 4, 2), x and y in pixels of the picture as it is stored.
+
+    Raises:
+        DatasetError: the file cannot be read, is no MATLAB file of version 5 to 7, lacks `boxes` or a corner, or a corner
+            is not two finite numbers; it names `where`, else the path, and the box by its number from 1.
+    """
+    where = where or str(path)
+    try:
+        content = path.read_bytes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of variables besides boxes
+            _check_structure(content)
+            boxes = loadmat(io.BytesIO(content), variable_names=["boxes"]).get("boxes")
+    except Exception as error:  # loadmat lets through whatever a broken file makes its parsers raise
+        raise DatasetError("is no readable MATLAB file", where=where, right=_RIGHT_ARCHIVE) from error
+    if not isinstance(boxes, np.ndarray):
+        raise DatasetError("the variable boxes is missing", where=where, right=_RIGHT_ARCHIVE)
+    if boxes.size == 0:
+        return np.zeros((0, 4, 2))
+    if boxes.dtype != object or boxes.ndim != 2 or min(boxes.shape) > 1:
+        raise DatasetError("boxes is not a 1×N cell", where=where, right=_RIGHT_ARCHIVE)
+    corners = [_read_corners(box, f"{where}: box {number}") for number, box in enumerate(boxes.flat, start=1)]
+    return np.array(corners, np.float64).reshape(-1, 4, 2)
+
+
+def enclose(corners_xy: FloatArray) -> FloatArray:
+    """Return the axis-aligned boxes_xyxy (N, 4) around quadrilaterals (N, 4, 2)."""
+    return np.concatenate((corners_xy.min(axis=1), corners_xy.max(axis=1)), axis=1)
+
+
+def _format_counts(images: dict[str, int], instances: int) -> str:
+    counts = "/".join(f"{images[split]:,}" for split in SPLITS)
+    return f"{counts} pictures for {'/'.join(SPLITS)} and {instances:,} hands"
+
+
+def _locate(archive: Path, split: str, kind: str, name: str) -> str:
+    return f"{archive}: {FOLDERS[split]}/{kind}/{name}{_SUFFIXES[kind]}"
+
+
+def _find_names(folder: Path, split: str, archive: Path) -> list[str]:
+    names = {
+        kind: {path.name[: -len(suffix)] for path in (folder / kind / split).glob(f"*{suffix}")}
+        for kind, suffix in _SUFFIXES.items()
+    }
+    for kind, other in (("images", "annotations"), ("annotations", "images")):
+        if alone := sorted(names[kind] - names[other]):
+            more = f", and so {len(alone) - 1:,} more" if alone[1:] else ""
+            what = f"has no {_SUFFIXES[other]} of its name{more}"
+            raise DatasetError(what, where=_locate(archive, split, kind, alone[0]), right=_RIGHT_ARCHIVE)
+    if not names["images"]:
+        right = "name the Visual Geometry Group's hand_dataset.tar.gz"
+        raise DatasetError(f"there are no pictures in {FOLDERS[split]}/images", where=archive, right=right)
+    return sorted(names["images"])
+
+
+def _read_header(image: Path, where: str) -> Header:
+    try:
+        return read_header(image)
+    except DatasetError as error:
+        raise DatasetError(error.what, where=where, right=_RIGHT_ARCHIVE) from error
+
+
+def _make_object(corners_xy: FloatArray, header: Header) -> Objects:
+    """Return one hand as it is shown, or none if no part of it lies in the picture."""
+    boxes_xyxy = header.turn(enclose(corners_xy[None]))
+    return Objects(np.zeros(1, np.int64), boxes_xyxy, np.zeros(1, np.bool_)).clip(header.width_px, header.height_px)
+
+
+def _join(hands: Sequence[Objects]) -> Objects:
+    boxes_xyxy = np.concatenate([np.zeros((0, 4)), *(hand.boxes_xyxy for hand in hands)])
+    return Objects(np.zeros(len(boxes_xyxy), np.int64), boxes_xyxy, np.zeros(len(boxes_xyxy), np.bool_))
+
+
+def _read_corners(box: Any, where: str) -> list[FloatArray]:
+    fields = box.dtype.names if isinstance(box, np.ndarray) and box.size == 1 else None
+    if fields is None:
+        raise DatasetError("is not a struct", where=where, right=_RIGHT_ARCHIVE)
+    return [_read_corner(box.flat[0], fields, name, where) for name in CORNERS]
+
+
+def _read_corner(box: Any, fields: tuple[str, ...], name: str, where: str) -> FloatArray:
+    if name not in fields:
+        raise DatasetError(f"corner {name} is missing", where=where, right=_RIGHT_ARCHIVE)
+    corner = np.asarray(box[name])
+    if corner.size != 2 or corner.dtype.kind not in "fiu" or not np.isfinite(corner).all():
+        raise DatasetError(f"corner {name} is not two finite numbers", where=where, right=_RIGHT_ARCHIVE)
+    # MATLAB counts pixels' centres from 1; here their edges count from 0, so the first pixel's centre lies at 0.5
+    return corner.astype(np.float64).reshape(2)[::-1] - 0.5
+
+
+def _check_structure(content: bytes) -> None:
+    """Refuse a MATLAB file of which an element is not what loadmat, compiled code, takes it for: it would crash on that.
+
+    Source: MAT-File Format, version 5, chapter 1.
+
+    Raises:
+        ValueError: an element is out of bounds, or of another type than its place asks for.
+    """
+    order = {b"\0\1IM": "<", b"\1\0MI": ">"}.get(content[124:128])
+    if order is None:
+        raise ValueError("no header of version 5")
+    for kind, data in _split_elements(content[128:], order):
+        if kind == _COMPRESSED:
+            unpacker = zlib.decompressobj()
+            data = unpacker.decompress(data, _ANNOTATION_BYTES)
+            if not unpacker.eof:
+                raise ValueError("too large, or broken off")
+            ((kind, data),) = _split_elements(data, order)
+        if kind != _MATRIX:
+            raise ValueError(f"type {kind} instead of a matrix")
+        _check_matrix(data, order)
+
+
+def _check_matrix(data: bytes, order: str) -> None:
+    if not data:
+        return  # an empty matrix is stored so
+    (flags_kind, flags), (shape_kind, shape), (name_kind, _), *rest = _split_elements(data, order)
+    if (flags_kind, shape_kind, name_kind) != (6, 5, 1) or len(flags) != 8 or len(shape) not in range(8, 33, 4):
+        raise ValueError("no head of a matrix")
+    kinds = [kind for kind, _ in rest]
+    size = math.prod(struct.unpack(f"{order}{len(shape) // 4}i", shape))
+    array_class = struct.unpack(f"{order}I", flags[:4])[0] & 0x8FF  # with the bit of complex numbers, which are refused
+    if array_class in _VALUES:
+        is_right = len(kinds) == 1 and kinds[0] in _NUMBERS and size <= len(rest[0][1])
+    elif array_class == _STRUCT:
+        is_right = kinds[:2] == [5, 1] and all(kind == _MATRIX for kind in kinds[2:]) and 0 <= size <= len(kinds)
+        rest = rest[2:]
+    else:
+        is_right = array_class == _CELL and all(kind == _MATRIX for kind in kinds) and size == len(kinds)
+    if not is_right:
+        raise ValueError(f"a matrix of class {array_class} of other parts than it should have")
+    if array_class in (_CELL, _STRUCT):
+        for _, inner in rest:
+            _check_matrix(inner, order)
+
+
+def _split_elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the type and the bytes of the elements that follow one another."""
+    at = 0
+    while at < len(data):
+        kind, size = struct.unpack_from(f"{order}II", data, at)
+        start, padded = at + 8, size if kind == _COMPRESSED else -(-size // 8) * 8
+        if kind >> 16:  # up to four bytes are stored in the tag
+            kind, size, start, padded = kind & 0xFFFF, kind >> 16, at + 4, 4
+        at = start + padded
+        if start + size > min(at, len(data)):
+            raise ValueError("an element is out of bounds")
+        yield kind, data[start : start + size]
