@@ -1,0 +1,75 @@
+"""Look for what is wrong with a data set before it is trained on.
+
+pictures ─► read once, kept in little ─┬─► faults of single pictures, copies within and between splits ─┐
+labels ───► read line by line ─────────┴─► faults of lines, boxes and files ────────────────────────────┴─► findings
+                                       └─► counts and box statistics, split by split
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from yolo_prune.datasets.check_settings import CheckConfig
+from yolo_prune.datasets.copies import find_copies
+from yolo_prune.datasets.facts import Content, Picture, read_pictures
+from yolo_prune.datasets.findings import KINDS, SMALL_PICTURE_PX, Finding
+from yolo_prune.datasets.label_faults import find_label_faults
+from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.datasets.statistics import Figures, Statistics, collect_figures, join_figures, measure_statistics
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a data set holds and what is wrong with it."""
+
+    pictures: tuple[Picture, ...]
+    """Every picture once, in the order of the splits and of their paths."""
+    figures: Mapping[str, Figures]
+    """What was measured of each split."""
+    statistics: Mapping[str, Statistics]
+    """What is said of each split, and of `all` together."""
+    findings: tuple[Finding, ...]
+    """Errors first, in the order of `KINDS`."""
+
+
+def check_dataset(spec: DataSpec, config: CheckConfig, progress: Callable[[int, int], None] | None = None) -> Check:
+    """Read every picture and label of a data set and find the faults that `KINDS` lists.
+
+    Args:
+        progress: called with the number of pictures read and of all.
+    """
+    pictures = read_pictures(spec, config.workers, progress)
+    figures = collect_figures(pictures, list(spec.splits), config.img_size)
+    statistics = {split: measure_statistics(part, len(spec.names)) for split, part in figures.items()}
+    findings = [
+        *_find_picture_faults(pictures),
+        *find_copies(pictures, config.near),
+        *find_label_faults(pictures, spec.names, config.img_size),
+        *_find_empty_classes(spec, statistics),
+    ]
+    order = list(KINDS)
+    findings.sort(key=lambda finding: order.index(finding.kind))
+    everything = measure_statistics(join_figures(figures), len(spec.names))
+    return Check(tuple(pictures), figures, {**statistics, "all": everything}, tuple(findings))
+
+
+def _find_picture_faults(pictures: Sequence[Picture]) -> Iterator[Finding]:
+    for picture in pictures:
+        where, content = str(picture.sample.image), picture.content
+        if not isinstance(content, Content):
+            yield content
+            continue
+        if content.orientation != 1:
+            details = {"orientation": content.orientation}
+            yield Finding("turned_picture", where, f"has EXIF orientation {content.orientation}", details=details)
+        if min(content.width_px, content.height_px) < SMALL_PICTURE_PX:
+            yield Finding("small_picture", where, f"is {content.width_px} × {content.height_px} px")
+
+
+def _find_empty_classes(spec: DataSpec, statistics: Mapping[str, Statistics]) -> Iterator[Finding]:
+    for number, name in enumerate(spec.names):
+        empty = [split for split, part in statistics.items() if not part.objects_per_class[number]]
+        if empty:
+            what = f"class {number} ({name}) has no object in {' or '.join(empty)}"
+            yield Finding("empty_class", f"{spec.source}: names", what, details={"splits": empty})

@@ -1,0 +1,250 @@
+"""COCO's annotations, in and out.
+
+    {"images": [{"id": 1, "file_name": "a.jpg", "width": 640, "height": 480}],
+     "categories": [{"id": 1, "name": "hand"}],
+     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [x, y, width, height], "iscrowd": 0}]}
+
+Pixels count from 0 at the picture's edge, and may be broken. What is a crowd, or has `"ignore": 1`, counts neither way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yolo_prune.datasets.coco_masks import is_number, measure_box
+from yolo_prune.datasets.convert import (
+    PIXEL_DECIMALS,
+    Box,
+    LabelledPicture,
+    LabelledSet,
+    Progress,
+    Source,
+    choose_names,
+    find_canvas,
+    find_parent,
+    find_picture,
+    make_picture,
+    make_set,
+    parse_name,
+    place_picture,
+)
+from yolo_prune.datasets.images import read_header
+from yolo_prune.errors import DatasetError
+from yolo_prune.files import load_json, save_json
+
+Entry = dict[str, Any]
+
+RIGHT_FILE = "name a COCO annotations file, with images, annotations and categories"
+RIGHT_BOX = "write bbox: [x, y, width, height], four finite numbers in pixels, or a segmentation"
+
+
+@dataclass(frozen=True)
+class _File:
+    """An annotations file, its entries not yet understood."""
+
+    source: Source
+    categories: dict[int, str]
+    images: list[Entry]
+    annotations: dict[int | str, list[tuple[str, Entry]]]
+    """Of each picture's id, with the place of each."""
+
+
+def load_coco(
+    sources: Sequence[Source],
+    wanted: Sequence[str] | None = None,
+    images: Path | None = None,
+    progress: Progress = None,
+) -> LabelledSet:
+    """Read annotations files; classes are their categories in the order of the ids, or `wanted`.
+
+    Pictures are looked for below the folder `images`, beside the file, and where COCO and others put them.
+
+    Raises:
+        DatasetError: a file is no JSON, an entry is malformed (names it), a picture is missing or of another size.
+    """
+    files = [_load_file(source) for source in sources]
+    names = choose_names(wanted, _list_names(files, wanted), sources[0].path)
+    total, done = sum(len(file.images) for file in files), 0
+    pictures = []
+    for file in files:
+        folders = _list_folders(file.source, images)
+        for number, entry in enumerate(file.images):
+            where = f"{file.source.path}: images[{number}]"
+            pictures.append(_load_picture(file, entry, names, folders, where))
+            done += 1
+            if progress:
+                progress(done, total)
+    return make_set(names, pictures)
+
+
+def save_coco(folder: Path, data: LabelledSet, link: bool = False, progress: Progress = None) -> None:
+    """Write annotations/SPLIT.json and images/SPLIT to a folder; with `link`, links to the pictures."""
+    for split in data.splits:
+        save_json(folder / "annotations" / f"{split}.json", format_coco(data.names, data.of(split)))
+    for done, picture in enumerate(data.pictures, 1):
+        place_picture(picture.image, folder / "images" / picture.split / picture.name, link)
+        if progress:
+            progress(done, len(data.pictures))
+
+
+def format_coco(names: Sequence[str], pictures: Sequence[LabelledPicture]) -> Entry:
+    """Return pictures and their objects as COCO's annotations, ready for JSON; all ids count from 1."""
+    rows = [(number, row) for number, picture in enumerate(pictures, 1) for row in _list_objects(picture)]
+    return {
+        "info": {"description": "written by yoloprune data convert"},
+        "images": [
+            {"id": number, "file_name": one.name, "width": one.width_px, "height": one.height_px}
+            for number, one in enumerate(pictures, 1)
+        ],
+        "categories": [{"id": number, "name": name, "supercategory": "none"} for number, name in enumerate(names, 1)],
+        "annotations": [{"id": number, "image_id": image, **row} for number, (image, row) in enumerate(rows, 1)],
+    }
+
+
+def _list_objects(picture: LabelledPicture) -> list[Entry]:
+    objects = picture.objects
+    corners, sides = objects.boxes_xyxy[:, :2], objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2]
+    rows = zip(objects.classes.tolist(), corners.tolist(), sides.tolist(), objects.ignore.tolist(), strict=True)
+    return [
+        {
+            "category_id": kind + 1,
+            "bbox": [round(value, PIXEL_DECIMALS) for value in (*corner, *side)],
+            "area": round(side[0] * side[1], PIXEL_DECIMALS),
+            "iscrowd": int(ignore),
+            "segmentation": [],
+        }
+        for kind, corner, side, ignore in rows
+    ]
+
+
+def _load_file(source: Source) -> _File:
+    values = load_json(source.path, DatasetError, RIGHT_FILE)
+    if not isinstance(values, dict):
+        raise DatasetError("holds no COCO annotations", where=source.path, right=RIGHT_FILE)
+    images, annotations, categories = (
+        _parse_list(values, key, source.path) for key in ("images", "annotations", "categories")
+    )
+    if not images:
+        raise DatasetError("there are no pictures", where=f"{source.path}: images", right="leave this file out")
+    by_image: dict[int | str, list[tuple[str, Entry]]] = {}
+    for number, image in enumerate(images):
+        if _parse_id(image, "id", f"{source.path}: images[{number}]") in by_image:
+            right = "give each picture an id of its own"
+            raise DatasetError(f"id {image['id']!r} is taken", where=f"{source.path}: images[{number}]", right=right)
+        by_image[image["id"]] = []
+    for number, annotation in enumerate(annotations):
+        where = f"{source.path}: annotations[{number}]"
+        if (owner := _parse_id(annotation, "image_id", where)) not in by_image:
+            raise DatasetError(f"there is no picture of id {owner!r}", where=where, right="use an id among the images")
+        by_image[owner].append((where, annotation))
+    return _File(source, _parse_categories(categories, f"{source.path}: categories"), images, by_image)
+
+
+def _parse_list(values: Entry, key: str, path: Path) -> list[Entry]:
+    entries = values.get(key)
+    if not isinstance(entries, list):
+        raise DatasetError(f"holds no list of {key}", where=path, right=RIGHT_FILE)
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise DatasetError("is no JSON object", where=f"{path}: {key}[{number}]", right="write {…}")
+    return entries
+
+
+def _parse_id(entry: Entry, key: str, where: str) -> int | str:
+    value = entry.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise DatasetError(f"{key} is {value!r}", where=where, right="write a whole number")
+    return value
+
+
+def _parse_categories(entries: list[Entry], place: str) -> dict[int, str]:
+    categories: dict[int, str] = {}
+    for number, entry in enumerate(entries):
+        where, own, name = f"{place}[{number}]", entry.get("id"), entry.get("name")
+        if type(own) is not int or type(name) not in (str, int):
+            raise DatasetError(f"id {own!r} and name {name!r} make no category", where=where, right="write both")
+        if own in categories or str(name) in categories.values():
+            raise DatasetError(f"id {own} or name {name} is taken", where=where, right="give each category its own")
+        categories[own] = str(name)
+    return categories
+
+
+def _list_names(files: Sequence[_File], wanted: Sequence[str] | None) -> list[str]:
+    """Return the categories' names in the order of their ids, on which files must agree where nothing is wanted."""
+    merged: dict[int, str] = {}
+    owners: dict[str, int] = {}
+    for file in files:
+        for own, name in file.categories.items():
+            agrees = merged.setdefault(own, name) == name and owners.setdefault(name, own) == own
+            if wanted is None and not agrees:
+                what = f"category {own} is {name}, and another file gives that id or that name otherwise"
+                right = "choose the classes by their names with --names"
+                raise DatasetError(what, where=f"{file.source.path}: categories", right=right)
+    return list(owners) if wanted is not None else [merged[own] for own in sorted(merged)]
+
+
+def _list_folders(source: Source, images: Path | None) -> list[Path]:
+    """Return where a file's pictures may be, the likeliest first."""
+    home, split = source.path.parent, source.split
+    up = find_parent(home)
+    ending = source.path.stem.rpartition("_")[2]  # annotations/instances_train2017.json has its pictures in train2017/
+    named = [images, images / split] if images else []
+    return [*named, home, up / "images", up / "images" / split, up / split, up / ending, up / "images" / ending]
+
+
+def _load_picture(
+    file: _File, entry: Entry, names: tuple[str, ...], folders: list[Path], where: str
+) -> LabelledPicture:
+    image, name = find_picture([parse_name(entry.get("file_name"), where)], folders, where)
+    header = read_header(image)
+    width, height = (_parse_side(entry, key, where) for key in ("width", "height"))
+    canvas = find_canvas(header, (width, height), image, where)
+    boxes, left_out = [], []
+    for place, annotation in file.annotations[entry["id"]]:
+        kind = _parse_category(annotation, file.categories, place)
+        if kind in names:
+            flags = [_parse_flag(annotation, key, place) for key in ("iscrowd", "ignore")]
+            boxes.append(Box(names.index(kind), _parse_box(annotation, canvas, place), any(flags)))
+        else:
+            left_out.append(kind)
+    return make_picture(image, name, file.source.split, header, boxes, canvas_px=canvas, left_out=left_out)
+
+
+def _parse_side(entry: Entry, key: str, where: str) -> float | None:
+    value = entry.get(key)
+    if value is None:
+        return None
+    if not is_number(value):
+        raise DatasetError(f"{key} is {value!r}", where=where, right="write a number of pixels")
+    return float(value)
+
+
+def _parse_category(annotation: Entry, categories: dict[int, str], where: str) -> str:
+    own = annotation.get("category_id")
+    if type(own) is not int or own not in categories:
+        right = f"use one of {', '.join(map(str, categories))}" if categories else "add it to the categories"
+        raise DatasetError(f"there is no category {own!r}", where=where, right=right)
+    return categories[own]
+
+
+def _parse_flag(annotation: Entry, key: str, where: str) -> bool:
+    value = annotation.get(key, 0)
+    if value not in (0, 1):
+        raise DatasetError(f"{key} is {value!r}", where=where, right="write 0 or 1")
+    return bool(value)
+
+
+def _parse_box(annotation: Entry, canvas_px: tuple[int, int], where: str) -> tuple[float, float, float, float]:
+    """Return an annotation's x1, y1, x2, y2, from its bbox or else from its segmentation."""
+    box = annotation.get("bbox") or None
+    if box is None and annotation.get("segmentation"):
+        box = list(measure_box(annotation["segmentation"], *canvas_px, where))
+    if box is None:
+        raise DatasetError("there is neither a bbox nor a segmentation", where=where, right=RIGHT_BOX)
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+        raise DatasetError(f"bbox is {str(box)[:80]}", where=where, right=RIGHT_BOX)
+    x, y, width, height = map(float, box)
+    return x, y, x + width, y + height

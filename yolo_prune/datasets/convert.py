@@ -1,0 +1,325 @@
+"""Labelled pictures on their way from one format to another: the form that every reader gives and every writer takes.
+
+    COCO json ── load_coco ─┐                 ┌─ save_coco ── annotations/SPLIT.json  images/SPLIT/NAME
+    VOC xml ──── load_voc ──┼── LabelledSet ──┼─ save_voc ─── Annotations/ID.xml  JPEGImages/NAME  ImageSets/Main/SPLIT.txt
+    data.yaml ── load_yolo ─┘                 └─ save_yolo ── data.yaml  images/SPLIT/NAME  labels/SPLIT/NAME
+
+The data.yaml's two are here, COCO's in coco_json.py, VOC's in voc_xml.py.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolo_prune.datasets.images import Header, read_header
+from yolo_prune.datasets.labels import ROUNDING, Objects, load_objects, save_objects
+from yolo_prune.datasets.spec import SPLITS, SUFFIXES, DataSpec, Sample, load_spec, make_sample, save_spec
+from yolo_prune.errors import DatasetError
+
+Progress: TypeAlias = Callable[[int, int], None] | None
+"""Called with the number of finished pictures and of all."""
+StatedSize: TypeAlias = tuple[float | None, float | None]
+"""Width and height in pixels as a source states them, where it does."""
+
+PIXEL_DECIMALS = 7
+"""Decimals of a pixel that are written: enough for a millionth of any picture's side."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file or folder of labels, and the part of the data set that it makes."""
+
+    split: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class LabelledPicture:
+    """A picture with its objects, in pixels as it is shown."""
+
+    image: Path
+    """Where the picture is."""
+    name: str
+    """Its path below its split's folder of pictures, with suffix and forward slashes."""
+    split: str
+    """train, val or test."""
+    width_px: int
+    """Width as it is shown."""
+    height_px: int
+    """Height as it is shown."""
+    objects: Objects
+    """Its objects, all of them inside the picture."""
+    dropped: int = 0
+    """Boxes without area or wholly outside the picture, which are gone."""
+    left_out: tuple[str, ...] = ()
+    """What was not asked for: a class name per box."""
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Class names, and pictures in the order of their splits and names."""
+
+    names: tuple[str, ...]
+    pictures: tuple[LabelledPicture, ...]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have pictures."""
+        present = {picture.split for picture in self.pictures}
+        return tuple(split for split in SPLITS if split in present)
+
+    def of(self, split: str) -> list[LabelledPicture]:
+        """Return the pictures of a split."""
+        return [picture for picture in self.pictures if picture.split == split]
+
+
+class Box(NamedTuple):
+    """One labelled box as a source has it."""
+
+    kind: int
+    """Its class index."""
+    xyxy: tuple[float, float, float, float]
+    """Edges in pixels from 0."""
+    ignore: bool
+    """A crowd or the like, which counts neither way."""
+
+
+def load_yolo(paths: Sequence[Path], wanted: Sequence[str] | None = None, progress: Progress = None) -> LabelledSet:
+    """Read the data sets of one or more data.yaml; with `wanted`, these classes alone and in this order.
+
+    Raises:
+        DatasetError: a data.yaml, a label or a picture is amiss, a name in `wanted` is unknown, two data.yaml have
+            other names, or two pictures of a split the same.
+    """
+    specs = [load_spec(path) for path in paths]
+    for spec in specs if wanted is None else ():
+        if spec.names != specs[0].names:
+            what = f"its names are not those of {specs[0].source}"
+            raise DatasetError(what, where=f"{spec.source}: names", right="choose names that both know with --names")
+    found = specs[0].names if wanted is None else [name for spec in specs for name in spec.names]
+    names = choose_names(wanted, found, paths[0])
+    listed = [(spec, split, *pair) for spec in specs for split in spec.splits for pair in _name_samples(spec, split)]
+    pictures = []
+    for done, (spec, split, sample, name) in enumerate(listed, 1):
+        pictures.append(_load_picture(spec, split, sample, name, names))
+        if progress:
+            progress(done, len(listed))
+    return make_set(names, pictures)
+
+
+def save_yolo(folder: Path, data: LabelledSet, link: bool = False, progress: Progress = None) -> None:
+    """Write data.yaml, pictures and label files to a folder; with `link`, links to the pictures.
+
+    Raises:
+        DatasetError: two pictures would share a label file, or a data.yaml cannot find a picture by its name.
+    """
+    samples = _place_samples(folder, data.pictures)
+    for done, (sample, picture) in enumerate(zip(samples, data.pictures, strict=True), 1):
+        place_picture(picture.image, sample.image, link)
+        save_objects(sample, picture.objects, picture.width_px, picture.height_px)
+        if progress:
+            progress(done, len(samples))
+    save_spec(folder, data.splits, data.names)
+
+
+def choose_names(wanted: Sequence[str] | None, found: Iterable[str], where: Path) -> tuple[str, ...]:
+    """Return the wanted class names, or without any all that were found in the source `where`, in their order.
+
+    Raises:
+        DatasetError: a wanted name was not found, nothing was found, or a name cannot be written or stands twice.
+    """
+    known = tuple(found) if wanted is None else tuple(dict.fromkeys(found))
+    for name in wanted or ():
+        if name not in known:
+            right = f"use some of {', '.join(known)}" if known else "no box has a name there, so leave --names out"
+            raise DatasetError(f"nothing is named {name}", where="--names", right=right)
+    names = known if wanted is None else tuple(wanted)
+    if not names:
+        raise DatasetError("there are no classes", where=where, right="name a source with labelled objects")
+    for number, name in enumerate(names):
+        if not name or not name.isprintable() or name != name.strip():
+            right = "write a word that can be printed, without spaces around it"
+            raise DatasetError(f"{name!r} is no class name", where=where, right=right)
+        if name in names[:number]:
+            raise DatasetError(f"two classes are named {name}", where=where, right="give each class its own name")
+    return names
+
+
+def parse_name(value: Any, where: str) -> PurePosixPath:
+    """Return a picture's relative path, as a label file gives it.
+
+    Raises:
+        DatasetError: it is no path, or leads out of the folder that it counts from.
+    """
+    path = PurePosixPath(value) if isinstance(value, str) else PurePosixPath()
+    if not path.name or "\0" in str(path):
+        raise DatasetError(f"{value!r} names no picture", where=where, right="write the picture's file name")
+    if path.is_absolute() or ".." in path.parts:
+        right = "write it from the folder of the pictures, without .., and name that folder with --images"
+        raise DatasetError(f"the picture {value} is outside its folder", where=where, right=right)
+    return path
+
+
+def find_picture(names: Iterable[PurePosixPath], folders: Iterable[Path], where: str) -> tuple[Path, PurePosixPath]:
+    """Return the first picture that exists, and its name: the folders one by one, in each the names.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    names = list(names)
+    for folder in folders:
+        for name in names:
+            if is_file(folder / name):
+                return folder / name, name
+    right = "put it beside this file or name its folder with --images"
+    raise DatasetError(f"the picture {names[0]} cannot be found", where=where, right=right)
+
+
+def find_parent(folder: Path) -> Path:
+    """Return the folder around another, which may be `.`."""
+    return Path(os.path.normpath(folder / ".."))
+
+
+def is_file(path: Path) -> bool:
+    """Say whether there is a file; a path that cannot be one, being too long or forbidden, is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def find_canvas(header: Header, stated_px: StatedSize, image: Path, where: str) -> tuple[int, int]:
+    """Return the width and height in which a source counts pixels: the picture's as shown, or as stored if it states that.
+
+    Raises:
+        DatasetError: the stated size is neither (names `where`).
+    """
+    shown = header.width_px, header.height_px
+    for size in (shown, header.stored_size):
+        if all(stated is None or stated == own for stated, own in zip(stated_px, size, strict=True)):
+            return size
+    width, height = ("?" if side is None else f"{side:g}" for side in stated_px)
+    what = f"a picture of {width} × {height} pixels is stated, and {image} has {shown[0]} × {shown[1]}"
+    raise DatasetError(what, where=where, right="use the picture that was labelled, or state its size")
+
+
+def make_picture(
+    image: Path,
+    name: PurePath,
+    split: str,
+    header: Header,
+    boxes: Sequence[Box],
+    *,
+    canvas_px: tuple[int, int] | None = None,
+    left_out: Iterable[str] = (),
+) -> LabelledPicture:
+    """Bring boxes into a picture as it is shown: turned with it where they count in its stored pixels, then clipped."""
+    objects = Objects(
+        np.array([box.kind for box in boxes], np.int64),
+        np.array([box.xyxy for box in boxes], np.float64).reshape(-1, 4),
+        np.array([box.ignore for box in boxes], np.bool_),
+    )
+    shown = header.width_px, header.height_px
+    if canvas_px not in (None, shown):
+        objects = replace(objects, boxes_xyxy=header.turn(objects.boxes_xyxy))
+    inside = objects.clip(*shown)
+    return LabelledPicture(image, name.as_posix(), split, *shown, inside, len(objects) - len(inside), tuple(left_out))
+
+
+def make_set(names: tuple[str, ...], pictures: Iterable[LabelledPicture]) -> LabelledSet:
+    """Put pictures in order, their names cut to what lies below the folder of their split.
+
+    Raises:
+        DatasetError: two pictures of a split have the same name.
+    """
+    by_split: dict[str, list[LabelledPicture]] = {split: [] for split in SPLITS}
+    for picture in pictures:
+        by_split[picture.split].append(picture)
+    found: dict[tuple[str, str], LabelledPicture] = {}
+    for split, own in by_split.items():
+        for picture, name in zip(own, _shorten([PurePosixPath(one.name) for one in own], split), strict=True):
+            if (other := found.get((split, str(name)))) is not None:
+                same = f"has the same name, {name}, as {other.image}"
+                what = f"{'is there twice' if other.image == picture.image else same} in {split}"
+                right = "name a picture once, and give each its own name"
+                raise DatasetError(what, where=picture.image, right=right)
+            found[split, str(name)] = replace(picture, name=str(name))
+    order = sorted(found, key=lambda key: (SPLITS.index(key[0]), key[1]))
+    return LabelledSet(names, tuple(found[key] for key in order))
+
+
+def place_picture(image: Path, target: Path, link: bool) -> None:
+    """Copy a picture's bytes to a new place, or make a link to it there; folders are made as needed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        target.symlink_to(image.resolve())
+    else:
+        shutil.copyfile(image, target)
+
+
+def _place_samples(folder: Path, pictures: Sequence[LabelledPicture]) -> list[Sample]:
+    """Return where pictures and labels go, so that a data.yaml finds them."""
+    samples = [make_sample(folder / "images" / picture.split / picture.name) for picture in pictures]
+    taken: dict[Path, Path] = {}
+    for sample, picture in zip(samples, pictures, strict=True):
+        if sample.image.name.startswith(".") or not sample.image.name.lower().endswith(SUFFIXES):
+            what = "a data.yaml finds no picture of that name"
+            right = f"give it a name that ends in one of {', '.join(SUFFIXES)} and does not begin with a dot"
+            raise DatasetError(what, where=picture.image, right=right)
+        for label in (sample.label, sample.ignored):
+            if (other := taken.setdefault(label, picture.image)) != picture.image:
+                what = f"would share its label file with {other}"
+                raise DatasetError(what, where=picture.image, right="give one of them another name")
+    return samples
+
+
+def _shorten(names: list[PurePosixPath], split: str) -> list[PurePosixPath]:
+    """Cut folders up to the last `images`, and the split's own where every name has it."""
+    parts = [name.parts for name in names]
+    below = [own[len(own) - 1 - own[-2::-1].index("images") :] if "images" in own[:-1] else own for own in parts]
+    if all(len(own) > 1 and own[0] == split for own in below):
+        below = [own[1:] for own in below]
+    return [PurePosixPath(*own) for own in below]
+
+
+def _name_samples(spec: DataSpec, split: str) -> list[tuple[Sample, PurePath]]:
+    """Return a split's samples with their paths from the data set's root, or from the folder that others have in common."""
+    root = Path(os.path.normpath(spec.root.absolute()))
+    samples = spec.samples(split)
+    images = [Path(os.path.normpath(sample.image.absolute())) for sample in samples]
+    outside = [image.parent for image in images if not image.is_relative_to(root)]
+    base = Path(os.path.commonpath(outside)) if outside else root
+    names = [image.relative_to(root if image.is_relative_to(root) else base) for image in images]
+    return list(zip(samples, names, strict=True))
+
+
+def _restore_pixels(corners: NDArray[np.float64], header: Header) -> NDArray[np.float64]:
+    """Return edges in pixels; those that labels of six decimals moved off a whole pixel are put back."""
+    scale = np.array((header.width_px, header.height_px) * 2, np.float64)
+    whole = np.round(corners * scale)
+    return np.where(np.abs(corners * scale - whole) <= ROUNDING * scale, whole, corners * scale)
+
+
+def _load_picture(
+    spec: DataSpec, split: str, sample: Sample, name: PurePath, names: tuple[str, ...]
+) -> LabelledPicture:
+    header = read_header(sample.image)
+    rows = load_objects(sample, len(spec.names)).astype(np.float64)
+    corners = np.concatenate((rows[:, 1:3] - rows[:, 3:5] / 2, rows[:, 1:3] + rows[:, 3:5] / 2), axis=1)
+    edges = _restore_pixels(corners, header).tolist()
+    owners = [spec.names[int(kind)] for kind in rows[:, 0]]
+    boxes = [
+        Box(names.index(owner), tuple(edge), bool(ignore))
+        for owner, edge, ignore in zip(owners, edges, rows[:, 5], strict=True)
+        if owner in names
+    ]
+    left_out = [owner for owner in owners if owner not in names]
+    return make_picture(sample.image, name, split, header, boxes, left_out=left_out)

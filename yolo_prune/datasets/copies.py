@@ -1,0 +1,118 @@
+"""Which pictures of a data set are the same or look alike, within a split and between two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from yolo_prune.datasets.facts import Content, Picture
+from yolo_prune.datasets.findings import Finding
+from yolo_prune.datasets.lookalikes import Crossing, Group, find_pairs, sum_up
+from yolo_prune.datasets.spec import SPLITS
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A readable picture as one split lists it."""
+
+    path: str
+    split: str
+    content: Content
+
+
+def find_copies(pictures: Sequence[Picture], near: int) -> list[Finding]:
+    """Find pictures in two splits, identical ones within a split, and look-alikes within a split.
+
+    Each fault is named once: of identical pictures the first stands for all in the search for look-alikes, and a picture
+    that is in an earlier split as it is is not compared with that split's others.
+    """
+    entries = [
+        _Entry(str(picture.sample.image), split, picture.content)
+        for picture in pictures
+        for split in picture.splits
+        if isinstance(picture.content, Content)
+    ]
+    entries.sort(key=lambda entry: (SPLITS.index(entry.split), entry.path))
+    alike: dict[tuple[str, bytes], list[_Entry]] = {}
+    for entry in entries:
+        alike.setdefault((entry.split, entry.content.digest), []).append(entry)
+    firsts = [same[0] for same in alike.values()]
+    pairs = find_pairs([entry.content.look for entry in firsts], near)
+    groups, crossings = sum_up(pairs, np.array([SPLITS.index(entry.split) for entry in firsts], np.int64))
+    return [
+        *_find_crossings(alike, firsts, crossings),
+        *(_describe_identical(same) for same in alike.values() if len(same) > 1),
+        *(_describe_group(group, firsts) for group in groups),
+    ]
+
+
+def _find_crossings(
+    alike: dict[tuple[str, bytes], list[_Entry]], firsts: Sequence[_Entry], crossings: Sequence[Crossing]
+) -> Iterator[Finding]:
+    known = set()
+    for (split, digest), same in alike.items():
+        for earlier in SPLITS[: SPLITS.index(split)]:
+            if (there := alike.get((earlier, digest))) is not None:
+                known.add((split, digest, earlier))
+                yield from (_describe_same(entry, there) for entry in same)
+    for crossing in crossings:
+        entry, nearest = firsts[crossing.picture], firsts[crossing.nearest]
+        if (entry.split, entry.content.digest, nearest.split) not in known:
+            yield _describe_crossing(crossing, entry, nearest)
+
+
+def _describe_same(entry: _Entry, there: Sequence[_Entry]) -> Finding:
+    splits = {"splits": [there[0].split, entry.split], "distance": 0, "mirrored": False}
+    if any(entry.path == other.path for other in there):
+        return Finding("two_splits", entry.path, f"is listed in {there[0].split} and in {entry.split}", details=splits)
+    what = f"of {entry.split}, has the same pixels as {_name([other.path for other in there])} of {there[0].split}"
+    return Finding("two_splits", entry.path, what, others=tuple(other.path for other in there), details=splits)
+
+
+def _describe_crossing(crossing: Crossing, entry: _Entry, nearest: _Entry) -> Finding:
+    mirrored = ", mirrored" if crossing.mirrored else ""
+    more = f", and like {crossing.others} more there" if crossing.others else ""
+    what = (
+        f"of {entry.split}, looks like {nearest.path} of {nearest.split}{mirrored} (distance {crossing.distance}){more}"
+    )
+    details = {
+        "splits": [nearest.split, entry.split],
+        "distance": crossing.distance,
+        "mirrored": crossing.mirrored,
+        "more": crossing.others,
+    }
+    return Finding("two_splits", entry.path, what, others=(nearest.path,), details=details)
+
+
+def _describe_identical(same: Sequence[_Entry]) -> Finding:
+    first, *others = [entry.path for entry in same]
+    details = {"splits": [same[0].split]}
+    return Finding(
+        "identical_pictures", first, f"has the same pixels as {_name(others)}", others=tuple(others), details=details
+    )
+
+
+def _describe_group(group: Group, firsts: Sequence[_Entry]) -> Finding:
+    first, *others = [firsts[member].path for member in group.members]
+    least, most = group.distances
+    details = {
+        "splits": [firsts[group.members[0]].split],
+        "pictures": len(group.members),
+        "pairs": group.pairs,
+        "mirrored_pairs": group.mirrored,
+        "distances": [least, most],
+    }
+    if group.pairs == 1:
+        what = f"looks like {others[0]}{', mirrored' if group.mirrored else ''} (distance {least})"
+    else:
+        mirrored = f", {group.mirrored} of them mirrored" if group.mirrored else ""
+        pairs = f"{group.pairs} pairs{mirrored}, distances {least} to {most}"
+        what = f"is one of {len(group.members)} that look alike ({pairs}): {_name(others)}"
+    return Finding("look_alikes", first, what, others=tuple(others), details=details)
+
+
+def _name(paths: Sequence[str], shown: int = 2) -> str:
+    more = f" and {len(paths) - shown} more" if len(paths) > shown else ""
+    return ", ".join(paths[:shown]) + more if more else " and ".join(paths)

@@ -1,0 +1,91 @@
+"""What the checker may find, in the order in which it is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from yolo_prune.errors import DatasetError
+
+SMALL_BOX_PX = 4
+"""A shorter side below this, at the network's size, is half a cell of the finest head: too little to be learned."""
+EXTREME_ASPECT = 6
+"""A box whose longer side is more than this many times its shorter one is rare: 3 of 6,035 real hands."""
+COVERING_SHARE = 0.95
+"""A box of more than this share of the picture often stands for a label of the whole picture."""
+SAME_BOX_IOU = 0.9
+"""Two boxes of a class that overlap by more than this are hardly two objects."""
+SMALL_PICTURE_PX = 32
+"""A picture with a shorter side below this is less than one cell of the coarsest head."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fault."""
+
+    title: str
+    """What such faults are called, in the plural."""
+    is_error: bool = False
+    """True where training would stop or learn something wrong; else the fault is worth a look."""
+
+
+KINDS: Mapping[str, Kind] = {
+    "unreadable_picture": Kind("pictures that cannot be read", is_error=True),
+    "cut_picture": Kind("pictures that are cut off or damaged", is_error=True),
+    "bad_label": Kind("bad label lines", is_error=True),
+    "unreadable_labels": Kind("label files that cannot be read", is_error=True),
+    "shared_labels": Kind("label files that serve two pictures", is_error=True),
+    "two_splits": Kind("pictures in two splits"),
+    "identical_pictures": Kind("identical pictures within a split"),
+    "look_alikes": Kind("groups of look-alike pictures within a split"),
+    "repeated_label": Kind("labels that are written twice"),
+    "coinciding_boxes": Kind(f"boxes that nearly coincide with another of their class (IoU above {SAME_BOX_IOU})"),
+    "labels_without_picture": Kind("label files without a picture"),
+    "no_labels": Kind("pictures without a label file"),
+    "small_box": Kind(f"boxes with a side below {SMALL_BOX_PX} px at the network's size"),
+    "extreme_box": Kind(f"boxes more than {EXTREME_ASPECT} times as long as wide"),
+    "covering_box": Kind(f"boxes that cover more than {COVERING_SHARE:.0%} of the picture"),
+    "empty_class": Kind("classes without objects"),
+    "turned_picture": Kind("pictures that their EXIF data turn; labels must be for the turned picture"),
+    "small_picture": Kind(f"pictures with a side below {SMALL_PICTURE_PX} px"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault, named by its place."""
+
+    kind: str
+    """A key of `KINDS`."""
+    where: str
+    """A file, or a file and its line."""
+    what: str
+    """What is wrong there."""
+    right: str | None = None
+    """What would be right."""
+    others: tuple[str, ...] = ()
+    """Further files or lines that belong to it."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Figures for JSON output."""
+
+    @property
+    def is_error(self) -> bool:
+        """Say whether the fault is an error; else it is a warning."""
+        return KINDS[self.kind].is_error
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the finding for JSON output."""
+        level = "error" if self.is_error else "warning"
+        common = {"kind": self.kind, "level": level, "where": self.where, "what": self.what, "right": self.right}
+        return {**common, "others": list(self.others), **self.details}
+
+    def format(self) -> str:
+        """Return the finding as one line for people."""
+        line = f"{self.where}: {self.what}"
+        return line if self.right is None else f"{line}; {self.right}"
+
+
+def make_finding(kind: str, error: DatasetError) -> Finding:
+    """Return an error as a finding."""
+    return Finding(kind, error.where or "", error.what, error.right)

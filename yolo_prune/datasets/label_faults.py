@@ -1,0 +1,151 @@
+"""What is wrong with a data set's labels, and with how they and the pictures fit together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolo_prune.datasets.facts import Content, Picture
+from yolo_prune.datasets.findings import COVERING_SHARE, EXTREME_ASPECT, SAME_BOX_IOU, SMALL_BOX_PX, Finding
+from yolo_prune.datasets.images import make_letterbox
+from yolo_prune.datasets.labels import LabelLines, scan_labels
+from yolo_prune.datasets.spec import SUFFIXES
+from yolo_prune.errors import DatasetError
+
+_ANY_CLASS = 10_000
+"""More classes than any data set has."""
+
+
+def find_label_faults(pictures: Sequence[Picture], names: Sequence[str], img_size: int) -> list[Finding]:
+    """Find bad lines, files and boxes, file by file; one that serves several pictures is looked into once.
+
+    Args:
+        img_size: side in pixels of the network's square, where small boxes are judged.
+    """
+    users: dict[Path, list[Picture]] = {}
+    for picture in pictures:
+        users.setdefault(picture.sample.label, []).append(picture)
+    return [
+        *(fault for label, sharing in users.items() for fault in _check_file(label, sharing, names, img_size)),
+        *_find_shared_ignored(pictures, users),
+        *(Finding("labels_without_picture", str(path), what) for path, what in sorted(_find_orphans(pictures))),
+    ]
+
+
+def _check_file(label: Path, sharing: Sequence[Picture], names: Sequence[str], img_size: int) -> Iterator[Finding]:
+    labels, sample = sharing[0].labels, sharing[0].sample
+    if len(sharing) > 1 and not labels.is_missing:
+        images = tuple(str(picture.sample.image) for picture in sharing)
+        right = "give each picture a name of its own"
+        yield Finding("shared_labels", str(label), f"serves {' and '.join(images)}", right, images)
+    yield from labels.faults
+    if labels.is_missing:
+        for picture in sharing:
+            yield Finding("no_labels", str(picture.sample.image), f"has no label file {label}")
+    yield from _find_repeats(sample.label, labels.counted)
+    yield from _find_repeats(sample.ignored, labels.ignored)
+    yield from _find_coinciding(sharing[0], names)
+    if isinstance(content := sharing[0].content, Content):
+        yield from _find_odd_boxes(sample.label, labels.counted, content, img_size)
+
+
+def _find_repeats(path: Path, lines: LabelLines) -> Iterator[Finding]:
+    first: dict[tuple[float, ...], int] = {}
+    for number, row in zip(lines.numbers.tolist(), map(tuple, lines.rows.tolist()), strict=True):
+        if first.setdefault(row, number) != number:
+            yield Finding("repeated_label", f"{path}:{number}", f"says the same as line {first[row]}")
+
+
+def _find_coinciding(picture: Picture, names: Sequence[str]) -> Iterator[Finding]:
+    places: dict[tuple[float, ...], str] = {}
+    for path, lines in (
+        (picture.sample.label, picture.labels.counted),
+        (picture.sample.ignored, picture.labels.ignored),
+    ):
+        for number, row in zip(lines.numbers.tolist(), lines.rows.tolist(), strict=True):
+            places.setdefault((*row, float(path == picture.sample.ignored)), f"{path}:{number}")
+    rows = np.array(list(places)).reshape(-1, 6)
+    iou = _measure_iou(rows)
+    is_same_class = rows[:, 0] == rows[:, :1]
+    where = list(places.values())
+    for one, two in np.argwhere(np.triu((iou > SAME_BOX_IOU) & is_same_class, 1)).tolist():
+        what = f"nearly coincides with the {names[int(rows[one, 0])]} of {where[one]} (IoU {iou[one, two]:.2f})"
+        details = {"iou": round(float(iou[one, two]), 4)}
+        yield Finding("coinciding_boxes", where[two], what, others=(where[one],), details=details)
+
+
+def _measure_iou(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the (N, N) IoUs of rows `class cx cy w h …`; shares do as well as pixels."""
+    low, high = rows[:, 1:3] - rows[:, 3:5] / 2, rows[:, 1:3] + rows[:, 3:5] / 2
+    sides = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
+    common = sides.clip(0).prod(axis=2)
+    areas = rows[:, 3:5].prod(axis=1)
+    return np.asarray(common / (areas[:, None] + areas - common))
+
+
+def _find_odd_boxes(path: Path, lines: LabelLines, content: Content, img_size: int) -> Iterator[Finding]:
+    box = make_letterbox(content.width_px, content.height_px, img_size)
+    seen = set()
+    for number, row in zip(lines.numbers.tolist(), map(tuple, lines.rows.tolist()), strict=True):
+        if row in seen:
+            continue
+        seen.add(row)
+        where, (width, height) = f"{path}:{number}", (row[3] * content.width_px, row[4] * content.height_px)
+        seen_width, seen_height = width * box.scale_x, height * box.scale_y
+        if min(seen_width, seen_height) < SMALL_BOX_PX:
+            yield Finding("small_box", where, f"is {seen_width:.1f} × {seen_height:.1f} px at {img_size} px")
+        if max(width, height) > EXTREME_ASPECT * min(width, height):
+            longer, ratio = ("wide", width / height) if width > height else ("high", height / width)
+            other = "high" if longer == "wide" else "wide"
+            yield Finding("extreme_box", where, f"is {ratio:.1f} times as {longer} as {other}")
+        if row[3] * row[4] > COVERING_SHARE:
+            yield Finding("covering_box", where, f"covers {row[3] * row[4]:.1%} of the picture")
+
+
+def _find_shared_ignored(pictures: Sequence[Picture], users: dict[Path, list[Picture]]) -> Iterator[Finding]:
+    """Find label files that are another picture's file of ignored boxes: a.ignore.jpg beside a.jpg."""
+    for picture in pictures:
+        for other in users.get(picture.sample.ignored, ()):
+            images = (str(picture.sample.image), str(other.sample.image))
+            what = f"serves {images[1]}, and {images[0]} for ignored boxes"
+            yield Finding("shared_labels", str(other.sample.label), what, "rename one of these pictures", others=images)
+
+
+def _find_orphans(pictures: Sequence[Picture]) -> Iterator[tuple[Path, str]]:
+    folders = {(picture.sample.label.parent, picture.sample.image.parent) for picture in pictures}
+    places = {place for labels, images in folders for place in _walk(labels, images)}
+    stems: dict[Path, set[str]] = {}
+    for labels, images in sorted(places):
+        stems.setdefault(labels, set()).update(_list_stems(images))
+    for labels, known in stems.items():
+        for path in sorted(labels.glob("[!.]*.txt")):
+            if not known & {path.stem, path.stem.removesuffix(".ignore")} and _holds_labels(path):
+                yield path, "there is no picture of this name"
+
+
+def _walk(labels: Path, images: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield a folder of labels with that of its pictures, and the folders within; beside pictures, only itself.
+
+    A folder that holds both may be the data set's root, and the folders within it something else.
+    """
+    yield labels, images
+    if labels != images:
+        for place, _, _ in os.walk(labels, followlinks=True):
+            yield Path(place), images / Path(place).relative_to(labels)
+
+
+def _list_stems(folder: Path) -> set[str]:
+    return {path.stem for path in folder.glob("*") if path.name.lower().endswith(SUFFIXES)}
+
+
+def _holds_labels(path: Path) -> bool:
+    """Tell labels from lists of pictures, class names and notes that may lie beside them."""
+    try:
+        lines = scan_labels(path, _ANY_CLASS)
+    except DatasetError:
+        return False
+    return len(lines.rows) > 0 or not lines.errors

@@ -1,0 +1,311 @@
+"""Pascal VOC's annotations, in and out: an xml file per picture, and lists of pictures.
+
+    <annotation>
+      <filename>a.jpg</filename>
+      <size><width>640</width><height>480</height><depth>3</depth></size>
+      <object>
+        <name>person</name><difficult>0</difficult>
+        <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>640</xmax><ymax>480</ymax></bndbox>
+        <part><name>hand</name><bndbox>…</bndbox></part>
+      </object>
+    </annotation>
+
+Pixels count from 1, and both ends belong to a box: this one covers the whole picture, 0 … 640 and 0 … 480. What is
+difficult counts neither way, its parts included.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree as ET
+from xml.parsers import expat
+
+from yolo_prune.datasets.convert import (
+    PIXEL_DECIMALS,
+    Box,
+    LabelledPicture,
+    LabelledSet,
+    Progress,
+    Source,
+    StatedSize,
+    choose_names,
+    find_canvas,
+    find_parent,
+    find_picture,
+    is_file,
+    make_picture,
+    make_set,
+    parse_name,
+    place_picture,
+)
+from yolo_prune.datasets.images import read_header
+from yolo_prune.datasets.spec import SUFFIXES
+from yolo_prune.errors import DatasetError
+from yolo_prune.files import save_text
+
+EDGES = ("xmin", "ymin", "xmax", "ymax")
+RIGHT_FILE = "name VOC annotations, xml files that begin with <annotation>"
+
+
+@dataclass(frozen=True)
+class _Object:
+    """An object or a part of one, its edges not yet understood."""
+
+    name: str
+    edges: tuple[str | None, ...]
+    ignore: bool
+    is_part: bool
+    where: str
+
+
+@dataclass(frozen=True)
+class _File:
+    """What one xml file says of a picture."""
+
+    path: Path
+    split: str
+    filename: str
+    stated_px: StatedSize
+    objects: tuple[_Object, ...]
+
+
+def load_voc(
+    sources: Sequence[Source],
+    wanted: Sequence[str] | None = None,
+    images: Path | None = None,
+    progress: Progress = None,
+) -> LabelledSet:
+    """Read image-set lists or folders of xml files; classes are the objects' names by the alphabet, or `wanted`.
+
+    A wanted name is taken from objects and their parts alike; without any, parts are left out. Pictures are looked for
+    beside the xml file, in the folder `images`, and in JPEGImages.
+
+    Raises:
+        DatasetError: a list or an xml file is malformed (names the line), a picture is missing or of another size.
+    """
+    files = [_load_file(path, source.split) for source in sources for path in _find_files(source)]
+    objects = [one for file in files for one in file.objects if wanted is not None or not one.is_part]
+    names = choose_names(wanted, sorted({one.name for one in objects}), sources[0].path)
+    pictures = []
+    for done, file in enumerate(files, 1):
+        pictures.append(_load_picture(file, names, images, takes_parts=wanted is not None))
+        if progress:
+            progress(done, len(files))
+    return make_set(names, pictures)
+
+
+def save_voc(folder: Path, data: LabelledSet, link: bool = False, progress: Progress = None) -> None:
+    """Write Annotations, JPEGImages and ImageSets/Main to a folder; with `link`, links to the pictures.
+
+    All splits share a folder: names lose their slashes and spaces to `_`, and get their split in front where two splits
+    use the same.
+
+    Raises:
+        DatasetError: two names become the same, or one cannot stand in a list.
+    """
+    names = _flatten_names(data.pictures)
+    for split in data.splits:
+        own = [name for name, picture in zip(names, data.pictures, strict=True) if picture.split == split]
+        save_text(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{name.stem}\n" for name in own))
+    (folder / "Annotations").mkdir(parents=True)
+    for done, (name, picture) in enumerate(zip(names, data.pictures, strict=True), 1):
+        place_picture(picture.image, folder / "JPEGImages" / name, link)
+        text = format_voc(picture, str(name), data.names)
+        (folder / "Annotations" / f"{name.stem}.xml").write_text(text, encoding="utf-8")
+        if progress:
+            progress(done, len(names))
+
+
+def format_voc(picture: LabelledPicture, filename: str, names: Sequence[str]) -> str:
+    """Write a picture's objects as VOC's xml; decimals of pixels are kept."""
+    root = ET.Element("annotation")
+    _add(root, folder="JPEGImages", filename=filename)
+    size = ET.SubElement(root, "size")
+    _add(size, width=str(picture.width_px), height=str(picture.height_px), depth="3")
+    _add(root, segmented="0")
+    objects = picture.objects
+    for kind, box, ignore in zip(objects.classes, objects.boxes_xyxy.tolist(), objects.ignore, strict=True):
+        item = ET.SubElement(root, "object")
+        _add(item, name=names[kind], pose="Unspecified", truncated="0", difficult=str(int(ignore)))
+        x1, y1, x2, y2 = box
+        edges = map(_format_pixel, (x1 + 1, y1 + 1, x2, y2))
+        _add(ET.SubElement(item, "bndbox"), **dict(zip(EDGES, edges, strict=True)))
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def parse_xml(data: bytes, path: Path) -> ET.Element:
+    """Parse an xml file; each element has the attribute `line`, and no other.
+
+    Document types are refused, and with them entities, which can blow up a few bytes to fill the memory or read files.
+
+    Raises:
+        DatasetError: it is not xml, or has a document type (names the line).
+    """
+    builder, parser = ET.TreeBuilder(), expat.ParserCreate()
+
+    def refuse(*_: object) -> None:
+        where = f"{path}:{parser.CurrentLineNumber}"
+        raise DatasetError("has a document type, which may hide harm", where=where, right="remove <!DOCTYPE …>")
+
+    def start(tag: str, _: dict[str, str]) -> None:
+        builder.start(tag, {"line": str(parser.CurrentLineNumber)})
+
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(data, True)
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the last two: an encoding that expat does not know
+        problem = expat.errors.messages[error.code] if isinstance(error, expat.ExpatError) else str(error)
+        where = f"{path}:{parser.CurrentLineNumber}"
+        raise DatasetError(
+            f"is not xml ({problem})", where=where, right="correct that line, or save as UTF-8"
+        ) from error
+    return builder.close()
+
+
+def _add(parent: ET.Element, **texts: str) -> None:
+    for tag, text in texts.items():
+        ET.SubElement(parent, tag).text = text
+
+
+def _format_pixel(value: float) -> str:
+    return f"{value:.{PIXEL_DECIMALS}f}".rstrip("0").rstrip(".")
+
+
+def _flatten_names(pictures: Sequence[LabelledPicture]) -> list[PurePosixPath]:
+    """Return a file name for each picture; the part before the suffix is its id."""
+    names = [PurePosixPath(re.sub(r"[/\s]", "_", picture.name)) for picture in pictures]
+    splits = Counter(
+        stem for _, stem in {(picture.split, name.stem) for picture, name in zip(pictures, names, strict=True)}
+    )
+    if any(count > 1 for count in splits.values()):
+        names = [PurePosixPath(f"{picture.split}_{name}") for picture, name in zip(pictures, names, strict=True)]
+    taken: dict[str, LabelledPicture] = {}
+    for picture, name in zip(pictures, names, strict=True):
+        if not name.name.isprintable():
+            raise DatasetError(f"{name.name!r} cannot stand in xml", where=picture.image, right="give it another name")
+        if (other := taken.setdefault(name.stem, picture)) is not picture:
+            what = f"would be {name.stem} in VOC, as would {other.image}"
+            raise DatasetError(what, where=picture.image, right="give one of them another name")
+    return names
+
+
+def _find_files(source: Source) -> list[Path]:
+    if not source.path.is_dir():
+        return _read_list(source.path)
+    for folder in (source.path, source.path / "Annotations"):
+        if files := sorted(path for path in folder.glob("*.xml") if not path.name.startswith(".")):
+            return files
+    raise DatasetError("there are no xml files", where=source.path, right="name a folder of VOC annotations")
+
+
+def _read_list(path: Path) -> list[Path]:
+    """Return the xml files of an image set; person layout has a line for each person, so that pictures repeat."""
+    parts = path.parts if "ImageSets" in path.parts else path.absolute().parts
+    if "ImageSets" not in parts[:-1]:
+        right = "name a list such as VOC2012/ImageSets/Main/train.txt, or a folder of xml files"
+        raise DatasetError("is not below a folder ImageSets", where=path, right=right)
+    folder = Path(*parts[: len(parts) - 1 - parts[::-1].index("ImageSets")], "Annotations")
+    try:
+        lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError("the list cannot be read", where=path, right="write a picture's id per line") from error
+    files: dict[Path, set[tuple[str, ...]]] = {}
+    for number, (own, *others) in ((number, words) for number, words in enumerate(lines, 1) if words):
+        where = f"{path}:{number}"
+        xml = folder / f"{parse_name(own, where)}.xml"
+        if tuple(others) in files.setdefault(xml, set()):
+            raise DatasetError(f"{own} is there twice", where=where, right="write each line once")
+        if not is_file(xml):
+            raise DatasetError(f"there is no file {xml}", where=where, right="write ids of annotated pictures")
+        files[xml].add(tuple(others))
+    if not files:
+        raise DatasetError("the list is empty", where=path, right="write a picture's id per line")
+    return list(files)
+
+
+def _load_file(path: Path, split: str) -> _File:
+    try:
+        root = parse_xml(path.read_bytes(), path)
+    except OSError as error:
+        raise DatasetError(f"cannot be read ({error.strerror})", where=path, right=RIGHT_FILE) from error
+    if root.tag != "annotation":
+        raise DatasetError(f"begins with <{root.tag}>", where=path, right=RIGHT_FILE)
+    stated = _parse_side(root, "width", path), _parse_side(root, "height", path)
+    return _File(path, split, _read(root, "filename") or path.stem, stated, tuple(_iterate_objects(root, path)))
+
+
+def _iterate_objects(root: ET.Element, path: Path) -> Iterator[_Object]:
+    for item in root.iterfind("object"):
+        difficult = _read(item, "difficult") or "0"
+        if difficult not in ("0", "1"):
+            where = f"{path}:{item.get('line')}"
+            raise DatasetError(f"difficult is {difficult[:40]!r}", where=where, right="write 0 or 1")
+        for element in (item, *item.iterfind("part")):
+            where = f"{path}:{element.get('line')}"
+            if not (name := _read(element, "name")):
+                raise DatasetError(f"the {element.tag} has no name", where=where, right="write <name>…</name>")
+            edges = tuple(_read(element, f"bndbox/{edge}") for edge in EDGES)
+            yield _Object(name, edges, difficult == "1", element is not item, where)
+
+
+def _read(element: ET.Element, path: str) -> str | None:
+    text = element.findtext(path)
+    return None if text is None else text.strip()
+
+
+def _parse_side(root: ET.Element, key: str, path: Path) -> float | None:
+    element = root.find(f"size/{key}")
+    text = "" if element is None else (element.text or "").strip()
+    if element is None or not text:
+        return None
+    if (value := _parse_number(text)) is None:
+        where = f"{path}:{element.get('line')}"
+        raise DatasetError(f"{key} is {text[:40]!r}", where=where, right="write a number of pixels")
+    return value
+
+
+def _parse_number(text: str | None) -> float | None:
+    """Return a finite number, or None."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _parse_box(item: _Object) -> tuple[float, float, float, float]:
+    """Return the edges x1, y1, x2, y2 of an object, counted from 0."""
+    edges = [value for edge in item.edges if (value := _parse_number(edge)) is not None]
+    if len(edges) < len(EDGES):
+        found = ", ".join(f"{key} {edge}" for key, edge in zip(EDGES, item.edges, strict=True))
+        right = "write <bndbox> with xmin, ymin, xmax and ymax, finite numbers"
+        raise DatasetError(f"{item.name} has no box ({found[:120]})", where=item.where, right=right)
+    x1, y1, x2, y2 = edges
+    return x1 - 1, y1 - 1, x2, y2
+
+
+def _load_picture(file: _File, names: tuple[str, ...], images: Path | None, takes_parts: bool) -> LabelledPicture:
+    where, home = str(file.path), file.path.parent
+    folders = [home, *([images] if images else []), home / "JPEGImages", find_parent(home) / "JPEGImages"]
+    filename = parse_name(file.filename, where)
+    endings = () if filename.name.lower().endswith(SUFFIXES) else SUFFIXES  # some write it without a suffix
+    choices = [filename, *(filename.with_name(filename.name + ending) for ending in endings)]
+    image, name = find_picture(choices, folders, where)
+    header = read_header(image)
+    canvas = find_canvas(header, file.stated_px, image, where)
+    boxes, left_out = [], []
+    for one in file.objects:
+        if one.name in names and (takes_parts or not one.is_part):
+            boxes.append(Box(names.index(one.name), _parse_box(one), one.ignore))
+        else:
+            left_out.append(one.name)
+    return make_picture(image, name, file.split, header, boxes, canvas_px=canvas, left_out=left_out)

@@ -1,0 +1,173 @@
+"""`data check`: what a data set holds, what is wrong with it, and pictures of its boxes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yolo_prune.datasets.check import check_dataset
+from yolo_prune.datasets.check_pictures import save_box_plots, save_contact_sheet
+from yolo_prune.datasets.check_settings import CheckConfig
+from yolo_prune.datasets.findings import KINDS, Finding
+from yolo_prune.datasets.spec import load_spec
+from yolo_prune.datasets.statistics import COCO_BOUNDS_PX, Spread, Statistics
+from yolo_prune.errors import ConfigError, DatasetError, OutputError
+from yolo_prune.files import save_json
+from yolo_prune.model.settings import check_img_size
+from yolo_prune.stages.data import report, report_progress
+from yolo_prune.stages.folders import make_run_folder
+
+SHOWN = 20
+"""How many faults of a kind the text lists; report.json has all."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What `data check` found, and where its report and pictures are."""
+
+    data: Path
+    """The data.yaml."""
+    names: tuple[str, ...]
+    """The classes."""
+    config: CheckConfig
+    statistics: Mapping[str, Statistics]
+    """Of each split, and of `all` together."""
+    findings: tuple[Finding, ...]
+    folder: Path
+    """Where report.json, contact_sheet.png and boxes.png are."""
+
+    @property
+    def errors(self) -> int:
+        """How many of the findings are errors."""
+        return sum(finding.is_error for finding in self.findings)
+
+    @property
+    def warnings(self) -> int:
+        """How many of them are not."""
+        return len(self.findings) - self.errors
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result for JSON output."""
+        statistics = {split: part.as_dict(self.names) for split, part in self.statistics.items()}
+        return {
+            "data": str(self.data),
+            "img_size": self.config.img_size,
+            "near": self.config.near,
+            "report": str(self.folder / "report.json"),
+            "contact_sheet": str(self.folder / "contact_sheet.png"),
+            "boxes": str(self.folder / "boxes.png"),
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "all": statistics.pop("all"),
+            "splits": statistics,
+            "found": dict(Counter(finding.kind for finding in self.findings)),
+            "findings": [finding.as_dict() for finding in self.findings],
+        }
+
+    def format(self) -> str:
+        """Return a table of figures and the faults, at most `SHOWN` of each kind, for people."""
+        splits = [split for split in self.statistics if split != "all"]
+        classes = "1 class" if len(self.names) == 1 else f"{len(self.names)} classes"
+        head = f"{self.data}: {self.statistics['all'].pictures} pictures, {classes}, {len(splits)} splits"
+        return "\n".join((head, "", *self._format_table(), "", *self._format_findings()))
+
+    def refuse_faults(self, strict: bool) -> None:
+        """End in an error where there is one; `strict` counts warnings as errors.
+
+        Raises:
+            DatasetError: says how many there are.
+        """
+        counts = [_count(self.errors, "error")] if self.errors else []
+        counts += [_count(self.warnings, "warning")] if self.warnings and strict else []
+        if counts:
+            raise DatasetError(f"{' and '.join(counts)} in {self.data}", right="mend what the report names")
+
+    def _format_table(self) -> Iterator[str]:
+        columns = list(self.statistics.values())
+        rows: list[tuple[str, list[str]]] = [("", list(self.statistics))]
+        rows += [(title, [tell(part) for part in columns]) for title, tell in _ROWS]
+        if len(self.names) > 1:
+            rows[_CLASSES_AT:_CLASSES_AT] = [
+                (f"  {name}", [str(part.objects_per_class[number]) for part in columns])
+                for number, name in enumerate(self.names)
+            ]
+        rows = [(title.format(self.config.img_size), cells) for title, cells in rows]
+        first = max(len(title) for title, _ in rows)
+        widths = [max(len(cells[column]) for _, cells in rows) for column in range(len(columns))]
+        for title, cells in rows:
+            padded = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+            yield "  ".join((title.ljust(first), *padded)).rstrip()
+
+    def _format_findings(self) -> Iterator[str]:
+        yield f"{_count(self.errors, 'error')}, {_count(self.warnings, 'warning')}"
+        for key, kind in KINDS.items():
+            found = [finding for finding in self.findings if finding.kind == key]
+            if not found:
+                continue
+            yield ""
+            yield f"{'error' if kind.is_error else 'warning'}: {kind.title}: {len(found)}"
+            yield from (f"  {finding.format()}" for finding in found[:SHOWN])
+            if len(found) > SHOWN:
+                yield f"  … and {len(found) - SHOWN} more"
+
+
+def check_data(data: Path | None, out: Path | None, config: CheckConfig) -> CheckResult:
+    """Check a data set, and write report.json, contact_sheet.png and boxes.png to a folder, by default a new run's.
+
+    Raises:
+        ConfigError: no data set is named, or the image size does not suit a network.
+        DatasetError: the data.yaml, a list, or a split's folder is not as it should be.
+        OutputError: the folder cannot be written.
+    """
+    if data is None:
+        raise ConfigError("no data set is named", where="DATA", right="name a data.yaml")
+    check_img_size(config.img_size)
+    if out is not None and out.exists() and not out.is_dir():
+        raise OutputError("is no folder", where=out, right="name a folder")
+    spec = load_spec(data)
+    folder = make_run_folder("check", "check") if out is None else out
+    check = check_dataset(spec, config, report_progress("checking pictures"))
+    result = CheckResult(data, spec.names, config, check.statistics, check.findings, folder)
+    save_contact_sheet(folder / "contact_sheet.png", check.pictures, list(spec.splits), spec.names)
+    save_box_plots(folder / "boxes.png", check.figures, config.img_size)
+    save_json(folder / "report.json", result.as_dict())
+    report(f"report.json, contact_sheet.png and boxes.png are in {folder}")
+    return result
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}" if number else f"no {noun}s"
+
+
+def _spread(spread: Spread, digits: int) -> str:
+    values = (spread.low, spread.middle, spread.high)
+    return "–" if values[0] != values[0] else " / ".join(f"{value:.{digits}f}" for value in values)
+
+
+def _share(share: float) -> str:
+    return "–" if share != share else f"{share:.1%}"
+
+
+_SMALL, _LARGE = COCO_BOUNDS_PX
+_ROWS: Sequence[tuple[str, Any]] = (
+    ("pictures", lambda part: str(part.pictures)),
+    ("  without objects", lambda part: str(part.without_objects)),
+    ("  without a label file", lambda part: str(part.without_labels)),
+    ("objects", lambda part: str(part.objects)),
+    ("ignored boxes", lambda part: str(part.ignored)),
+    ("objects per picture, mean", lambda part: f"{part.objects_per_picture_mean:.2f}"),
+    ("objects per picture, most", lambda part: str(part.objects_per_picture_max)),
+    ("box side √(w·h), px: p5 / median / p95", lambda part: _spread(part.box_side_px, 0)),
+    ("box side at {} px", lambda part: _spread(part.box_side_at_img_size_px, 0)),
+    (f"  small: below {_SMALL}² px", lambda part: _share(part.small)),
+    ("  medium", lambda part: _share(part.medium)),
+    (f"  large: {_LARGE}² px and more", lambda part: _share(part.large)),
+    ("box width / height: p5 / median / p95", lambda part: _spread(part.aspect_ratio, 2)),
+    ("picture width, px: min / median / max", lambda part: _spread(part.width_px, 0)),
+    ("picture height, px: min / median / max", lambda part: _spread(part.height_px, 0)),
+)
+_CLASSES_AT = 5
+"""Where the classes' objects go in the table, its head counted: below all objects."""

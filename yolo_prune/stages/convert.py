@@ -1,0 +1,191 @@
+"""`data convert`: data sets from one format to another."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yolo_prune.datasets.coco_json import load_coco, save_coco
+from yolo_prune.datasets.convert import LabelledPicture, LabelledSet, Source, is_file, load_yolo, save_yolo
+from yolo_prune.datasets.spec import SPLITS
+from yolo_prune.datasets.voc_xml import load_voc, save_voc
+from yolo_prune.errors import ConfigError
+from yolo_prune.files import make_folder_atomically
+from yolo_prune.stages.data import report, report_progress
+
+_WRITERS: dict[str, Callable[..., None]] = {"yolo": save_yolo, "coco": save_coco, "voc": save_voc}
+_KINDS = {".yaml": "yolo", ".yml": "yolo", ".json": "coco", ".txt": "voc"}
+_RIGHT_SOURCE = "name a data.yaml, SPLIT=FILE.json of COCO, SPLIT=LIST.txt of VOC, or SPLIT=FOLDER of VOC's xml files"
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """What to make of the sources."""
+
+    to: str
+    """yolo, coco or voc."""
+    out: Path
+    """The folder to make."""
+    images: Path | None = None
+    """Where to look for the pictures of COCO and VOC first."""
+    names: tuple[str, ...] | None = None
+    """The classes to take, in this order; None takes all."""
+    link: bool = False
+    """Links to the pictures instead of copies."""
+
+    def __post_init__(self) -> None:
+        if self.to not in _WRITERS:
+            raise ConfigError(f"unknown format {self.to}", where="--to", right=f"use one of {', '.join(_WRITERS)}")
+        if self.images is not None and not self.images.is_dir():
+            raise ConfigError(f"there is no folder {self.images}", where="--images", right="name a folder of pictures")
+        if self.names is not None and (not all(self.names) or len(set(self.names)) < len(self.names)):
+            what = f"{','.join(self.names)!r} is no list of classes"
+            raise ConfigError(what, where="--names", right="write hand,foot")
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """What was written."""
+
+    out: Path
+    """The data.yaml of yolo, the folder of coco and voc."""
+    kind: str
+    """yolo, coco or voc."""
+    data: LabelledSet
+    """What the sources held."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result for JSON output; `objects` are those that count, `ignored` the others."""
+        splits = {split: _count(self.data.of(split)) for split in self.data.splits}
+        return {"out": str(self.out), "format": self.kind, "names": list(self.data.names), "splits": splits}
+
+    def format(self) -> str:
+        """Return the path that was made."""
+        return str(self.out)
+
+
+def convert(sources: Sequence[str], config: ConvertConfig) -> ConvertResult:
+    """Read sources of one format and write them as another, whole or not at all.
+
+    A source is a data.yaml, or SPLIT=PATH: COCO's annotations.json, VOC's list below ImageSets, or a folder of VOC's xml files.
+
+    Raises:
+        ConfigError: the sources do not go together, or a split is missing.
+        DatasetError: labels or pictures are not what they should be.
+        OutputError: the folder holds something already, or cannot be written.
+    """
+    kind, parsed = _parse_sources(sources, config)
+    out = config.out if config.out.name not in ("", "..") else Path(os.path.normpath(config.out.absolute()))
+    with make_folder_atomically(out) as folder:
+        data = _load(kind, parsed, config)
+        _report_losses(data, config)
+        _WRITERS[config.to](folder, data, config.link, report_progress("writing pictures"))
+    _report_contents(data)
+    return ConvertResult(config.out / "data.yaml" if config.to == "yolo" else config.out, config.to, data)
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Return the class names of a list such as `hand,foot`."""
+    return tuple(map(str.strip, text.split(",")))
+
+
+def _load(kind: str, sources: list[Source], config: ConvertConfig) -> LabelledSet:
+    progress = report_progress("reading pictures")
+    if kind == "yolo":
+        return load_yolo([source.path for source in sources], config.names, progress)
+    load = load_coco if kind == "coco" else load_voc
+    return load(sources, config.names, config.images, progress)
+
+
+def _parse_sources(words: Sequence[str], config: ConvertConfig) -> tuple[str, list[Source]]:
+    """Return the format of all sources, and each."""
+    parsed = [_parse_source(word) for word in words]
+    kinds = list(dict.fromkeys(kind for kind, _ in parsed))
+    if len(kinds) != 1:
+        right = "convert each format by itself"
+        raise ConfigError(f"sources of {' and '.join(kinds)} cannot be joined", where="SOURCE", right=right)
+    if kinds == ["yolo"] and config.images is not None:
+        raise ConfigError("a data.yaml brings its own pictures", where="--images", right="leave it out")
+    splits = {source.split for _, source in parsed}
+    for split in ("train", "val") if config.to == "yolo" and kinds != ["yolo"] else ():
+        if split not in splits:
+            right = f"a data.yaml needs train and val, so add {split}=PATH"
+            raise ConfigError(f"there is no source for {split}", where="SOURCE", right=right)
+    return kinds[0], [source for _, source in parsed]
+
+
+def _parse_source(word: str) -> tuple[str, Source]:
+    """Return the format of a source, and what it is of which split; a data.yaml is of none."""
+    split, equals, rest = word.partition("=")
+    if not equals or is_file(Path(word)):
+        split, rest = "", word
+    elif split not in SPLITS:
+        raise ConfigError(f"there is no split {split}", where=word, right=f"use one of {', '.join(SPLITS)}")
+    path = Path(rest)
+    kind = _find_kind(path, word)
+    if kind == "yolo" and split:
+        raise ConfigError("a data.yaml has splits of its own", where=word, right=f"write {rest}")
+    if kind != "yolo" and not split:
+        split = _guess_split(path) if kind == "coco" else ""
+        if not split:
+            right = f"write train={word}, val={word} or test={word}"
+            raise ConfigError("its split is not named", where=word, right=right)
+    return kind, Source(split, path)
+
+
+def _find_kind(path: Path, word: str) -> str:
+    kind = _KINDS.get(path.suffix.lower())
+    if kind and is_file(path):
+        return kind
+    with suppress(OSError, ValueError):  # a path that cannot be one
+        if path.is_dir():
+            return "voc"
+    what = "is of no format that can be read" if is_file(path) else "there is no such file or folder"
+    raise ConfigError(what, where=word, right=_RIGHT_SOURCE)
+
+
+def _guess_split(path: Path) -> str:
+    """Return the one split that a file's name holds, or nothing."""
+    found = [split for split in SPLITS if split in path.name]
+    return found[0] if len(found) == 1 else ""
+
+
+def _count(pictures: Sequence[LabelledPicture]) -> dict[str, Any]:
+    ignored = sum(int(picture.objects.ignore.sum()) for picture in pictures)
+    return {
+        "pictures": len(pictures),
+        "objects": sum(len(picture.objects) for picture in pictures) - ignored,
+        "ignored": ignored,
+        "without_objects": sum(not len(picture.objects) for picture in pictures),
+        "dropped": sum(picture.dropped for picture in pictures),
+        "left_out": dict(Counter(name for picture in pictures for name in picture.left_out)),
+    }
+
+
+def _report_losses(data: LabelledSet, config: ConvertConfig) -> None:
+    """Say what is not written, and which pictures two splits share."""
+    left_out = Counter(name for picture in data.pictures for name in picture.left_out)
+    if left_out:
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(left_out.items()))
+        parts = f", which are parts of objects; take them with --names {','.join(sorted(left_out))}"
+        report(f"left out boxes: {counts}{'' if config.names else parts}")
+    if dropped := [picture for picture in data.pictures if picture.dropped]:
+        count = sum(picture.dropped for picture in dropped)
+        report(f"dropped {count} boxes without area or outside their picture, the first in {dropped[0].image}")
+    homes: dict[Path, LabelledPicture] = {}
+    shared = [one for one in data.pictures if homes.setdefault(one.image.resolve(), one).split != one.split]
+    if shared:
+        first, split = shared[0], homes[shared[0].image.resolve()].split
+        report(f"{len(shared)} pictures are in two splits, the first in {split} and {first.split}: {first.image}")
+
+
+def _report_contents(data: LabelledSet) -> None:
+    for split in data.splits:
+        count = _count(data.of(split))
+        objects = f"{count['objects']} objects, {count['ignored']} ignored"
+        report(f"{split}: {count['pictures']} pictures, {objects}, {count['without_objects']} pictures without any")
