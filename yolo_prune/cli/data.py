@@ -11,7 +11,9 @@ from yolo_prune.cli.flags import Json, print_json
 from yolo_prune.datasets.check_settings import CheckConfig
 from yolo_prune.datasets.settings import SyntheticConfig, VggHandConfig
 
-app = typer.Typer(help="Make data sets, check them, and find anchors for them.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Make data sets, check them, and find anchors for them.", no_args_is_help=True, rich_markup_mode=None
+)
 _DEFAULTS = SyntheticConfig()
 _VGG_HAND = VggHandConfig()
 _CHECK = CheckConfig()

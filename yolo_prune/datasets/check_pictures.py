@@ -195,7 +195,7 @@ def _plot_aspects(axes: Axes, figures: Mapping[str, Figures]) -> None:
     axes.axvline(0, color="dimgrey", linestyle=":")
     _set_ticks(axes, np.log2(ticks).tolist(), ["1:8", "1:4", "1:2", "1:1", "2:1", "4:1", "8:1"])
     axes.set(
-        title="box width : height", xlabel="higher ← → wider", ylabel="% of the split's boxes", xlim=(-limit, limit)
+        title="box width : height", xlabel="taller ← → wider", ylabel="% of the split's boxes", xlim=(-limit, limit)
     )
     axes.legend()
 

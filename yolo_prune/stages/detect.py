@@ -12,9 +12,9 @@ import torch
 from yolo_prune.datasets.images import letterbox, read_image
 from yolo_prune.datasets.spec import find_images
 from yolo_prune.errors import DatasetError
-from yolo_prune.evaluation.results import format_results
 from yolo_prune.evaluation.detections import Detections, suppress
 from yolo_prune.evaluation.pictures import draw_detections, save_picture
+from yolo_prune.evaluation.results import format_results
 from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import load_checkpoint
