@@ -19,7 +19,7 @@ Checkpoint: TypeAlias = Annotated[
 ]
 Data: TypeAlias = Annotated[Path | None, typer.Option(help="A data.yaml.", show_default="the checkpoint's")]
 Device: TypeAlias = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a path.")]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 Config: TypeAlias = Annotated[
     Path | None, typer.Option(help="A YAML file of settings; flags go over it.", show_default=False)
 ]
