@@ -24,6 +24,7 @@ from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError, DatasetError
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
+from yolo_prune.model.settings import LossConfig
 from yolo_prune.model.weights import save_weights
 from yolo_prune.stages.chain import load_chain
 from yolo_prune.stages.training import resume_training, start_training
@@ -274,3 +275,13 @@ def test_only_some_pictures_are_looked_at_before_a_plain_run(
     samples = load_spec(hands).samples("train")
     make_start(make_config(hands, tiny_cfg), 1, print, samples)
     assert seen == [samples[0], samples[3], samples[6], samples[9]]
+
+
+def test_a_strict_ratio_of_the_loss_is_no_reason_to_warn(hands: Path, tiny_cfg: Path) -> None:
+    """With a ratio of 1 the best anchor answers alone, and no box is within it."""
+    lines: list[str] = []
+    spec = load_spec(hands)
+    for loss in (LossConfig(), LossConfig(anchor_ratio=1.0)):
+        make_start(TrainConfig(cfg=tiny_cfg, loss=loss), 1, lines.append, spec.samples("train"))
+    assert len(set(lines)) <= 1
+    assert not any("factor of 1 " in line for line in lines)

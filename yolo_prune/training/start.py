@@ -17,6 +17,7 @@ from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
+from yolo_prune.model.settings import LossConfig
 from yolo_prune.model.weights import load_weights
 from yolo_prune.training.settings import TrainConfig
 
@@ -100,7 +101,8 @@ def _fit_anchors(
 def _check_anchors(
     network: Network, config: TrainConfig, classes: int, report: Report, samples: Sequence[Sample]
 ) -> None:
-    count, ratio = min(len(samples), CHECKED_PICTURES), config.loss.anchor_ratio
+    ratio = max(config.loss.anchor_ratio, LossConfig().anchor_ratio)  # by a strict one the best anchor answers alone
+    count = min(len(samples), CHECKED_PICTURES)
     sides = load_sides([samples[number * len(samples) // count] for number in range(count)], classes, network.width)
     if len(sides):
         fit = measure_fit(sides, np.array(get_anchors(network)), ratio)
