@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from networks import copy_state, is_same_state
-from tiny import DRAW_RESULTS, SIDE, TINY_CFG, Cli, Killed, is_same_run, make_config, read_json
+from tiny import DRAW_RESULTS, SIDE, TINY_CFG, Cli, Killed, before_step, is_same_run, make_config, read_json
 
 from yolo_prune.darknet.architectures import TINY_ANCHORS, make_network
 from yolo_prune.darknet.cfg import parse_cfg, save_cfg
@@ -28,8 +25,6 @@ from yolo_prune.model.settings import LossConfig
 from yolo_prune.model.weights import save_weights
 from yolo_prune.stages.chain import load_chain
 from yolo_prune.stages.training import resume_training, start_training
-from yolo_prune.training import epoch as epoch_module
-from yolo_prune.training.epoch import train_step
 from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.start import DEFAULT_IMG_SIZE, make_start
 
@@ -55,23 +50,6 @@ def finished(hands: Path, tiny_cfg: Path, tmp_path_factory: pytest.TempPathFacto
 def find(data: Path, count: int, img_size: int, seed: int = 0) -> Anchors:
     boxes = load_sides(load_spec(data).samples("train"), 1, img_size)
     return tuple((width, height) for width, height in round_anchors(find_anchors(boxes, count, seed)).tolist())
-
-
-@contextmanager
-def before_step(number: int, act: Callable[[], object]) -> Iterator[None]:
-    """Do something just before the run's step `number`, counted from 1."""
-    steps = 0
-
-    def step(*arguments: Any) -> torch.Tensor:
-        nonlocal steps
-        steps += 1
-        if steps == number:
-            act()
-        return train_step(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(epoch_module, "train_step", step)
-        yield
 
 
 def kill() -> None:

@@ -62,14 +62,6 @@ def test_the_envelope_lifts_an_early_miss() -> None:
     assert average_precision(np.array([False, True, True, True]), 3) == pytest.approx(3 / 4, abs=1e-15)
 
 
-def test_weights_by_hand() -> None:
-    # H (×2), M (×0), H (×1), of 4: precision 2/2, 3/3, so the area is 3/4; with M (×3) it is 2/4 × 1 + 1/4 × 3/6.
-    hits = np.array([True, False, True])
-    assert average_precision(hits, 4, np.array([2.0, 0.0, 1.0])) == pytest.approx(3 / 4, abs=1e-15)
-    assert average_precision(hits, 4, np.array([2.0, 3.0, 1.0])) == pytest.approx(5 / 8, abs=1e-15)
-    assert average_precision(hits, 1, np.array([0.0, 0.0, 1.0])) == 1
-
-
 def test_area_without_detections_or_ground_truth() -> None:
     assert average_precision(np.zeros(0, np.bool_), 3) == 0
     assert math.isnan(average_precision(np.array([False]), 0))

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolo_prune.errors import ConfigError, DatasetError
-from yolo_prune.evaluation.average_precision import measure_ap, measure_map, measure_score, rank
-from yolo_prune.evaluation.bootstrap import map50_interval, paired_difference, resample_map50
+from yolo_prune.evaluation.average_precision import Ranking, measure_score, rank
+from yolo_prune.evaluation.bootstrap import map50_interval, paired_difference, resample_ap, resample_map50
 from yolo_prune.evaluation.matching import Matches
 
 
@@ -36,12 +36,25 @@ def make_matches(seed: int, images: int, skill: float = 0.7, classes: int = 2) -
 def test_weighting_pictures_equals_repeating_them(seed: int, images: int) -> None:
     matches = make_matches(seed, images)
     draws = np.sort(np.random.default_rng(seed + 1).integers(images, size=images))
-    weights = np.bincount(draws, minlength=images).astype(np.float64)
-    repeated, rankings = [matches[draw] for draw in draws], rank(matches)
-    score = measure_score(repeated)
-    assert measure_map(rankings, weights) == pytest.approx(score.map50, abs=1e-12, nan_ok=True)
-    weighted = {own: ap for own, each in rankings.items() if not math.isnan(ap := measure_ap(each, weights))}
-    assert weighted == pytest.approx(score.ap50, abs=1e-12)
+    weights = np.bincount(draws, minlength=images).astype(np.float64)[:, None]
+    score = measure_score([matches[draw] for draw in draws])
+    weighted = {own: float(resample_ap(each, weights)[0]) for own, each in rank(matches).items()}
+    assert {own: ap for own, ap in weighted.items() if not math.isnan(ap)} == pytest.approx(score.ap50, abs=1e-12)
+
+
+def test_weights_by_hand() -> None:
+    # H (×2), M (×0), H (×1), of 4: precision 2/2, 3/3, so the area is 3/4; with M (×3) it is 2/4 × 1 + 1/4 × 3/6.
+    # Without the first two, the last is all there is: 1/1 of 1. The fourth picture has no detection.
+    ranking = Ranking(np.array([0, 1, 2]), np.array([True, False, True]), np.array([1, 0, 1, 1]))
+    draws = np.array([[2, 0, 1, 1], [2, 3, 1, 1], [0, 0, 1, 0], [0, 5, 0, 0]], np.float64).T
+    assert resample_ap(ranking, draws) == pytest.approx(np.array([3 / 4, 5 / 8, 1, math.nan]), abs=1e-15, nan_ok=True)
+
+
+def test_blocks_of_draws_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    matches = make_matches(2, 30)
+    whole = resample_map50(matches, 40)
+    monkeypatch.setattr("yolo_prune.evaluation.bootstrap.BLOCK", 200)
+    assert np.array_equal(resample_map50(matches, 40), whole)
 
 
 def test_resamples_equal_ap_of_the_pictures_drawn() -> None:

@@ -264,14 +264,16 @@ def test_a_picture_in_two_splits_is_written_and_told(cli: Cli, data: Path) -> No
     assert line == "2 pictures are in two splits, the first in train and val: set/images/train/a.jpg"
 
 
-def test_the_current_folder_can_be_filled_if_it_is_empty(
+def test_the_current_folder_is_not_replaced(
     cli: Cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "empty").mkdir()
     source = data.absolute()
     monkeypatch.chdir(tmp_path / "empty")
-    assert cli("data", "convert", source, "--to", "coco", "--out", ".").out == ".\n"
-    assert (tmp_path / "empty/annotations/train.json").is_file()
+    outcome = cli("data", "convert", source, "--to", "coco", "--out", ".")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == "error: .: is no name for a folder to make; name a new or empty folder\n"
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 @pytest.mark.parametrize(

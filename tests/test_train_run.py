@@ -4,7 +4,7 @@ import copy
 import math
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from networks import copy_state, is_same_state
-from tiny import PRUNABLE, SIDE, TINY_CFG, Killed, is_same, is_same_run, make_config
+from tiny import PRUNABLE, SIDE, TINY_CFG, Killed, before_step, is_same, is_same_run, make_config
 
 from yolo_prune.config import parse_config
 from yolo_prune.darknet.cfg import parse_cfg
@@ -50,23 +50,6 @@ STEPS = 9
 @pytest.fixture
 def config(hands: Path, tiny_cfg: Path) -> TrainConfig:
     return make_config(hands, tiny_cfg)
-
-
-@contextmanager
-def before_step(number: int, act: Callable[[], object]) -> Iterator[None]:
-    """Do something just before the run's step `number`, counted from 1 since now."""
-    steps = 0
-
-    def step(*arguments: Any) -> torch.Tensor:
-        nonlocal steps
-        steps += 1
-        if steps == number:
-            act()
-        return train_step(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(epoch_module, "train_step", step)
-        yield
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.training import epoch as epoch_module
+from yolo_prune.training.epoch import train_step
 from yolo_prune.training.settings import TrainConfig
 
 SIDE = 64
@@ -111,6 +114,23 @@ def read_json(outcome: Outcome) -> Any:
 
 class Killed(BaseException):
     """Ends a run as SIGKILL would: nothing of ours catches it."""
+
+
+@contextmanager
+def before_step(number: int, act: Callable[[], object]) -> Iterator[None]:
+    """Do something just before the run's step `number`, counted from 1 since now."""
+    steps = 0
+
+    def step(*arguments: Any) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == number:
+            act()
+        return train_step(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(epoch_module, "train_step", step)
+        yield
 
 
 def make_config(data: Path, cfg: Path, **changes: Any) -> TrainConfig:

@@ -43,8 +43,8 @@ def make_folder_atomically(out: Path) -> Iterator[Path]:
     Raises:
         OutputError: `out` is anything but missing or an empty folder, or the disk refuses.
     """
-    if out.name in ("", ".."):  # the folder that one is in, or the one around it
-        raise OutputError("has no name of its own", where=out, right="name a new folder")
+    if out.name in ("", ".."):  # to be replaced, the folder that one is in would be lost to one's shell
+        raise OutputError("is no name for a folder to make", where=out, right="name a new or empty folder")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise OutputError("holds something already", where=out, right="name a new or empty folder")
     scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")

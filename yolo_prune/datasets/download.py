@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
@@ -19,8 +19,9 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
-from yolo_prune.errors import ConfigError, DatasetError, OutputError, YoloPruneError
-from yolo_prune.files import load_json, measure_sha256, save_json
+from yolo_prune.datasets.download_part import Part, Version, refuse_writing
+from yolo_prune.errors import ConfigError, DatasetError
+from yolo_prune.files import measure_sha256
 
 Progress = Callable[[int, int | None], None]
 """Takes the bytes that are done, and those of the whole where they are known."""
@@ -82,7 +83,7 @@ def download(
     """
     check_url(url)
     config = config or DownloadConfig()
-    part = _Part(path, url)
+    part = Part(path, url)
     _complete(part, config, report, progress)
     return _name_whole(part, sha256)
 
@@ -123,61 +124,7 @@ class _Broken(Exception):
     """A try that failed, while the next one may not."""
 
 
-@dataclass(frozen=True)
-class _Version:
-    """What a server said of a file: enough to know later whether it is still the same."""
-
-    url: str
-    etag: str | None
-    last_modified: str | None
-    total_bytes: int | None
-
-    @property
-    def validator(self) -> str | None:
-        """What If-Range may hold: an ETag that stands for the very bytes, else a date."""
-        word = self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
-        return word if word and word.isascii() and word.isprintable() else None
-
-
-class _Part:
-    """The beginning of a file on disk, and the version that it is of."""
-
-    def __init__(self, path: Path, url: str) -> None:
-        self.path, self.url = path, url
-        self.bytes_path = path.with_name(f"{path.name}.part")
-        self.version_path = path.with_name(f"{path.name}.part.json")
-
-    def load(self) -> tuple[int, _Version | None]:
-        """Return how many bytes there are, and of which version; (0, None) when nothing is there to go on from."""
-        try:
-            have, record = self.bytes_path.stat().st_size, load_json(self.version_path, DatasetError, "")
-            version = _Version(**record)
-            types_are_right = isinstance(version.total_bytes, int | None) and all(
-                isinstance(word, str | None) for word in (version.etag, version.last_modified)
-            )
-        except (OSError, TypeError, YoloPruneError):
-            return 0, None
-        if not types_are_right or version.url != self.url or version.validator is None:
-            return 0, None
-        if have == 0 or (version.total_bytes is not None and have > version.total_bytes):
-            return 0, None
-        return have, version
-
-    def start(self, version: _Version) -> None:
-        """Forget what was there, and remember what the bytes to come are of."""
-        self.discard()
-        save_json(self.version_path, asdict(version))
-
-    def discard(self) -> None:
-        """Forget what was there."""
-        try:
-            self.bytes_path.unlink(missing_ok=True)
-            self.version_path.unlink(missing_ok=True)
-        except OSError as error:
-            raise _refuse_writing(self.bytes_path, error) from error
-
-
-def _complete(part: _Part, config: DownloadConfig, report: Report, progress: Progress | None) -> None:
+def _complete(part: Part, config: DownloadConfig, report: Report, progress: Progress | None) -> None:
     for attempt in range(1, config.tries + 1):
         try:
             _try_once(part, config, progress)
@@ -196,7 +143,7 @@ def _complete(part: _Part, config: DownloadConfig, report: Report, progress: Pro
             return
 
 
-def _try_once(part: _Part, config: DownloadConfig, progress: Progress | None) -> None:
+def _try_once(part: Part, config: DownloadConfig, progress: Progress | None) -> None:
     """Ask for what is missing and add it to what is there; return when the file is whole.
 
     Raises:
@@ -248,7 +195,7 @@ def _open(url: str, headers: dict[str, str], timeout_s: float) -> HTTPResponse:
 
 
 def _append(
-    response: HTTPResponse, part: _Part, have: int, total_bytes: int | None, max_bytes: int, progress: Progress | None
+    response: HTTPResponse, part: Part, have: int, total_bytes: int | None, max_bytes: int, progress: Progress | None
 ) -> None:
     """Write what comes behind the first `have` bytes.
 
@@ -258,7 +205,7 @@ def _append(
     try:
         file = part.bytes_path.open("ab")
     except OSError as error:
-        raise _refuse_writing(part.bytes_path, error) from error
+        raise refuse_writing(part.bytes_path, error) from error
     with file:
         while total_bytes is None or have < total_bytes:
             if max(have, total_bytes or 0) > max_bytes:
@@ -274,7 +221,7 @@ def _append(
                 file.write(block)
                 file.flush()
             except OSError as error:
-                raise _refuse_writing(part.bytes_path, error) from error
+                raise refuse_writing(part.bytes_path, error) from error
             have += len(block)
             if progress:
                 progress(have, total_bytes)
@@ -289,7 +236,7 @@ def _read(response: HTTPResponse, have: int, most_bytes: int) -> bytes:
         raise _Broken(f"the transfer broke off after {have:,} bytes ({_say(error)})") from error
 
 
-def _check_continuation(part: _Part, have: int, version: _Version, headers: Message) -> int | None:
+def _check_continuation(part: Part, have: int, version: Version, headers: Message) -> int | None:
     """Return the whole file's size where a part of it has come that fits behind the first `have` bytes."""
     found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", "").strip())
     total_bytes = version.total_bytes
@@ -310,15 +257,15 @@ def _check_continuation(part: _Part, have: int, version: _Version, headers: Mess
     return total_bytes
 
 
-def _check_end(part: _Part, have: int, version: _Version, headers: Message) -> None:
+def _check_end(part: Part, have: int, version: Version, headers: Message) -> None:
     found = re.fullmatch(r"bytes \*/(\d+)", headers.get("Content-Range", "").strip())
     if found is None or int(found[1]) != have or version.total_bytes is not None:  # a known size was not reached
         part.discard()
         raise _Broken("the server has no such rest of the file, so it begins anew")
 
 
-def _read_version(url: str, headers: Message, total_bytes: int | None) -> _Version:
-    return _Version(url, headers.get("ETag"), headers.get("Last-Modified"), total_bytes)
+def _read_version(url: str, headers: Message, total_bytes: int | None) -> Version:
+    return Version(url, headers.get("ETag"), headers.get("Last-Modified"), total_bytes)
 
 
 def _parse_length(headers: Message) -> int | None:
@@ -326,7 +273,7 @@ def _parse_length(headers: Message) -> int | None:
     return int(text) if re.fullmatch("[0-9]{1,18}", text) and "Transfer-Encoding" not in headers else None
 
 
-def _name_whole(part: _Part, sha256: str | None) -> str:
+def _name_whole(part: Part, sha256: str | None) -> str:
     """Give the whole file its name, or another one if its hash is wrong."""
     try:
         found = measure_sha256(part.bytes_path)
@@ -335,7 +282,7 @@ def _name_whole(part: _Part, sha256: str | None) -> str:
         part.bytes_path.replace(name)
         part.version_path.unlink(missing_ok=True)
     except OSError as error:
-        raise _refuse_writing(part.path, error) from error
+        raise refuse_writing(part.path, error) from error
     if not is_right:
         what = f"what {part.url} sent has the SHA-256 {found}, not {str(sha256).lower()}"
         raise DatasetError(what, where=name, right="run again to download it anew, or check the hash")
@@ -345,10 +292,6 @@ def _name_whole(part: _Part, sha256: str | None) -> str:
 def _refuse_answer(status: int, reason: str, url: str) -> Exception:
     line = f"the server answers {status} {reason}".rstrip()
     return _Broken(line) if status in _PASSING else DatasetError(line, where=url, right=_RIGHT_URL)
-
-
-def _refuse_writing(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot be written ({error.strerror or error})", where=path)
 
 
 def _say(error: object) -> str:

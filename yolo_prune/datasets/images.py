@@ -79,14 +79,13 @@ def read_header(path: Path) -> Header:
     """
     try:
         with Image.open(path) as image:
-            orientation = image.getexif().get(ORIENTATION_TAG, 1)
-            orientation = orientation if orientation in range(1, 9) else 1
-            width, height = image.size
-            is_turned = orientation >= 5 and image.format != "TIFF"  # Pillow turns TIFF's size by itself
+            stated, (width, height), kind = image.getexif().get(ORIENTATION_TAG, 1), image.size, image.format
     except FileNotFoundError as error:
         raise DatasetError("there is no such picture", where=path, right="name a picture that exists") from error
     except Exception as error:  # Pillow lets through whatever a broken file makes its parsers raise
         raise DatasetError("is not a readable picture", where=path, right=RIGHT_PICTURE) from error
+    orientation = stated if stated in range(1, 9) else 1
+    is_turned = orientation >= 5 and kind != "TIFF"  # Pillow turns TIFF's size by itself
     return Header(*((height, width) if is_turned else (width, height)), orientation)
 
 

@@ -153,9 +153,12 @@ def load_corners(path: Path, where: str | None = None) -> FloatArray:
     where = where or str(path)
     try:
         content = path.read_bytes()
+        _check_structure(content)
+    except (OSError, ValueError, struct.error, zlib.error, RecursionError) as error:
+        raise DatasetError("is no readable MATLAB file", where=where, right=_RIGHT_ARCHIVE) from error
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of variables besides boxes
-            _check_structure(content)
             boxes = loadmat(io.BytesIO(content), variable_names=["boxes"]).get("boxes")
     except Exception as error:  # loadmat lets through whatever a broken file makes its parsers raise
         raise DatasetError("is no readable MATLAB file", where=where, right=_RIGHT_ARCHIVE) from error

@@ -2,7 +2,7 @@
 
     Detections + GroundTruth ─match─► Matches, one per picture ─rank─► Ranking, one per class ─► AP ─► Score
 
-A `Ranking` remembers which picture each detection came from, so the AP of a resample of pictures is an AP with weights.
+A `Ranking` remembers which picture each detection came from, so that the bootstrap can rank a resample without matching again.
 """
 
 from __future__ import annotations
@@ -74,45 +74,38 @@ def rank(matches: Sequence[Matches]) -> dict[int, Ranking]:
     return rankings
 
 
-def average_precision(hits: BoolArray, positives: float, weights: FloatArray | None = None) -> float:
+def average_precision(hits: BoolArray, positives: int) -> float:
     """Return the area under the monotone envelope of precision over recall, every point taken.
 
-    `hits` (D,) are the detections by falling score, `positives` the number of ground truths; a detection of weight 2
-    stands for two. nan where there are no positives.
+    `hits` (D,) are the detections by falling score, `positives` the number of ground truths; nan where there are none.
 
     Source: PASCAL VOC 2010 development kit, section 3.4.1.
     """
     if not positives:
         return float("nan")
-    found, envelope = _measure_envelope(hits, np.ones(len(hits)) if weights is None else weights)
-    return float(found @ envelope / positives)
+    return float(_measure_envelope(hits).sum() / positives)
 
 
-def interpolate_precision(hits: BoolArray, positives: float) -> float:
+def interpolate_precision(hits: BoolArray, positives: int) -> float:
     """Return COCO's average precision: the mean of the envelope at 101 points of recall; nan without positives.
 
     Source: COCOeval.accumulate in pycocotools.
     """
     if not positives:
         return float("nan")
-    found, envelope = _measure_envelope(hits, np.ones(len(hits)))
-    places = np.searchsorted(found.cumsum() / positives, RECALLS)
+    envelope = _measure_envelope(hits)
+    places = np.searchsorted(np.arange(1, len(envelope) + 1) / positives, RECALLS)
     return float(envelope[places[places < len(envelope)]].sum() / len(RECALLS))
 
 
-def measure_ap(ranking: Ranking, weights: FloatArray | None = None) -> float:
-    """Return the AP of a class, each picture counted `weights` (I,) times; nan where that leaves no ground truth."""
-    if weights is None:
-        return average_precision(ranking.hits, float(ranking.positives.sum()))
-    return average_precision(ranking.hits, float(weights @ ranking.positives), weights[ranking.images])
+def measure_ap(ranking: Ranking) -> float:
+    """Return the AP of a class; nan where there is no ground truth."""
+    return average_precision(ranking.hits, int(ranking.positives.sum()))
 
 
-def measure_map(rankings: Mapping[int, Ranking], weights: FloatArray | None = None) -> float:
-    """Return the mean AP of the classes that have ground truth, each picture counted `weights` (I,) times.
-
-    nan where no class has any.
-    """
-    values = [ap for ranking in rankings.values() if not np.isnan(ap := measure_ap(ranking, weights))]
+def measure_map(rankings: Mapping[int, Ranking]) -> float:
+    """Return the mean AP of the classes that have ground truth; nan where none has."""
+    values = [measure_ap(ranking) for ranking in rankings.values()]
     return float(np.mean(values)) if values else float("nan")
 
 
@@ -127,8 +120,8 @@ def measure_score(matches: Sequence[Matches]) -> Score:
     )
 
 
-def _measure_envelope(hits: BoolArray, gained: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return each hit's weight and the highest precision at its recall or beyond; a miss only lowers precision."""
-    found, seen = gained[hits], gained.cumsum()[hits]
-    precision = np.divide(found.cumsum(), seen, out=np.zeros_like(seen), where=seen > 0)
-    return found, np.maximum.accumulate(precision[::-1])[::-1]
+def _measure_envelope(hits: BoolArray) -> FloatArray:
+    """Return for each hit the highest precision at its recall or beyond; a miss only lowers precision."""
+    places = np.flatnonzero(hits)
+    precision = np.arange(1, len(places) + 1) / (places + 1)
+    return np.maximum.accumulate(precision[::-1])[::-1]

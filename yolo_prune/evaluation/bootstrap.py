@@ -42,10 +42,33 @@ def resample_map50(matches: Sequence[Matches], resamples: int = RESAMPLES, seed:
     draws = np.empty((images, resamples))
     for resample in range(resamples):
         draws[:, resample] = np.bincount(random.integers(images, size=images), minlength=images)
-    values = np.stack([_resample_ap(ranking, draws) for ranking in rankings.values()])
+    values = np.stack([resample_ap(ranking, draws) for ranking in rankings.values()])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a draw without any ground truth has no mean
         return np.asarray(np.nanmean(values, axis=0))
+
+
+def resample_ap(ranking: Ranking, draws: FloatArray) -> FloatArray:
+    """Return the AP of a class in each of R resamples, the columns of `draws` (I, R); nan where one has no ground truth.
+
+    A column says how often each picture counts. Precision is needed at the hits alone, so what lies between one hit and the
+    next is summed by a sparse matrix of hits and pictures, for all draws at once.
+    """
+    positives = ranking.positives @ draws
+    ends = np.flatnonzero(ranking.hits)
+    if not len(ends):
+        return np.where(positives > 0, 0.0, np.nan)
+    upto = int(ends[-1]) + 1
+    rows = np.searchsorted(ends, np.arange(upto))
+    steps = csr_array((np.ones(upto), (rows, ranking.images[:upto])), shape=(len(ends), len(draws)))
+    area = np.empty_like(positives)
+    width = max(1, BLOCK // len(ends))
+    for start in range(0, draws.shape[1], width):
+        part = np.ascontiguousarray(draws[:, start : start + width])
+        found, seen = part[ranking.images[ends]], (steps @ part).cumsum(axis=0)
+        precision = np.divide(found.cumsum(axis=0), seen, out=np.zeros_like(seen), where=seen > 0)
+        area[start : start + width] = (found * np.maximum.accumulate(precision[::-1])[::-1]).sum(axis=0)
+    return np.divide(area, positives, out=np.full_like(area, np.nan), where=positives > 0)
 
 
 def map50_interval(
@@ -74,29 +97,6 @@ def paired_difference(
         raise DatasetError("two models were not evaluated on the same pictures", right=right)
     change = resample_map50(b, resamples, seed) - resample_map50(a, resamples, seed)
     return measure_map(rank(b)) - measure_map(rank(a)), *_measure_interval(change, level)
-
-
-def _resample_ap(ranking: Ranking, draws: FloatArray) -> FloatArray:
-    """Return the AP of a class in each of R resamples, the columns of `draws` (I, R); nan where one has no ground truth.
-
-    As `average_precision` does with weights, for all draws at once: precision is needed at the hits alone, so what lies
-    between one hit and the next is summed by a sparse matrix of hits and pictures.
-    """
-    positives = ranking.positives @ draws
-    ends = np.flatnonzero(ranking.hits)
-    if not len(ends):
-        return np.where(positives > 0, 0.0, np.nan)
-    upto = int(ends[-1]) + 1
-    rows = np.searchsorted(ends, np.arange(upto))
-    steps = csr_array((np.ones(upto), (rows, ranking.images[:upto])), shape=(len(ends), len(draws)))
-    area = np.empty_like(positives)
-    width = max(1, BLOCK // len(ends))
-    for start in range(0, draws.shape[1], width):
-        part = np.ascontiguousarray(draws[:, start : start + width])
-        found, seen = part[ranking.images[ends]], (steps @ part).cumsum(axis=0)
-        precision = np.divide(found.cumsum(axis=0), seen, out=np.zeros_like(seen), where=seen > 0)
-        area[start : start + width] = (found * np.maximum.accumulate(precision[::-1])[::-1]).sum(axis=0)
-    return np.divide(area, positives, out=np.full_like(area, np.nan), where=positives > 0)
 
 
 def _measure_interval(samples: FloatArray, level: float) -> tuple[float, float]:

@@ -36,7 +36,7 @@ def measure_coco_ap(detections: Sequence[Detections], truths: Sequence[GroundTru
 
 def _measure_mean(matches: Sequence[Matches]) -> float:
     """Return the mean interpolated AP of the classes that have ground truth; nan where none has."""
-    values = [interpolate_precision(each.hits, float(each.positives.sum())) for each in rank(matches).values()]
+    values = [interpolate_precision(each.hits, int(each.positives.sum())) for each in rank(matches).values()]
     return float(np.mean(values)) if values else float("nan")
 
 

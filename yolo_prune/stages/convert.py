@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -80,8 +79,7 @@ def convert(sources: Sequence[str], config: ConvertConfig) -> ConvertResult:
         OutputError: the folder holds something already, or cannot be written.
     """
     kind, parsed = _parse_sources(sources, config)
-    out = config.out if config.out.name not in ("", "..") else Path(os.path.normpath(config.out.absolute()))
-    with make_folder_atomically(out) as folder:
+    with make_folder_atomically(config.out) as folder:
         data = _load(kind, parsed, config)
         _report_losses(data, config)
         _WRITERS[config.to](folder, data, config.link, report_progress("writing pictures"))

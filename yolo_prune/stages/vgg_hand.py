@@ -24,7 +24,7 @@ from yolo_prune.datasets.vgg_hand import (
     make_labels,
     save_data,
 )
-from yolo_prune.errors import DatasetError, Interrupted, OutputError
+from yolo_prune.errors import DatasetError, Interrupted
 from yolo_prune.files import make_folder_atomically
 from yolo_prune.stages.data import report, report_progress
 
@@ -75,8 +75,6 @@ def make_vgg_hand(out: Path, config: VggHandConfig, patience: DownloadConfig | N
         DatasetError: the download fails, the archive is not what it should be, or its counts are not the published ones.
         Interrupted: SIGINT or SIGTERM came; the next call goes on with the download.
     """
-    if out.name in ("", ".."):
-        raise OutputError("is no name for a folder to make", where=out, right="name a new or empty folder")
     with _stop_in_order(), make_folder_atomically(out) as scratch:
         archive, sha256 = _find_archive(out.with_name(ARCHIVE), config, patience)
         _unpack(archive, scratch, is_ours=config.archive is None)
