@@ -92,7 +92,7 @@ def open_gate(model: Detector, layer: int, gate: torch.Tensor, example: Example)
         for name in (f"layers.{layer}.{n}" for n in names)
     }
     heads = torch.func.functional_call(model.eval(), gated, (example[0],))
-    return DetectionLoss(model.network)(heads, example[1], 16, 16).total  # type: ignore[no-any-return]  # nn.Module.__call__ is typed Any
+    return DetectionLoss(model.network).measure(heads, example[1], 16, 16).total
 
 
 def measure_slope(model: Detector, layer: int, example: Example) -> torch.Tensor:

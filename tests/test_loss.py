@@ -12,8 +12,9 @@ from torchvision.ops import box_convert, complete_box_iou_loss
 
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.layers import Conv, Network, Yolo
+from yolo_prune.model.assignment import assign
 from yolo_prune.model.detector import Detector, Heads
-from yolo_prune.model.loss import DetectionLoss, Losses, assign, measure_ciou
+from yolo_prune.model.loss import DetectionLoss, Losses, measure_ciou
 from yolo_prune.model.settings import LossConfig
 
 YOLOS = (
@@ -39,7 +40,7 @@ def make_targets(count: int, batch: int = 2, seed: int = 0) -> Tensor:
 
 
 def measure(heads: Heads, targets: Tensor, config: LossConfig | None = None, network: Network = NETWORK) -> Losses:
-    losses: Losses = DetectionLoss(network, config)(heads, targets, network.height, network.width)
+    losses: Losses = DetectionLoss(network, config).measure(heads, targets, network.height, network.width)
     return losses
 
 
@@ -231,7 +232,7 @@ def test_boxes_that_share_an_anchor_ask_for_the_better_one_s_iou() -> None:
         raw[:, 1, 1, 1] = torch.logit(torch.tensor(0.25))
         raw.requires_grad_()
         network = Network(64, 64, 3, (Conv(8, 16, 16, batch_normalize=False), Yolo((0,), ((16.0, 16.0),), 3)))
-        losses = DetectionLoss(network, config)([raw], targets[order], 64, 64)
+        losses = DetectionLoss(network, config).measure([raw], targets[order], 64, 64)
         torch.autograd.backward(losses.total)
         assert raw.grad is not None
         assert float(raw.grad[0, 4, 1, 1]) == pytest.approx((0.5 - 1) / 2, rel=1e-5)

@@ -325,7 +325,7 @@ def test_the_loss_is_the_mean_over_pictures(trained: Path, hands: Path, finished
     model = load_checkpoint(trained).make_model().eval()
     (batch,) = make_loader(data, 6, shuffle=False, epoch=0)
     with torch.no_grad():
-        loss = DetectionLoss(model.network)(model(normalise(batch.images)), batch.targets, SIDE, SIDE).total
+        loss = DetectionLoss(model.network).measure(model(normalise(batch.images)), batch.targets, SIDE, SIDE).total
     assert load_sensitivity(finished["loss"] / stage.TABLE).base == pytest.approx(float(loss), rel=1e-4)
 
 

@@ -1,71 +1,23 @@
-"""The detection loss: which anchors answer for which box, and how far their answers are off."""
+"""The detection loss: how far the answers of the anchors that were made responsible are off."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import box_iou
 
 from yolo_prune.darknet.layers import Network, Yolo
-from yolo_prune.model.decode import decode_boxes, make_grid, split_head
+from yolo_prune.model.assignment import Assignment, Goals, make_goals
+from yolo_prune.model.decode import MAX_LOG_SCALE, decode_boxes, make_grid, split_head
 from yolo_prune.model.detector import Heads
 from yolo_prune.model.settings import LossConfig
 
 IGNORED_SHARE = 0.5
 """A box that lies in an ignored one by this share of its area counts neither way, as in COCO's matching."""
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """The positives of one head, P of them: which cell and anchor answers for which box.
-
-    image, anchor, row, column, class are (P,) int64; boxes_cxcywh (P, 4) in pixels of the network's input.
-    """
-
-    image: Tensor
-    anchor: Tensor
-    row: Tensor
-    column: Tensor
-    target_class: Tensor
-    boxes_cxcywh: Tensor
-
-
-def assign(
-    targets: Tensor, yolos: tuple[Yolo, ...], grids: list[tuple[int, int]], height: int, width: int, anchor_ratio: float
-) -> list[Assignment]:
-    """Make every well-shaped anchor, of any head, at a box's centre cell responsible for that box.
-
-    Args:
-        targets: (M, 6) rows image, class, cx, cy, w, h, the box normalised to 0 … 1.
-        yolos: the detection heads.
-        grids: each head's (rows, columns).
-        height, width: the network's input in pixels.
-        anchor_ratio: see `LossConfig`.
-
-    Returns:
-        One `Assignment` per head. A box's best anchor by IoU of shapes is positive whatever its ratio.
-    """
-    scale = targets.new_tensor([width, height, width, height])
-    boxes = targets[:, 2:6] * scale
-    anchors = targets.new_tensor([anchor for yolo in yolos for anchor in yolo.own_anchors])
-    ratio = boxes[:, None, 2:] / anchors[None]
-    fits = torch.maximum(ratio, 1 / ratio).amax(2) < anchor_ratio
-    if len(boxes):
-        corners = functional.pad(boxes[:, 2:], (2, 0)), functional.pad(anchors, (2, 0))
-        fits[torch.arange(len(boxes), device=fits.device), box_iou(*corners).argmax(1)] = True
-    assignments, first = [], 0
-    for yolo, (rows, columns) in zip(yolos, grids, strict=True):
-        box, anchor = fits[:, first : first + len(yolo.mask)].nonzero(as_tuple=True)
-        first += len(yolo.mask)
-        chosen = targets[box]
-        column = (chosen[:, 2] * columns).long().clamp(0, columns - 1)
-        row = (chosen[:, 3] * rows).long().clamp(0, rows - 1)
-        assignments.append(Assignment(chosen[:, 0].long(), anchor, row, column, chosen[:, 1].long(), boxes[box]))
-    return assignments
 
 
 def measure_ciou(boxes_cxcywh: Tensor, targets_cxcywh: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
@@ -87,6 +39,27 @@ def measure_ciou(boxes_cxcywh: Tensor, targets_cxcywh: Tensor, eps: float = 1e-7
     return iou - distance - alpha * aspect, iou
 
 
+def measure_offsets(values: Tensor, boxes_cxcywh: Tensor, grid: Tensor, anchors: Tensor, stride: float) -> Tensor:
+    """Return (P,) the squared error of raw x, y, w, h (P, 4), as YOLOv3 was first taught: σ(x), σ(y) in cells, w, h as logs.
+
+    Source: Redmon and Farhadi, "YOLOv3" (2018), §2.1.
+    """
+    centres = values[:, :2].sigmoid() - (boxes_cxcywh[:, :2] / stride - grid)
+    sizes = values[:, 2:4].clamp(max=MAX_LOG_SCALE) - (boxes_cxcywh[:, 2:] / anchors).log()
+    return centres.square().sum(1) + sizes.square().sum(1)
+
+
+def measure_class_weights(counts: Sequence[int], balance: float) -> list[float]:
+    """Return a weight per class: its count to the power of −`balance`, scaled so that the average object weighs 1.
+
+    A class without objects gets the largest weight that any other has.
+    """
+    powers = [count**-balance if count else 0.0 for count in counts]
+    powers = [power or max(powers, default=0.0) or 1.0 for power in powers]
+    total = sum(count * power for count, power in zip(counts, powers, strict=True))
+    return [power * sum(counts) / total if total else 1.0 for power in powers]
+
+
 @dataclass(frozen=True)
 class Losses:
     """The loss of one batch and its weighted parts, each a scalar tensor."""
@@ -100,81 +73,103 @@ class Losses:
 class DetectionLoss(nn.Module):
     """YOLOv3's loss with CIoU boxes, several positives per box and one normaliser, the number of positives."""
 
-    def __init__(self, network: Network, config: LossConfig | None = None) -> None:
+    anchors: Tensor
+    class_weights: Tensor
+
+    def __init__(
+        self, network: Network, config: LossConfig | None = None, class_counts: Sequence[int] | None = None
+    ) -> None:
+        """Fix what is judged and how.
+
+        Args:
+            class_counts: how many objects of each class there are to train on, for `config.class_balance`.
+        """
         super().__init__()
         self.config = config or LossConfig()
         self.yolos = tuple(yolo for _, yolo in network.heads)
+        self._cells = [
+            (network.height / network.shapes[head].height, network.width / network.shapes[head].width)
+            for head, _ in network.heads
+        ]
+        counts = class_counts if class_counts is not None else [1] * network.classes
+        weights = measure_class_weights(counts, self.config.class_balance)
+        self.register_buffer("class_weights", torch.tensor(weights, dtype=torch.float64), persistent=False)
+        anchors = [anchor for yolo in self.yolos for anchor in yolo.own_anchors]
+        self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float64), persistent=False)
 
-    def forward(self, heads: Heads, targets: Tensor, height: int, width: int) -> Losses:
-        """Compare raw head maps (B, A·(5+C), H/s, W/s) with targets (M, 6): image, class, cx, cy, w, h in 0 … 1.
+    def make_goals(self, targets: Tensor, batch: int, height: int, width: int) -> Goals:
+        """Say what the answers to `batch` pictures of `height` by `width` pixels are to be; see `assignment.make_goals`."""
+        grids = [(round(height / rows), round(width / columns)) for rows, columns in self._cells]
+        return make_goals(
+            targets,
+            self.yolos,
+            grids,
+            batch=batch,
+            height=height,
+            width=width,
+            anchor_ratio=self.config.anchor_ratio,
+        )
 
-        A seventh column, where there is one, is 1 for boxes to ignore: what lies in them by half or more is not taught
-        that it sees nothing. `height` and `width` are the network's input in pixels.
+    def measure(self, heads: Heads, targets: Tensor, height: int, width: int) -> Losses:
+        """Compare raw head maps with one batch's targets (M, 6 or 7) alone; see `make_goals` and `forward`."""
+        return self.forward(heads, self.make_goals(targets, len(heads[0]), height, width).to(heads[0].device))
+
+    def forward(self, heads: Heads, goals: Goals, positives: Tensor | float | None = None) -> Losses:
+        """Compare raw head maps (B, A·(5+C), H/s, W/s) with a batch's goals on the same device.
+
+        Args:
+            positives: what the sums are divided by; without it the batch's own number of positives. Where a step is made of
+                several batches or processes, all must divide by the same.
         """
         heads = [raw.to(torch.promote_types(raw.dtype, torch.float32)) for raw in heads]
-        is_ignored = targets[:, 6:].any(1)
-        targets, ignored = targets[~is_ignored], targets[is_ignored]
-        grids = [(raw.shape[2], raw.shape[3]) for raw in heads]
-        assignments = assign(targets, self.yolos, grids, height, width, self.config.anchor_ratio)
-        truth, unsure = (_pad_truth(boxes, heads[0].shape[0], height, width) for boxes in (targets, ignored))
+        anchors = torch.split(self.anchors.to(heads[0]), [len(yolo.mask) for yolo in self.yolos])
         parts = [
-            self._compare(split_head(raw, yolo), yolo, assignment, truth, unsure, height)
-            for raw, yolo, assignment in zip(heads, self.yolos, assignments, strict=True)
+            self._compare(split_head(raw, yolo), yolo, own, assignment, goals)
+            for raw, yolo, own, assignment in zip(heads, self.yolos, anchors, goals.assignments, strict=True)
         ]
-        positives = max(1, sum(len(assignment.image) for assignment in assignments))
-        box, objectness, classes = (torch.stack(part).sum() / positives for part in zip(*parts, strict=True))
+        count = max(1, goals.positives) if positives is None else positives
+        weights = (self.config.box, self.config.objectness, self.config.classes)
         box, objectness, classes = (
-            box * self.config.box,
-            objectness * self.config.objectness,
-            classes * self.config.classes,
+            torch.stack(part).sum() / count * weight for part, weight in zip(zip(*parts, strict=True), weights, strict=True)
         )
         return Losses(box + objectness + classes, box.detach(), objectness.detach(), classes.detach())
 
     def _compare(
-        self, values: Tensor, yolo: Yolo, positives: Assignment, truth: Tensor, unsure: Tensor, height: int
+        self, values: Tensor, yolo: Yolo, anchors: Tensor, positives: Assignment, goals: Goals
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the summed box, objectness and class losses of one head; `values` is (B, A, H, W, 5+C)."""
         rows, columns = values.shape[2:4]
-        anchors = values.new_tensor(yolo.own_anchors)
-        stride = height / rows
+        stride = goals.height / rows
         grid = make_grid(rows, columns, values)
-        where = (positives.image, positives.anchor, positives.row, positives.column)
-        chosen = values[where]
-        boxes = decode_boxes(
-            chosen[:, :4], grid[positives.row, positives.column], anchors[positives.anchor], stride, yolo.scale_x_y
-        )
+        chosen, cells, own = values[positives.cells], grid[positives.row, positives.column], anchors[positives.anchor]
+        boxes = decode_boxes(chosen[:, :4], cells, own, stride, yolo.scale_x_y)
         ciou, iou = measure_ciou(boxes, positives.boxes_cxcywh)
+        if self.config.box_loss == "mse":
+            box = measure_offsets(chosen[:, :4], positives.boxes_cxcywh, cells, own, stride)
+        else:
+            box = 1 - ciou
         share = self.config.objectness_iou
         wanted = values.new_zeros(values.shape[:-1])
-        slots = torch.arange(wanted.numel(), device=wanted.device).view_as(wanted)[where]
-        goals = (1 - share + share * iou.detach().clamp(0, 1)).to(wanted)
-        wanted.view(-1).scatter_reduce_(
-            0, slots, goals, "amax"
-        )  # boxes that share an anchor: the best one, in any order
+        slots = torch.arange(wanted.numel(), device=wanted.device).view_as(wanted)[positives.cells]
+        goal = (1 - share + share * iou.detach().clamp(0, 1)).to(wanted)
+        wanted.view(-1).scatter_reduce_(0, slots, goal, "amax")  # boxes that share an anchor: the best one, in any order
         with torch.no_grad():
             every = decode_boxes(values[..., :4], grid, anchors.view(-1, 1, 1, 2), stride, yolo.scale_x_y)
-            counted = _measure_best_overlap(every, truth) < self.config.ignore_iou
-            counted &= _measure_best_overlap(every, unsure, of_own_area=True) < IGNORED_SHARE
-            counted[where] = True
+            counted = _measure_best_overlap(every, goals.truth) < self.config.ignore_iou
+            counted &= _measure_best_overlap(every, goals.unsure, of_own_area=True) < IGNORED_SHARE
+            counted.view(-1).index_fill_(0, slots, True)
         objectness = functional.binary_cross_entropy_with_logits(
             values[..., 4], wanted, weight=counted.to(values), reduction="sum"
         )
-        labels = functional.one_hot(positives.target_class, yolo.classes).to(values)
-        classes = functional.binary_cross_entropy_with_logits(chosen[:, 5:], labels, reduction="sum")
-        return (1 - ciou).sum(), objectness, classes
+        return box.sum(), objectness, self._judge_classes(chosen[:, 5:], positives.target_class)
 
-
-def _pad_truth(targets: Tensor, batch: int, height: int, width: int) -> Tensor:
-    """Return the boxes as (B, K, 4) xyxy in pixels, K the most that any picture has; the rest are empty boxes."""
-    image = targets[:, 0].long()
-    counts = torch.bincount(image, minlength=batch)
-    order = torch.argsort(image, stable=True)
-    starts = counts.cumsum(0) - counts
-    slots = torch.arange(len(targets), device=targets.device) - starts[image[order]]
-    truth = targets.new_zeros(batch, int(counts.max()) if len(targets) else 0, 4)
-    boxes = targets[order, 2:6] * targets.new_tensor([width, height, width, height])
-    truth[image[order], slots] = torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
-    return truth
+    def _judge_classes(self, logits: Tensor, target_class: Tensor) -> Tensor:
+        """Return the summed cross-entropy of class logits (P, C); each object weighs what its class does."""
+        smoothing = self.config.label_smoothing
+        labels = torch.zeros_like(logits).scatter_(1, target_class[:, None], 1.0)
+        labels = labels * (1 - smoothing) + smoothing / 2
+        weights = self.class_weights.to(logits)[target_class, None].expand_as(logits)
+        return functional.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum")
 
 
 def _measure_best_overlap(boxes_cxcywh: Tensor, truth: Tensor, of_own_area: bool = False) -> Tensor:

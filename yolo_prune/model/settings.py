@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from yolo_prune.errors import ConfigError
@@ -12,7 +13,7 @@ class LossConfig:
     """How the parts of the loss are weighed, and which anchors are made responsible."""
 
     box: float = 6.0
-    """Weight of 1 − CIoU, averaged over the positives."""
+    """Weight of the box loss, averaged over the positives."""
     objectness: float = 1.0
     """Weight of the objectness cross-entropy, summed over all anchors and divided by the number of positives."""
     classes: float = 0.5
@@ -23,6 +24,30 @@ class LossConfig:
     """Anchors whose box overlaps some object this much are not taught that they see none."""
     objectness_iou: float = 1.0
     """Share of the box's own IoU in a positive's objectness target; the rest is 1."""
+    box_loss: str = "ciou"
+    """ciou: 1 − complete IoU; mse: squared errors of the raw x, y, w, h, as YOLOv3 was first taught."""
+    label_smoothing: float = 0.0
+    """How far class targets 0 and 1 are moved, together, towards ½ each: 0 leaves them, 0.1 makes them 0.05 and 0.95."""
+    class_balance: float = 0.0
+    """Objects weigh their class's count to the power of minus this in the class loss: 0 all alike, 1 all classes alike."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        for name in ("box", "objectness", "classes"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ConfigError(f"{value} is out of range", where=name, right="use a number from 0")
+        for name in ("ignore_iou", "objectness_iou", "label_smoothing", "class_balance"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ConfigError(f"{value} is out of range", where=name, right="use a number from 0 to 1")
+        if not 1 <= self.anchor_ratio < math.inf:
+            right = "use a number from 1, where the best anchor alone is positive"
+            raise ConfigError(f"{self.anchor_ratio} is out of range", where="anchor_ratio", right=right)
+        if self.box_loss not in ("ciou", "mse"):
+            raise ConfigError(f"unknown box loss {self.box_loss}", where="box_loss", right="use ciou or mse")
 
 
 def check_img_size(img_size: int | None) -> None:

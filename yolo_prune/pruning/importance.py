@@ -95,10 +95,11 @@ def _score_taylor(model: Detector, graph: ChannelGraph, examples: Iterable[Examp
     """Return for every convolution (out,) float64 first-order changes of the loss, their root mean square over the examples."""
     parameters = {layer: _get_gate(_get_conv(model, layer)) for layer in graph.conv_layers}
     flat = [parameter for gate in parameters.values() for parameter in gate]
-    loss, totals, count = DetectionLoss(model.network), dict[int, Any](), 0
+    loss, totals, count = DetectionLoss(model.network).to(flat[0].device), dict[int, Any](), 0
     with evaluating(model), torch.enable_grad():
         for images, targets in examples:
-            gradients = iter(torch.autograd.grad(loss(model(images), targets, *images.shape[-2:]).total, flat))
+            total = loss.measure(model(images), targets, *images.shape[-2:]).total
+            gradients = iter(torch.autograd.grad(total, flat, materialize_grads=True))  # zeros where no head looks
             for layer, gate in parameters.items():
                 products = [(parameter.detach() * next(gradients)).double() for parameter in gate]
                 change = torch.stack([product.reshape(len(product), -1).sum(1) for product in products]).sum(0)

@@ -42,6 +42,6 @@ def iterate_images(data: DetectionDataset, device: torch.device) -> Iterator[Ten
 
 
 def iterate_examples(data: DetectionDataset, device: torch.device) -> Iterator[Example]:
-    """Yield batches of pictures (B, 3, S, S) in 0 … 1 with their targets (M, 6)."""
+    """Yield batches of pictures (B, 3, S, S) in 0 … 1 with their targets (M, 7), which stay on the CPU."""
     for batch in make_loader(data, EXAMPLE_BATCH, shuffle=False, epoch=0):
-        yield normalise(batch.images.to(device)), batch.targets.to(device)
+        yield normalise(batch.images.to(device)), batch.targets

@@ -171,9 +171,9 @@ def _make_judge(metric: str, data: DetectionDataset, device: torch.device) -> Ca
     @torch.inference_mode()
     def measure_loss(model: Detector) -> float:
         placed = model.to(device).to(memory_format=torch.channels_last)
-        loss, total = DetectionLoss(model.network), 0.0
+        loss, total = DetectionLoss(model.network).to(device), 0.0
         for images, targets in iterate_examples(data, device):
-            total += float(loss(placed(images), targets, *images.shape[-2:]).total) * len(images)
+            total += float(loss.measure(placed(images), targets, *images.shape[-2:]).total) * len(images)
         return total / len(data)
 
     return measure_map50 if metric == "map50" else measure_loss

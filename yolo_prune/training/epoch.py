@@ -91,9 +91,9 @@ def train_step(
     images = normalise(batch.images.to(device, non_blocking=True)).to(memory_format=torch.channels_last)
     with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
         heads = trainee.model(images)
-    losses = trainee.loss(heads, batch.targets.to(device, non_blocking=True), *images.shape[-2:])
+    losses = trainee.loss.measure(heads, batch.targets, *images.shape[-2:])
     trainee.optimizer.zero_grad(set_to_none=True)
-    losses.total.backward()
+    torch.autograd.backward(losses.total)
     if config.clip_norm > 0:
         clip_grad_norm_(trainee.model.parameters(), config.clip_norm, foreach=True)
     trainee.optimizer.step()

@@ -26,10 +26,12 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
 
 
 def measure_learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Return the learning rate of step 0 … steps − 1: a linear warm-up, then half a cosine."""
+    """Return the learning rate of step 0 … steps − 1: a linear warm-up, then half a cosine, or a constant."""
     warmup = max(1, round(config.warmup_fraction * steps))
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
+    if config.schedule == "constant":
+        return config.learning_rate
     progress = (step - warmup) / max(1, steps - 1 - warmup)
     low = config.final_learning_rate
     return config.learning_rate * (low + (1 - low) * (1 + math.cos(math.pi * min(1.0, progress))) / 2)

@@ -155,7 +155,7 @@ def _make_trainee(model: Detector, config: TrainConfig, steps: int) -> Trainee:
         model,
         make_optimizer(model, config),
         WeightAverage(model, config.ema_fraction * steps),
-        DetectionLoss(model.network, config.loss),
+        DetectionLoss(model.network, config.loss).to(next(model.parameters()).device),
         GammaSparsity(model, make_channel_graph(model.network)) if has_gammas or config.sparsity > 0 else None,
     )
 

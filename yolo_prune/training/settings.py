@@ -41,8 +41,10 @@ class TrainConfig:
     """adamw or sgd (Nesterov)."""
     learning_rate: float = 2e-3
     """The highest learning rate, reached after the warm-up."""
+    schedule: str = "cosine"
+    """cosine: after the warm-up half a cosine leads to `final_learning_rate`; constant: the rate stays."""
     final_learning_rate: float = 0.01
-    """The last learning rate as a fraction of the highest; a cosine leads there."""
+    """The cosine's last learning rate as a fraction of the highest."""
     momentum: float = 0.9
     """SGD's momentum, AdamW's β₁."""
     weight_decay: float | None = None
@@ -96,6 +98,8 @@ class TrainConfig:
                 where="auto_anchors",
                 right=f"leave it out, or start from other weights than {self.weights}",
             )
+        if self.schedule not in ("cosine", "constant"):
+            raise ConfigError(f"unknown schedule {self.schedule}", where="schedule", right="use cosine or constant")
         if self.optimizer not in ("adamw", "sgd"):
             raise ConfigError(f"unknown optimizer {self.optimizer}", where="optimizer", right="use adamw or sgd")
         check_run_name(self.name)

@@ -1,0 +1,143 @@
+"""Which anchors answer for which boxes: everything that the loss needs of the targets, before any network has answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import box_iou
+
+from yolo_prune.darknet.layers import Yolo
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The positives of one head, P of them: which cell and anchor answers for which box.
+
+    image, anchor, row, column, class are (P,) int64; boxes_cxcywh (P, 4) in pixels of the network's input.
+    """
+
+    image: Tensor
+    anchor: Tensor
+    row: Tensor
+    column: Tensor
+    target_class: Tensor
+    boxes_cxcywh: Tensor
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @property
+    def cells(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The positives' places in a map (B, A, H, W)."""
+        return self.image, self.anchor, self.row, self.column
+
+    def to(self, device: torch.device) -> Assignment:
+        """Return the positives on a device."""
+        parts = (self.image, self.anchor, self.row, self.column, self.target_class, self.boxes_cxcywh)
+        return Assignment(*(_move(part, device) for part in parts))
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What one batch's answers are compared with.
+
+    Made where the targets are, on the CPU, so that a GPU's step never has to tell the host how many there are.
+    """
+
+    assignments: tuple[Assignment, ...]
+    """One per head."""
+    truth: Tensor
+    """(B, K, 4) xyxy in pixels, K the most objects of any picture; the rest are empty boxes."""
+    unsure: Tensor
+    """The same of the boxes to ignore."""
+    height: int
+    """The network's input in pixels."""
+
+    @property
+    def positives(self) -> int:
+        """How many anchors answer for a box, over all heads."""
+        return sum(map(len, self.assignments))
+
+    def to(self, device: torch.device) -> Goals:
+        """Return the goals on a device."""
+        moved = tuple(assignment.to(device) for assignment in self.assignments)
+        return replace(self, assignments=moved, truth=_move(self.truth, device), unsure=_move(self.unsure, device))
+
+
+def make_goals(
+    targets: Tensor,
+    yolos: tuple[Yolo, ...],
+    grids: list[tuple[int, int]],
+    *,
+    batch: int,
+    height: int,
+    width: int,
+    anchor_ratio: float,
+) -> Goals:
+    """Say what a batch's answers are to be.
+
+    Args:
+        targets: (M, 6) rows image, class, cx, cy, w, h, the box normalised to 0 … 1; a seventh column, where there is one,
+            is 1 for boxes to ignore: what lies in them by half or more is not taught that it sees nothing.
+        yolos: the detection heads.
+        grids: each head's (rows, columns).
+        batch: pictures in it.
+        height, width: the network's input in pixels.
+        anchor_ratio: see `LossConfig`.
+    """
+    is_ignored = targets[:, 6:].any(1)
+    targets, ignored = targets[~is_ignored], targets[is_ignored]
+    assignments = assign(targets, yolos, grids, height, width, anchor_ratio)
+    truth, unsure = (_pad_truth(boxes, batch, height, width) for boxes in (targets, ignored))
+    return Goals(tuple(assignments), truth, unsure, height)
+
+
+def assign(
+    targets: Tensor, yolos: tuple[Yolo, ...], grids: list[tuple[int, int]], height: int, width: int, anchor_ratio: float
+) -> list[Assignment]:
+    """Make every well-shaped anchor, of any head, at a box's centre cell responsible for that box.
+
+    Arguments are those of `make_goals`, targets without boxes to ignore.
+
+    Returns:
+        One `Assignment` per head. A box's best anchor by IoU of shapes is positive whatever its ratio.
+    """
+    scale = targets.new_tensor([width, height, width, height])
+    boxes = targets[:, 2:6] * scale
+    anchors = targets.new_tensor([anchor for yolo in yolos for anchor in yolo.own_anchors])
+    ratio = boxes[:, None, 2:] / anchors[None]
+    fits = torch.maximum(ratio, 1 / ratio).amax(2) < anchor_ratio
+    if len(boxes):
+        corners = functional.pad(boxes[:, 2:], (2, 0)), functional.pad(anchors, (2, 0))
+        fits[torch.arange(len(boxes), device=fits.device), box_iou(*corners).argmax(1)] = True
+    assignments, first = [], 0
+    for yolo, (rows, columns) in zip(yolos, grids, strict=True):
+        box, anchor = fits[:, first : first + len(yolo.mask)].nonzero(as_tuple=True)
+        first += len(yolo.mask)
+        chosen = targets[box]
+        column = (chosen[:, 2] * columns).long().clamp(0, columns - 1)
+        row = (chosen[:, 3] * rows).long().clamp(0, rows - 1)
+        assignments.append(Assignment(chosen[:, 0].long(), anchor, row, column, chosen[:, 1].long(), boxes[box]))
+    return assignments
+
+
+def _pad_truth(targets: Tensor, batch: int, height: int, width: int) -> Tensor:
+    """Return the boxes as (B, K, 4) xyxy in pixels, K the most that any picture has; the rest are empty boxes."""
+    image = targets[:, 0].long()
+    counts = torch.bincount(image, minlength=batch)
+    order = torch.argsort(image, stable=True)
+    starts = counts.cumsum(0) - counts
+    slots = torch.arange(len(targets), device=targets.device) - starts[image[order]]
+    truth = targets.new_zeros(batch, int(counts.max()) if len(targets) else 0, 4)
+    boxes = targets[order, 2:6] * targets.new_tensor([width, height, width, height])
+    truth[image[order], slots] = torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
+    return truth
+
+
+def _move(values: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda" and not values.is_cuda:
+        values = values.pin_memory()  # only from such memory does a copy not wait
+    return values.to(device, non_blocking=True)
