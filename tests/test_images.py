@@ -119,7 +119,7 @@ def test_letterbox_of_a_hand_worked_picture() -> None:
     assert (square[2:6] == 200).all()
     assert (square[:2] == GREY).all()
     assert (square[6:] == GREY).all()
-    assert (box.scale_x, box.scale_y, box.pad_x_px, box.pad_y_px, box.size_px) == (2, 2, 0, 2, 8)
+    assert (box.scale_x, box.scale_y, box.pad_x_px, box.pad_y_px, box.width_px, box.height_px) == (2, 2, 0, 2, 8, 8)
     np.testing.assert_array_equal(box.to_network(np.array([[1, 0, 3, 2]], np.float32)), [[2, 2, 6, 6]])
     np.testing.assert_array_equal(box.to_image(np.array([[2, 0, 9, 6]], np.float32), 4, 2), [[1, 0, 4, 2]])
 

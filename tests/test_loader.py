@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import signal
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -10,7 +13,14 @@ import torch
 from torch import Tensor
 
 from yolo_prune.datasets.images import fit_image, letterbox, read_image
-from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader, read_in_order
+from yolo_prune.datasets.loader import (
+    Batch,
+    DetectionDataset,
+    Share,
+    count_batches,
+    make_loader,
+    read_in_order,
+)
 from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
@@ -204,3 +214,80 @@ def test_pictures_beyond_the_cache_are_read_again_and_missed_in_one_line(
         next(batches)
     assert str(caught.value) == f"{samples[4].image}: there is no such picture; name a picture that exists"
     assert caught.value.where == str(samples[4].image)
+
+
+def test_a_worker_that_dies_is_named(samples: tuple[Sample, ...]) -> None:
+    data = DetectionDataset(samples, 2, SIZE)
+
+    def die(*arguments: Any, **named: Any) -> NoReturn:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DetectionDataset, "make_item", die)
+        with pytest.raises(
+            DatasetError, match="workers: a process that loads pictures died; resume the run, with fewer"
+        ):
+            list(make_loader(data, 4, shuffle=False, epoch=0, workers=1))
+
+
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_an_epoch_can_be_taken_up_in_its_middle(samples: tuple[Sample, ...], start: int) -> None:
+    data = DetectionDataset(samples, 2, SIZE, augment=AugmentConfig())
+    whole = list(make_loader(data, 4, shuffle=True, epoch=1, sizes=[32, 64]))
+    assert same(list(make_loader(data, 4, shuffle=True, epoch=1, sizes=[32, 64], start=start)), whole[start:])
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_processes_share_every_batch(samples: tuple[Sample, ...], count: int) -> None:
+    data = DetectionDataset(samples, 2, SIZE, augment=AugmentConfig())
+    whole = list(make_loader(data, 4, shuffle=True, epoch=1, sizes=[32, 64]))
+    parts = [
+        list(make_loader(data, 4, shuffle=True, epoch=1, sizes=[32, 64], share=Share(rank, count)))
+        for rank in range(count)
+    ]
+    kept = whole if count < 4 else whole[:-1]  # the last batch has three pictures
+    assert {len(part) for part in parts} == {len(kept)} == {count_batches(COUNT, 4, Share(0, count))}
+    for number, batch in enumerate(kept):
+        mine = [part[number] for part in parts]
+        assert [part.indices.tolist() for part in mine] == [
+            batch.indices.tolist()[rank::count] for rank in range(count)
+        ]
+        assert all(torch.equal(part.images, batch.images[rank::count]) for rank, part in enumerate(mine))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_a_batch_splits_without_loss(samples: tuple[Sample, ...], parts: int) -> None:
+    (batch,) = make_loader(DetectionDataset(samples[:4], 2, SIZE), 4, shuffle=False, epoch=0)
+    pieces = batch.split(parts)
+    assert len(pieces) == min(parts, 4)
+    assert torch.equal(torch.cat([piece.images for piece in pieces]), batch.images)
+    assert torch.cat([piece.indices for piece in pieces]).tolist() == batch.indices.tolist()
+    firsts = np.cumsum([0, *[len(piece.images) for piece in pieces[:-1]]]).tolist()
+    rejoined = [
+        piece.targets + piece.targets.new_tensor([first, *[0] * 6]) for first, piece in zip(firsts, pieces, strict=True)
+    ]
+    assert torch.equal(torch.cat(rejoined), batch.targets)
+
+
+def test_rectangles_are_padded_no_more_than_they_must(samples: tuple[Sample, ...]) -> None:
+    data = DetectionDataset(samples, 2, 64)
+    seen: list[int] = []
+    for batch in read_in_order(data, 3, indices=range(1, COUNT), rectangular=True):
+        height, width = batch.images.shape[2:]
+        for place, index in enumerate(batch.indices.tolist()):
+            header = data.headers[index]
+            longer = max(header.width_px, header.height_px)
+            sides = [round(side * 64 / longer) for side in (header.width_px, header.height_px)]
+            assert [width - 32, height - 32] < [width, height]
+            assert all(
+                0 <= padded - side < 32 and padded % 32 == 0
+                for padded, side in zip((width, height), sides, strict=True)
+            )
+            seen.append(index)
+            square, rows = data.make_item(index)
+            mine = batch.targets[batch.targets[:, 0] == place, 2:6] * torch.tensor([width, height, width, height])
+            spans = torch.from_numpy(rows[:, 3:5] - rows[:, 1:3])
+            torch.testing.assert_close(mine[:, 2:], spans, rtol=1e-4, atol=1e-3)
+            assert square.shape == (64, 64, 3)
+    assert sorted(seen) == list(range(1, COUNT))

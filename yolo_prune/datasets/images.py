@@ -17,6 +17,8 @@ ImageArray = NDArray[np.uint8]
 
 Image.MAX_IMAGE_PIXELS = None  # OpenCV has a bound of its own, and it decodes
 
+STRIDE_PX = 32
+"""What a rectangle's sides are multiples of: the coarsest cells of the YOLO family."""
 GREY = 114
 """What fills the square beside a picture."""
 ORIENTATION_TAG = 0x0112
@@ -91,7 +93,7 @@ def read_header(path: Path) -> Header:
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where a picture lies in the network's square: x_square = x_picture × scale + pad, edges counted, not pixel centres.
+    """Where a picture lies in the network's input, a square unless told otherwise: x_square = x_picture × scale + pad, edges counted, not pixel centres.
 
     The two scales differ by less than half a pixel over the picture, which has whole pixels on both sides of the way.
     """
@@ -104,8 +106,10 @@ class Letterbox:
     """Pixels of the square left of the picture."""
     pad_y_px: int
     """Pixels of the square above the picture."""
-    size_px: int
-    """Side of the square."""
+    width_px: int
+    """Width of the square."""
+    height_px: int
+    """Height of the square."""
 
     def to_network(self, boxes_xyxy: FloatArray) -> FloatArray:
         """Map (N, 4) boxes in pixels of the picture to pixels of the square."""
@@ -134,16 +138,19 @@ def fit_image(image: ImageArray, long_side_px: int) -> ImageArray:
     return np.asarray(cv2.resize(image, _fit(width, height, long_side_px), interpolation=interpolation), np.uint8)
 
 
-def make_letterbox(width_px: int, height_px: int, size_px: int) -> Letterbox:
-    """Say where a picture of some size lies in the square."""
+def make_letterbox(width_px: int, height_px: int, size_px: int, rectangular: bool = False) -> Letterbox:
+    """Say where a picture of some size lies in the square, or in a rectangle no larger than multiples of `STRIDE_PX` ask for."""
     width, height = _fit(width_px, height_px, size_px)
-    return Letterbox(width / width_px, height / height_px, (size_px - width) // 2, (size_px - height) // 2, size_px)
+    sides = [-(-side // STRIDE_PX) * STRIDE_PX if rectangular else size_px for side in (width, height)]
+    pads = [(side - inner) // 2 for side, inner in zip(sides, (width, height), strict=True)]
+    return Letterbox(width / width_px, height / height_px, pads[0], pads[1], sides[0], sides[1])
 
 
-def letterbox(image: ImageArray, size_px: int) -> tuple[ImageArray, Letterbox]:
-    """Fit a picture into the middle of a grey square (size_px, size_px, 3), and say where it lies there."""
-    box, inner = make_letterbox(image.shape[1], image.shape[0], size_px), fit_image(image, size_px)
-    square = np.full((size_px, size_px, 3), GREY, np.uint8)
+def letterbox(image: ImageArray, size_px: int, rectangular: bool = False) -> tuple[ImageArray, Letterbox]:
+    """Fit a picture into the middle of a grey square (size_px, size_px, 3) or rectangle, and say where it lies there."""
+    box = make_letterbox(image.shape[1], image.shape[0], size_px, rectangular)
+    inner = fit_image(image, size_px)
+    square = np.full((box.height_px, box.width_px, 3), GREY, np.uint8)
     square[box.pad_y_px : box.pad_y_px + inner.shape[0], box.pad_x_px : box.pad_x_px + inner.shape[1]] = inner
     return square, box
 

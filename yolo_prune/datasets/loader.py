@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 from multiprocessing import get_all_start_methods
 
 import cv2
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from yolo_prune.datasets.augment import Picture, augment
-from yolo_prune.datasets.images import Header, fit_image, letterbox, read_header, read_image
+from yolo_prune.datasets.images import Header, fit_image, letterbox, make_letterbox, read_header, read_image
 from yolo_prune.datasets.labels import load_objects, locate_objects
 from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.datasets.spec import Sample
@@ -30,12 +31,12 @@ CACHE_BYTES = 2 << 30
 
 @dataclass(frozen=True)
 class Batch:
-    """Square pictures and the objects in them."""
+    """Pictures of one size and the objects in them."""
 
     images: Tensor
-    """(B, 3, S, S) uint8 RGB, channels last in memory."""
+    """(B, 3, H, W) uint8 RGB, channels last in memory; squares unless they are rectangular."""
     targets: Tensor
-    """(M, 7) float32 rows `index in batch, class, cx, cy, w, h, ignore`, in shares of the square; ignore is 0 or 1."""
+    """(M, 7) float32 rows `index in batch, class, cx, cy, w, h, ignore`, in shares of width and height; ignore is 0 or 1."""
     indices: Tensor
     """(B,) int64: each picture's place in the data set's samples."""
 
@@ -46,6 +47,19 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from which copies to CUDA are fast."""
         return Batch(*(part.pin_memory() for part in self._parts))
+
+    def split(self, parts: int) -> list[Batch]:
+        """Return the batch as up to `parts` batches of nearly equal size, in order; none is empty."""
+        if parts == 1:
+            return [self]
+        pieces, first = [], 0
+        for images, indices in zip(self.images.tensor_split(parts), self.indices.tensor_split(parts), strict=True):
+            place = self.targets[:, 0] - first
+            own = self.targets[(place >= 0) & (place < len(images))].clone()
+            own[:, 0] -= first
+            first += len(images)
+            pieces.append(Batch(images, own, indices))
+        return [piece for piece in pieces if len(piece.images)]
 
     @property
     def _parts(self) -> tuple[Tensor, ...]:
@@ -99,10 +113,16 @@ class DetectionDataset(Dataset[Picture]):
             raise IndexError(index)
         return self.make_item(index)
 
-    def make_item(self, index: int, *, epoch: int = 0, size_px: int | None = None) -> Picture:
-        """Return RGB uint8 (S, S, 3) and (N, 6) rows `class x1 y1 x2 y2 ignore` in its pixels; S is `size_px` or `img_size`.
+    def make_item(
+        self, index: int, *, epoch: int = 0, size_px: int | None = None, rectangular: bool = False
+    ) -> Picture:
+        """Return RGB uint8 (H, W, 3) and (N, 6) rows `class x1 y1 x2 y2 ignore` in its pixels.
 
         Whatever is random in it follows from the data set's seed, the epoch and the index.
+
+        Args:
+            size_px: the long side, without it `img_size`; the picture is a square of it unless it is rectangular.
+            rectangular: padded to multiples of `STRIDE_PX` alone; for a data set that is not augmented.
 
         Raises:
             DatasetError: a picture outside the cache cannot be read any more.
@@ -111,8 +131,8 @@ class DetectionDataset(Dataset[Picture]):
         picture = self._load(index)
         if self.augment is None:
             image, boxes = picture
-            square, box = letterbox(image, size_px)
-            return square, np.column_stack((boxes[:, 0], box.to_network(boxes[:, 1:5]), boxes[:, 5]))
+            padded, box = letterbox(image, size_px, rectangular)
+            return padded, np.column_stack((boxes[:, 0], box.to_network(boxes[:, 1:5]), boxes[:, 5]))
         # numpy seeds (seed, epoch) and (seed, epoch, 0) alike, and the first is the order's
         rng = np.random.default_rng((self.seed, epoch, index + 1))
         pictures = [picture]
@@ -169,10 +189,34 @@ class Loader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._batches:
+        batches = iter(self._batches)
+        while True:
+            try:
+                batch = next(batches, None)
+            except RuntimeError as error:  # what DataLoader makes of a worker's death
+                if not str(error).startswith("DataLoader worker (pid"):
+                    raise
+                right = "resume the run, with fewer workers if memory was short, or with 0"
+                raise DatasetError("a process that loads pictures died", where="workers", right=right) from error
             if isinstance(batch, DatasetError):
                 raise batch
+            if batch is None:
+                return
             yield batch
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of every batch that one of several processes takes: its pictures number `rank`, `rank + count`, …"""
+
+    rank: int = 0
+    count: int = 1
+
+
+def count_batches(pictures: int, batch_size: int, share: Share | None = None) -> int:
+    """Return how many batches of an epoch there are; one with fewer pictures than processes is left out."""
+    count = 1 if share is None else share.count
+    return pictures // batch_size + (pictures % batch_size >= count)
 
 
 def make_loader(
@@ -185,19 +229,26 @@ def make_loader(
     drop_last: bool = False,
     sizes: Sequence[int] | None = None,
     pin_memory: bool = False,
+    start: int = 0,
+    share: Share | None = None,
 ) -> Loader:
     """Make the batches of one epoch; their order and sizes follow from the data set's seed and the epoch.
 
     Args:
         workers: processes that make batches; they share the cache. 0 makes them in this process.
         sizes: sides in pixels of which each batch takes one; without them `img_size`.
+        start: the number of the batch to begin with.
+        share: which pictures of every batch to make; without it all.
     """
     rng = np.random.default_rng((data.seed, epoch))
     order = (rng.permutation(len(data)) if shuffle else np.arange(len(data))).tolist()
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     if drop_last and batches and len(batches[-1]) < batch_size:
         batches.pop()
-    content = _Epoch(data, epoch, batches, rng.choice(sizes or [data.img_size], len(batches)).tolist())
+    chosen = rng.choice(sizes or [data.img_size], len(batches)).tolist()
+    share = share or Share()
+    batches = [batch[share.rank :: share.count] for batch in batches if len(batch) >= share.count]
+    content = _Epoch(data, epoch, batches[start:], chosen[start : len(batches)])
     return Loader(
         DataLoader(
             content,
@@ -211,27 +262,47 @@ def make_loader(
     )
 
 
-def read_in_order(data: DetectionDataset, batch_size: int) -> Iterator[Batch]:
+def read_in_order(
+    data: DetectionDataset, batch_size: int, indices: Sequence[int] | None = None, rectangular: bool = False
+) -> Iterator[Batch]:
     """Yield a data set's plain batches, decoded ahead by a thread for each core.
+
+    Args:
+        indices: the pictures to yield; without them all.
+        rectangular: pad pictures to multiples of `STRIDE_PX` instead of to squares, those of one shape together.
 
     Raises:
         DatasetError: a picture cannot be read.
     """
+    indices = range(len(data)) if indices is None else indices
+    batches = _group_by_shape(data, batch_size, indices) if rectangular else _cut(indices, batch_size)
+    make = partial(data.make_item, rectangular=rectangular)
     cores = count_cores()
-    ahead = cores + batch_size
     with ThreadPoolExecutor(cores) as pool:
-        waiting = deque(pool.submit(data.make_item, index) for index in range(min(ahead, len(data))))
+        to_come = iter([index for batch in batches for index in batch])
+        waiting = deque(pool.submit(make, index) for index in islice(to_come, cores + batch_size))
         try:
-            for start in range(0, len(data), batch_size):
-                indices = range(start, min(start + batch_size, len(data)))
+            for batch in batches:
                 items = []
-                for index in indices:
+                for _ in batch:
                     items.append(waiting.popleft().result())
-                    if index + ahead < len(data):
-                        waiting.append(pool.submit(data.make_item, index + ahead))
-                yield _collate(indices, items)
+                    waiting.extend(pool.submit(make, index) for index in islice(to_come, 1))
+                yield _collate(batch, items)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _group_by_shape(data: DetectionDataset, batch_size: int, indices: Sequence[int]) -> list[Sequence[int]]:
+    shapes: dict[tuple[int, int], list[int]] = {}
+    for index in indices:
+        header = data.headers[index]
+        box = make_letterbox(header.width_px, header.height_px, data.img_size, rectangular=True)
+        shapes.setdefault((box.height_px, box.width_px), []).append(index)
+    return [batch for members in shapes.values() for batch in _cut(members, batch_size)]
+
+
+def _cut(indices: Sequence[int], batch_size: int) -> list[Sequence[int]]:
+    return [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
 
 
 def _collate(indices: Sequence[int], items: Sequence[Picture]) -> Batch:
@@ -239,7 +310,8 @@ def _collate(indices: Sequence[int], items: Sequence[Picture]) -> Batch:
     boxes = np.concatenate([boxes for _, boxes in items])
     kinds, low, high, ignore = np.split(boxes, (1, 3, 5), axis=1)
     places = np.repeat(np.arange(len(items)), [len(boxes) for _, boxes in items])
-    shares = np.concatenate(((low + high) / 2, high - low), axis=1) / images.shape[1]
+    sides = np.array(images.shape[2:0:-1] * 2, np.float32)
+    shares = np.concatenate(((low + high) / 2, high - low), axis=1) / sides
     targets = np.column_stack((places, kinds, shares, ignore)).astype(np.float32)
     return Batch(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(targets), torch.tensor(indices))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +79,8 @@ def predict(checkpoint: Checkpoint, dataset: DetectionDataset, *, device: torch.
         what = f"the checkpoint knows {checkpoint.network.classes} classes, the data set {dataset.classes}"
         raise ConfigError(what, where="--data", right="use a data set with the checkpoint's classes")
     model = checkpoint.make_model().to(device).to(memory_format=torch.channels_last).eval()
-    return _predict(model, dataset, device, BATCH_SIZE)
+    found = predict_with(model, dataset, range(len(dataset)), device=device, batch_size=BATCH_SIZE)
+    return [found[index] for index in range(len(dataset))]
 
 
 def load_truths(samples: Sequence[Sample], classes: int) -> list[GroundTruth]:
@@ -107,23 +108,41 @@ def score_detections(found: Sequence[Detections], truths: Sequence[GroundTruth])
 
 def measure_score_of(model: Detector, dataset: DetectionDataset, *, device: torch.device, batch_size: int) -> Score:
     """Score a model in evaluation mode on a data set that is not augmented, without intervals."""
-    return measure_score(list(map(match, _predict(model, dataset, device, batch_size), _list_truths(dataset))))
+    found = predict_with(model, dataset, range(len(dataset)), device=device, batch_size=batch_size)
+    return score_found(found, dataset)
+
+
+def score_found(found: Mapping[int, Detections], dataset: DetectionDataset) -> Score:
+    """Score the detections of every picture of a data set, by its index, without intervals."""
+    return measure_score([match(found[index], truth) for index, truth in enumerate(_list_truths(dataset))])
 
 
 @torch.inference_mode()
-def _predict(model: Detector, dataset: DetectionDataset, device: torch.device, batch_size: int) -> list[Detections]:
+def predict_with(
+    model: Detector,
+    dataset: DetectionDataset,
+    indices: Sequence[int],
+    *,
+    device: torch.device,
+    batch_size: int,
+    rectangular: bool = False,
+) -> dict[int, Detections]:
+    """Return what a model in evaluation mode detects in pictures of a data set that is not augmented, by their indices.
+
+    Raises:
+        DatasetError: a picture cannot be read.
+    """
     engine, config = DecodedDetector(model).to(device), DetectConfig()
-    found: list[Detections] = []
-    batches = -(-len(dataset) // batch_size)
-    for batch in tqdm(
-        read_in_order(dataset, batch_size), desc="score", unit="batch", total=batches, leave=False, disable=None
-    ):
-        images = normalise(batch.images.to(device)).to(memory_format=torch.channels_last)
-        boxes, scores = engine(images)
-        for index, detections in zip(batch.indices.tolist(), suppress(boxes, scores, config), strict=True):
-            width, height = dataset.headers[index].width_px, dataset.headers[index].height_px
-            box = make_letterbox(width, height, dataset.img_size)
-            found.append(detections.with_boxes(box.to_image(detections.boxes_xyxy, width, height)))
+    found: dict[int, Detections] = {}
+    with tqdm(desc="score", unit="image", total=len(indices), leave=False, disable=None) as bar:
+        for batch in read_in_order(dataset, batch_size, indices, rectangular):
+            images = normalise(batch.images.to(device)).to(memory_format=torch.channels_last)
+            boxes, scores = engine(images)
+            for index, detections in zip(batch.indices.tolist(), suppress(boxes, scores, config), strict=True):
+                width, height = dataset.headers[index].width_px, dataset.headers[index].height_px
+                box = make_letterbox(width, height, dataset.img_size, rectangular)
+                found[index] = detections.with_boxes(box.to_image(detections.boxes_xyxy, width, height))
+            bar.update(len(batch.images))
     return found
 
 
