@@ -19,8 +19,7 @@ from tiny import PRUNABLE, Cli, read_json
 from yolo_prune.cli.main import main
 from yolo_prune.errors import Interrupted
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.stages.data import load_data
-from yolo_prune.training.run import resume_run
+from yolo_prune.training.run import load_last
 
 COMMANDS = ("train", "sensitivity", "plan", "prune", "finetune", "bench", "evaluate", "detect", "run", "cfg", "data")
 PYTHON = [sys.executable, "-m", "yolo_prune"]
@@ -252,16 +251,17 @@ def test_run_prints_the_table(cli: Cli, hands: Path, tiny_cfg: Path) -> None:
 def test_a_signal_leaves_a_run_that_goes_on(
     cli: Cli, hands: Path, tiny_cfg: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
 ) -> None:
+    from yolo_prune.training import epoch_end
     from yolo_prune.training import run as module
 
-    finish = module._finish_epoch
+    finish = epoch_end.finish_epoch
 
     def finish_and_signal(*arguments: Any) -> None:
         finish(*arguments)
         signal.raise_signal(signum)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_finish_epoch", finish_and_signal)
+        patch.setattr(module, "finish_epoch", finish_and_signal)
         words = ("--data", hands, "--cfg", tiny_cfg, "--epochs", 2, "--batch-size", 12)
         stopped = cli("train", *words)
     assert (stopped.code, stopped.out) == (128 + signum, "")
@@ -284,7 +284,7 @@ def test_a_real_signal_ends_a_real_process(workplace: Path, hands: Path, tiny_cf
     assert (process.returncode, out) == (143, ""), err
     assert "Traceback" not in err
     assert err.splitlines()[-1].startswith("stopped by signal 15; ")
-    _, checkpoint = resume_run(Path("runs/train"), lambda config: load_data(config.data), {})
+    _, checkpoint = load_last(Path("runs/train"), {})
     assert 1 <= checkpoint.training["epoch"] < 500
 
 

@@ -9,12 +9,8 @@ from torch import nn
 
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.model.detector import Detector
-from yolo_prune.training.optimizer import (
-    WeightAverage,
-    make_optimizer,
-    measure_learning_rate,
-    measure_step_size,
-)
+from yolo_prune.training.optimizer import WeightAverage, make_optimizer
+from yolo_prune.training.pace import measure_learning_rate, measure_step_size
 from yolo_prune.training.settings import TrainConfig
 
 

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,17 +24,16 @@ from yolo_prune.errors import ConfigError, DatasetError, Interrupted, TrainingEr
 from yolo_prune.evaluation.evaluate import measure_score_of
 from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
 from yolo_prune.model.detector import ConvLayer, Detector
-from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.model.weights import save_weights
-from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.sparse import GammaSparsity
 from yolo_prune.stages.training import resume_training, start_training
 from yolo_prune.training import epoch as epoch_module
+from yolo_prune.training import epoch_end, run_state
 from yolo_prune.training import run as run_module
-from yolo_prune.training.epoch import Trainee, train_step
-from yolo_prune.training.optimizer import WeightAverage, make_optimizer
+from yolo_prune.training.epoch import train_step
+from yolo_prune.training.pace import Pace
 from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.start import make_start
+from yolo_prune.training.trainee import Trainee, make_trainee
 
 pytestmark = [
     pytest.mark.usefixtures("undrawn"),
@@ -66,7 +64,7 @@ def killed_after_save(number: int) -> Iterator[None]:
         return path
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "save_checkpoint", save)
+        patch.setattr(run_state, "save_checkpoint", save)
         yield
 
 
@@ -163,12 +161,17 @@ def test_a_sparse_run_keeps_its_last_epoch_and_others_their_best(
 ) -> None:
     averages: list[dict[str, torch.Tensor]] = []
 
-    def pretend(model: Detector, *arguments: Any, **named: Any) -> SimpleNamespace:
+    def pretend(run: Any, model: Detector, val: Any) -> float:
+        if run.config.is_sparse and len(seen) % 2:
+            seen.append(None)  # what a prune would leave is scored after the whole
+            return 0.1
+        seen.append(copy_state(model))
         averages.append(copy_state(model))
-        return SimpleNamespace(map50=(0.5, 0.7, 0.6)[len(averages) - 1])
+        return (0.5, 0.7, 0.6)[len(averages) - 1]
 
+    seen: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "measure_score_of", pretend)
+        patch.setattr(epoch_end, "_score", pretend)
         best = load_checkpoint(start_training(parse_config(config, {"sparsity": sparsity}, "test"), tmp_path / "run"))
     assert best.provenance["metrics"] == {"epoch": kept, "val_map50": (0.5, 0.7, 0.6)[kept - 1]}
     assert is_same(best.state, averages[kept - 1])
@@ -178,12 +181,9 @@ def test_a_sparse_run_keeps_its_last_epoch_and_others_their_best(
     assert last.training["average_updates"] == STEPS
 
 
-def make_trainee(config: TrainConfig) -> Trainee:
+def make_tiny_trainee(config: TrainConfig) -> Trainee:
     torch.manual_seed(0)
-    model = Detector(parse_cfg(TINY_CFG))
-    average = WeightAverage(model, 1)
-    sparsity = GammaSparsity(model, make_channel_graph(model.network))
-    return Trainee(model, make_optimizer(model, config), average, DetectionLoss(model.network), sparsity)
+    return make_trainee(Detector(parse_cfg(TINY_CFG)).train(), config, 1)
 
 
 @pytest.fixture
@@ -196,9 +196,9 @@ def pair(hands: Path) -> DetectionDataset:
 
 def test_two_pictures_are_learnt_by_heart(pair: DetectionDataset) -> None:
     config = TrainConfig(learning_rate=2e-2, weight_decay=0.0)
-    trainee = make_trainee(config)
+    trainee = make_tiny_trainee(config)
     (batch,) = make_loader(pair, 2, shuffle=False, epoch=0)
-    losses = [train_step(trainee, batch, config, config.learning_rate, CPU).tolist() for _ in range(150)]
+    losses = [train_step(trainee, batch, config, Pace(config.learning_rate)).tolist() for _ in range(150)]
     assert all(math.isclose(sum(parts), total, rel_tol=1e-4) for total, *parts in losses)
     assert losses[-1][0] < 0.2 * losses[0][0]
     assert measure_score_of(trainee.model.eval(), pair, device=CPU, batch_size=2).map50 > 0.9
@@ -206,12 +206,12 @@ def test_two_pictures_are_learnt_by_heart(pair: DetectionDataset) -> None:
 
 def test_a_step_moves_by_the_rate_it_is_given(pair: DetectionDataset) -> None:
     config = TrainConfig(learning_rate=0.5)
-    trainee = make_trainee(config)
+    trainee = make_tiny_trainee(config)
     (batch,) = make_loader(pair, 2, shuffle=False, epoch=0)
     before = copy.deepcopy(list(trainee.model.parameters()))
-    train_step(trainee, batch, config, 0.0, CPU)
+    train_step(trainee, batch, config, Pace(0.0))
     assert all(map(torch.equal, trainee.model.parameters(), before))
-    train_step(trainee, batch, config, 1e-3, CPU)
+    train_step(trainee, batch, config, Pace(1e-3))
     assert not all(map(torch.equal, trainee.model.parameters(), before))
 
 
@@ -220,8 +220,8 @@ def test_gradients_are_clipped(pair: DetectionDataset) -> None:
     norms = {}
     for clip in (0.0, 1e-3):
         config = TrainConfig(clip_norm=clip)
-        trainee = make_trainee(config)
-        train_step(trainee, batch, config, 1e-3, CPU)
+        trainee = make_tiny_trainee(config)
+        train_step(trainee, batch, config, Pace(1e-3))
         gradients = [parameter.grad for parameter in trainee.model.parameters()]
         norms[clip] = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None))
     assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
@@ -248,12 +248,12 @@ def test_sparsity_reaches_zeros_and_keeps_the_last_epoch(config: TrainConfig, tm
     assert last.training["rows"][-1]["channels"] == PRUNABLE
     assert load_checkpoint(best).provenance["metrics"]["epoch"] == 3
     assert lines[0] == "balanced the γ of 4 groups"
-    assert lines[-1].endswith(f"{below[-1]} of {PRUNABLE} channels below 0.01")
+    assert f", {below[-1]} of {PRUNABLE} channels ({below[-1] / PRUNABLE:.0%}) below 0.01; pruned now " in lines[-1]
 
 
 def test_a_loss_that_is_no_number_ends_the_run(config: TrainConfig, tmp_path: Path) -> None:
     def spoil() -> None:
-        patch.setattr(epoch_module, "normalise", lambda images: images.float() * math.nan)
+        patch.setattr(epoch_module, "normalise", lambda images, dtype: images.to(dtype) * math.nan)
 
     expected = pytest.raises(TrainingError, match="the loss became nan; lower learning_rate")
     with pytest.MonkeyPatch.context() as patch, before_step(5, spoil), expected:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -69,11 +69,24 @@ def format_config(config: Any) -> dict[str, Any]:
     return dict(plain(config))
 
 
+def _convert_to_any(kinds: Sequence[Any], present: Any, value: Any, where: str) -> Any:
+    for kind in kinds:
+        try:
+            return _convert(kind, present, value, where)
+        except ConfigError:
+            continue
+    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+    raise ConfigError(f"{value!r} is of the wrong type", where=where, right=f"write a value of type {names}")
+
+
 def _convert(kind: Any, present: Any, value: Any, where: str) -> Any:
     if get_origin(kind) in (Union, UnionType):
         if value is None and NoneType in get_args(kind):
             return None
-        (kind,) = (option for option in get_args(kind) if option is not NoneType)
+        kinds = [option for option in get_args(kind) if option is not NoneType]
+        if len(kinds) > 1:
+            return _convert_to_any(kinds, present, value, where)
+        (kind,) = kinds
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_convert(get_args(kind)[0], None, item, where) for item in value)
     if is_dataclass(kind) and isinstance(kind, type):

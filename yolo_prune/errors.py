@@ -10,6 +10,7 @@
     ├── TrainingError              a run that cannot go on: NaN loss, nothing to resume
     └── OutputError                a place that cannot be written
     Interrupted                    a signal asked the run to stop; what it had is on disk (exit 130, 143)
+    └── TimeUp                     its time is up; the same (exit 124)
 
 Anything else that escapes is a defect of this package (exit code 1).
 """
@@ -17,6 +18,9 @@ Anything else that escapes is a defect of this package (exit code 1).
 from __future__ import annotations
 
 from pathlib import Path
+
+TIME_UP = 124
+"""The exit code of a run whose time is up."""
 
 
 class YoloPruneError(Exception):
@@ -71,3 +75,11 @@ class Interrupted(Exception):
     def __init__(self, signum: int) -> None:
         self.exit_code = 128 + signum
         super().__init__(f"stopped by signal {signum}; what was finished is on disk, and the run can be resumed")
+
+
+class TimeUp(Interrupted):
+    """The time that a run was given is up; `exit_code` is 124, as timeout(1)'s."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "the time is up; what was finished is on disk, and the run can be resumed")
+        self.exit_code = TIME_UP

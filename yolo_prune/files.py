@@ -58,6 +58,13 @@ def make_folder_atomically(out: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def remove_scraps(folder: Path) -> None:
+    """Remove what writes that a kill ended have left in a folder; nobody else may be writing there."""
+    for scrap in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            scrap.unlink()
+
+
 def save_text(path: Path, text: str) -> Path:
     """Write `text` as UTF-8 to `path`, whole or not at all, and return `path`."""
     with open_atomically(path) as file:

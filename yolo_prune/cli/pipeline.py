@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
 from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay, print_json
 from yolo_prune.errors import ConfigError
 from yolo_prune.stages.settings import FINETUNE
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.settings import RUNTIME, TrainConfig
 
 _TRAIN = TrainConfig()
 _SYNTHETIC = "the synthetic hands, drawn on first use"
+_RESUME = (
+    f"Take up the run NAME where it stopped; takes no other setting but {', '.join(RUNTIME[:-1])} and {RUNTIME[-1]}."
+)
+
+Sparsity: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="λ of sparsity training: 0 trains without, auto finds it.", show_default=str(_TRAIN.sparsity)),
+]
+SparsityRatio: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        help="The share of the channels that --sparsity auto brings to zero.", show_default=str(_TRAIN.sparsity_ratio)
+    ),
+]
+Teacher: TypeAlias = Annotated[
+    Path | None, typer.Option(help="A checkpoint to learn from beside the labels.", show_default=False)
+]
+Workers: TypeAlias = Annotated[
+    int | None,
+    typer.Option(help="Processes that load pictures.", show_default="one for each core on CUDA, up to 16, else 0"),
+]
+MaxMinutes: TypeAlias = Annotated[
+    float | None, typer.Option(help="Save and leave with exit code 124 after so many minutes.", show_default=False)
+]
+TensorBoard: TypeAlias = Annotated[
+    bool | None,
+    typer.Option("--tensorboard/--no-tensorboard", help="Write for TensorBoard too.", show_default="no-tensorboard"),
+]
 
 
 def train(
@@ -45,16 +73,16 @@ def train(
             show_default="no-auto-anchors",
         ),
     ] = None,
-    sparsity: Annotated[
-        float | None, typer.Option(help="λ of sparsity training: 0 trains without.", show_default=str(_TRAIN.sparsity))
-    ] = None,
+    sparsity: Sparsity = None,
+    sparsity_ratio: SparsityRatio = None,
+    teacher: Teacher = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="The highest learning rate.", show_default=str(_TRAIN.learning_rate))
     ] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.", show_default=_TRAIN.optimizer)] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that load pictures.", show_default=str(_TRAIN.workers))
-    ] = None,
+    workers: Workers = None,
+    max_minutes: MaxMinutes = None,
+    tensorboard: TensorBoard = None,
     name: Annotated[str | None, typer.Option(help="The run's folder below runs/.", show_default=_TRAIN.name)] = None,
     device: Device = None,
     seed: Annotated[
@@ -63,17 +91,16 @@ def train(
     config: Config = None,
     resume: Annotated[
         bool,
-        typer.Option(
-            "--resume", help="Take up the run NAME where it stopped; takes no other setting but device and workers."
-        ),
+        typer.Option("--resume", help=_RESUME),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a detector and print the path of its best checkpoint."""
     flags = {
         "data": data, "cfg": cfg, "weights": weights, "epochs": epochs, "batch_size": batch_size, "img_size": img_size,
-        "auto_anchors": auto_anchors, "sparsity": sparsity, "learning_rate": learning_rate, "optimizer": optimizer,
-        "workers": workers, "name": name, "device": device, "seed": seed,
+        "auto_anchors": auto_anchors, "sparsity": sparsity, "sparsity_ratio": sparsity_ratio, "teacher": teacher,
+        "learning_rate": learning_rate, "optimizer": optimizer, "workers": workers, "max_minutes": max_minutes,
+        "tensorboard": tensorboard, "name": name, "device": device, "seed": seed,
     }  # fmt: skip
     _print_trained("train", _train("train", _TRAIN, flags, config, resume), as_json)
 
@@ -90,23 +117,23 @@ def finetune(
     img_size: Annotated[
         int | None, typer.Option(help="Side of the square input in pixels.", show_default="the checkpoint's")
     ] = None,
-    sparsity: Annotated[
-        float | None, typer.Option(help="λ of sparsity training.", show_default=str(FINETUNE.sparsity))
-    ] = None,
+    sparsity: Sparsity = None,
+    sparsity_ratio: SparsityRatio = None,
+    teacher: Teacher = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="The highest learning rate.", show_default=str(FINETUNE.learning_rate))
     ] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.", show_default=FINETUNE.optimizer)] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that load pictures.", show_default=str(FINETUNE.workers))
-    ] = None,
+    workers: Workers = None,
+    max_minutes: MaxMinutes = None,
+    tensorboard: TensorBoard = None,
     name: Annotated[str | None, typer.Option(help="The run's folder below runs/.", show_default=FINETUNE.name)] = None,
     device: Device = None,
     seed: Annotated[
         int | None, typer.Option(help="Every random number follows from this one.", show_default=str(FINETUNE.seed))
     ] = None,
     config: Config = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Take up the run NAME where it stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help=_RESUME)] = False,
     as_json: Json = False,
 ) -> None:
     """Train a pruned checkpoint further and print the path of its best checkpoint."""
@@ -115,30 +142,33 @@ def finetune(
     weights = checkpoint if resume else resolve_checkpoint(checkpoint, "prune")
     flags = {
         "data": data, "weights": weights, "epochs": epochs, "batch_size": batch_size, "img_size": img_size,
-        "sparsity": sparsity, "learning_rate": learning_rate, "optimizer": optimizer, "workers": workers, "name": name,
-        "device": device, "seed": seed,
+        "sparsity": sparsity, "sparsity_ratio": sparsity_ratio, "teacher": teacher, "learning_rate": learning_rate,
+        "optimizer": optimizer, "workers": workers, "max_minutes": max_minutes, "tensorboard": tensorboard,
+        "name": name, "device": device, "seed": seed,
     }  # fmt: skip
     _print_trained("finetune", _train("finetune", FINETUNE, flags, config, resume), as_json)
 
 
 def _train(stage: str, base: TrainConfig, flags: dict[str, Any], file: Path | None, resume: bool) -> Path:
-    from yolo_prune.stages.folders import RUNS, make_run_folder
-    from yolo_prune.stages.training import resume_training, start_training
+    from yolo_prune.stages.folders import RUNS
+    from yolo_prune.stages.training import launch_training, resume_training
 
     if not resume:
-        settings = overlay(base, file, flags)
-        return start_training(settings, make_run_folder(settings.name, base.name), stage)
-    given = [key for key, value in flags.items() if value is not None and key not in ("name", "device", "workers")]
+        return launch_training(overlay(base, file, flags), base.name, stage)
+    given = [key for key, value in flags.items() if value is not None and key not in ("name", *RUNTIME)]
     if given or file is not None:
         flag = f"--{given[0].replace('_', '-')}" if given else "--config"
         raise ConfigError("a resumed run keeps its settings", where=flag, right="leave it out, or start a new run")
-    changes = {key: flags[key] for key in ("device", "workers") if flags[key] is not None}
+    changes = {key: flags[key] for key in RUNTIME if flags.get(key) is not None}
     return resume_training(RUNS / (flags["name"] or base.name), changes)
 
 
 def _print_trained(stage: str, path: Path, as_json: bool) -> None:
     from yolo_prune.stages.folders import remember_latest
+    from yolo_prune.training.ranks import is_speaker
 
+    if not is_speaker():
+        return
     remember_latest(stage, path)
     if not as_json:
         print(path)

@@ -130,7 +130,8 @@ class DetectionLoss(nn.Module):
         count = max(1, goals.positives) if positives is None else positives
         weights = (self.config.box, self.config.objectness, self.config.classes)
         box, objectness, classes = (
-            torch.stack(part).sum() / count * weight for part, weight in zip(zip(*parts, strict=True), weights, strict=True)
+            torch.stack(part).sum() / count * weight
+            for part, weight in zip(zip(*parts, strict=True), weights, strict=True)
         )
         return Losses(box + objectness + classes, box.detach(), objectness.detach(), classes.detach())
 
@@ -152,7 +153,9 @@ class DetectionLoss(nn.Module):
         wanted = values.new_zeros(values.shape[:-1])
         slots = torch.arange(wanted.numel(), device=wanted.device).view_as(wanted)[positives.cells]
         goal = (1 - share + share * iou.detach().clamp(0, 1)).to(wanted)
-        wanted.view(-1).scatter_reduce_(0, slots, goal, "amax")  # boxes that share an anchor: the best one, in any order
+        wanted.view(-1).scatter_reduce_(
+            0, slots, goal, "amax"
+        )  # boxes that share an anchor: the best one, in any order
         with torch.no_grad():
             every = decode_boxes(values[..., :4], grid, anchors.view(-1, 1, 1, 2), stride, yolo.scale_x_y)
             counted = _measure_best_overlap(every, goals.truth) < self.config.ignore_iou

@@ -1,4 +1,4 @@
-"""Settings of the detection loss; importing them costs nothing."""
+"""Settings of the losses; importing them costs nothing."""
 
 from __future__ import annotations
 
@@ -48,6 +48,26 @@ class LossConfig:
             raise ConfigError(f"{self.anchor_ratio} is out of range", where="anchor_ratio", right=right)
         if self.box_loss not in ("ciou", "mse"):
             raise ConfigError(f"unknown box loss {self.box_loss}", where="box_loss", right="use ciou or mse")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """How much a teacher counts beside the labels."""
+
+    weight: float = 1.0
+    """Weight of the difference to the teacher's answers."""
+    features: float = 0.0
+    """Weight of the difference to where the teacher looks: the energy of the maps that its heads read."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ConfigError: a weight is out of range.
+        """
+        for name in ("weight", "features"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ConfigError(f"{value} is out of range", where=name, right="use a number from 0")
 
 
 def check_img_size(img_size: int | None) -> None:

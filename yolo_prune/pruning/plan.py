@@ -64,6 +64,16 @@ def make_plan(
     return cut(count)
 
 
+def make_threshold_plan(graph: ChannelGraph, importance: FloatArray, threshold: float, config: PlanConfig) -> Plan:
+    """Drop every prunable channel that matters less than `threshold`, but for the floor of its group.
+
+    Raises:
+        PlanError: a score is NaN, or `spare` names no convolution.
+    """
+    candidates, floor = _find_candidates(graph, importance, config)
+    return Plan(~(candidates & ~floor & (importance < threshold)))
+
+
 def make_cost_budgets(
     config: PlanConfig, network: Network, graph: ChannelGraph, original: Cost, img_size: int
 ) -> list[Budget[Plan]]:

@@ -26,6 +26,7 @@ from yolo_prune.stages.pruning import prune
 from yolo_prune.stages.settings import ChainConfig
 from yolo_prune.stages.training import resume_training, start_training
 from yolo_prune.training.device import make_device
+from yolo_prune.training.ranks import is_launched
 from yolo_prune.training.settings import TrainConfig
 
 SHARED = ("data", "device", "seed")
@@ -60,7 +61,14 @@ def load_chain(path: Path) -> ChainConfig:
 
 
 def run_chain(config: ChainConfig) -> ChainResult:
-    """Run every stage that is not done yet and return what they made."""
+    """Run every stage that is not done yet and return what they made.
+
+    Raises:
+        ConfigError: torchrun started several processes of it.
+    """
+    if is_launched():
+        right = "run train and finetune under torchrun, or the whole of it without"
+        raise ConfigError("a whole chain runs in one process", where="torchrun", right=right)
     folder, device = RUNS / config.name, make_device(config.device)
     spec = load_data(config.data)
     samples = spec.samples(config.bench.split)  # a split that is not there shows now, not after hours
@@ -76,7 +84,7 @@ def run_chain(config: ChainConfig) -> ChainResult:
         def work() -> Path:
             if not (place / "last.pt").is_file():
                 return start_training(settings, place, stage)
-            is_done = load_checkpoint(place / "last.pt").training["epoch"] == settings.epochs
+            is_done = load_checkpoint(place / "last.pt").training.get("is_done", False)
             return place / "best.pt" if is_done else resume_training(place)
 
         return _once(place, "best.pt", (settings, data, _hash(settings.weights), _hash(settings.cfg)), work)

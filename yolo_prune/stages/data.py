@@ -14,8 +14,11 @@ SYNTHETIC_HANDS = Path("data/synthetic-hands")
 
 
 def report(line: str) -> None:
-    """Say something about progress on stderr; stdout is for results."""
-    print(line, file=sys.stderr, flush=True)
+    """Say something about progress on stderr, above any bar; stdout is for results."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
 
 
 def load_data(path: Path | None) -> DataSpec:

@@ -25,11 +25,22 @@ def make_run_folder(name: str, default: str) -> Path:
         ConfigError: the chosen name already holds a run.
     """
     folder = RUNS / name
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return folder
+    if not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
+        return folder  # what is hidden was left by a run that was killed before it had begun
     if name != default:
         raise ConfigError(f"{folder} already holds a run", where="--name", right="use another name, or train --resume")
     return next(free for number in count(2) if not (free := RUNS / f"{name}-{number}").exists())
+
+
+def find_run_folder(name: str, default: str) -> Path | None:
+    """Return the folder that `make_run_folder` gave last for a name, if it is there."""
+    numbers = count(2) if name == default else iter(())
+    newest = RUNS / name
+    for folder in (RUNS / f"{name}-{number}" for number in numbers):
+        if not folder.exists():
+            break
+        newest = folder
+    return newest if newest.exists() else None
 
 
 def remember_latest(stage: str, checkpoint: Path) -> None:

@@ -37,7 +37,7 @@ from yolo_prune.stages.data import load_data_of, report
 from yolo_prune.stages.settings import PruneConfig
 from yolo_prune.stages.timing import Stopwatch, make_time_budgets
 from yolo_prune.training.device import make_device
-from yolo_prune.training.run import GAMMA_THRESHOLD
+from yolo_prune.training.epoch_end import GAMMA_THRESHOLD
 
 
 @dataclass(frozen=True)

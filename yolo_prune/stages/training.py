@@ -6,13 +6,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from yolo_prune.darknet.cost import measure_cost
-from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.pruning.balance import balance_gammas_
 from yolo_prune.stages.data import load_data, load_data_of, report
-from yolo_prune.training.run import make_run, resume_run, train
+from yolo_prune.stages.folders import find_run_folder, make_run_folder
+from yolo_prune.training.ranks import Ranks, count_restarts, join_ranks
+from yolo_prune.training.run import load_last, make_run, make_run_of, train
+from yolo_prune.training.run_state import Report
 from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.start import make_start
+
+
+def launch_training(config: TrainConfig, default_name: str, stage: str) -> Path:
+    """Train in a folder below runs/ that the settings name, in one process or in all that torchrun started.
+
+    Processes that were started again, because one had died, take up the run where its last.pt stands.
+    """
+    with join_ranks(config.device) as (ranks, device):
+        name = config.name
+        if count_restarts():
+            folder = ranks.share(find_run_folder(name, default_name) if ranks.is_first else None)
+            if folder is not None and (folder / "last.pt").is_file():
+                settings, last = load_last(folder, {})
+                return _go_on(settings, last, folder, ranks, device)
+        folder = ranks.share(make_run_folder(name, default_name) if ranks.is_first else Path(name))
+        return _start(config, folder, stage, ranks, device)
 
 
 def start_training(config: TrainConfig, folder: Path, stage: str = "train") -> Path:
@@ -20,26 +42,54 @@ def start_training(config: TrainConfig, folder: Path, stage: str = "train") -> P
 
     Started from a checkpoint, a run without a data set of its own goes on with the checkpoint's.
     """
-    if config.data is None and config.weights is not None and config.weights.suffix == ".pt":
-        spec = load_data_of(None, load_checkpoint(config.weights).provenance, "--data")
-    else:
-        spec = load_data(config.data)
-    config = replace(config, data=spec.source)
-    start = make_start(config, len(spec.names), report, spec.samples("train"))
-    if config.sparsity > 0:
-        report(f"balanced the γ of {balance_gammas_(start.model)} groups")
-    cost = measure_cost(start.model.network, start.img_size)
-    report(
-        f"{stage}: {cost.params:,} params, {cost.macs / 1e9:.3f} G MACs at {start.img_size} px; "
-        f"{len(spec.samples('train'))} pictures, {config.epochs} epochs, into {folder}"
-    )
-    return train(make_run(config, spec, start, stage=stage, folder=folder), start.model, report=report)
+    with join_ranks(config.device) as (ranks, device):
+        return _start(config, folder, stage, ranks, device)
 
 
 def resume_training(folder: Path, changes: dict[str, Any] | None = None) -> Path:
     """Take up the run that stopped in `folder`, and return its best checkpoint; `changes` are settings to change."""
-    run, checkpoint = resume_run(folder, lambda config: load_data(config.data), changes or {})
-    report(f"resuming {folder} after epoch {checkpoint.training['epoch']} of {run.config.epochs}")
-    model = checkpoint.make_model()
+    config, last = load_last(folder, changes or {})
+    with join_ranks(config.device) as (ranks, device):
+        return _go_on(config, last, folder, ranks, device)
+
+
+def _start(config: TrainConfig, folder: Path, stage: str, ranks: Ranks, device: torch.device) -> Path:
+    say = _get_voice(ranks)
+    spec = _load_in_turn(config, ranks)
+    config = replace(config, data=spec.source)
+    start = make_start(config, len(spec.names), say, spec.samples("train"))
+    if config.is_sparse:
+        say(f"balanced the γ of {balance_gammas_(start.model)} groups")
+    cost = measure_cost(start.model.network, start.img_size)
+    say(
+        f"{stage}: {cost.params:,} params, {cost.macs / 1e9:.3f} G MACs at {start.img_size} px; "
+        f"{len(spec.samples('train'))} pictures, {config.epochs} epochs, into {folder}"
+    )
+    run = make_run(config, spec, start, stage=stage, folder=folder, device=device, ranks=ranks)
+    return train(run, start.model, report=say)
+
+
+def _go_on(config: TrainConfig, last: Checkpoint, folder: Path, ranks: Ranks, device: torch.device) -> Path:
+    say = _get_voice(ranks)
+    run = make_run_of(config, load_data(config.data), last, folder=folder, device=device, ranks=ranks)
+    say(f"resuming {folder} after epoch {last.training['epoch']} of {config.epochs}")
+    model = last.make_model()
     model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
-    return train(run, model.requires_grad_(True), checkpoint, report)
+    return train(run, model.requires_grad_(True), last, say)
+
+
+def _load_in_turn(config: TrainConfig, ranks: Ranks) -> DataSpec:
+    """Read the data set, the first process before the others: it may have to be drawn."""
+    spec = _load(config) if ranks.is_first else None
+    ranks.share(None)
+    return spec or _load(config)
+
+
+def _load(config: TrainConfig) -> DataSpec:
+    if config.data is None and config.weights is not None and config.weights.suffix == ".pt":
+        return load_data_of(None, load_checkpoint(config.weights).provenance, "--data")
+    return load_data(config.data)
+
+
+def _get_voice(ranks: Ranks) -> Report:
+    return report if ranks.is_first else lambda line: None

@@ -4,100 +4,158 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
-from tqdm import tqdm
 
 from yolo_prune.datasets.loader import Batch
 from yolo_prune.errors import TrainingError
+from yolo_prune.model.assignment import Goals
 from yolo_prune.model.decode import normalise
-from yolo_prune.model.detector import Detector
-from yolo_prune.model.loss import DetectionLoss
-from yolo_prune.pruning.sparse import GammaSparsity
-from yolo_prune.training.optimizer import WeightAverage, measure_learning_rate, measure_step_size
+from yolo_prune.training.pace import Pace
 from yolo_prune.training.settings import TrainConfig
-from yolo_prune.training.signals import StopSignal
+from yolo_prune.training.teacher import Watch
+from yolo_prune.training.trainee import Trainee
+
+PARTS = ("loss", "box", "objectness", "classes", "teacher")
+READ_EVERY = 20
+"""Steps from one look at the losses to the next: on a GPU a look waits until it has caught up."""
 
 
-@dataclass(frozen=True)
-class Trainee:
-    """Everything that a step changes."""
+@dataclass
+class Tally:
+    """What an epoch has behind it."""
 
-    model: Detector
-    optimizer: Optimizer
-    average: WeightAverage
-    loss: DetectionLoss
-    sparsity: GammaSparsity | None
-    """None for a network without batch normalisation that is trained without λ."""
+    losses: Tensor = field(default_factory=lambda: torch.zeros(len(PARTS)))
+    """(5,) sums over steps of the parts."""
+    steps: int = 0
+    images: int = 0
+    """Pictures of all processes."""
+    seconds: float = 0.0
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean of every part over the steps."""
+        return dict(zip(PARTS, (self.losses / max(1, self.steps)).tolist(), strict=True))
+
+    @property
+    def images_per_s(self) -> float:
+        """Pictures per second."""
+        return self.images / max(1e-9, self.seconds)
 
 
-@dataclass(frozen=True)
-class EpochResult:
-    """Mean losses over one epoch, the last learning rate, and pictures per second."""
-
-    loss: float
-    box: float
-    objectness: float
-    classes: float
-    learning_rate: float
-    images_per_s: float
+BetweenSteps = Callable[[Tally], None]
 
 
 def train_epoch(
     trainee: Trainee,
     batches: Iterable[Batch],
     config: TrainConfig,
+    pace_of: Callable[[int], Pace],
+    tally: Tally,
     *,
-    device: torch.device,
-    first_step: int,
-    steps: int,
-    stop: StopSignal,
-) -> EpochResult:
-    """Train on every batch once.
+    before_step: BetweenSteps,
+    after_look: BetweenSteps,
+) -> None:
+    """Train on every batch once and enter it in the tally.
 
     Args:
-        first_step: the run's number of this epoch's first step; the learning rate follows from it.
-        steps: the steps of the whole run.
+        batches: this process's; where the tally begins with steps, the ones after those.
+        pace_of: the pace of the epoch's step 0, 1, …
+        before_step: called before every step; it may raise to stop.
+        after_look: called each time the losses were looked at.
 
     Raises:
         TrainingError: the loss is no longer a number.
-        Interrupted: a signal came.
     """
-    trainee.model.train()
-    total = torch.zeros(4, device=device)
-    started, count, images, rate = time.perf_counter(), 0, 0, 0.0
-    for batch in tqdm(batches, desc="train", unit="batch", leave=False, disable=None):
-        stop.check()
-        rate = measure_learning_rate(config, first_step + count, steps)
-        total += train_step(trainee, batch, config, rate, device)
-        count, images = count + 1, images + len(batch.images)
-    loss, box, objectness, classes = (total / max(1, count)).tolist()
-    if not math.isfinite(loss):
-        raise TrainingError(f"the loss became {loss}", right="lower learning_rate, and resume or start again")
-    speed = images / (time.perf_counter() - started)
-    return EpochResult(loss, box, objectness, classes, rate, speed)
+    trainee.learn()
+    tally.losses = tally.losses.to(trainee.device)
+    started, before = time.perf_counter(), tally.seconds
+    for batch in batches:
+        tally.seconds = before + time.perf_counter() - started
+        before_step(tally)
+        tally.losses += train_step(trainee, batch, config, pace_of(tally.steps))
+        tally.steps += 1
+        tally.images += len(batch.images) * trainee.ranks.count
+        if tally.steps % READ_EVERY == 0:
+            tally.seconds = before + time.perf_counter() - started
+            check_loss(tally)
+            after_look(tally)
+    check_sanity(trainee, tally)
+    tally.seconds = before + time.perf_counter() - started
+    after_look(tally)
 
 
-def train_step(
-    trainee: Trainee, batch: Batch, config: TrainConfig, learning_rate: float, device: torch.device
-) -> torch.Tensor:
-    """Take one optimizer step, then the proximal step of sparsity, and return (4,) total, box, objectness, class loss."""
-    for group in trainee.optimizer.param_groups:
-        group["lr"] = learning_rate
-    images = normalise(batch.images.to(device, non_blocking=True)).to(memory_format=torch.channels_last)
-    with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-        heads = trainee.model(images)
-    losses = trainee.loss.measure(heads, batch.targets, *images.shape[-2:])
-    trainee.optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(losses.total)
+def train_step(trainee: Trainee, batch: Batch, config: TrainConfig, pace: Pace) -> Tensor:
+    """Take one optimizer step, then the proximal step of sparsity, and return (5,) the losses named in PARTS.
+
+    The batch is this process's part of the step. Losses are divided by the positives of the whole step, all processes' and
+    all passes', so that a step comes out the same however it is cut.
+    """
+    optimizer, ranks = trainee.optimizer, trainee.ranks
+    for group in optimizer.param_groups:
+        group["lr"] = pace.learning_rate
+    passes = batch.split(config.accumulate)
+    goals = [trainee.loss.make_goals(one.targets, len(one.images), *one.images.shape[-2:]) for one in passes]
+    (positives,) = ranks.add_up([sum(goal.positives for goal in goals)])
+    share = max(1.0, positives) / ranks.count  # gradients are averaged over processes
+    optimizer.zero_grad(set_to_none=True)
+    losses = torch.zeros(len(PARTS), device=trainee.device)
+    for number, (one, goal) in enumerate(zip(passes, goals, strict=True), 1):
+        with trainee.hold_back(number < len(passes)):
+            losses += _learn_from(trainee, one, goal, share)
+    trainee.scaler.unscale_(optimizer)
     if config.clip_norm > 0:
         clip_grad_norm_(trainee.model.parameters(), config.clip_norm, foreach=True)
-    trainee.optimizer.step()
-    if trainee.sparsity is not None and config.sparsity > 0:
-        trainee.sparsity.shrink_(measure_step_size(config, learning_rate) * config.sparsity)
+    zeros = trainee.sparsity.find_zeros() if trainee.sparsity is not None and pace.keeps_zeros else None
+    trainee.scaler.step(optimizer)
+    trainee.scaler.update()
+    if trainee.sparsity is not None and pace.shrinkage > 0:
+        trainee.sparsity.shrink_(pace.shrinkage, pace.pulled)
+    if trainee.sparsity is not None and zeros is not None:
+        trainee.sparsity.clear_(zeros)
     trainee.average.update(trainee.model)
-    return torch.stack((losses.total.detach(), losses.box, losses.objectness, losses.classes))
+    return losses
+
+
+def _learn_from(trainee: Trainee, batch: Batch, goals: Goals, positives: float) -> Tensor:
+    """Add one pass's gradients to those that are there, and return its (5,) losses."""
+    kind = next(trainee.model.parameters()).dtype
+    pixels = normalise(batch.images.to(trainee.device, non_blocking=True), kind)
+    images = pixels.to(memory_format=torch.channels_last)
+    watch = Watch(trainee.model.network)
+    with trainee.autocast():
+        heads = trainee.answer(images, watch.visit) if trainee.teacher is not None else trainee.answer(images)
+    losses = trainee.loss(heads, goals.to(trainee.device), positives)
+    total, taught = losses.total, losses.total.new_zeros(())
+    if trainee.teacher is not None:
+        with trainee.autocast():
+            taught = trainee.teacher.measure(images, heads, watch.maps) / positives
+        total = total + taught
+    torch.autograd.backward(trainee.scaler.scale(total))
+    return torch.stack((total.detach(), losses.box, losses.objectness, losses.classes, taught.detach()))
+
+
+def check_loss(tally: Tally) -> None:
+    """Look at the losses.
+
+    Raises:
+        TrainingError: one was no number.
+    """
+    if not math.isfinite(loss := tally.means["loss"]):
+        raise TrainingError(f"the loss became {loss}", right="lower learning_rate, and resume or start again")
+
+
+def check_sanity(trainee: Trainee, tally: Tally) -> None:
+    """Look at the losses and at the weights, which the last step may have spoilt; what is sound may be saved.
+
+    Raises:
+        TrainingError: something is no number.
+    """
+    check_loss(tally)
+    norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter in trainee.model.parameters()]))
+    if not bool(norms.isfinite().all()):
+        raise TrainingError("a weight is no longer a number", right="lower learning_rate, and resume or start again")

@@ -1,8 +1,6 @@
-"""Optimizer, learning-rate schedule and the moving average of weights."""
+"""The optimizer and the moving average of weights."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor, nn
@@ -16,33 +14,14 @@ DECAYS = {"adamw": 0.02, "sgd": 5e-4}
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     """Make SGD or AdamW with weight decay on convolution kernels alone."""
-    kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kernels = [parameter for parameter in trained if parameter.ndim > 1]
+    others = [parameter for parameter in trained if parameter.ndim <= 1]
     decay = DECAYS[config.optimizer] if config.weight_decay is None else config.weight_decay
     groups = [{"params": kernels, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
     if config.optimizer == "sgd":
         return SGD(groups, config.learning_rate, config.momentum, nesterov=config.momentum > 0, fused=True)
     return AdamW(groups, config.learning_rate, (config.momentum, 0.999), fused=True)
-
-
-def measure_learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Return the learning rate of step 0 … steps − 1: a linear warm-up, then half a cosine, or a constant."""
-    warmup = max(1, round(config.warmup_fraction * steps))
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    if config.schedule == "constant":
-        return config.learning_rate
-    progress = (step - warmup) / max(1, steps - 1 - warmup)
-    low = config.final_learning_rate
-    return config.learning_rate * (low + (1 - low) * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
-
-
-def measure_step_size(config: TrainConfig, learning_rate: float) -> float:
-    """Return how far a steady unit gradient moves a parameter per step: momentum lets SGD go 1 / (1 − μ) times as far.
-
-    AdamW goes the learning rate whatever the gradient's size, so that λ is there a share of its full step.
-    """
-    return learning_rate / (1 - config.momentum) if config.optimizer == "sgd" else learning_rate
 
 
 class WeightAverage:

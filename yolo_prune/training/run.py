@@ -1,63 +1,51 @@
-"""A training run from first step to last: epochs, validation, what is kept on disk, and going on after a stop."""
+"""A training run from first step to last, and going on after a stop."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
 from yolo_prune.config import format_config, parse_config
-from yolo_prune.datasets.loader import DetectionDataset, make_loader
+from yolo_prune.datasets.loader import DetectionDataset, Loader, Share, count_batches, make_loader
 from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
 from yolo_prune.errors import TrainingError
-from yolo_prune.evaluation.evaluate import measure_score_of
-from yolo_prune.files import save_text
-from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
+from yolo_prune.files import count_cores, remove_scraps, save_text
+from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance
 from yolo_prune.model.detector import Detector
-from yolo_prune.model.loss import DetectionLoss
-from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.sparse import GammaSparsity
-from yolo_prune.training.device import make_device
-from yolo_prune.training.epoch import EpochResult, Trainee, train_epoch
-from yolo_prune.training.optimizer import WeightAverage, make_optimizer
+from yolo_prune.training.board import Board, open_board
+from yolo_prune.training.epoch import Tally, check_sanity, train_epoch
+from yolo_prune.training.epoch_end import finish_epoch
+from yolo_prune.training.pace import Pace, find_sparsity, measure_pace
 from yolo_prune.training.pictures import save_batch_picture, save_detections_picture
-from yolo_prune.training.report import save_results
-from yolo_prune.training.settings import TrainConfig
-from yolo_prune.training.signals import watch_signals
+from yolo_prune.training.progress_bar import ProgressBar
+from yolo_prune.training.ranks import Ranks
+from yolo_prune.training.run_state import Progress, Report, Run, restore, save_last
+from yolo_prune.training.settings import AUTO, TrainConfig
+from yolo_prune.training.signals import StopSignal, leave, watch_signals
 from yolo_prune.training.start import Start
+from yolo_prune.training.teacher import load_teacher
+from yolo_prune.training.trainee import Trainee, make_trainee
 
-GAMMA_THRESHOLD = 0.01
-"""A channel with a smaller |γ| counts as gone in the report of sparsity."""
-
-Report = Callable[[str], None]
-
-
-@dataclass
-class _Progress:
-    """What a run has behind it."""
-
-    epoch: int = 0
-    best_map50: float = -1.0
-    rows: list[dict[str, Any]] | None = None
+MOST_WORKERS = 16
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run's fixed parts; `train` walks it from wherever it stands."""
-
-    config: TrainConfig
-    spec: DataSpec
-    stage: str
-    folder: Path
-    img_size: int
-    provenance: dict[str, Any]
-
-
-def make_run(config: TrainConfig, spec: DataSpec, start: Start, *, stage: str, folder: Path) -> Run:
+def make_run(
+    config: TrainConfig,
+    spec: DataSpec,
+    start: Start,
+    *,
+    stage: str,
+    folder: Path,
+    device: torch.device,
+    ranks: Ranks,
+) -> Run:
     """Fix what a new run is about."""
     provenance = make_provenance(
         stage,
@@ -65,63 +53,14 @@ def make_run(config: TrainConfig, spec: DataSpec, start: Start, *, stage: str, f
         start.parent,
         data={"path": str(spec.source.resolve()), "fingerprint": measure_fingerprint(spec)},
     )
-    return Run(config, spec, stage, folder, start.img_size, provenance)
+    return Run(config, spec, stage, folder, start.img_size, provenance, device, ranks)
 
 
-def train(run: Run, model: Detector, resume: Checkpoint | None = None, report: Report = print) -> Path:
-    """Train `model` in place and return the path of the run's best checkpoint.
-
-    Nothing is written before the data set is read. After every epoch last.pt holds all that `resume` needs to end in the same bits, and best.pt the averaged weights
-    of the best epoch so far by validation AP50; with sparsity, of the last epoch, because earlier ones are less sparse.
+def load_last(folder: Path, changes: dict[str, Any]) -> tuple[TrainConfig, Checkpoint]:
+    """Return the settings of the run that `folder` holds, with `changes` to those of `RUNTIME`, and the state it stopped in.
 
     Raises:
-        TrainingError: the loss is no longer a number.
-        Interrupted: SIGINT or SIGTERM came; last.pt is resumable.
-    """
-    config = run.config
-    device = make_device(config.device)
-    model = model.to(device).to(memory_format=torch.channels_last)
-    data = DetectionDataset(
-        run.spec.samples("train"), len(run.spec.names), run.img_size, augment=config.augment, seed=config.seed
-    )
-    val = DetectionDataset(run.spec.samples("val"), len(run.spec.names), run.img_size)
-    steps_per_epoch = -(-len(data) // config.batch_size)
-    steps = steps_per_epoch * config.epochs
-    trainee = _make_trainee(model, config, steps)
-    progress = _Progress(rows=[])
-    if resume is not None:
-        progress = _restore(trainee, resume)
-    else:
-        (run.folder / "best.pt").unlink(missing_ok=True)
-        save_text(run.folder / "config.yaml", yaml.safe_dump(format_config(config), sort_keys=False))
-        _save_last(run.folder / "last.pt", run, trainee, progress)
-    with watch_signals() as stop:
-        for epoch in range(progress.epoch, config.epochs):
-            if epoch >= round((1 - config.close_mosaic_fraction) * config.epochs):
-                data.augment = config.augment.without_mosaic()
-            batches = make_loader(data, config.batch_size, shuffle=True, epoch=epoch, workers=config.workers)
-            if epoch == 0:
-                save_batch_picture(run.folder, data)
-            result = train_epoch(
-                trainee, batches, config, device=device, first_step=epoch * steps_per_epoch, steps=steps, stop=stop
-            )
-            _finish_epoch(run, trainee, progress, epoch, result, val, device, report)
-            if epoch + 1 < config.epochs:  # after the last one there is nothing left to resume
-                stop.check()
-    best = run.folder / "best.pt"
-    save_detections_picture(
-        run.folder, load_checkpoint(best).make_model().to(device).eval(), val, run.spec.names, device
-    )
-    return best
-
-
-def resume_run(
-    folder: Path, spec_of: Callable[[TrainConfig], DataSpec], changes: dict[str, Any]
-) -> tuple[Run, Checkpoint]:
-    """Return the run that `folder` holds and the state it stopped in; `changes` may move it to another device.
-
-    Raises:
-        TrainingError: there is no last.pt, the run is finished, or the data set is another than the run's.
+        TrainingError: there is no last.pt, or the run is finished.
         CheckpointError: last.pt cannot be read.
         ConfigError: a change is no setting, or out of range.
     """
@@ -131,105 +70,198 @@ def resume_run(
             "there is nothing to resume", where=last, right="name a run folder that train or finetune left"
         )
     checkpoint = load_checkpoint(last)
-    recipe = {**checkpoint.provenance["recipe"], **changes}
-    config = parse_config(TrainConfig(), recipe, last)
-    if checkpoint.training.get("epoch", config.epochs) >= config.epochs:
+    config = parse_config(TrainConfig(), {**checkpoint.provenance["recipe"], **changes}, last)
+    if checkpoint.training.get("is_done", True):
         raise TrainingError(
-            f"the run's {config.epochs} epochs are done",
+            f"the run's {checkpoint.training.get('epoch', config.epochs)} epochs are done",
             where=last,
             right="start a new run from best.pt with --weights",
         )
-    spec = spec_of(config)
-    expected = checkpoint.provenance["data"]["fingerprint"]
-    if measure_fingerprint(spec) != expected:
+    return config, checkpoint
+
+
+def make_run_of(
+    config: TrainConfig, spec: DataSpec, last: Checkpoint, *, folder: Path, device: torch.device, ranks: Ranks
+) -> Run:
+    """Return the run that stopped, with what `load_last` gave.
+
+    Raises:
+        TrainingError: the data set is another than the run's.
+    """
+    if measure_fingerprint(spec) != last.provenance["data"]["fingerprint"]:
         raise TrainingError(
             "the data set has changed since the run began", where=spec.source, right="restore it, or start a new run"
         )
-    run = Run(config, spec, checkpoint.provenance["stage"], folder, checkpoint.img_size, checkpoint.provenance)
-    return run, checkpoint
+    return Run(config, spec, last.provenance["stage"], folder, last.img_size, last.provenance, device, ranks)
 
 
-def _make_trainee(model: Detector, config: TrainConfig, steps: int) -> Trainee:
-    has_gammas = any(layer.batch_normalize for _, layer in model.network.convs)
-    return Trainee(
-        model,
-        make_optimizer(model, config),
-        WeightAverage(model, config.ema_fraction * steps),
-        DetectionLoss(model.network, config.loss).to(next(model.parameters()).device),
-        GammaSparsity(model, make_channel_graph(model.network)) if has_gammas or config.sparsity > 0 else None,
+@dataclass(frozen=True)
+class _Walk:
+    """A run under way."""
+
+    run: Run
+    trainee: Trainee
+    progress: Progress
+    data: DetectionDataset
+    val: DetectionDataset
+    steps_per_epoch: int
+    stop: StopSignal
+
+    def measure_pace(self, step: int) -> Pace:
+        """Return the pace of the present epoch's step 0, 1, …"""
+        config, progress = self.run.config, self.progress
+        first, steps = progress.epoch * self.steps_per_epoch, config.epochs * self.steps_per_epoch
+        return measure_pace(config, progress.sparsity, first + step, steps)
+
+
+def train(run: Run, model: Detector, last: Checkpoint | None = None, report: Report = print) -> Path:
+    """Train `model` in place, or go on from `last`, and return the path of the run's best checkpoint.
+
+    Nothing is written before the data set is read. last.pt holds after every epoch, and every `save_minutes` within one, all
+    that is needed to end in the same bits; best.pt the averaged weights of the best epoch so far by validation AP50, or
+    with sparsity of the last epoch, because earlier ones are less sparse.
+
+    Raises:
+        TrainingError: the loss is no longer a number.
+        Interrupted: SIGINT or SIGTERM came; last.pt is resumable.
+        TimeUp: `max_minutes` are over; the same.
+    """
+    config, ranks = run.config, run.ranks
+    with watch_signals(config.max_minutes) as stop:
+        data, val = _load_pictures(run)
+        steps_per_epoch = count_batches(len(data), config.batch_size, _get_share(ranks))
+        steps = steps_per_epoch * config.epochs
+        trainee = _make_trainee(run, model, data, steps)
+        progress = _begin(run, trainee, steps, report) if last is None else restore(trainee, last)
+        if ranks.is_first:
+            remove_scraps(run.folder)
+            save_text(run.folder / "config.yaml", yaml.safe_dump(format_config(config), sort_keys=False))
+        walk = _Walk(run, trainee, progress, data, val, steps_per_epoch, stop)
+        images = min(len(data), steps_per_epoch * config.batch_size)
+        with (
+            ProgressBar(progress, config.epochs, images, ranks.is_first) as bar,
+            open_board(run.folder, config.tensorboard and ranks.is_first, progress.epoch) as board,
+        ):
+            while not progress.is_done:
+                _walk_epoch(walk, bar, board, report)
+            ranks.share(None)  # all wait here until the first one's best.pt is there
+            best = run.folder / "best.pt"
+            if ranks.is_first:
+                model = load_checkpoint(best).make_model().to(run.device).eval()
+                picture = save_detections_picture(run.folder, model, val, run.spec.names, run.device)
+                board.add_picture("val_detections", picture, progress.epoch)
+    return best
+
+
+def _walk_epoch(walk: _Walk, bar: ProgressBar, board: Board, report: Report) -> None:
+    run, progress, data = walk.run, walk.progress, walk.data
+    if progress.epoch >= round((1 - run.config.close_mosaic_fraction) * run.config.epochs):
+        data.augment = run.config.augment.without_mosaic()
+    if progress.epoch == 0 and run.ranks.is_first:
+        board.add_picture("train_batch", save_batch_picture(run.folder, data), 0)
+    train_epoch(
+        walk.trainee,
+        _make_batches(walk),
+        run.config,
+        walk.measure_pace,
+        progress.tally,
+        before_step=_make_watch(walk),
+        after_look=bar.show,
+    )
+    pace = walk.measure_pace(walk.steps_per_epoch - 1)
+    finish_epoch(run, walk.trainee, progress, pace, walk.val, report)
+    bar.show(progress.tally)
+    board.add_row(progress.rows[-1])
+    (code,) = run.ranks.find_largest([walk.stop.code])
+    if code and not progress.is_done:  # after the last epoch there is nothing left to resume
+        leave(int(code))
+
+
+def _make_watch(walk: _Walk) -> Callable[[Tally], None]:
+    """Return what saves the run between two steps, when it is asked to stop or has not been saved for long."""
+    run, saved = walk.run, time.monotonic()
+
+    def watch(tally: Tally) -> None:
+        nonlocal saved
+        is_due = tally.steps > 0 and time.monotonic() - saved >= 60 * run.config.save_minutes
+        code, is_due_somewhere = run.ranks.find_largest([walk.stop.code, is_due])
+        if code or is_due_somewhere:
+            check_sanity(walk.trainee, tally)
+            if run.ranks.is_first:
+                save_last(run, walk.trainee, walk.progress)
+            saved = time.monotonic()
+        if code:
+            leave(int(code))
+
+    return watch
+
+
+def _make_batches(walk: _Walk) -> Loader:
+    run, config = walk.run, walk.run.config
+    return make_loader(
+        walk.data,
+        config.batch_size,
+        shuffle=True,
+        epoch=walk.progress.epoch,
+        workers=count_workers(config, run.device),
+        sizes=list_sizes(run.img_size, config.multi_scale),
+        pin_memory=run.device.type == "cuda",
+        start=walk.progress.tally.steps,
+        share=_get_share(run.ranks),
     )
 
 
-def _finish_epoch(
-    run: Run,
-    trainee: Trainee,
-    progress: _Progress,
-    epoch: int,
-    result: EpochResult,
-    val: DetectionDataset,
-    device: torch.device,
-    report: Report,
-) -> None:
-    config, is_last = run.config, epoch + 1 == run.config.epochs
-    map50: float | None = None
-    if is_last or (epoch + 1) % config.val_interval == 0:
-        averaged = Checkpoint(trainee.model.network, trainee.average.state, run.spec.names, run.img_size)
-        map50 = measure_score_of(averaged.make_model().eval(), val, device=device, batch_size=config.batch_size).map50
-    below, channels = (0, 0) if trainee.sparsity is None else trainee.sparsity.count_below(GAMMA_THRESHOLD)
-    progress.epoch = epoch + 1
-    progress.rows = [
-        *(progress.rows or []),
-        {"epoch": epoch + 1, **asdict(result), "val_map50": map50, "channels_below": below, "channels": channels},
-    ]
-    report(_format_epoch(progress.rows[-1], config))
-    is_best = map50 is not None and (is_last if config.sparsity > 0 else map50 >= progress.best_map50)
-    if is_best or not (run.folder / "best.pt").exists():
-        progress.best_map50 = -1.0 if map50 is None else map50
-        metrics = {"epoch": epoch + 1, "val_map50": map50}
-        best = Checkpoint(
-            trainee.model.network,
-            trainee.average.state,
-            run.spec.names,
-            run.img_size,
-            {**run.provenance, "metrics": metrics},
+def list_sizes(img_size: int, multi_scale: float) -> list[int]:
+    """Return the sides in pixels that steps take: multiples of 32 up to the share away from `img_size`."""
+    low, high = (img_size * (1 + sign * multi_scale) for sign in (-1, 1))
+    return [side for side in range(32, int(high) + 1, 32) if side >= low]
+
+
+def count_workers(config: TrainConfig, device: torch.device) -> int:
+    """Return how many processes load pictures; see `TrainConfig.workers`."""
+    if config.workers is not None:
+        return config.workers
+    return min(MOST_WORKERS, count_cores()) if device.type == "cuda" else 0
+
+
+def _get_share(ranks: Ranks) -> Share:
+    return Share(ranks.rank, ranks.count)
+
+
+def _load_pictures(run: Run) -> tuple[DetectionDataset, DetectionDataset]:
+    config, classes = run.config, len(run.spec.names)
+    largest = max(list_sizes(run.img_size, config.multi_scale))
+    data = DetectionDataset(run.spec.samples("train"), classes, largest, augment=config.augment, seed=config.seed)
+    return data, DetectionDataset(run.spec.samples("val"), classes, run.img_size)
+
+
+def _make_trainee(run: Run, model: Detector, data: DetectionDataset, steps: int) -> Trainee:
+    config, device = run.config, run.device
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = config.multi_scale == 0  # kernels are tried out once for every size
+    counts = np.bincount(np.concatenate([rows[rows[:, 5] == 0, 0] for rows in data.labels]).astype(int))
+    teacher = None if config.teacher is None else load_teacher(config.teacher, model.network, config.distill, device)
+    return make_trainee(
+        model.to(device).to(memory_format=torch.channels_last),
+        config,
+        steps,
+        class_counts=[*counts.tolist(), *[0] * (data.classes - len(counts))],
+        teacher=teacher,
+        ranks=run.ranks,
+    )
+
+
+def _begin(run: Run, trainee: Trainee, steps: int, report: Report) -> Progress:
+    config, progress = run.config, Progress()
+    if config.sparsity == AUTO:
+        assert trainee.sparsity is not None
+        progress.sparsity = find_sparsity(config, trainee.sparsity, steps)
+        report(
+            f"sparsity: λ = {progress.sparsity:.4g} takes {config.sparsity_ratio:.0%} of the channels to zero in {steps} steps"
         )
-        save_checkpoint(run.folder / "best.pt", best)
-    _save_last(run.folder / "last.pt", run, trainee, progress)
-    save_results(run.folder, progress.rows, draw=map50 is not None)
-
-
-def _format_epoch(row: dict[str, Any], config: TrainConfig) -> str:
-    line = f"epoch {row['epoch']}/{config.epochs}: loss {row['loss']:.3f} (box {row['box']:.3f}, objectness {row['objectness']:.3f}), "
-    line += f"{row['images_per_s']:.0f} images/s"
-    if row["val_map50"] is not None:
-        line += f", val AP50 {row['val_map50']:.4f}"
-    if config.sparsity > 0:
-        line += f", {row['channels_below']} of {row['channels']} channels below {GAMMA_THRESHOLD}"
-    return line
-
-
-def _save_last(path: Path, run: Run, trainee: Trainee, progress: _Progress) -> None:
-    training = {
-        "epoch": progress.epoch,
-        "best_map50": progress.best_map50,
-        "rows": progress.rows,
-        "optimizer": trainee.optimizer.state_dict(),
-        "average": trainee.average.state,
-        "average_updates": trainee.average.updates,
-    }
-    save_checkpoint(
-        path,
-        Checkpoint(
-            trainee.model.network, trainee.model.state_dict(), run.spec.names, run.img_size, run.provenance, training
-        ),
-    )
-
-
-def _restore(trainee: Trainee, checkpoint: Checkpoint) -> _Progress:
-    state = checkpoint.training
-    trainee.model.load_state_dict(dict(checkpoint.state))
-    trainee.optimizer.load_state_dict(state["optimizer"])
-    for name, tensor in state["average"].items():
-        trainee.average.state[name].copy_(tensor)
-    trainee.average.updates = state["average_updates"]
-    return _Progress(state["epoch"], state["best_map50"], list(state["rows"]))
+    elif config.is_sparse:
+        progress.sparsity = float(config.sparsity)
+    if run.ranks.is_first:
+        (run.folder / "best.pt").unlink(missing_ok=True)
+        save_last(run, trainee, progress)
+    return progress

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.errors import ConfigError
-from yolo_prune.model.settings import LossConfig, check_img_size
+from yolo_prune.model.settings import DistillConfig, LossConfig, check_img_size
+
+RUNTIME = ("device", "workers", "save_minutes", "max_minutes", "tensorboard")
+"""Settings that say how a run is carried out and not what comes out of it: a resumed run may change them."""
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -24,17 +28,38 @@ class TrainConfig:
     epochs: int = 30
     """Passes over the training pictures."""
     batch_size: int = 16
-    """Pictures per step."""
+    """Pictures per step, over all processes."""
+    accumulate: int = 1
+    """Passes in which a step's pictures go through the network, so that a large step fits in memory: Darknet's subdivisions."""
     img_size: int | None = None
     """Side of the network's square input in pixels; without it the checkpoint's or the cfg's own."""
+    multi_scale: float = 0.0
+    """Every step takes a side of its own, a multiple of 32 px up to this share of `img_size` smaller or larger."""
     auto_anchors: bool = False
     """Find the fresh network's anchors in the training boxes, as `data anchors` does, instead of taking the cfg's."""
-    sparsity: float = 0.0
-    """λ of the penalty λ‖γ‖₁: after each step γ moves towards zero by λ times the step size. 0 trains without."""
+    freeze: int = 0
+    """The first layers of the cfg, so many, stay as they are, batch-norm statistics included."""
+    sparsity: float | str = 0.0
+    """λ of the penalty λ‖γ‖₁: after each step γ moves towards zero by λ times the step size. 0 trains without; auto finds the
+    λ that takes the channels of `sparsity_ratio` to zero in the run's time."""
+    sparsity_ratio: float = 0.6
+    """The share of the prunable channels that `sparsity: auto` is to bring to zero."""
+    sparsity_ramp: float = 0.0
+    """Share of the run over which λ rises from zero."""
+    sparsity_rest: float = 0.0
+    """Share of the run, at its end, without λ: channels at zero stay there, the others recover."""
+    teacher: Path | None = None
+    """A checkpoint with the same heads, whose answers the network learns beside the labels."""
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    """How much the teacher counts."""
     name: str = "train"
     """The run's folder below runs/."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    precision: str = AUTO
+    """fp32; bf16 or fp16: mixed precision, the latter with a scaled loss; auto: bf16 on CUDA (fp16 where it knows none), else fp32."""
+    compile: bool = False
+    """Have torch.compile make the network's kernels."""
     seed: int = 0
     """Every random number of the run follows from this one."""
     optimizer: str = "adamw"
@@ -52,37 +77,67 @@ class TrainConfig:
     warmup_fraction: float = 0.03
     """Share of the run over which the learning rate rises from zero."""
     ema_fraction: float = 0.02
-    """Length of the weights' moving average as a share of the run."""
+    """Length of the weights' moving average as a share of the run; 0 keeps the weights themselves."""
     clip_norm: float = 10.0
-    """The gradient's largest L2 norm."""
+    """The gradient's largest L2 norm; 0 leaves it as it is."""
     close_mosaic_fraction: float = 0.2
     """Share of the run, at its end, without mosaic pictures."""
-    workers: int = 0
-    """Processes that load pictures; 0 loads in the training process."""
+    patience: int = 0
+    """The run ends after so many validations without a better AP50; 0 lets it go to its end."""
+    rectangular: bool = False
+    """Validate on pictures padded to the nearest multiples of 32 px instead of to a square."""
+    workers: int | None = None
+    """Processes that load pictures; 0 loads in the training process. Without it one for each core on CUDA, up to 16, else 0."""
     val_interval: int = 1
     """Epochs from one validation to the next; the last epoch always ends with one."""
+    save_minutes: float = 10.0
+    """last.pt is written after every epoch, and within one after so many minutes."""
+    max_minutes: float | None = None
+    """After so many minutes the run is saved and stops, to be resumed."""
+    tensorboard: bool = False
+    """Write what results.csv holds, and the pictures, for TensorBoard too."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """How pictures are varied."""
     loss: LossConfig = field(default_factory=LossConfig)
     """How answers are judged."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "val_interval"):
+        """Refuse what cannot be meant.
+
+        Raises:
+            ConfigError: a value is out of range, or two contradict each other.
+        """
+        self._check_ranges()
+        self._check_choices()
+        self._check_sparsity()
+        check_img_size(self.img_size)
+        if self.auto_anchors and self.weights is not None and self.weights.suffix == ".pt":
+            raise ConfigError(
+                "a checkpoint's heads were taught with its own anchors",
+                where="auto_anchors",
+                right=f"leave it out, or start from other weights than {self.weights}",
+            )
+        check_run_name(self.name)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether γ is shrunk."""
+        return self.sparsity == AUTO or self.sparsity > 0  # type: ignore[operator]  # checked: auto is the only text
+
+    def _check_ranges(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "val_interval"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{getattr(self, name)} is out of range", where=name, right="use at least 1")
-        for name in ("sparsity", "weight_decay", "clip_norm", "workers"):
+        for name in ("weight_decay", "clip_norm", "workers", "freeze", "patience", "save_minutes", "max_minutes"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
-                raise ConfigError(f"{getattr(self, name)} is out of range", where=name, right="use at least 0")
+                raise ConfigError(f"{value} is out of range", where=name, right="use at least 0")
         for name in ("final_learning_rate", "warmup_fraction", "ema_fraction", "close_mosaic_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(
-                    f"{getattr(self, name)} is out of range", where=name, right="use a number from 0 to 1"
-                )
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(
-                f"{self.momentum} is out of range", where="momentum", right="use a number from 0 to below 1"
-            )
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ConfigError(f"{value} is out of range", where=name, right="use a number from 0 to 1")
+        for name in ("momentum", "multi_scale"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ConfigError(f"{value} is out of range", where=name, right="use a number from 0 to below 1")
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(
                 f"{self.learning_rate} is out of range", where="learning_rate", right="use a number above 0"
@@ -91,18 +146,39 @@ class TrainConfig:
             raise ConfigError(
                 f"{self.seed} is out of range", where="seed", right="use a whole number from 0 to 2^63 − 1"
             )
-        check_img_size(self.img_size)
-        if self.auto_anchors and self.weights is not None and self.weights.suffix == ".pt":
+        if self.batch_size % self.accumulate:
+            right = f"use a divisor of {self.batch_size}, the batch size"
+            raise ConfigError(f"{self.accumulate} equal parts cannot be made", where="accumulate", right=right)
+
+    def _check_choices(self) -> None:
+        choices = {
+            "optimizer": ("adamw", "sgd"),
+            "schedule": ("cosine", "constant"),
+            "precision": (AUTO, "fp32", "bf16", "fp16"),
+        }
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in known:
+                right = f"use {', '.join(known[:-1])} or {known[-1]}"
+                raise ConfigError(f"unknown {name} {value}", where=name, right=right)
+
+    def _check_sparsity(self) -> None:
+        if isinstance(self.sparsity, str) and self.sparsity != AUTO:
+            raise ConfigError(f"{self.sparsity!r} is no number", where="sparsity", right="use a number from 0, or auto")
+        if not isinstance(self.sparsity, str) and not 0 <= self.sparsity < math.inf:
             raise ConfigError(
-                "a checkpoint's heads were taught with its own anchors",
-                where="auto_anchors",
-                right=f"leave it out, or start from other weights than {self.weights}",
+                f"{self.sparsity} is out of range", where="sparsity", right="use a number from 0, or auto"
             )
-        if self.schedule not in ("cosine", "constant"):
-            raise ConfigError(f"unknown schedule {self.schedule}", where="schedule", right="use cosine or constant")
-        if self.optimizer not in ("adamw", "sgd"):
-            raise ConfigError(f"unknown optimizer {self.optimizer}", where="optimizer", right="use adamw or sgd")
-        check_run_name(self.name)
+        if not 0 < self.sparsity_ratio < 1:
+            right = "use a number between 0 and 1"
+            raise ConfigError(f"{self.sparsity_ratio} is out of range", where="sparsity_ratio", right=right)
+        for name in ("sparsity_ramp", "sparsity_rest"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ConfigError(f"{value} is out of range", where=name, right="use a number from 0 to 1")
+        if self.sparsity_rest == 1 and self.is_sparse:
+            raise ConfigError("leaves λ no time", where="sparsity_rest", right="use a smaller share")
+        if self.is_sparse and self.patience:
+            right = "leave it out: a sparse run ends with its last epoch, its sparsest"
+            raise ConfigError("does not go with sparsity", where="patience", right=right)
 
 
 def check_run_name(name: str) -> None:

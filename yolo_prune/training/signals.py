@@ -1,31 +1,50 @@
-"""Stop in an orderly way when SIGINT or SIGTERM asks for it."""
+"""Stop in an orderly way when SIGINT or SIGTERM asks for it, or when the time is up."""
 
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from yolo_prune.errors import Interrupted
+from yolo_prune.errors import TIME_UP, Interrupted, TimeUp
 
 
 class StopSignal:
-    """Remembers the signal that asked the run to stop."""
+    """Remembers the signal that asked the run to stop, and when its time is up."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_minutes: float | None = None) -> None:
         self.signum: int | None = None
+        self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+
+    @property
+    def code(self) -> int:
+        """The exit code of what asks the run to stop, 0 while nothing does."""
+        if self.signum is not None:
+            return 128 + self.signum
+        return TIME_UP if self._deadline is not None and time.monotonic() >= self._deadline else 0
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come."""
-        if self.signum is not None:
-            raise Interrupted(self.signum)
+        """Raise Interrupted if a signal has come, TimeUp if the time is up."""
+        if code := self.code:
+            leave(code)
+
+
+def leave(code: int) -> None:
+    """Raise what ends the process with this exit code.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM.
+        TimeUp: the time is up.
+    """
+    raise TimeUp if code == TIME_UP else Interrupted(code - 128)
 
 
 @contextmanager
-def watch_signals() -> Iterator[StopSignal]:
+def watch_signals(max_minutes: float | None = None) -> Iterator[StopSignal]:
     """Yield a `StopSignal` that the first SIGINT or SIGTERM sets; a second one acts as it would have without us."""
-    stop = StopSignal()
+    stop = StopSignal(max_minutes)
     previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:

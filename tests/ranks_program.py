@@ -1,0 +1,66 @@
+"""What each process of test_ranks.py runs under torchrun: ranks_program.py WHAT OUT [HANDS CFG]."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from tiny import SIDE, TINY_CFG, make_config
+
+from yolo_prune.darknet.cfg import parse_cfg
+from yolo_prune.datasets.loader import DetectionDataset, Share, make_loader
+from yolo_prune.datasets.spec import load_spec
+from yolo_prune.model.detector import Detector
+from yolo_prune.stages.training import launch_training
+from yolo_prune.training import epoch as epoch_module
+from yolo_prune.training.epoch import train_step
+from yolo_prune.training.pace import Pace
+from yolo_prune.training.ranks import Ranks, join_ranks
+from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.trainee import make_trainee
+
+
+def take_steps(ranks: Ranks, hands: Path, accumulate: int) -> dict[str, torch.Tensor]:
+    """Take three steps in float64 with batch norms frozen, and return the model's state."""
+    torch.manual_seed(0)
+    config = TrainConfig(batch_size=6, accumulate=accumulate, optimizer="sgd", sparsity=0.1, device="cpu")
+    trainee = make_trainee(Detector(parse_cfg(TINY_CFG)).double().eval(), config, 3, ranks=ranks)
+    data = DetectionDataset(load_spec(hands).samples("train"), 1, SIDE)
+    batches = make_loader(data, 6, shuffle=True, epoch=0, share=Share(ranks.rank, ranks.count))
+    for batch, rate in zip([*batches, *batches], (1e-2, 2e-2, 1e-2), strict=False):
+        train_step(trainee, batch, config, Pace(rate, 1e-3))
+    return trainee.model.state_dict()
+
+
+def main() -> None:
+    """Do what the test wants of this process."""
+    what, out, hands, cfg = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
+    torch.set_num_threads(1)
+    if what == "steps":
+        for accumulate in (1, 3):
+            with join_ranks("cpu") as (ranks, _):
+                state = take_steps(ranks, hands, accumulate)
+                if ranks.is_first:
+                    torch.save(state, out / f"{accumulate}.pt")
+        return
+    if what == "killed" and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        steps = 0
+
+        def step(*arguments: object) -> torch.Tensor:
+            nonlocal steps
+            steps += 1
+            if steps == 5:  # of nine
+                os.kill(os.getpid(), signal.SIGKILL)
+            return train_step(*arguments)  # type: ignore[arg-type]  # handed through
+
+        epoch_module.train_step = step  # type: ignore[assignment]  # the same, and at its fifth step the end
+    os.chdir(out)
+    config = make_config(hands, cfg, name="run", save_minutes=0.0)
+    print(launch_training(config, "train", "train"))
+
+
+if __name__ == "__main__":
+    main()

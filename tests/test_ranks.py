@@ -1,0 +1,80 @@
+"""Several processes make the run of one: law 9, and what happens when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ranks_program import take_steps
+from tiny import is_same_run, make_config
+
+from yolo_prune.errors import ConfigError
+from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.stages.chain import run_chain
+from yolo_prune.stages.settings import ChainConfig
+from yolo_prune.training.ranks import Ranks, join_ranks
+
+TESTS = Path(__file__).parent
+
+
+def launch(what: str, out: Path, hands: Path, cfg: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run ranks_program.py in two processes."""
+    out.mkdir(exist_ok=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
+    return subprocess.run(
+        [*torchrun, str(TESTS / "ranks_program.py"), what, str(out), str(hands), str(cfg)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+        check=False,
+    )
+
+
+def test_two_processes_make_the_steps_of_one(hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:
+    done = launch("steps", tmp_path, hands, tiny_cfg)
+    assert done.returncode == 0, done.stderr
+    for accumulate in (1, 3):
+        alone = take_steps(Ranks(), hands, 1)
+        together = torch.load(tmp_path / f"{accumulate}.pt", weights_only=True)
+        torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
+
+
+def test_a_killed_process_is_started_again_and_the_run_goes_on(hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:
+    whole = launch("whole", tmp_path / "whole", hands, tiny_cfg)
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stdout == "runs/run/best.pt\n" * 2
+    assert whole.stderr.count("epoch 3/3") == 1  # one of the two speaks
+    killed = launch("killed", tmp_path / "killed", hands, tiny_cfg, "--max-restarts", "1")
+    assert killed.returncode == 0, killed.stderr
+    assert "resuming runs/run after epoch 1 of 3" in killed.stderr
+    assert is_same_run(tmp_path / "whole/runs/run", tmp_path / "killed/runs/run")
+    rows = load_checkpoint(tmp_path / "killed/runs/run/last.pt").training["rows"]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+
+
+def test_one_process_needs_no_others() -> None:
+    with join_ranks("cpu") as (ranks, device):
+        assert (ranks.is_first, ranks.count, device) == (True, 1, torch.device("cpu"))
+        assert ranks.add_up([1, 2.5]) == [1, 2.5]
+        assert ranks.gather("a") == ["a"]
+        assert ranks.share("b") == "b"
+
+
+def test_a_numbered_gpu_cannot_serve_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="device: cuda:1 cannot serve 2 processes; use cuda"), join_ranks("cuda:1"):
+        pass
+
+
+def test_a_chain_is_for_one_process(hands: Path, tiny_cfg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = ChainConfig(data=hands, train=make_config(hands, tiny_cfg))
+    with pytest.raises(ConfigError, match="torchrun: a whole chain runs in one process; run train and finetune under"):
+        run_chain(config)

@@ -1,0 +1,198 @@
+"""How fast a sparse run goes: λ over its steps, λ found for a ratio, the weakest pulled alone, zeros that stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import make_images, networks, randomise_
+from tiny import PRUNABLE, SIDE, TINY_CFG, make_config
+
+from yolo_prune.darknet.cfg import parse_cfg
+from yolo_prune.darknet.cost import measure_cost
+from yolo_prune.darknet.layers import Network
+from yolo_prune.errors import ConfigError
+from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.detector import Detector
+from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.constants import carry_constants
+from yolo_prune.pruning.plan import make_threshold_plan
+from yolo_prune.pruning.settings import PlanConfig
+from yolo_prune.pruning.sparse import FLOOR, GammaSparsity
+from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
+from yolo_prune.stages.training import start_training
+from yolo_prune.training.gamma_picture import BINS, count_gammas, draw_gammas
+from yolo_prune.training.pace import PULL, SORTING, find_sparsity, measure_pace, measure_step_size
+from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.validate import make_slim
+
+STEPS = 100
+
+
+def make_sparsity(network: Network, seed: int = 0) -> tuple[Detector, GammaSparsity]:
+    model = randomise_(Detector(network), seed)
+    return model, GammaSparsity(model, make_channel_graph(network))
+
+
+def list_shrinkages(config: TrainConfig, sparsity: float) -> list[float]:
+    return [measure_pace(config, sparsity, step, STEPS).shrinkage for step in range(STEPS)]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_pull_follows_rate_ramp_and_rest(optimizer: str) -> None:
+    config = TrainConfig(optimizer=optimizer, sparsity=0.5, sparsity_ramp=0.2, sparsity_rest=0.3)
+    shrinkages = list_shrinkages(config, 0.5)
+    for step, shrinkage in enumerate(shrinkages):
+        pace = measure_pace(config, 0.5, step, STEPS)
+        level = 0 if step >= 70 else min(1, (step + 1) / 20)
+        assert shrinkage == pytest.approx(measure_step_size(config, pace.learning_rate) * 0.5 * level)
+        assert pace.keeps_zeros == (step >= 70)
+        assert pace.pulled == 1
+
+
+def test_a_plain_run_is_not_pulled() -> None:
+    assert list_shrinkages(TrainConfig(), 0.0) == [0] * STEPS
+
+
+@pytest.mark.parametrize("changes", [{}, {"sparsity_ramp": 0.5}, {"sparsity_rest": 0.4}, {"optimizer": "adamw"}])
+def test_auto_pulls_the_channels_to_go_a_known_number_of_times_their_way(changes: dict[str, Any]) -> None:
+    config = TrainConfig(**{"optimizer": "sgd", "sparsity": "auto", "sparsity_ratio": 0.8, **changes})
+    _, sparsity = make_sparsity(parse_cfg(TINY_CFG))
+    found = find_sparsity(config, sparsity, STEPS)
+    gammas = sparsity.measure()
+    way = np.quantile(gammas[np.isfinite(gammas)], 0.8)
+    assert sum(list_shrinkages(config, found)) == pytest.approx(PULL * way)
+    paces = [measure_pace(config, found, step, STEPS) for step in range(STEPS)]
+    assert [pace.pulled for pace in paces] == [1.0 if step < SORTING * STEPS else 0.8 for step in range(STEPS)]
+    for pace in paces:  # unopposed, every channel to go arrives
+        sparsity.shrink_(pace.shrinkage, pace.pulled)
+    assert (sparsity.measure() == 0).sum() >= round(0.8 * PRUNABLE) - FLOOR * 4
+
+
+def test_auto_has_nothing_to_do_where_channels_are_at_zero() -> None:
+    _, sparsity = make_sparsity(parse_cfg(TINY_CFG))
+    sparsity.shrink_(1e6)
+    config = TrainConfig(sparsity="auto", sparsity_ratio=0.5)
+    with pytest.raises(ConfigError, match=r"sparsity: 0\.5 of the channels are at zero already; prune, or raise"):
+        find_sparsity(config, sparsity, STEPS)
+
+
+@given(networks(), st.floats(0.05, 0.95), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_only_the_weakest_are_pulled_and_every_group_keeps_its_strongest(
+    network: Network, share: float, seed: int
+) -> None:
+    if not any(conv.batch_normalize for _, conv in network.convs):
+        return
+    _, sparsity = make_sparsity(network, seed)
+    graph = make_channel_graph(network)
+    before = sparsity.measure()
+    sparsity.shrink_(1e6, share)
+    moved = sparsity.measure() != before
+    present = np.isfinite(before)
+    assert moved.sum() <= max(1, round(share * present.sum()))
+    still = present & ~moved
+    floors = np.zeros(graph.size, dtype=bool)
+    for group in graph.groups:
+        floors[group.ids[np.argsort(-before[group.ids], kind="stable")[:FLOOR]]] = True
+    assert not moved[graph.frozen].any()
+    free = still & ~floors
+    assert not free.any() or not moved.any() or before[free].min() >= before[moved].max()
+    for group in graph.groups:
+        assert group.frozen or not moved[group.ids].all()
+
+
+def test_zeros_stay_while_others_recover(hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:
+    zeros: list[int] = []
+    find = GammaSparsity.find_zeros
+
+    def watch(sparsity: GammaSparsity) -> torch.Tensor:
+        found = find(sparsity)
+        zeros.append(int(found.sum()))
+        return found
+
+    changes = {"sparsity": 3.0, "sparsity_rest": 0.5, "learning_rate": 0.02, "optimizer": "sgd", "epochs": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GammaSparsity, "find_zeros", watch)
+        start_training(make_config(hands, tiny_cfg, **changes), tmp_path / "run")
+    assert len(zeros) == 6  # the last half of twelve steps
+    assert zeros[0] > 0
+    assert len(set(zeros)) == 1
+    gammas = [
+        tensor for name, tensor in load_checkpoint(tmp_path / "run/last.pt").state.items() if name.endswith("bn.weight")
+    ]
+    assert sum(int((gamma == 0).sum()) for gamma in gammas) >= zeros[0]
+
+
+@given(networks(), st.floats(0, 1), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_a_threshold_s_plan_drops_what_is_below_but_for_the_floor(
+    network: Network, threshold: float, seed: int
+) -> None:
+    graph = make_channel_graph(network)
+    importance = np.random.default_rng(seed).random(graph.size)
+    plan = make_threshold_plan(graph, importance, threshold, PlanConfig())
+    assert plan.keep[graph.frozen].all()
+    assert plan.keep[importance >= threshold].all()
+    for group in graph.groups:
+        if not group.frozen:
+            kept = int(plan.keep[group.ids].sum())
+            assert kept == max(min(2, len(group.ids)), int((importance[group.ids] >= threshold).sum()))
+
+
+def test_what_a_prune_would_leave_answers_as_the_masked_network() -> None:
+    model, sparsity = make_sparsity(parse_cfg(TINY_CFG), seed=3)
+    sparsity.shrink_(float(np.median(sparsity.measure()[np.isfinite(sparsity.measure())])))
+    gammas = sparsity.measure()
+    slim = make_slim(model, gammas, 1e-6)
+    plan = make_threshold_plan(make_channel_graph(model.network), gammas, 1e-6, PlanConfig())
+    assert 0 < (~plan.keep).sum() < PRUNABLE
+    assert measure_difference(slim, rebuild(model, plan, carry_constants(model, plan)), SIDE) == 0
+    assert measure_cost(slim.network, SIDE).params < measure_cost(model.network, SIDE).params
+    with torch.no_grad():  # the whole network's silent channels give act(β), which the slim one's consumers took up
+        images = make_images(model, 256)
+        inner = [
+            (one - other)[..., 3:-3, 3:-3].abs().max()
+            for one, other in zip(model.eval()(images), slim(images), strict=True)
+        ]
+    assert float(max(inner)) < 1e-4
+    assert measure_difference(mask(model, plan), rebuild(model, plan), SIDE) < 1e-9
+
+
+def test_a_sparse_run_reports_what_a_prune_would_leave(hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:
+    config = make_config(hands, tiny_cfg, sparsity="auto", sparsity_ratio=0.6, optimizer="sgd", learning_rate=0.05)
+    lines: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("yolo_prune.stages.training.report", lines.append)
+        best = start_training(config, tmp_path / "run")
+    last = load_checkpoint(tmp_path / "run/last.pt").training
+    row = last["rows"][-1]
+    assert row["pruned_params"] < measure_cost(parse_cfg(TINY_CFG), SIDE).params
+    assert row["channels_below"] / row["channels"] >= 0.5
+    model = load_checkpoint(best).make_model()
+    gammas = GammaSparsity(model, make_channel_graph(model.network)).measure()
+    cost = measure_cost(make_slim(model, gammas, 0.01).network, SIDE)
+    assert (row["pruned_params"], row["pruned_macs"]) == (cost.params, cost.macs)
+    assert 0 <= row["pruned_map50"] <= 1
+    assert f"sparsity: λ = {last['sparsity']:.4g} takes 60% of the channels to zero in 9 steps" in lines
+    assert [sum(counts) for counts in last["gammas"]] == [PRUNABLE] * 3
+    assert (tmp_path / "run/gammas.png").stat().st_size > 5000
+
+
+def test_sizes_are_counted_by_hand() -> None:
+    counts = count_gammas(np.array([0.0, 1e-7, 1e-5, 0.99e-1, 1.01e-1, 9.99, 50.0, np.inf]))
+    assert len(counts) == BINS
+    assert sum(counts) == 7
+    assert counts[0] == 3
+    assert counts[BINS * 4 // 6 - 1 : BINS * 4 // 6 + 1] == [1, 1]
+    assert counts[-1] == 2
+
+
+def test_the_picture_of_gammas_can_be_drawn_of_one_epoch(tmp_path: Path) -> None:
+    path = draw_gammas(tmp_path / "gammas.png", [count_gammas(np.array([0.1, 0.001]))], 0.01)
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,52 @@
+"""A run's results for TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yolo_prune.datasets.images import read_image
+from yolo_prune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class Board:
+    """Takes rows and pictures; without a writer it takes them and does nothing."""
+
+    def __init__(self, writer: SummaryWriter | None = None) -> None:
+        self._writer = writer
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        """Enter a row of results.csv under its epoch."""
+        for name, value in row.items() if self._writer is not None else ():
+            if name != "epoch" and value is not None:
+                assert self._writer is not None
+                self._writer.add_scalar(name, value, row["epoch"])
+
+    def add_picture(self, name: str, path: Path, epoch: int) -> None:
+        """Enter a picture file."""
+        if self._writer is not None:
+            self._writer.add_image(name, read_image(path), epoch, dataformats="HWC")
+
+
+@contextmanager
+def open_board(folder: Path, is_wanted: bool, epoch: int) -> Iterator[Board]:
+    """Yield a board that writes into a run's folder, if it is wanted; what was written of later epochs is superseded.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+    if not is_wanted:
+        yield Board()
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        right = "pip install 'yolo-prune[tensorboard]', or leave it out"
+        raise ConfigError("TensorBoard is not installed", where="tensorboard", right=right) from None
+    with SummaryWriter(folder, purge_step=epoch + 1) as writer:
+        yield Board(writer)

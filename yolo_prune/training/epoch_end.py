@@ -1,0 +1,104 @@
+"""What follows every epoch: validation, a row of results, what is kept on disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from yolo_prune.datasets.loader import DetectionDataset
+from yolo_prune.model.detector import Detector
+from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.plan import FloatArray
+from yolo_prune.pruning.sparse import GammaSparsity
+from yolo_prune.training.epoch import PARTS, Tally
+from yolo_prune.training.gamma_picture import count_gammas, draw_gammas
+from yolo_prune.training.pace import Pace
+from yolo_prune.training.report import save_results
+from yolo_prune.training.run_state import Progress, Report, Run, save_best, save_last
+from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.trainee import Trainee
+from yolo_prune.training.validate import make_averaged, make_slim, measure_map50, measure_slimness
+
+GAMMA_THRESHOLD = 0.01
+"""A channel with a smaller |γ| counts as gone in the report of sparsity."""
+
+
+def finish_epoch(
+    run: Run, trainee: Trainee, progress: Progress, pace: Pace, val: DetectionDataset, report: Report
+) -> None:
+    """Validate, report and save the epoch that `progress.tally` has counted; `pace` is its last step's."""
+    config, number = run.config, progress.epoch + 1
+    is_last = number == config.epochs
+    is_validated = is_last or number % config.val_interval == 0
+    averaged = make_averaged(trainee.model.network, trainee.average.state, run.ranks)
+    map50 = _score(run, averaged, val) if is_validated else None
+    gammas = _measure_gammas(averaged, trainee)
+    row: dict[str, Any] = {"epoch": number, **_format_tally(config, progress.tally)}
+    row |= {"learning_rate": pace.learning_rate, "images_per_s": progress.tally.images_per_s, "val_map50": map50}
+    row |= {"channels_below": int((gammas < GAMMA_THRESHOLD).sum()), "channels": int(np.isfinite(gammas).sum())}
+    if config.is_sparse:
+        slim = make_slim(averaged, gammas, GAMMA_THRESHOLD)
+        left = measure_slimness(slim, run.img_size, _score(run, slim, val) if is_validated else None)
+        row |= {"pruned_params": left.params, "pruned_macs": left.macs, "pruned_map50": left.map50}
+        progress.gammas = [*progress.gammas, count_gammas(gammas)]
+    progress.epoch, progress.rows, progress.tally = number, [*progress.rows, row], Tally()
+    is_best = _judge(config, progress, map50, is_last)
+    if run.ranks.is_first:
+        report(_format_epoch(row, config))
+        if is_best or not (run.folder / "best.pt").exists():
+            save_best(run, trainee, {"epoch": number, "val_map50": map50})
+        save_last(run, trainee, progress)
+        save_results(run.folder, progress.rows, draw=is_validated)
+        if config.is_sparse and is_validated:
+            draw_gammas(run.folder / "gammas.png", progress.gammas, GAMMA_THRESHOLD)
+        if progress.is_done and not is_last:
+            report(f"no better AP50 in {progress.waited} validations: done after epoch {number}")
+
+
+def _judge(config: TrainConfig, progress: Progress, map50: float | None, is_last: bool) -> bool:
+    """Enter a validation in the progress, and say whether the epoch is the one to keep."""
+    if map50 is None:
+        return False
+    is_best = is_last if config.is_sparse else map50 >= progress.best_map50
+    progress.waited = 0 if map50 > progress.best_map50 else progress.waited + 1
+    progress.is_done = is_last or 0 < config.patience <= progress.waited
+    if is_best:
+        progress.best_map50 = map50
+    return is_best
+
+
+def _score(run: Run, model: Detector, val: DetectionDataset) -> float:
+    return measure_map50(
+        model.to(run.device),
+        val,
+        run.ranks,
+        device=run.device,
+        batch_size=run.config.batch_size,
+        rectangular=run.config.rectangular,
+    )
+
+
+def _measure_gammas(averaged: Detector, trainee: Trainee) -> FloatArray:
+    if trainee.sparsity is None:
+        return np.full(0, np.inf)
+    return GammaSparsity(averaged, make_channel_graph(averaged.network)).measure()
+
+
+def _format_tally(config: TrainConfig, tally: Tally) -> dict[str, float]:
+    means = tally.means
+    return {name: means[name] for name in PARTS if name != "teacher" or config.teacher is not None}
+
+
+def _format_epoch(row: dict[str, Any], config: TrainConfig) -> str:
+    line = f"epoch {row['epoch']}/{config.epochs}: loss {row['loss']:.3f} (box {row['box']:.3f}, objectness {row['objectness']:.3f}"
+    line += f", teacher {row['teacher']:.3f})" if "teacher" in row else ")"
+    line += f", {row['images_per_s']:.0f} images/s"
+    if row["val_map50"] is not None:
+        line += f", val AP50 {row['val_map50']:.4f}"
+    if config.is_sparse:
+        share = row["channels_below"] / max(1, row["channels"])
+        line += f", {row['channels_below']} of {row['channels']} channels ({share:.0%}) below {GAMMA_THRESHOLD}; pruned now "
+        line += f"{row['pruned_params']:,} params, {row['pruned_macs'] / 1e9:.3f} G MACs"
+        line += "" if row["pruned_map50"] is None else f", val AP50 {row['pruned_map50']:.4f}"
+    return line

@@ -1,0 +1,49 @@
+"""A bar on a terminal for a whole run: pictures, rate, time left, loss and AP50."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from tqdm import tqdm
+
+from yolo_prune.training.epoch import Tally
+from yolo_prune.training.run_state import Progress
+
+
+class ProgressBar:
+    """Shows how far a run is; nothing where stderr is no terminal."""
+
+    def __init__(self, progress: Progress, epochs: int, images_per_epoch: int, is_shown: bool) -> None:
+        self._progress, self._epochs, self._images = progress, epochs, images_per_epoch
+        self._bar = tqdm(
+            desc="train",
+            unit="image",
+            total=epochs * images_per_epoch,
+            initial=self._count(progress.tally),
+            leave=False,
+            smoothing=0.05,
+            disable=None if is_shown else True,
+        )
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def show(self, tally: Tally) -> None:
+        """Move the bar to where a tally of the present epoch stands."""
+        rows = self._progress.rows
+        scores = [row["val_map50"] for row in rows if row["val_map50"] is not None]
+        parts = [f"epoch {min(self._epochs, self._progress.epoch + 1)}/{self._epochs}"]
+        parts += (
+            [f"loss {tally.means['loss']:.3f}"] if tally.steps else [f"loss {row['loss']:.3f}" for row in rows[-1:]]
+        )
+        parts += [f"AP50 {scores[-1]:.3f}"] if scores else []
+        self._bar.set_postfix_str(", ".join(parts), refresh=False)
+        self._bar.update(self._count(tally) - self._bar.n)
+
+    def _count(self, tally: Tally) -> int:
+        return min(self._epochs, self._progress.epoch) * self._images + tally.images

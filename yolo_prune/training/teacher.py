@@ -1,0 +1,71 @@
+"""A trained detector that a run learns from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from yolo_prune.darknet.layers import Network
+from yolo_prune.errors import ConfigError
+from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.detector import Detector, Heads
+from yolo_prune.model.distillation import measure_attention_gap, measure_distillation
+from yolo_prune.model.settings import DistillConfig
+
+
+class Watch:
+    """Keeps what a network's head convolutions read while it answers; to be shown its layers by `Detector.forward`."""
+
+    def __init__(self, network: Network) -> None:
+        self._head_convs = network.head_convs
+        self.maps: list[Tensor] = []
+
+    def visit(self, index: int, inputs: list[Tensor], output: Tensor) -> None:
+        """Keep a head convolution's input."""
+        if index in self._head_convs:
+            self.maps.append(inputs[0])
+
+
+class Teacher:
+    """A detector in evaluation mode, and how far another's answers are from its own."""
+
+    def __init__(self, model: Detector, config: DistillConfig) -> None:
+        self.model, self.config = model.eval().requires_grad_(False), config
+        self.yolos = tuple(yolo for _, yolo in model.network.heads)
+
+    def measure(self, images: Tensor, heads: Heads, maps: list[Tensor]) -> Tensor:
+        """Return the weighted, summed difference of answers `heads` to pictures (B, 3, H, W) in 0 … 1 from the teacher's.
+
+        `maps` are what the trainee's head convolutions read; they count if `config.features` does.
+        """
+        watch = Watch(self.model.network)
+        with torch.no_grad():
+            answers = self.model(images, watch.visit)
+        difference = self.config.weight * measure_distillation(heads, answers, self.yolos)
+        if self.config.features > 0:
+            difference = difference + self.config.features * measure_attention_gap(maps, watch.maps)
+        return difference
+
+
+def load_teacher(path: Path, network: Network, config: DistillConfig, device: torch.device) -> Teacher:
+    """Read a teacher for a network.
+
+    Raises:
+        CheckpointError: the file is no checkpoint.
+        ConfigError: its heads have other anchors, classes or strides than the network's.
+    """
+    model = load_checkpoint(path).make_model()
+    own, other = (_describe_heads(one) for one in (network, model.network))
+    if own != other:
+        right = "name a checkpoint that the network was pruned from, or one of the same cfg and input size"
+        raise ConfigError(f"{path} has other heads than the network to train", where="teacher", right=right)
+    return Teacher(model.to(device).to(memory_format=torch.channels_last), config)
+
+
+def _describe_heads(network: Network) -> list[tuple[object, ...]]:
+    return [
+        (yolo.own_anchors, yolo.classes, yolo.scale_x_y, network.height / network.shapes[index].height)
+        for index, yolo in network.heads
+    ]

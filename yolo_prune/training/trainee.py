@@ -1,0 +1,147 @@
+"""Everything that a training step changes, and the state of it that a stopped run needs to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from yolo_prune.errors import ConfigError
+from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.loss import DetectionLoss
+from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.sparse import GammaSparsity
+from yolo_prune.training.optimizer import WeightAverage, make_optimizer
+from yolo_prune.training.ranks import Ranks
+from yolo_prune.training.settings import AUTO, TrainConfig
+from yolo_prune.training.teacher import Teacher
+
+Answer = Callable[..., list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A detector with everything that a step needs and changes."""
+
+    model: Detector
+    optimizer: Optimizer
+    average: WeightAverage
+    loss: DetectionLoss
+    scaler: torch.amp.GradScaler
+    sparsity: GammaSparsity | None
+    """None for a network without batch normalisation that is trained without λ."""
+    answer: Answer
+    """The model, as it is called: compiled, or in step with other processes."""
+    dtype: torch.dtype
+    """What convolutions are computed in."""
+    teacher: Teacher | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+    def learn(self) -> None:
+        """Set the model to training, frozen layers excepted."""
+        self.model.train()
+        for module in self.model.layers:
+            if isinstance(module, ConvLayer) and not module.conv.weight.requires_grad:
+                module.eval()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Compute what allows it in `dtype`."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def hold_back(self, more_to_come: bool) -> AbstractContextManager[Any]:
+        """Keep gradients from travelling between processes while more of the same step is to come."""
+        if more_to_come and isinstance(self.answer, DistributedDataParallel):
+            return self.answer.no_sync()
+        return nullcontext()
+
+    def format_state(self) -> dict[str, Any]:
+        """Return what `restore` needs besides the model's state."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state,
+            "average_updates": self.average.updates,
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state of `format_state`."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, tensor in state["average"].items():
+            self.average.state[name].copy_(tensor)
+        self.average.updates = state["average_updates"]
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def make_trainee(
+    model: Detector,
+    config: TrainConfig,
+    steps: int,
+    *,
+    class_counts: Sequence[int] | None = None,
+    teacher: Teacher | None = None,
+    ranks: Ranks | None = None,
+) -> Trainee:
+    """Make all that trains a model, which is changed in place, for a run of so many steps.
+
+    Raises:
+        ConfigError: more layers are to be frozen than there are.
+        PlanError: sparsity is wanted of a network without batch normalisation.
+    """
+    ranks = ranks or Ranks()
+    device = next(model.parameters()).device
+    freeze_(model, config.freeze)
+    if ranks.count > 1 and device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    has_gammas = any(layer.batch_normalize for _, layer in model.network.convs)
+    dtype = choose_dtype(config.precision, device)
+    answer: Any = model
+    if ranks.count > 1:
+        places = [device] if device.type == "cuda" else None
+        answer = DistributedDataParallel(answer, device_ids=places, gradient_as_bucket_view=True)
+    if config.compile:
+        answer = torch.compile(answer)
+    return Trainee(
+        model,
+        make_optimizer(model, config),
+        WeightAverage(model, config.ema_fraction * steps),
+        DetectionLoss(model.network, config.loss, class_counts).to(device),
+        torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        GammaSparsity(model, make_channel_graph(model.network)) if has_gammas or config.is_sparse else None,
+        answer,
+        dtype,
+        teacher,
+        ranks,
+    )
+
+
+def freeze_(model: Detector, layers: int) -> None:
+    """Take the first layers of a model, so many, out of training, in place.
+
+    Raises:
+        ConfigError: nothing would be left to train.
+    """
+    if layers and layers >= len(model.layers):
+        right = f"use less than {len(model.layers)}, the layers there are"
+        raise ConfigError(f"{layers} leaves nothing to train", where="freeze", right=right)
+    for module in model.layers[:layers]:
+        module.requires_grad_(False)
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return what convolutions are computed in on a device; see `TrainConfig.precision`."""
+    if precision != AUTO:
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
