@@ -23,16 +23,13 @@ from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
 from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import Detector
-from yolo_prune.model.loss import DetectionLoss
-from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.sparse import GammaSparsity
 from yolo_prune.stages.data import load_data
-from yolo_prune.training.epoch import Trainee
-from yolo_prune.training.optimizer import WeightAverage, make_optimizer
 from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.trainee import Trainee, make_trainee
 
 PARTS = ("next batch", "forward", "loss", "backward", "optimizer, sparsity, average")
 WARMUP = 3
+SPARSITY = 0.1
 
 
 def main() -> None:
@@ -48,15 +45,9 @@ def main() -> None:
     spec = load_data(arguments.data)
     samples = spec.samples("train")[: arguments.batch_size * (arguments.steps + WARMUP)]
     data = DetectionDataset(samples, len(spec.names), arguments.img_size, augment=AugmentConfig())
-    config = TrainConfig(sparsity=0.1)
+    config = TrainConfig(sparsity=SPARSITY)
     model = Detector(resize(network, arguments.img_size)).to(memory_format=torch.channels_last).train()
-    trainee = Trainee(
-        model,
-        make_optimizer(model, config),
-        WeightAverage(model, 100),
-        DetectionLoss(model.network),
-        GammaSparsity(model, make_channel_graph(model.network)),
-    )
+    trainee = make_trainee(model, config, 5000)
     batches = iter(make_loader(data, arguments.batch_size, shuffle=True, epoch=0))
     times = np.array([measure_step(trainee, batches, config) for _ in range(len(samples) // arguments.batch_size)])
     report(times[WARMUP:], arguments.batch_size)
@@ -74,14 +65,14 @@ def measure_step(trainee: Trainee, batches: Iterator[Batch], config: TrainConfig
     mark()
     heads = trainee.model(images)
     mark()
-    losses = trainee.loss(heads, batch.targets, *images.shape[-2:])
+    losses = trainee.loss.measure(heads, batch.targets, *images.shape[-2:])
     mark()
     trainee.optimizer.zero_grad(set_to_none=True)
-    losses.total.backward()
+    torch.autograd.backward(losses.total)
     mark()
     trainee.optimizer.step()
     assert trainee.sparsity is not None
-    trainee.sparsity.shrink_(config.learning_rate * config.sparsity)
+    trainee.sparsity.shrink_(config.learning_rate * SPARSITY)
     trainee.average.update(trainee.model)
     mark()
     return [end - start for start, end in pairwise(marks)]
