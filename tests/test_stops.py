@@ -23,6 +23,7 @@ from yolo_prune.stages.folders import find_run_folder, make_run_folder
 from yolo_prune.stages.training import resume_training, start_training
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.signals import watch_signals
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 ROOT = Path(__file__).parent.parent
@@ -214,3 +215,18 @@ def test_runs_killed_at_random_moments_end_in_the_same_bits(tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "3 kills: the same bits"
     assert (tmp_path / "runs/broken/results.csv").read_text().count("\n") == 61
+
+
+def test_a_signal_that_comes_too_late_for_the_inner_watch_stops_the_outer() -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    with watch_signals() as outer:
+        with watch_signals() as inner:
+            signal.raise_signal(signal.SIGTERM)
+        assert inner.signum == outer.signum == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) is handler  # a second one acts as it would have without us
+    assert signal.getsignal(signal.SIGTERM) is handler
+    with watch_signals() as outer:
+        with watch_signals():
+            pass
+        signal.raise_signal(signal.SIGINT)
+        assert outer.signum == signal.SIGINT

@@ -12,6 +12,7 @@ import typer
 
 from yolo_prune import __version__
 from yolo_prune.cli import cfg, darknet, data, measure, pipeline, pruning
+from yolo_prune.cli import iterate as iteration
 from yolo_prune.errors import Interrupted, YoloPruneError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ for command in (
     pruning.sensitivity,
     pruning.plan,
     pruning.prune,
+    iteration.iterate,
     pipeline.finetune,
     measure.bench,
     measure.evaluate,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from yolo_prune.darknet.layers import Network, Yolo, get_sources
+from yolo_prune.darknet.layers import Conv, Network, Yolo, get_sources
 from yolo_prune.model.detector import ConvLayer, Detector, run_layer
 from yolo_prune.pruning.blocks import Block, drop_blocks, list_kept_layers
 from yolo_prune.pruning.channels import make_channel_graph
@@ -63,33 +63,38 @@ def rebuild(model: Detector, plan: Plan, constants: Constants | None = None) -> 
     graph = make_channel_graph(model.network)
     with torch.device("meta"):
         slim = Detector(prune_network(model.network, plan, graph))
-    state = {}
-    for index, module in _convs(model):
-        writes = torch.from_numpy(plan.keep[graph.writes[index]])
-        reads = torch.from_numpy(plan.keep[graph.reads[index]])
-        weight = module.conv.weight.detach()
-        shift = (
-            None if constants is None else _measure_shift(model.network, index, weight, module.conv.groups, constants)
-        )
-        for name, tensor in module.state_dict().items():
-            if name == "conv.weight":
-                is_depthwise = module.conv.groups == len(
-                    reads
-                )  # its kernels read one channel each, which goes with them
-                kept = tensor[writes] if is_depthwise else tensor[writes][:, reads[: tensor.shape[1]]]
-            elif name == "bn.num_batches_tracked":
-                kept = tensor.clone()
-            else:
-                kept = _take_up(name, tensor, shift)[writes]
-            state[f"layers.{index}.{name}"] = kept
-    slim.load_state_dict(state, assign=True)
+    state = dict(model.state_dict())
+    for index, module in _convs(model) if constants is not None else ():
+        assert constants is not None
+        shift = _measure_shift(model.network, index, module.conv.weight.detach(), module.conv.groups, constants)
+        if module.bn is not None:
+            state[f"layers.{index}.bn.running_mean"] = state[f"layers.{index}.bn.running_mean"] - shift
+        else:
+            state[f"layers.{index}.conv.bias"] = state[f"layers.{index}.conv.bias"] + shift
+    slim.load_state_dict(slice_tensors(model.network, plan, state), assign=True)
     return _take_settings(slim, model).requires_grad_(True)
 
 
-def _take_up(name: str, tensor: Tensor, shift: Tensor | None) -> Tensor:
-    if shift is None or name not in ("bn.running_mean", "conv.bias"):
-        return tensor
-    return tensor - shift if name == "bn.running_mean" else tensor + shift
+def slice_tensors(network: Network, plan: Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the plan keeps of tensors named and shaped as a state dict's, or as what an optimizer keeps beside it.
+
+    A tensor without dimensions stays as it is; all are copies.
+    """
+    graph = make_channel_graph(network)
+    sliced = {}
+    for name, tensor in tensors.items():
+        index = int(name.split(".")[1])
+        writes, reads = (torch.from_numpy(plan.keep[ids[index]]) for ids in (graph.writes, graph.reads))
+        if tensor.ndim == 0:
+            sliced[name] = tensor.clone()
+        elif tensor.ndim == 1:
+            sliced[name] = tensor[writes]
+        else:
+            layer = network.layers[index]
+            assert isinstance(layer, Conv)
+            is_depthwise = layer.groups == len(reads)  # its kernels read one channel each, which goes with them
+            sliced[name] = tensor[writes] if is_depthwise else tensor[writes][:, reads[: tensor.shape[1]]]
+    return sliced
 
 
 def _measure_shift(network: Network, index: int, weight: Tensor, groups: int, constants: Constants) -> Tensor:

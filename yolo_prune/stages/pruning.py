@@ -98,7 +98,9 @@ def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult:
     planned = make_planned(source, config)
     checkpoint, short, plan = planned.checkpoint, planned.short, planned.made.plan
     slim = rebuild(short, plan)
-    difference = _verify(planned, slim, source)
+    difference = verify(mask(short, plan), slim, source)
+    if planned.made.blocks:
+        difference = max(difference, verify(silence_blocks(planned.model, planned.made.blocks), short, source))
     if config.fold != "none":
         slim = rebuild(short, plan, _find_constants(planned, config))
     seen = 0
@@ -125,24 +127,22 @@ def _save_plan(folder: Path, planned: Planned, source: Path) -> Path:
     return save_plan(folder / "plan.json", planned.model.network, planned.made, facts)
 
 
-def _verify(planned: Planned, slim: Detector, source: Path) -> float:
-    """Return the larger of two differences in float64: cut against silenced blocks, rebuilt against masked channels."""
-    pairs = [(mask(planned.short, planned.made.plan), slim)]
-    if blocks := planned.made.blocks:
-        pairs.append((silence_blocks(planned.model, blocks), planned.short))
-    differences = []
-    for expected, found in pairs:
-        difference, response = compare(expected, found, VERIFY_IMG_SIZE)
-        if not difference <= min(MAX_DIFFERENCE, max(ROUNDING, MAX_SHARE * response)):
-            raise PlanError(
-                f"the rebuilt network differs from the masked one by {difference:.3g}, whose answers move by {response:.3g}",
-                where=source,
-                right="report this, it is a defect",
-            )
-        if response < FAINT:
-            report(f"the heads hardly react to a picture (by {response:.1e}): that both answer alike shows little here")
-        differences.append(difference)
-    return max(differences)
+def verify(expected: Detector, found: Detector, source: Path) -> float:
+    """Return how far a rebuilt network's answers are from those of its masked or silenced twin at most, in float64.
+
+    Raises:
+        PlanError: further than rounding explains; `source` is where the network comes from.
+    """
+    difference, response = compare(expected, found, VERIFY_IMG_SIZE)
+    if not difference <= min(MAX_DIFFERENCE, max(ROUNDING, MAX_SHARE * response)):
+        raise PlanError(
+            f"the rebuilt network differs from the masked one by {difference:.3g}, whose answers move by {response:.3g}",
+            where=source,
+            right="report this, it is a defect",
+        )
+    if response < FAINT:
+        report(f"the heads hardly react to a picture (by {response:.1e}): that both answer alike shows little here")
+    return difference
 
 
 def _find_constants(planned: Planned, config: PruneConfig) -> Constants:

@@ -14,8 +14,9 @@ from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.pruning.balance import balance_gammas_
 from yolo_prune.stages.data import load_data, load_data_of, report
 from yolo_prune.stages.folders import find_run_folder, make_run_folder
+from yolo_prune.training.moments import Moments
 from yolo_prune.training.ranks import Ranks, count_restarts, join_ranks
-from yolo_prune.training.run import load_last, make_run, make_run_of, train
+from yolo_prune.training.run import Pictures, load_last, make_run, make_run_of, train
 from yolo_prune.training.run_state import Report
 from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.start import make_start
@@ -37,23 +38,39 @@ def launch_training(config: TrainConfig, default_name: str, stage: str) -> Path:
         return _start(config, folder, stage, ranks, device)
 
 
-def start_training(config: TrainConfig, folder: Path, stage: str = "train") -> Path:
+def start_training(
+    config: TrainConfig,
+    folder: Path,
+    stage: str = "train",
+    *,
+    moments: Moments | None = None,
+    pictures: Pictures | None = None,
+) -> Path:
     """Train in `folder` from whatever the settings name, and return the best checkpoint.
 
-    Started from a checkpoint, a run without a data set of its own goes on with the checkpoint's.
+    Started from a checkpoint, a run without a data set of its own goes on with the checkpoint's. `moments` and `pictures` are
+    those of `training.run.train`.
     """
     with join_ranks(config.device) as (ranks, device):
-        return _start(config, folder, stage, ranks, device)
+        return _start(config, folder, stage, ranks, device, moments, pictures)
 
 
-def resume_training(folder: Path, changes: dict[str, Any] | None = None) -> Path:
+def resume_training(folder: Path, changes: dict[str, Any] | None = None, *, pictures: Pictures | None = None) -> Path:
     """Take up the run that stopped in `folder`, and return its best checkpoint; `changes` are settings to change."""
     config, last = load_last(folder, changes or {})
     with join_ranks(config.device) as (ranks, device):
-        return _go_on(config, last, folder, ranks, device)
+        return _go_on(config, last, folder, ranks, device, pictures)
 
 
-def _start(config: TrainConfig, folder: Path, stage: str, ranks: Ranks, device: torch.device) -> Path:
+def _start(
+    config: TrainConfig,
+    folder: Path,
+    stage: str,
+    ranks: Ranks,
+    device: torch.device,
+    moments: Moments | None = None,
+    pictures: Pictures | None = None,
+) -> Path:
     say = _get_voice(ranks)
     spec = _load_in_turn(config, ranks)
     config = replace(config, data=spec.source)
@@ -66,16 +83,23 @@ def _start(config: TrainConfig, folder: Path, stage: str, ranks: Ranks, device: 
         f"{len(spec.samples('train'))} pictures, {config.epochs} epochs, into {folder}"
     )
     run = make_run(config, spec, start, stage=stage, folder=folder, device=device, ranks=ranks)
-    return train(run, start.model, report=say)
+    return train(run, start.model, report=say, moments=moments, pictures=pictures)
 
 
-def _go_on(config: TrainConfig, last: Checkpoint, folder: Path, ranks: Ranks, device: torch.device) -> Path:
+def _go_on(
+    config: TrainConfig,
+    last: Checkpoint,
+    folder: Path,
+    ranks: Ranks,
+    device: torch.device,
+    pictures: Pictures | None = None,
+) -> Path:
     say = _get_voice(ranks)
     run = make_run_of(config, load_data(config.data), last, folder=folder, device=device, ranks=ranks)
     say(f"resuming {folder} after epoch {last.training['epoch']} of {config.epochs}")
     model = last.make_model()
     model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
-    return train(run, model.requires_grad_(True), last, say)
+    return train(run, model.requires_grad_(True), last, say, pictures=pictures)
 
 
 def _load_in_turn(config: TrainConfig, ranks: Ranks) -> DataSpec:

@@ -30,7 +30,7 @@ def finish_epoch(
     """Validate, report and save the epoch that `progress.tally` has counted; `pace` is its last step's."""
     config, number = run.config, progress.epoch + 1
     is_last = number == config.epochs
-    is_validated = is_last or number % config.val_interval == 0
+    is_validated = config.val_interval > 0 and (is_last or number % config.val_interval == 0)
     averaged = make_averaged(trainee.model.network, trainee.average.state, run.ranks)
     map50 = _score(run, averaged, val) if is_validated else None
     gammas = _measure_gammas(averaged, trainee)
@@ -46,23 +46,29 @@ def finish_epoch(
     is_best = _judge(config, progress, map50, is_last)
     if run.ranks.is_first:
         report(_format_epoch(row, config))
-        if is_best or not (run.folder / "best.pt").exists():
+        if is_best or config.val_interval == 0 or not (run.folder / "best.pt").exists():
             save_best(run, trainee, {"epoch": number, "val_map50": map50})
         save_last(run, trainee, progress)
         save_results(run.folder, progress.rows, draw=is_validated)
         if config.is_sparse and is_validated:
             draw_gammas(run.folder / "gammas.png", progress.gammas, GAMMA_THRESHOLD)
         if progress.is_done and not is_last:
-            report(f"no better AP50 in {progress.waited} validations: done after epoch {number}")
+            reason = (
+                f"no better AP50 in {progress.waited} validations"
+                if progress.waited
+                else f"AP50 {config.goal} is reached"
+            )
+            report(f"{reason}: done after epoch {number}")
 
 
 def _judge(config: TrainConfig, progress: Progress, map50: float | None, is_last: bool) -> bool:
     """Enter a validation in the progress, and say whether the epoch is the one to keep."""
+    progress.is_done = is_last
     if map50 is None:
         return False
     is_best = is_last if config.is_sparse else map50 >= progress.best_map50
     progress.waited = 0 if map50 > progress.best_map50 else progress.waited + 1
-    progress.is_done = is_last or 0 < config.patience <= progress.waited
+    progress.is_done |= 0 < config.patience <= progress.waited or (config.goal is not None and map50 >= config.goal)
     if is_best:
         progress.best_map50 = map50
     return is_best

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from yolo_prune.model.detector import Detector
 from yolo_prune.training.board import Board, open_board
 from yolo_prune.training.epoch import Tally, check_sanity, train_epoch
 from yolo_prune.training.epoch_end import finish_epoch
+from yolo_prune.training.moments import Moments
 from yolo_prune.training.pace import Pace, find_sparsity, measure_pace
 from yolo_prune.training.pictures import save_batch_picture, save_detections_picture
 from yolo_prune.training.progress_bar import ProgressBar
@@ -34,6 +35,9 @@ from yolo_prune.training.teacher import load_teacher
 from yolo_prune.training.trainee import Trainee, make_trainee
 
 MOST_WORKERS = 16
+
+Pictures: TypeAlias = tuple[DetectionDataset, DetectionDataset]
+"""The pictures to train and to validate on."""
 
 
 def make_run(
@@ -114,12 +118,24 @@ class _Walk:
         return measure_pace(config, progress.sparsity, first + step, steps)
 
 
-def train(run: Run, model: Detector, last: Checkpoint | None = None, report: Report = print) -> Path:
+def train(
+    run: Run,
+    model: Detector,
+    last: Checkpoint | None = None,
+    report: Report = print,
+    *,
+    moments: Moments | None = None,
+    pictures: Pictures | None = None,
+) -> Path:
     """Train `model` in place, or go on from `last`, and return the path of the run's best checkpoint.
 
     Nothing is written before the data set is read. last.pt holds after every epoch, and every `save_minutes` within one, all
     that is needed to end in the same bits; best.pt the averaged weights of the best epoch so far by validation AP50, or
     with sparsity of the last epoch, because earlier ones are less sparse.
+
+    Args:
+        moments: what an optimizer already knew of the model's parameters.
+        pictures: those to train and to validate on, where they have been read already; they are `load_pictures` of the run.
 
     Raises:
         TrainingError: the loss is no longer a number.
@@ -128,10 +144,11 @@ def train(run: Run, model: Detector, last: Checkpoint | None = None, report: Rep
     """
     config, ranks = run.config, run.ranks
     with watch_signals(config.max_minutes) as stop:
-        data, val = _load_pictures(run)
+        data, val = pictures or load_pictures(run)
+        data.augment = config.augment
         steps_per_epoch = count_batches(len(data), config.batch_size, _get_share(ranks))
         steps = steps_per_epoch * config.epochs
-        trainee = _make_trainee(run, model, data, steps)
+        trainee = _make_trainee(run, model, data, steps, moments)
         progress = _begin(run, trainee, steps, report) if last is None else restore(trainee, last)
         if ranks.is_first:
             remove_scraps(run.folder)
@@ -228,14 +245,15 @@ def _get_share(ranks: Ranks) -> Share:
     return Share(ranks.rank, ranks.count)
 
 
-def _load_pictures(run: Run) -> tuple[DetectionDataset, DetectionDataset]:
+def load_pictures(run: Run) -> Pictures:
+    """Read the pictures that a run trains and validates on."""
     config, classes = run.config, len(run.spec.names)
     largest = max(list_sizes(run.img_size, config.multi_scale))
     data = DetectionDataset(run.spec.samples("train"), classes, largest, augment=config.augment, seed=config.seed)
     return data, DetectionDataset(run.spec.samples("val"), classes, run.img_size)
 
 
-def _make_trainee(run: Run, model: Detector, data: DetectionDataset, steps: int) -> Trainee:
+def _make_trainee(run: Run, model: Detector, data: DetectionDataset, steps: int, moments: Moments | None) -> Trainee:
     config, device = run.config, run.device
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = config.multi_scale == 0  # kernels are tried out once for every size
@@ -248,6 +266,7 @@ def _make_trainee(run: Run, model: Detector, data: DetectionDataset, steps: int)
         class_counts=[*counts.tolist(), *[0] * (data.classes - len(counts))],
         teacher=teacher,
         ranks=run.ranks,
+        moments=moments,
     )
 
 

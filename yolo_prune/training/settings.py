@@ -89,7 +89,9 @@ class TrainConfig:
     workers: int | None = None
     """Processes that load pictures; 0 loads in the training process. Without it one for each core on CUDA, up to 16, else 0."""
     val_interval: int = 1
-    """Epochs from one validation to the next; the last epoch always ends with one."""
+    """Epochs from one validation to the next; the last epoch always ends with one. 0 validates never and keeps the last epoch."""
+    goal: float | None = None
+    """The run ends once a validation reaches this AP50."""
     save_minutes: float = 10.0
     """last.pt is written after every epoch, and within one after so many minutes."""
     max_minutes: float | None = None
@@ -125,13 +127,24 @@ class TrainConfig:
         return self.sparsity == AUTO or self.sparsity > 0  # type: ignore[operator]  # checked: auto is the only text
 
     def _check_ranges(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "val_interval"):
+        for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{getattr(self, name)} is out of range", where=name, right="use at least 1")
-        for name in ("weight_decay", "clip_norm", "workers", "freeze", "patience", "save_minutes", "max_minutes"):
+        for name in (
+            "weight_decay",
+            "clip_norm",
+            "workers",
+            "freeze",
+            "patience",
+            "val_interval",
+            "save_minutes",
+            "max_minutes",
+        ):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ConfigError(f"{value} is out of range", where=name, right="use at least 0")
+        if self.goal is not None and not 0 <= self.goal <= 1:
+            raise ConfigError(f"{self.goal} is out of range", where="goal", right="use a number from 0 to 1")
         for name in ("final_learning_rate", "warmup_fraction", "ema_fraction", "close_mosaic_fraction"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise ConfigError(f"{value} is out of range", where=name, right="use a number from 0 to 1")
@@ -176,6 +189,9 @@ class TrainConfig:
                 raise ConfigError(f"{value} is out of range", where=name, right="use a number from 0 to 1")
         if self.sparsity_rest == 1 and self.is_sparse:
             raise ConfigError("leaves λ no time", where="sparsity_rest", right="use a smaller share")
+        if self.is_sparse and self.goal is not None:
+            right = "leave it out: a sparse run ends with its last epoch, its sparsest"
+            raise ConfigError("does not go with sparsity", where="goal", right=right)
         if self.is_sparse and self.patience:
             right = "leave it out: a sparse run ends with its last epoch, its sparsest"
             raise ConfigError("does not go with sparsity", where="patience", right=right)

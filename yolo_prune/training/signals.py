@@ -25,6 +25,11 @@ class StopSignal:
             return 128 + self.signum
         return TIME_UP if self._deadline is not None and time.monotonic() >= self._deadline else 0
 
+    @property
+    def minutes_left(self) -> float | None:
+        """The minutes until the time is up, None without an end."""
+        return None if self._deadline is None else max(0.0, (self._deadline - time.monotonic()) / 60)
+
     def check(self) -> None:
         """Raise Interrupted if a signal has come, TimeUp if the time is up."""
         if code := self.code:
@@ -43,17 +48,24 @@ def leave(code: int) -> None:
 
 @contextmanager
 def watch_signals(max_minutes: float | None = None) -> Iterator[StopSignal]:
-    """Yield a `StopSignal` that the first SIGINT or SIGTERM sets; a second one acts as it would have without us."""
+    """Yield a `StopSignal` that the first SIGINT or SIGTERM sets; a second one acts as it would have without us.
+
+    Within another watch both are set, so that what comes too late for an inner one still stops the outer.
+    """
     stop = StopSignal(max_minutes)
     previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
         for signum, handler in previous.items():
-            signal.signal(signum, handler)
+            if signal.getsignal(signum) is remember:
+                signal.signal(signum, handler)
 
     def remember(signum: int, frame: FrameType | None) -> None:
         stop.signum = signum
         restore()
+        outer = previous[signal.Signals(signum)]
+        if getattr(outer, "__qualname__", None) == remember.__qualname__ and callable(outer):
+            outer(signum, frame)
 
     try:
         for signum in previous:

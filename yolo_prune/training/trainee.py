@@ -17,6 +17,7 @@ from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.sparse import GammaSparsity
+from yolo_prune.training.moments import Moments, put_moments_
 from yolo_prune.training.optimizer import WeightAverage, make_optimizer
 from yolo_prune.training.ranks import Ranks
 from yolo_prune.training.settings import AUTO, TrainConfig
@@ -91,8 +92,13 @@ def make_trainee(
     class_counts: Sequence[int] | None = None,
     teacher: Teacher | None = None,
     ranks: Ranks | None = None,
+    moments: Moments | None = None,
 ) -> Trainee:
     """Make all that trains a model, which is changed in place, for a run of so many steps.
+
+    Args:
+        class_counts: objects of each class in the training pictures.
+        moments: what an optimizer of the same kind knew of the same parameters.
 
     Raises:
         ConfigError: more layers are to be frozen than there are.
@@ -111,9 +117,12 @@ def make_trainee(
         answer = DistributedDataParallel(answer, device_ids=places, gradient_as_bucket_view=True)
     if config.compile:
         answer = torch.compile(answer)
+    optimizer = make_optimizer(model, config)
+    if moments is not None:
+        put_moments_(optimizer, model, moments)
     return Trainee(
         model,
-        make_optimizer(model, config),
+        optimizer,
         WeightAverage(model, config.ema_fraction * steps),
         DetectionLoss(model.network, config.loss, class_counts).to(device),
         torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),

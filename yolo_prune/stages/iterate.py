@@ -1,0 +1,291 @@
+"""`iterate`: drop a few channels, finetune, and again, until enough are gone or too much is lost.
+
+    original ─► score ─► drop 5 % ─► rebuild ─► finetune ─► validate ─► … ─► settle
+                  ▲                                │
+                  └──── squared gradients, kept ───┘
+
+runs/NAME/steps.json holds what is done; runs/NAME/NN/ is step NN: pruned.pt as it was cut, last.pt and best.pt as it was finetuned.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yolo_prune.config import format_config, parse_config
+from yolo_prune.darknet.cost import Cost, measure_cost
+from yolo_prune.darknet.layers import Network
+from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.errors import ConfigError
+from yolo_prune.evaluation.evaluate import measure_score_of
+from yolo_prune.files import load_json, measure_sha256, save_json
+from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.stages.cuts import Limits, cut, load_moments
+from yolo_prune.stages.data import load_data_of, report
+from yolo_prune.stages.iterate_report import draw_frontier, format_steps
+from yolo_prune.stages.settings import IterateConfig
+from yolo_prune.stages.training import resume_training, start_training
+from yolo_prune.training.device import make_device
+from yolo_prune.training.ranks import is_launched
+from yolo_prune.training.run import Pictures, load_pictures
+from yolo_prune.training.run_state import Run
+from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.signals import StopSignal, watch_signals
+
+STEPS = "steps.json"
+SETTLE = "settle"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step as it was finished."""
+
+    name: str
+    """Its folder's; `original` for the network that all began with."""
+    ratio: float
+    """The share of the original's prunable channels that is gone."""
+    params: int
+    macs: int
+    map50: float | None
+    """AP50 on validation after finetuning; None where none was measured."""
+    epochs: int
+    """Epochs of finetuning."""
+    seconds: float
+    checkpoint: str
+
+
+@dataclass
+class Journal:
+    """What is on disk of a run: its settings, where it began, and the steps that are done."""
+
+    source: str
+    source_sha256: str
+    recipe: dict[str, Any]
+    steps: list[Step] = field(default_factory=list)
+    is_done: bool = False
+    reason: str = ""
+    """Why the steps ended."""
+
+
+@dataclass(frozen=True)
+class IterateResult:
+    """What `iterate` made."""
+
+    checkpoint: Path
+    steps: Path
+    picture: Path
+    journal: Journal
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result under the names that JSON output uses."""
+        rows = [asdict(step) for step in self.journal.steps]
+        paths = {"checkpoint": str(self.checkpoint), "steps": str(self.steps), "picture": str(self.picture)}
+        return {**paths, "reason": self.journal.reason, "rows": rows}
+
+    def format(self) -> str:
+        """Return the table of steps, and why they ended."""
+        return f"{format_steps([asdict(step) for step in self.journal.steps])}\n{self.journal.reason}"
+
+
+def start_iterate(source: Path, config: IterateConfig, folder: Path) -> IterateResult:
+    """Prune a checkpoint step by step in `folder`.
+
+    Raises:
+        CheckpointError, ConfigError, DatasetError, PlanError: an input is not what it should be, or the target is out of reach.
+        Interrupted, TimeUp: `resume_iterate` goes on.
+    """
+    if is_launched():
+        right = "run it without torchrun"
+        raise ConfigError("iterate runs in one process", where="torchrun", right=right)
+    spec = load_data_of(config.data, load_checkpoint(source).provenance, "--data")
+    config = replace(config, data=spec.source)
+    journal = Journal(str(source.resolve()), measure_sha256(source), format_config(config))
+    return _go_on(folder, config, journal, spec)
+
+
+def resume_iterate(folder: Path, changes: dict[str, Any]) -> IterateResult:
+    """Go on with the run in `folder`; `changes` may name device and max_minutes.
+
+    Raises:
+        ConfigError: there is nothing to resume, or the checkpoint that it began with has changed.
+    """
+    path = folder / STEPS
+    if not path.is_file():
+        raise ConfigError("there is nothing to resume", where=path, right="name a run folder that iterate left")
+    values = load_json(path, ConfigError, "name a run folder that iterate left")
+    try:
+        journal = Journal(**{**values, "steps": [Step(**step) for step in values["steps"]]})
+    except (TypeError, KeyError) as error:
+        raise ConfigError("is no journal of steps", where=path, right="name a run folder that iterate left") from error
+    config = parse_config(IterateConfig(), {**journal.recipe, **changes}, path)
+    if not Path(journal.source).is_file() or measure_sha256(Path(journal.source)) != journal.source_sha256:
+        raise ConfigError("has changed since the run began", where=journal.source, right="restore it, or start anew")
+    return _go_on(folder, config, journal, load_data_of(config.data, {}, "--data"))
+
+
+def _go_on(folder: Path, config: IterateConfig, journal: Journal, spec: DataSpec) -> IterateResult:
+    with watch_signals(config.max_minutes) as stop:
+        walk = _make_walk(folder, config, journal, spec, stop)
+        if not journal.steps:
+            _finish(walk, _measure_original(walk))
+        while not journal.is_done:
+            stop.check()
+            if journal.reason:
+                _settle(walk)
+            else:
+                _take_step(walk)
+    picture = draw_frontier(folder / "frontier.png", [asdict(step) for step in journal.steps], config.max_drop)
+    return IterateResult(Path(journal.steps[-1].checkpoint), folder / STEPS, picture, journal)
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """A run under way."""
+
+    folder: Path
+    config: IterateConfig
+    journal: Journal
+    spec: DataSpec
+    device: torch.device
+    pictures: Pictures
+    stop: StopSignal
+    network: Network
+    """The original's."""
+    cost: Cost
+    """The same."""
+
+    @property
+    def original(self) -> Step:
+        return self.journal.steps[0]
+
+
+def _make_walk(folder: Path, config: IterateConfig, journal: Journal, spec: DataSpec, stop: StopSignal) -> _Walk:
+    checkpoint, device = load_checkpoint(Path(journal.source)), make_device(config.device)
+    settings = _make_settings(config, Path(journal.source), 1, 0)
+    run = Run(settings, spec, "iterate", folder, settings.img_size or checkpoint.img_size, {}, device)
+    cost = measure_cost(checkpoint.network, checkpoint.img_size)
+    return _Walk(folder, config, journal, spec, device, load_pictures(run), stop, checkpoint.network, cost)
+
+
+def _measure_original(walk: _Walk) -> Step:
+    model = (
+        load_checkpoint(Path(walk.journal.source))
+        .make_model()
+        .to(walk.device)
+        .to(memory_format=torch.channels_last)
+        .eval()
+    )
+    score = measure_score_of(model, walk.pictures[1], device=walk.device, batch_size=walk.config.finetune.batch_size)
+    return Step("original", 0.0, walk.cost.params, walk.cost.macs, score.map50, 0, 0.0, walk.journal.source)
+
+
+def _take_step(walk: _Walk) -> None:
+    """Drop channels, finetune, and enter the step; say in the journal if it was the last."""
+    config, journal = walk.config, walk.journal
+    number = len(journal.steps)
+    place = walk.folder / f"{number:02d}"
+    began, before = time.monotonic(), journal.steps[-1]
+    limits = Limits(walk.network, walk.cost, min(config.target_ratio, number * config.step))
+    previous = Path(before.checkpoint) if number == 1 else Path(before.checkpoint).with_name("last.pt")
+    made = cut(previous, place / "pruned.pt", config, limits, walk.spec, walk.device)
+    is_last = made.meets_target or limits.ratio >= config.target_ratio
+    is_scored = is_last or number % config.score_every == 0
+    best = _train(walk, _make_step_settings(walk, place / "pruned.pt", is_scored), place)
+    rows = load_checkpoint(place / "last.pt").training["rows"]
+    step = Step(
+        place.name,
+        made.ratio,
+        made.cost.params,
+        made.cost.macs,
+        rows[-1]["val_map50"],
+        len(rows),
+        time.monotonic() - began,
+        str(best),
+    )
+    if _is_lost(walk, step):
+        journal.reason = (
+            f"step {place.name} lost more than {config.max_drop:g} AP50: {_find_good(walk).name} was the last good one"
+        )
+    elif is_last:
+        journal.reason = "the target is reached"
+    _finish(walk, step)
+
+
+def _settle(walk: _Walk) -> None:
+    """Finetune the last good network with a falling learning rate, and end."""
+    config, good = walk.config, _find_good(walk)
+    walk.journal.is_done = True
+    if not config.settle_epochs or good.name == "original":
+        _finish(walk, replace(good, name=SETTLE, epochs=0, seconds=0.0))
+        return
+    began = time.monotonic()
+    source = Path(good.checkpoint).with_name("last.pt")  # with what the optimizer knows
+    settings = _make_settings(config, source, config.settle_epochs, config.settle_epochs)
+    best = _train(walk, settings, walk.folder / SETTLE)
+    rows = load_checkpoint(walk.folder / SETTLE / "last.pt").training["rows"]
+    _finish(
+        walk,
+        replace(
+            good,
+            name=SETTLE,
+            map50=rows[-1]["val_map50"],
+            epochs=len(rows),
+            seconds=time.monotonic() - began,
+            checkpoint=str(best),
+        ),
+    )
+
+
+def _train(walk: _Walk, settings: TrainConfig, place: Path) -> Path:
+    """Finetune in a step's folder, or take that up where it stopped, and return its best checkpoint."""
+    minutes = walk.stop.minutes_left
+    last = place / "last.pt"
+    if last.is_file():
+        if load_checkpoint(last).training["is_done"]:
+            return place / "best.pt"
+        changes = {"max_minutes": minutes, "device": walk.config.device}
+        return resume_training(place, changes, pictures=walk.pictures)
+    assert settings.weights is not None
+    moments = load_moments(load_checkpoint(settings.weights))
+    settings = replace(settings, max_minutes=minutes)
+    return start_training(settings, place, "iterate", moments=moments, pictures=walk.pictures)
+
+
+def _make_step_settings(walk: _Walk, weights: Path, is_scored: bool) -> TrainConfig:
+    config, original = walk.config, walk.original.map50
+    goal = None if config.recover is None or original is None else max(0.0, original - config.recover)
+    interval = 1 if goal is not None else config.epochs if is_scored else 0
+    return replace(_make_settings(config, weights, config.epochs, interval), schedule="constant", goal=goal)
+
+
+def _make_settings(config: IterateConfig, weights: Path, epochs: int, val_interval: int) -> TrainConfig:
+    return replace(
+        config.finetune,
+        data=config.data,
+        weights=weights,
+        epochs=epochs,
+        val_interval=val_interval,
+        seed=config.seed,
+        device=config.device,
+        name=config.name,
+    )
+
+
+def _is_lost(walk: _Walk, step: Step) -> bool:
+    original = walk.original.map50
+    return original is not None and step.map50 is not None and step.map50 < original - walk.config.max_drop
+
+
+def _find_good(walk: _Walk) -> Step:
+    """Return the last step whose AP50 was measured and is not lost."""
+    return next(step for step in reversed(walk.journal.steps) if step.map50 is not None and not _is_lost(walk, step))
+
+
+def _finish(walk: _Walk, step: Step) -> None:
+    walk.journal.steps.append(step)
+    save_json(walk.folder / STEPS, asdict(walk.journal))
+    report(format_steps([asdict(step)], heading=step.name == "original"))
