@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 import yaml
-from tiny import DRAW_RESULTS, Killed, is_same
+from tiny import DRAW_RESULTS, Killed, before_step, is_same
 
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import ConfigError, DatasetError, Interrupted, YoloPruneError
@@ -226,6 +226,16 @@ def test_a_stopped_stage_is_taken_up(place: Path, done: list[str], stage: str) -
     seen = list(done)
     again()
     assert done == seen
+
+
+def test_a_signal_after_a_stage_s_last_step_stops_the_chain(place: Path, done: list[str]) -> None:
+    change(train={"learning_rate": 3e-3, "epochs": 1})
+    with before_step(2, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(Interrupted):  # of two
+        again()
+    assert done == ["start train"]
+    again()
+    assert "start train" not in done[1:]
+    assert "start sparse" in done
 
 
 def test_a_stage_that_ended_unnoticed_is_not_trained_again(place: Path, done: list[str]) -> None:

@@ -28,6 +28,7 @@ from yolo_prune.stages.training import resume_training, start_training
 from yolo_prune.training.device import make_device
 from yolo_prune.training.ranks import is_launched
 from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.signals import watch_signals
 
 SHARED = ("data", "device", "seed")
 """Settings of the whole chain that every stage takes over."""
@@ -82,10 +83,15 @@ def run_chain(config: ChainConfig) -> ChainResult:
         place = folder / stage
 
         def work() -> Path:
-            if not (place / "last.pt").is_file():
-                return start_training(settings, place, stage)
-            is_done = load_checkpoint(place / "last.pt").training.get("is_done", False)
-            return place / "best.pt" if is_done else resume_training(place)
+            with watch_signals() as stop:
+                if not (place / "last.pt").is_file():
+                    best = start_training(settings, place, stage)
+                elif load_checkpoint(place / "last.pt").training.get("is_done", False):
+                    best = place / "best.pt"
+                else:
+                    best = resume_training(place)
+            stop.check()  # one that came after the last epoch ends no run, but the chain
+            return best
 
         return _once(place, "best.pt", (settings, data, _hash(settings.weights), _hash(settings.cfg)), work)
 
