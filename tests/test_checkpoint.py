@@ -106,7 +106,7 @@ def test_a_pickle_that_would_run_code_is_refused_unread(tmp_path: Path, is_zip: 
     ("change", "said"),
     [
         ({"format": "other"}, "is not a yolo_prune checkpoint"),
-        ({"format_version": 9}, "has format version 9; this version reads format 1"),
+        ({"format_version": 9}, "has format version 9; this version reads formats 1 and 2"),
         ({"cfg": "[net]\n[crnn]\n"}, "holds a cfg that cannot be read"),
         ({"cfg": 3}, "holds a wrong one"),
         ({"names": None}, "holds a wrong one"),

@@ -1,7 +1,8 @@
 """The one file format: cfg text, tensors, class names, image size and where it all came from.
 
 A checkpoint is rebuilt through the constructor: its cfg is parsed, a `Detector` made, the tensors loaded. It never holds
-pickled code and is only ever read with `weights_only=True`.
+pickled code and is only ever read with `weights_only=True`. Tensors with many zeros are stored packed
+(`sparse_storage.py`); a file that holds one has format version 2, any other version 1, which older versions read too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import pickle
 import subprocess
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,13 @@ from yolo_prune.darknet.layers import Network
 from yolo_prune.errors import CfgError, CheckpointError
 from yolo_prune.files import measure_sha256, open_atomically
 from yolo_prune.model.detector import Detector
+from yolo_prune.model.sparse_storage import is_worth_packing, pack, unpack
 
 FORMAT = "yolo_prune checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION, PACKED_VERSION = 1, 2
+
+KEEPS_ZEROS = "keeps_zeros"
+"""The key in a provenance that says, if true, that zeros of the convolutions' kernels were pruned and are to stay zero."""
 
 _DAMAGE = (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, zipfile.BadZipFile)
 """What torch's reader raises where bytes were changed, besides pickle's own error."""
@@ -76,11 +81,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
+    tensors = {name: tensor.detach().cpu() for name, tensor in checkpoint.state.items()}
+    state = {name: pack(tensor) if is_worth_packing(tensor) else tensor for name, tensor in tensors.items()}
+    is_packed = any(isinstance(stored, dict) for stored in state.values())
     content = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": PACKED_VERSION if is_packed else FORMAT_VERSION,
         "cfg": format_cfg(checkpoint.network),
-        "state": {name: tensor.detach().cpu() for name, tensor in checkpoint.state.items()},
+        "state": state,
         "names": list(checkpoint.names),
         "img_size": checkpoint.img_size,
         "provenance": checkpoint.provenance,
@@ -105,8 +113,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             "is not a yolo_prune checkpoint", where=path, right="name a .pt file that train, prune or finetune wrote"
         )
-    if content.get("format_version") != FORMAT_VERSION:
-        right = f"this version reads format {FORMAT_VERSION}"
+    if content.get("format_version") not in (FORMAT_VERSION, PACKED_VERSION):
+        right = f"this version reads formats {FORMAT_VERSION} and {PACKED_VERSION}"
         raise CheckpointError(f"has format version {content.get('format_version')}", where=path, right=right)
     try:
         network = parse_cfg(content["cfg"], f"{path}[cfg]")
@@ -122,8 +130,30 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"holds a cfg that cannot be read ({error})", where=path) from error
     with torch.device("meta"):
         expected = Detector(network).state_dict()
+    checkpoint = replace(checkpoint, state=_unpack_state(expected, checkpoint.state, path))
     _check_state(expected, checkpoint.state, path)
     return checkpoint
+
+
+def is_stored_packed(checkpoint: Checkpoint) -> bool:
+    """Say whether a file of the checkpoint holds packed tensors."""
+    return any(is_worth_packing(tensor) for tensor in checkpoint.state.values())
+
+
+def _unpack_state(expected: Mapping[str, Tensor], state: Any, path: Path) -> Any:
+    """Return a stored state with every packed tensor that the cfg knows as a plain one."""
+    if not isinstance(state, dict):
+        return state
+    unpacked = dict(state)
+    for name in expected.keys() & state.keys():
+        if isinstance(state[name], dict):
+            try:
+                unpacked[name] = unpack(state[name], expected[name].shape)
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{name}, which is stored sparse, has {error}", where=path, right="make it again"
+                ) from error
+    return unpacked
 
 
 def _load_plain(path: Path) -> Any:
@@ -155,6 +185,8 @@ def _check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], pa
                 where=path,
                 right="make it again",
             )
+        if tensor.is_floating_point() != found[name].is_floating_point():
+            raise CheckpointError(f"{name} holds {found[name].dtype}", where=path, right="make it again")
 
 
 def _read_git_revision() -> str | None:

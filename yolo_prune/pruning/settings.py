@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from yolo_prune.errors import ConfigError, PlanError
@@ -10,10 +11,12 @@ CRITERIA = ("bn-gamma", "l1", "l2", "fpgm", "taylor", "random")
 GROUP_REDUCTIONS = ("mean", "max", "sum")
 NORMALIZATIONS = ("none", "mean", "max")
 SCOPES = ("global", "layer")
+GRANULARITIES = ("channel", "weight")
+WEIGHT_CRITERIA = ("bn-gamma", "l1", "l2")
 METRICS = ("map50", "loss")
 
 DEFAULT_RATIO = 0.8
-"""The fraction of the prunable channels that a plan drops when neither a ratio nor a target is named."""
+"""The fraction of the prunable channels, or weights, that go when neither a ratio nor a target or a pattern is named."""
 
 
 @dataclass(frozen=True)
@@ -110,3 +113,47 @@ class PlanConfig:
         """The fraction to drop whatever the targets say."""
         has_target = self.is_timed or self.target_params is not None or self.target_macs is not None
         return (0.0 if has_target else DEFAULT_RATIO) if self.ratio is None else self.ratio
+
+
+@dataclass(frozen=True)
+class WeightConfig:
+    """Which single weights of the convolutions' kernels become zero."""
+
+    criterion: str = "bn-gamma"
+    """bn-gamma: |w · γ / √(σ² + ε)|, the weight's size once batch norm is folded into it; l1 and l2: |w| alone."""
+    ratio: float = DEFAULT_RATIO
+    """Fraction of the prunable convolutions' weights to zero, in [0, 1)."""
+    scope: str = "global"
+    """global: all weights are ranked together; layer: every prunable convolution loses the same share."""
+    pattern: str | None = None
+    """N:M, such as 2:4: of every M consecutive input channels at most N weights stay; ratio and scope then say nothing."""
+    spare_ends: bool = True
+    """Leave the first convolution and those before detection heads whole."""
+    spare: tuple[int, ...] = ()
+    """Further convolutions to leave whole."""
+
+    def __post_init__(self) -> None:
+        if self.criterion not in WEIGHT_CRITERIA:
+            right = f"use one of {', '.join(WEIGHT_CRITERIA)}"
+            raise ConfigError(f"{self.criterion} cannot rank single weights", where="criterion", right=right)
+        if self.scope not in SCOPES:
+            raise ConfigError(f"unknown scope {self.scope}", where="scope", right=f"use one of {', '.join(SCOPES)}")
+        if not 0 <= self.ratio < 1:
+            right = "use a number from 0 up to, not including, 1"
+            raise ConfigError(f"{self.ratio:g} is no fraction of weights to zero", where="ratio", right=right)
+        _ = self.kept_of
+
+    @property
+    def kept_of(self) -> tuple[int, int] | None:
+        """N and M of the pattern, if there is one.
+
+        Raises:
+            ConfigError: it is no pattern.
+        """
+        if self.pattern is None:
+            return None
+        match = re.fullmatch(r"(\d{1,4}):(\d{1,4})", self.pattern, re.ASCII)
+        if match is None or not 1 <= int(match[1]) < int(match[2]):
+            right = "use N:M with N from 1 and below M, such as 2:4"
+            raise ConfigError(f"{self.pattern!r} is no pattern", where="pattern", right=right)
+        return int(match[1]), int(match[2])

@@ -1,0 +1,92 @@
+"""Tensors with many zeros, as a checkpoint stores them: one bit per element, and the elements that are not zero.
+
+    {"shape": [out, in, k, k], "channels_last": bool, "mask": uint8 (⌈n / 8⌉,), "values": (count of bits set,)}
+
+Bits stand in the order of the flattened tensor, the first in its byte's highest bit; those that fill the last byte are
+zero. Only an element whose bits are all zero counts as zero, so that −0.0 and NaN come back as they were.
+`benchmarks/sparse_storage.py` holds the bitmask against indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, TypeAlias, TypeGuard
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Packed: TypeAlias = dict[str, Any]
+
+LEAST_SAVING_BYTES = 1024
+"""A tensor is packed if that saves more: its second part costs some hundred bytes of the file's own bookkeeping."""
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By an element's bytes: the integers of that size."""
+
+
+def is_worth_packing(tensor: Tensor) -> bool:
+    """Say whether a tensor takes less of a file packed than as it is."""
+    if tensor.element_size() not in _BITS:
+        return False
+    saved = (tensor.numel() - int(torch.count_nonzero(_view_bits(tensor)))) * tensor.element_size()
+    return saved > -(-tensor.numel() // 8) + LEAST_SAVING_BYTES
+
+
+def pack(tensor: Tensor) -> Packed:
+    """Return a CPU tensor, of elements of 1, 2, 4 or 8 bytes, as its non-zero elements and where they stand."""
+    bits = _view_bits(tensor)
+    is_set = bits != 0
+    return {
+        "shape": list(tensor.shape),
+        "channels_last": _is_channels_last(tensor),
+        "mask": torch.from_numpy(np.packbits(is_set.numpy())),
+        "values": bits[is_set].view(tensor.dtype),
+    }
+
+
+def unpack(packed: Packed, shape: Sequence[int]) -> Tensor:
+    """Return the tensor of that shape that `pack` was given, bit by bit.
+
+    Raises:
+        ValueError: a part is missing, of a wrong type or size, or the tensor is of another shape; says which.
+    """
+    mask, values, count = packed.get("mask"), packed.get("values"), prod(shape)
+    if packed.get("shape") != list(shape):
+        raise ValueError(f"shape {packed.get('shape')} where its cfg wants {list(shape)}")
+    if not _is_flat(mask) or mask.dtype != torch.uint8 or len(mask) != -(-count // 8):
+        raise ValueError(f"no bitmask of {count} elements")
+    if not _is_flat(values) or values.element_size() not in _BITS:
+        raise ValueError("no list of values")
+    is_channels_last = packed.get("channels_last")
+    if not isinstance(is_channels_last, bool) or (is_channels_last and len(shape) != 4):
+        raise ValueError("no order of its elements")
+    is_set = np.unpackbits(mask.numpy()).astype(bool)
+    if is_set[count:].any() or np.count_nonzero(is_set) != len(values):
+        raise ValueError(f"{len(values)} values for {np.count_nonzero(is_set)} places of {count}")
+    tensor = torch.zeros(count, dtype=values.dtype)
+    bits = _BITS[values.element_size()]
+    tensor.view(bits)[torch.from_numpy(is_set[:count])] = values.contiguous().view(bits)
+    tensor = tensor.view(*shape)
+    if not is_channels_last:
+        return tensor
+    return torch.empty(*shape, dtype=tensor.dtype, memory_format=torch.channels_last).copy_(tensor)
+
+
+def _view_bits(tensor: Tensor) -> Tensor:
+    """Return (n,) a tensor's elements as integers, in the order of the flattened tensor."""
+    return tensor.detach().contiguous().reshape(-1).view(_BITS[tensor.element_size()])
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    """Say whether strides are those of channels last, which for 1×1 kernels `is_contiguous` cannot tell from others."""
+    if tensor.ndim != 4:
+        return False
+    like = torch.empty(tensor.shape, device="meta", memory_format=torch.channels_last)
+    plain = torch.empty(tensor.shape, device="meta")
+    return like.stride() == tensor.stride() != plain.stride()
+
+
+def _is_flat(tensor: Any) -> TypeGuard[Tensor]:
+    return isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.is_cpu and tensor.ndim == 1
