@@ -104,5 +104,5 @@ def _convert(kind: Any, present: Any, value: Any, where: str) -> Any:
             pass
     if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    name = getattr(kind, "__name__", str(kind))
+    name = "str, in quotes" if kind is str else getattr(kind, "__name__", str(kind))
     raise ConfigError(f"{value!r} is of the wrong type", where=where, right=f"write a value of type {name}")

@@ -119,6 +119,14 @@ def finetune(
     ] = None,
     sparsity: Sparsity = None,
     sparsity_ratio: SparsityRatio = None,
+    keep_zeros: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-zeros/--no-keep-zeros",
+            help="Weights that are zero stay so.",
+            show_default="where prune put them there",
+        ),
+    ] = None,
     teacher: Teacher = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="The highest learning rate.", show_default=str(FINETUNE.learning_rate))
@@ -142,9 +150,9 @@ def finetune(
     weights = checkpoint if resume else resolve_checkpoint(checkpoint, "prune")
     flags = {
         "data": data, "weights": weights, "epochs": epochs, "batch_size": batch_size, "img_size": img_size,
-        "sparsity": sparsity, "sparsity_ratio": sparsity_ratio, "teacher": teacher, "learning_rate": learning_rate,
-        "optimizer": optimizer, "workers": workers, "max_minutes": max_minutes, "tensorboard": tensorboard,
-        "name": name, "device": device, "seed": seed,
+        "sparsity": sparsity, "sparsity_ratio": sparsity_ratio, "keep_zeros": keep_zeros, "teacher": teacher,
+        "learning_rate": learning_rate, "optimizer": optimizer, "workers": workers, "max_minutes": max_minutes,
+        "tensorboard": tensorboard, "name": name, "device": device, "seed": seed,
     }  # fmt: skip
     _print_trained("finetune", _train("finetune", FINETUNE, flags, config, resume), as_json)
 

@@ -11,7 +11,16 @@ import typer
 
 from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay, print_json
 from yolo_prune.errors import ConfigError
-from yolo_prune.pruning.settings import CRITERIA, DEFAULT_RATIO, GROUP_REDUCTIONS, METRICS, NORMALIZATIONS, SCOPES
+from yolo_prune.pruning.settings import (
+    CRITERIA,
+    DEFAULT_RATIO,
+    GRANULARITIES,
+    GROUP_REDUCTIONS,
+    METRICS,
+    NORMALIZATIONS,
+    SCOPES,
+    WEIGHT_CRITERIA,
+)
 from yolo_prune.stages.settings import FOLDS, PruneConfig, SensitivityConfig
 
 _PRUNE, _PLAN, _SENSITIVITY = PruneConfig(), PruneConfig(name="plan"), SensitivityConfig()
@@ -37,10 +46,17 @@ _PlanName = Annotated[str | None, typer.Option(help="The run's folder below runs
 
 def prune(
     checkpoint: Checkpoint = None,
+    granularity: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{' or '.join(GRANULARITIES)}: cut whole channels out, or set single weights to zero, by {', '.join(WEIGHT_CRITERIA)}.",
+            show_default=_PRUNE.granularity,
+        ),
+    ] = None,
     ratio: Annotated[
         float | None,
         typer.Option(
-            help="Fraction of the prunable channels to drop, in [0, 1).",
+            help="Fraction of the prunable channels, or weights, that go, in [0, 1).",
             show_default=f"{DEFAULT_RATIO}, or what the targets need",
         ),
     ] = None,
@@ -57,6 +73,21 @@ def prune(
     target_speedup: Annotated[
         float | None,
         typer.Option(help="How many times as fast as now, measured on --device.", show_default=False),
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Of weights, instead of a ratio: N:M, such as 2:4, keeps N of every M consecutive input channels.",
+            show_default=False,
+        ),
+    ] = None,
+    spare_ends: Annotated[
+        bool | None,
+        typer.Option(
+            "--spare-ends/--no-spare-ends",
+            help="Of weights: leave the first convolution and those before detection heads whole.",
+            show_default="spare-ends",
+        ),
     ] = None,
     criterion: Criterion = None,
     group_reduce: GroupReduce = None,
@@ -122,7 +153,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the plan, prune nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Cut the least important channels out of a checkpoint and print the path of the slimmer one."""
+    """Cut the least important channels out of a checkpoint, or zero its least weights, and print the path of the new one."""
     from yolo_prune.stages.data import report
     from yolo_prune.stages.folders import make_run_folder, remember_latest, resolve_checkpoint
     from yolo_prune.stages.planning import format_layers
@@ -130,6 +161,7 @@ def prune(
     from yolo_prune.stages.pruning import prune as make_pruned
 
     flags = {
+        "granularity": granularity, "pattern": pattern, "spare_ends": spare_ends,
         "ratio": ratio, "target_params": target_params, "target_macs": target_macs,
         "target_latency_ms": target_latency_ms, "target_speedup": target_speedup, "criterion": criterion,
         "group_reduce": group_reduce, "scope": scope, "normalize": normalize, "score_batches": score_batches,
@@ -154,8 +186,9 @@ def prune(
 
 
 def _as_dry_run(command: Callable[..., None], doc: str) -> Callable[..., None]:
-    """Return `command` with --dry-run set, and without the flags that say what happens after a plan is made."""
+    """Return `command` with --dry-run set, and without the flags of weights and of what happens after a plan is made."""
     hidden: dict[str, Any] = {"dry_run": True, "fold": None, "recalibrate": None}
+    hidden |= {"granularity": None, "pattern": None, "spare_ends": None}
 
     def plan(**flags: Any) -> None:
         command(**flags, **hidden)

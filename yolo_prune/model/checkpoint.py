@@ -30,7 +30,7 @@ FORMAT = "yolo_prune checkpoint"
 FORMAT_VERSION, PACKED_VERSION = 1, 2
 
 KEEPS_ZEROS = "keeps_zeros"
-"""The key in a provenance that says, if true, that zeros of the convolutions' kernels were pruned and are to stay zero."""
+"""The key in a provenance that says so, if true; see `Checkpoint.keeps_zeros`."""
 
 _DAMAGE = (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, zipfile.BadZipFile)
 """What torch's reader raises where bytes were changed, besides pickle's own error."""
@@ -46,6 +46,11 @@ class Checkpoint:
     img_size: int
     provenance: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def keeps_zeros(self) -> bool:
+        """Whether zeros in the convolutions' kernels were pruned away and are to stay zero."""
+        return bool(self.provenance.get(KEEPS_ZEROS, False))
 
     def make_model(self) -> Detector:
         """Rebuild the detector through its constructor; it shares memory with `state`.

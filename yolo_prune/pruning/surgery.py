@@ -15,6 +15,7 @@ from yolo_prune.pruning.blocks import Block, drop_blocks, list_kept_layers
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.constants import Constants
 from yolo_prune.pruning.plan import Plan, check_plan, prune_network
+from yolo_prune.pruning.weight_plan import WeightPlan
 
 
 @torch.no_grad()
@@ -47,6 +48,20 @@ def _silence(model: Detector, keeps: Mapping[int, Tensor]) -> Detector:
             module.conv.weight.mul_(keep.to(module.conv.weight).view(-1, 1, 1, 1))
             assert module.conv.bias is not None
             module.conv.bias.mul_(keep.to(module.conv.bias))
+    return masked
+
+
+@torch.no_grad()
+def zero_weights(model: Detector, plan: WeightPlan) -> Detector:
+    """Return the model with +0 for every weight that goes.
+
+    Other tensors are shared with `model`, whose own are left unchanged.
+    """
+    masked = _share(model)
+    for index, module in _convs(masked):
+        if index in plan.keep:
+            module.conv = copy.deepcopy(module.conv)
+            module.conv.weight.masked_fill_(~plan.keep[index].to(module.conv.weight.device), 0.0)
     return masked
 
 

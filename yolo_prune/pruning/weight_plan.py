@@ -99,7 +99,7 @@ def keep_pattern(scores: Tensor, kept: int, of: int) -> Tensor:
     out, channels, *sides = scores.shape
     filler = scores.new_full((out, -channels % of, *sides), -1.0)  # below any score, so that it goes first
     groups = torch.cat((scores, filler), 1).view(out, -1, of, *sides)
-    lowest = groups.argsort(2, stable=True)[:, :, : of - kept]
+    lowest = groups.argsort(dim=2, stable=True)[:, :, : of - kept]
     keep = torch.ones_like(groups, dtype=torch.bool).scatter_(2, lowest, value=False)
     return keep.view(out, -1, *sides)[:, :channels].contiguous()
 
@@ -121,26 +121,19 @@ def _keep_highest(scores: list[Tensor], ratio: float) -> list[Tensor]:
 
 
 @torch.no_grad()
-def zero_weights(model: Detector, plan: WeightPlan) -> Detector:
-    """Return the model with +0 for every weight that goes; other tensors are shared with `model`, which stays as it was."""
-    state = model.state_dict()
-    for index, keep in plan.keep.items():
-        name = f"layers.{index}.conv.weight"
-        state[name] = state[name].masked_fill(~keep.to(state[name].device), 0.0)
-    with torch.device("meta"):
-        pruned = Detector(model.network)
-    pruned.load_state_dict(state, assign=True)
-    return pruned.train(model.training)
+def count_by_layer(model: Detector) -> tuple[tuple[int, int, int], ...]:
+    """Return of every convolution its layer, the weights of its kernel, and how many of them are not zero."""
+    kernels = ((index, _get_conv(model, index).conv.weight) for index, _ in model.network.convs)
+    return tuple((index, kernel.numel(), int(kernel.count_nonzero())) for index, kernel in kernels)
 
 
 @torch.no_grad()
 def count_nonzeros(model: Detector, img_size: int) -> NonZeros:
     """Count what of a model is not zero, its MACs for a square input of `img_size` pixels."""
     shapes = infer_shapes(model.network, img_size, img_size)
-    kernels = {index: int(_get_conv(model, index).conv.weight.count_nonzero()) for index, _ in model.network.convs}
     return NonZeros(
         sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
-        sum(count * prod(shapes[index][1:]) for index, count in kernels.items()),
+        sum(left * prod(shapes[index][1:]) for index, _, left in count_by_layer(model)),
     )
 
 

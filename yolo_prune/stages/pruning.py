@@ -8,8 +8,8 @@ from typing import Any
 
 from yolo_prune.config import format_config
 from yolo_prune.darknet.cfg import save_cfg
-from yolo_prune.errors import PlanError
-from yolo_prune.model.checkpoint import Checkpoint, make_provenance, save_checkpoint
+from yolo_prune.errors import ConfigError, PlanError
+from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.constants import Constants, carry_constants, measure_constants
 from yolo_prune.pruning.pictures import draw_plan
@@ -19,6 +19,7 @@ from yolo_prune.stages.calibration import iterate_batches, iterate_images, pick_
 from yolo_prune.stages.data import report
 from yolo_prune.stages.planning import Planned, format_layers, make_planned
 from yolo_prune.stages.settings import PruneConfig
+from yolo_prune.stages.weight_pruning import WeightPruneResult, prune_weights
 from yolo_prune.training.device import make_device
 from yolo_prune.training.recalibrate import recalibrate_
 
@@ -82,19 +83,28 @@ def make_plan_files(source: Path, config: PruneConfig, folder: Path) -> PlanResu
     Raises:
         CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be, or a budget cannot be met.
     """
+    if config.granularity == "weight":
+        right = "run prune without --dry-run, or leave it out"
+        raise ConfigError("a plan of weights is no file", where="granularity", right=right)
     planned = make_planned(source, replace(config, fold="none", recalibrate=0))
     path = _save_plan(folder, planned, source)
     picture = draw_plan(folder / "plan.png", planned.model.network, planned.made)
     return PlanResult(path, picture, planned)
 
 
-def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult:
-    """Cut blocks and channels out of a checkpoint and write pruned.pt, pruned.cfg and plan.json to `folder`.
+def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult | WeightPruneResult:
+    """Prune a checkpoint and write pruned.pt, pruned.cfg and, of channels, plan.json to `folder`.
+
+    Blocks and channels are cut out; single weights become zero.
 
     Raises:
         CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be, or a budget cannot be met.
-        PlanError: rebuilt and masked disagree; nothing is written.
+        PlanError: what is to be written and the masked network disagree; nothing is written.
     """
+    return (prune_weights if config.granularity == "weight" else _prune_channels)(source, config, folder)
+
+
+def _prune_channels(source: Path, config: PruneConfig, folder: Path) -> PruneResult:
     planned = make_planned(source, config)
     checkpoint, short, plan = planned.checkpoint, planned.short, planned.made.plan
     slim = rebuild(short, plan)
@@ -110,6 +120,7 @@ def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult:
         seen = recalibrate_(slim, iterate_batches(data), make_device(config.device))
     metrics = {**planned.as_dict(), "max_abs_difference": difference}
     facts = {"metrics": metrics, "data": checkpoint.provenance.get("data")}
+    facts |= {KEEPS_ZEROS: True} if checkpoint.keeps_zeros else {}
     provenance = make_provenance("prune", format_config(config), source, **facts)
     pruned = Checkpoint(slim.network, slim.state_dict(), checkpoint.names, checkpoint.img_size, provenance)
     return PruneResult(

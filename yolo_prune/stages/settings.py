@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.settings import check_img_size
-from yolo_prune.pruning.settings import METRICS, PlanConfig, ScoreConfig
+from yolo_prune.pruning.settings import GRANULARITIES, METRICS, PlanConfig, ScoreConfig, WeightConfig
 from yolo_prune.training.settings import TrainConfig, check_run_name
 
 FINETUNE = replace(TrainConfig(), epochs=15, learning_rate=1e-3, name="finetune")
@@ -15,12 +16,34 @@ FINETUNE = replace(TrainConfig(), epochs=15, learning_rate=1e-3, name="finetune"
 
 
 FOLDS = ("leaky", "mean", "none")
+FOR_CHANNELS = (
+    *(
+        "group_reduce",
+        "normalize",
+        "score_batches",
+        "shortcuts",
+        "min_channels",
+        "round_to",
+        "target_params",
+        "target_macs",
+    ),
+    *("target_latency_ms", "target_speedup", "drop_blocks", "from_sensitivity", "plan", "fold", "pictures"),
+)
+"""Settings of pruning that say nothing about single weights."""
+FOR_WEIGHTS = ("pattern", "spare_ends")
+"""Settings that say nothing about channels."""
 
 
 @dataclass(frozen=True)
 class PruneConfig(ScoreConfig, PlanConfig):
     """What to drop, and what happens around it."""
 
+    granularity: str = "channel"
+    """channel: whole channels go, and the network gets slimmer; weight: single weights become zero, and it keeps its shape."""
+    pattern: str | None = None
+    """Of weights: N:M, such as "2:4" (in quotes in a file): of every M consecutive input channels at most N stay."""
+    spare_ends: bool = True
+    """Of weights: leave the first convolution and those before detection heads whole."""
     drop_blocks: int = 0
     """Residual blocks to cut out first: those whose branch contributes least to the sum, measured on pictures."""
     from_sensitivity: Path | None = None
@@ -54,6 +77,7 @@ class PruneConfig(ScoreConfig, PlanConfig):
         ):
             if (value := getattr(self, name)) < low:
                 raise ConfigError(f"{value} is out of range", where=name, right=f"use {low} or more {unit}")
+        self._check_granularity()
         if self.plan is not None:
             choices = {one.name for base in (PlanConfig, ScoreConfig) for one in fields(base)}
             choices = choices - {"seed"} | {"drop_blocks", "from_sensitivity"}  # a chain's seed is nobody's choice here
@@ -68,6 +92,31 @@ class PruneConfig(ScoreConfig, PlanConfig):
                 where="from_sensitivity",
                 right="leave out drop_blocks, scope and criterion random",
             )
+
+    def _check_granularity(self) -> None:
+        if self.granularity not in GRANULARITIES:
+            right = f"use {' or '.join(GRANULARITIES)}"
+            raise ConfigError(f"unknown granularity {self.granularity}", where="granularity", right=right)
+        is_weight = self.granularity == "weight"
+        self._refuse(FOR_CHANNELS if is_weight else FOR_WEIGHTS, f"means nothing to granularity {self.granularity}")
+        if is_weight and self.pattern is not None:
+            self._refuse(("ratio", "scope"), "does not go with a pattern, which says what stays everywhere")
+        if is_weight:
+            _ = self.weights
+
+    def _refuse(self, names: Collection[str], what: str) -> None:
+        for one in fields(self):
+            if one.name in names and getattr(self, one.name) != one.default:
+                raise ConfigError(what, where=one.name, right="leave it out")
+
+    @property
+    def weights(self) -> WeightConfig:
+        """What `granularity: weight` zeroes.
+
+        Raises:
+            ConfigError: a setting has no meaning for weights.
+        """
+        return WeightConfig(self.criterion, self.least_ratio, self.scope, self.pattern, self.spare_ends, self.spare)
 
     @property
     def ways_without_data(self) -> list[str]:

@@ -108,11 +108,14 @@ def train_step(trainee: Trainee, batch: Batch, config: TrainConfig, pace: Pace) 
         with trainee.hold_back(number < len(passes)):
             losses += _learn_from(trainee, one, goal, share)
     trainee.scaler.unscale_(optimizer)
+    held = trainee.zeros.hold() if trainee.zeros is not None else []
     if config.clip_norm > 0:
         clip_grad_norm_(trainee.model.parameters(), config.clip_norm, foreach=True)
     zeros = trainee.sparsity.find_zeros() if trainee.sparsity is not None and pace.keeps_zeros else None
     trainee.scaler.step(optimizer)
     trainee.scaler.update()
+    if trainee.zeros is not None:
+        trainee.zeros.clear_(held)
     if trainee.sparsity is not None and pace.shrinkage > 0:
         trainee.sparsity.shrink_(pace.shrinkage, pace.pulled)
     if trainee.sparsity is not None and zeros is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ from yolo_prune.datasets.loader import DetectionDataset, Loader, Share, count_ba
 from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
 from yolo_prune.errors import TrainingError
 from yolo_prune.files import count_cores, remove_scraps, save_text
-from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance
+from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance
 from yolo_prune.model.detector import Detector
 from yolo_prune.training.board import Board, open_board
 from yolo_prune.training.epoch import Tally, check_sanity, train_epoch
@@ -51,12 +51,10 @@ def make_run(
     ranks: Ranks,
 ) -> Run:
     """Fix what a new run is about."""
-    provenance = make_provenance(
-        stage,
-        format_config(config),
-        start.parent,
-        data={"path": str(spec.source.resolve()), "fingerprint": measure_fingerprint(spec)},
-    )
+    config = replace(config, keep_zeros=start.keeps_zeros)
+    facts: dict[str, Any] = {KEEPS_ZEROS: True} if start.keeps_zeros else {}
+    facts["data"] = {"path": str(spec.source.resolve()), "fingerprint": measure_fingerprint(spec)}
+    provenance = make_provenance(stage, format_config(config), start.parent, **facts)
     return Run(config, spec, stage, folder, start.img_size, provenance, device, ranks)
 
 
@@ -280,6 +278,8 @@ def _begin(run: Run, trainee: Trainee, steps: int, report: Report) -> Progress:
         )
     elif config.is_sparse:
         progress.sparsity = float(config.sparsity)
+    if trainee.zeros is not None:
+        report(f"{trainee.zeros.count():,} weights are zero and stay so")
     if run.ranks.is_first:
         (run.folder / "best.pt").unlink(missing_ok=True)
         save_last(run, trainee, progress)

@@ -48,6 +48,8 @@ class TrainConfig:
     """Share of the run over which λ rises from zero."""
     sparsity_rest: float = 0.0
     """Share of the run, at its end, without λ: channels at zero stay there, the others recover."""
+    keep_zeros: bool | None = None
+    """Weights of convolution kernels that are exactly zero stay so. Without it: if the checkpoint's were pruned away."""
     teacher: Path | None = None
     """A checkpoint with the same heads, whose answers the network learns beside the labels."""
     distill: DistillConfig = field(default_factory=DistillConfig)

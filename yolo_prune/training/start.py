@@ -39,6 +39,8 @@ class Start:
     model: Detector
     img_size: int
     parent: Path | None
+    keeps_zeros: bool
+    """Whether zeros in its kernels stay zero."""
 
 
 def make_start(config: TrainConfig, classes: int, report: Report, samples: Sequence[Sample] = ()) -> Start:
@@ -67,7 +69,8 @@ def make_start(config: TrainConfig, classes: int, report: Report, samples: Seque
         infer_shapes(checkpoint.network, img_size, img_size)
         model = checkpoint.make_model()
         model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
-        return Start(model.requires_grad_(True), img_size, config.weights)
+        keeps_zeros = checkpoint.keeps_zeros if config.keep_zeros is None else config.keep_zeros
+        return Start(model.requires_grad_(True), img_size, config.weights, keeps_zeros)
     network = (
         make_network("yolov3", classes, DEFAULT_WIDTH, DEFAULT_IMG_SIZE) if config.cfg is None else load_cfg(config.cfg)
     )
@@ -80,7 +83,7 @@ def make_start(config: TrainConfig, classes: int, report: Report, samples: Seque
     model = Detector(network)
     if config.weights is not None:
         report(f"{config.weights}: {load_weights(model, config.weights).format()}")
-    return Start(model, network.width, None)
+    return Start(model, network.width, None, bool(config.keep_zeros))
 
 
 def _fit_anchors(

@@ -22,6 +22,7 @@ from yolo_prune.training.optimizer import WeightAverage, make_optimizer
 from yolo_prune.training.ranks import Ranks
 from yolo_prune.training.settings import AUTO, TrainConfig
 from yolo_prune.training.teacher import Teacher
+from yolo_prune.training.zeros import KeptZeros
 
 Answer = Callable[..., list[Tensor]]
 
@@ -41,6 +42,8 @@ class Trainee:
     """The model, as it is called: compiled, or in step with other processes."""
     dtype: torch.dtype
     """What convolutions are computed in."""
+    zeros: KeptZeros | None = None
+    """Where weights at zero stay there."""
     teacher: Teacher | None = None
     ranks: Ranks = field(default_factory=Ranks)
 
@@ -129,6 +132,7 @@ def make_trainee(
         GammaSparsity(model, make_channel_graph(model.network)) if has_gammas or config.is_sparse else None,
         answer,
         dtype,
+        KeptZeros(model) if config.keep_zeros else None,
         teacher,
         ranks,
     )
