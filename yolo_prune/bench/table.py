@@ -36,6 +36,10 @@ class Row:
     latency_ms: Latency
     nms_ms: Latency
     scores: Scores | None
+    file_bytes: int | None = None
+    """Of the checkpoint on disk; None in results of versions that did not look."""
+    is_stored_sparse: bool = False
+    """Whether the file holds zeros as single bits."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row under the names that JSON output uses, scores beside the rest."""
@@ -61,11 +65,29 @@ def parse_row(values: Mapping[str, Any]) -> Row:
 
 
 HEADINGS = ("model", "params", "size", "FLOPs (MACs)", "inference", "mAP")
+FILE_HEADING, FILE_COLUMN = "file", 3
+"""Beside the size, where some row's file is stored sparse."""
 
 
 def format_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """Return the table's cells, headings first."""
-    return [HEADINGS, *(_format_row(row, rows[0] if number else None) for number, row in enumerate(rows))]
+    cells = [HEADINGS, *(_format_row(row, rows[0] if number else None) for number, row in enumerate(rows))]
+    if not has_sparse_files(rows):
+        return cells
+    files = [FILE_HEADING, *(_format_file(row, rows[0] if number else None) for number, row in enumerate(rows))]
+    return [(*line[:FILE_COLUMN], file, *line[FILE_COLUMN:]) for line, file in zip(cells, files, strict=True)]
+
+
+def has_sparse_files(rows: Sequence[Row]) -> bool:
+    """Say whether the table has a column of the files' bytes."""
+    return any(row.is_stored_sparse for row in rows)
+
+
+def _format_file(row: Row, first: Row | None) -> str:
+    if row.file_bytes is None:
+        return "–"
+    text = f"{row.file_bytes / 1e6:.1f}MB"
+    return f"{text} ({row.file_bytes / first.file_bytes - 1:+.0%})" if first is not None and first.file_bytes else text
 
 
 def _format_row(row: Row, first: Row | None) -> tuple[str, ...]:
@@ -114,8 +136,9 @@ def format_text(rows: Sequence[Row]) -> str:
 
 def format_markdown(rows: Sequence[Row]) -> str:
     """Return the table in Markdown."""
-    head, *body = (f"| {' | '.join(cells)} |" for cells in format_rows(rows))
-    return "\n".join([head, "|" + " --- |" * len(HEADINGS), *body])
+    cells = format_rows(rows)
+    head, *body = (f"| {' | '.join(line)} |" for line in cells)
+    return "\n".join([head, "|" + " --- |" * len(cells[0]), *body])
 
 
 def format_conditions(environment: dict[str, Any], rows: Sequence[Row], split: str | None) -> str:
@@ -129,6 +152,8 @@ def format_conditions(environment: dict[str, Any], rows: Sequence[Row], split: s
         + " ms.",
         "FLOPs are multiply–accumulates of the convolutions; size is fp32 weights with BN statistics.",
     ]
+    if has_sparse_files(rows):
+        lines.append("File is the checkpoint on disk, where zeros of pruned weights are stored as single bits.")
     if split is not None:
         lines.append(
             f"mAP: AP at IoU 0.5, all points, on the {split} split; in brackets 95 % bootstrap intervals over pictures, of the value and of the paired difference to the first row."

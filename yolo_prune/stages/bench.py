@@ -25,7 +25,7 @@ from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate
 from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.files import save_json, save_text
-from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
+from yolo_prune.model.checkpoint import Checkpoint, is_stored_packed, load_checkpoint
 from yolo_prune.stages.data import load_data_of, report
 from yolo_prune.stages.settings import BenchConfig
 from yolo_prune.training.device import make_device
@@ -119,6 +119,8 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
                 latency_ms=network_ms,
                 nms_ms=nms_ms,
                 scores=None if score is None else _summarise(score, first),
+                file_bytes=checkpoints[name].stat().st_size,
+                is_stored_sparse=is_stored_packed(checkpoint),
             )
         )
     environment = {
