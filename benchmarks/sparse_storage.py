@@ -1,7 +1,7 @@
 """What a weight-pruned YOLOv3 takes on disk: python benchmarks/sparse_storage.py [--width 1] [--ratios 0.5,0.9]
 
-The kernels of all convolutions but the first and the heads' lose the share of weights that are smallest; random weights, so
-that where zeros stand has no pattern. One row per share: bytes of the checkpoint stored dense, with bitmask and values as
+Every kernel but the first and the heads' loses the share of its weights that are smallest; they are random, so that where
+zeros stand has no pattern. One row per share: bytes of the checkpoint stored dense, with bitmask and values as
 `save_checkpoint` does, with 32-bit indices and values, and with the 8-bit distances from one value to the next that sparse
 rows allow (a zero is stored where a distance is longer); then the seconds that saving and loading take, medians of five.
 """
@@ -46,7 +46,7 @@ def main() -> None:
     )
     print("| --- " * 9 + "|")
     for ratio in map(float, arguments.ratios.split(",")):
-        pruned = zero_weights(model, make_weight_plan(model, WeightConfig("l1", ratio)))
+        pruned = zero_weights(model, make_weight_plan(model, WeightConfig("l1", ratio, "layer")))
         print(format_row(ratio, measure(pruned)), flush=True)
 
 

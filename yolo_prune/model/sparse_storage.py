@@ -27,8 +27,11 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def is_worth_packing(tensor: Tensor) -> bool:
-    """Say whether a tensor takes less of a file packed than as it is."""
-    if tensor.element_size() not in _BITS:
+    """Say whether a tensor is a kernel that takes less of a file packed than as it is.
+
+    Vectors are left alone: a fresh batch norm's are all zeros, and small.
+    """
+    if tensor.ndim != 4 or tensor.element_size() not in _BITS:
         return False
     saved = (tensor.numel() - int(torch.count_nonzero(_view_bits(tensor)))) * tensor.element_size()
     return saved > -(-tensor.numel() // 8) + LEAST_SAVING_BYTES
@@ -68,10 +71,10 @@ def unpack(packed: Packed, shape: Sequence[int]) -> Tensor:
     tensor = torch.zeros(count, dtype=values.dtype)
     bits = _BITS[values.element_size()]
     tensor.view(bits)[torch.from_numpy(is_set[:count])] = values.contiguous().view(bits)
-    tensor = tensor.view(*shape)
+    tensor = tensor.view(tuple(shape))
     if not is_channels_last:
         return tensor
-    return torch.empty(*shape, dtype=tensor.dtype, memory_format=torch.channels_last).copy_(tensor)
+    return torch.empty(tuple(shape), dtype=tensor.dtype, memory_format=torch.channels_last).copy_(tensor)
 
 
 def _view_bits(tensor: Tensor) -> Tensor:
