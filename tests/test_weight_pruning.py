@@ -16,6 +16,10 @@ from hypothesis import strategies as st
 from networks import copy_state, is_same_state, make_images, make_small_network, networks, randomise_, run
 from tiny import SIDE, TINY_CFG, Killed, before_step, is_same_run, make_config
 from torch import Tensor
+from torch.sparse._semi_structured_conversions import (  # what CUDA's kernels are given, made on the CPU
+    sparse_semi_structured_from_dense_cutlass,
+    sparse_semi_structured_to_dense_cutlass,
+)
 
 from yolo_prune.config import parse_config
 from yolo_prune.darknet.cfg import parse_cfg
@@ -203,8 +207,9 @@ def test_a_pattern_of_a_whole_network_spares_what_it_is_told() -> None:
 def test_two_of_four_is_what_pytorch_s_semi_structured_kernels_take() -> None:
     weight = torch.randn(64, 64, 1, 1, generator=torch.Generator().manual_seed(0))
     keep = keep_pattern(weight.abs(), 2, 4)
-    rows = (weight * keep).view(64, 64)
-    assert (rows.view(64, 16, 4).count_nonzero(2) == 2).all()  # their layout: 2 of 4 side by side in a row
+    rows = (weight * keep).view(64, 64).half()
+    packed = sparse_semi_structured_from_dense_cutlass(rows)  # type: ignore[no-untyped-call]
+    assert torch.equal(sparse_semi_structured_to_dense_cutlass(*packed), rows)  # type: ignore[no-untyped-call]
     deep = torch.randn(8, 16, 3, 3, generator=torch.Generator().manual_seed(1))
     matrix = (deep * keep_pattern(deep.abs(), 2, 4)).permute(0, 2, 3, 1).reshape(8, -1)
     assert (matrix.view(8, -1, 4).count_nonzero(2) == 2).all()
