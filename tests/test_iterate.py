@@ -166,6 +166,56 @@ def test_a_target_out_of_reach_is_named(trained: Path, tmp_path: Path) -> None:
         start_iterate(trained, make_iterate_config(target_params=0.01), tmp_path / "run")
 
 
+@pytest.fixture(scope="module")
+def zeroed(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> IterateResult:
+    """Return what three steps over single weights left; not to be changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("yolo_prune.training.report._draw_results", lambda path, rows: None)
+        config = make_iterate_config(granularity="weight", step=0.3, target_ratio=0.8)
+        return start_iterate(trained, config, tmp_path_factory.mktemp("iterate") / "run")
+
+
+def count_zeros(path: Path) -> int:
+    state = load_checkpoint(path).state
+    return sum(int((tensor == 0).sum()) for name, tensor in state.items() if name.endswith("conv.weight"))
+
+
+def test_weights_go_step_by_step_and_stay_zero(zeroed: IterateResult) -> None:
+    steps = zeroed.journal.steps
+    prunable = sum(8 * 8 * 9 if layer in (1,) else 0 for layer in range(7)) + 8 * 4 + 4 * 8 * 9 + 8 * 16 * 9
+    assert [round(step.ratio * prunable) for step in steps] == [
+        0,
+        *[round(one * prunable) for one in (0.3, 0.6, 0.8, 0.8)],
+    ]
+    for step in steps[1:]:
+        cut = Path(step.checkpoint).with_name("pruned.pt")
+        for path in [Path(step.checkpoint), *[cut][: cut.exists()]]:
+            assert count_zeros(path) == round(step.ratio * prunable)
+        assert step.params == steps[0].params - round(step.ratio * prunable)
+        assert load_checkpoint(Path(step.checkpoint)).keeps_zeros
+        assert step.macs < steps[0].macs
+    assert steps[0].macs == 536_576
+
+
+def test_a_killed_run_over_weights_ends_the_same(zeroed: IterateResult, trained: Path, tmp_path: Path) -> None:
+    def kill() -> None:
+        raise Killed
+
+    config = make_iterate_config(granularity="weight", step=0.3, target_ratio=0.8)
+    with before_step(4, kill), pytest.raises(Killed):
+        start_iterate(trained, config, tmp_path / "run")
+    again = resume_iterate(tmp_path / "run", {})
+    assert is_same(load_checkpoint(again.checkpoint).state, load_checkpoint(zeroed.checkpoint).state)
+
+
+def test_weights_stop_at_a_share_of_parameters(trained: Path, tmp_path: Path) -> None:
+    config = make_iterate_config(granularity="weight", step=0.3, target_ratio=0.9, target_params=0.5, settle_epochs=0)
+    steps = start_iterate(trained, config, tmp_path / "run").journal.steps
+    assert steps[-1].params == pytest.approx(0.5 * steps[0].params, abs=1)
+    with pytest.raises(PlanError, match=r"target_params: 0\.05 is out of reach; use more than 0\.\d+, the share of"):
+        start_iterate(trained, make_iterate_config(granularity="weight", target_params=0.05), tmp_path / "far")
+
+
 @given(networks(), st.integers(0, 99), st.floats(0, 1))
 @settings(max_examples=30, deadline=None)
 def test_tensors_are_cut_as_the_network_is(network: Network, seed: int, share: float) -> None:
@@ -281,6 +331,9 @@ def test_a_broken_journal_is_named(tmp_path: Path, text: str) -> None:
         ({"epochs": 0}, "epochs: 0 is out of range; use 1 or more"),
         ({"finetune": TrainConfig(sparsity=0.1)}, "finetune: sparsity: does not go with steps"),
         ({"criterion": "size"}, "criterion: unknown criterion size"),
+        ({"granularity": "block"}, "granularity: unknown granularity block; use channel or weight"),
+        ({"granularity": "weight", "target_macs": 0.5}, "target_macs: means nothing to granularity weight"),
+        ({"granularity": "weight", "criterion": "fpgm"}, "criterion: fpgm cannot rank single weights"),
     ],
 )
 def test_settings_out_of_range_are_named(changes: dict[str, Any], message: str) -> None:

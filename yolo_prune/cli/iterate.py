@@ -9,7 +9,7 @@ import typer
 from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay, print_json
 from yolo_prune.cli.pruning import parse_list
 from yolo_prune.errors import ConfigError
-from yolo_prune.pruning.settings import CRITERIA, SCOPES
+from yolo_prune.pruning.settings import CRITERIA, GRANULARITIES, SCOPES, WEIGHT_CRITERIA
 from yolo_prune.stages.settings import IterateConfig
 
 _DEFAULTS = IterateConfig()
@@ -18,10 +18,18 @@ _CHANGEABLE = ("name", "device", "max_minutes")
 
 def iterate(
     checkpoint: Checkpoint = None,
+    granularity: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{' or '.join(GRANULARITIES)}: cut whole channels out, or set single weights to zero.",
+            show_default=_DEFAULTS.granularity,
+        ),
+    ] = None,
     step: Annotated[
         float | None,
         typer.Option(
-            help="Share of the original's prunable channels that every step drops.", show_default=str(_DEFAULTS.step)
+            help="Share of the original's prunable channels, or weights, that go at every step.",
+            show_default=str(_DEFAULTS.step),
         ),
     ] = None,
     target_ratio: Annotated[
@@ -39,7 +47,10 @@ def iterate(
     ] = None,
     criterion: Annotated[
         str | None,
-        typer.Option(help=f"What makes a channel matter: {', '.join(CRITERIA)}.", show_default=_DEFAULTS.criterion),
+        typer.Option(
+            help=f"What makes a channel matter: {', '.join(CRITERIA)}; or a weight: {', '.join(WEIGHT_CRITERIA)}.",
+            show_default="taylor, or bn-gamma",
+        ),
     ] = None,
     scope: Annotated[
         str | None,
@@ -91,13 +102,13 @@ def iterate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Prune a few channels, finetune, and again until the target; print the path of the last good checkpoint."""
+    """Prune a few channels, or weights, finetune, and again until the target; print the path of the last good checkpoint."""
     from yolo_prune.stages.data import report
     from yolo_prune.stages.folders import RUNS, make_run_folder, remember_latest, resolve_checkpoint
     from yolo_prune.stages.iterate import resume_iterate, start_iterate
 
     flags: dict[str, Any] = {
-        "step": step, "target_ratio": target_ratio, "target_params": target_params, "target_macs": target_macs,
+        "granularity": granularity, "step": step, "target_ratio": target_ratio, "target_params": target_params, "target_macs": target_macs,
         "target_latency_ms": target_latency_ms, "criterion": criterion, "scope": scope,
         "spare": parse_list(spare, int, "spare", "84,96"), "min_channels": min_channels, "epochs": epochs,
         "recover": recover, "score_every": score_every, "max_drop": max_drop, "settle_epochs": settle_epochs,

@@ -43,7 +43,8 @@ class Cut:
     """What a step left."""
 
     ratio: float
-    cost: Cost
+    params: int
+    macs: int
     meets_target: bool
     """Whether a target in parameters, MACs or milliseconds is met."""
 
@@ -67,7 +68,8 @@ def cut(previous: Path, out: Path, config: IterateConfig, limits: Limits, spec: 
     training = {"moments": slice_moments(model.network, plan, moments)}
     left = Checkpoint(slim.network, slim.state_dict(), checkpoint.names, checkpoint.img_size, provenance, training)
     save_checkpoint(out, left)
-    return Cut(ratio, measure_cost(slim.network, checkpoint.img_size), meets_target)
+    cost = measure_cost(slim.network, checkpoint.img_size)
+    return Cut(ratio, cost.params, cost.macs, meets_target)
 
 
 def load_moments(checkpoint: Checkpoint) -> Moments:

@@ -1,4 +1,4 @@
-"""`iterate`: drop a few channels, finetune, and again, until enough are gone or too much is lost.
+"""`iterate`: drop a few channels, or zero a few weights, finetune, and again, until enough are gone or too much is lost.
 
     original ─► score ─► drop 5 % ─► rebuild ─► finetune ─► validate ─► … ─► settle
                   ▲                                │
@@ -24,11 +24,13 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.evaluate import measure_score_of
 from yolo_prune.files import load_json, measure_sha256, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.pruning.weight_plan import count_nonzeros
 from yolo_prune.stages.cuts import Limits, cut, load_moments
 from yolo_prune.stages.data import load_data_of, report
 from yolo_prune.stages.iterate_report import draw_frontier, format_steps
 from yolo_prune.stages.settings import IterateConfig
 from yolo_prune.stages.training import resume_training, start_training
+from yolo_prune.stages.weight_cuts import cut_weights
 from yolo_prune.training.device import make_device
 from yolo_prune.training.ranks import is_launched
 from yolo_prune.training.run import Pictures, load_pictures
@@ -47,7 +49,7 @@ class Step:
     name: str
     """Its folder's; `original` for the network that all began with."""
     ratio: float
-    """The share of the original's prunable channels that is gone."""
+    """The share of the original's prunable channels, or weights, that is gone."""
     params: int
     macs: int
     map50: float | None
@@ -172,15 +174,12 @@ def _make_walk(folder: Path, config: IterateConfig, journal: Journal, spec: Data
 
 
 def _measure_original(walk: _Walk) -> Step:
-    model = (
-        load_checkpoint(Path(walk.journal.source))
-        .make_model()
-        .to(walk.device)
-        .to(memory_format=torch.channels_last)
-        .eval()
-    )
-    score = measure_score_of(model, walk.pictures[1], device=walk.device, batch_size=walk.config.finetune.batch_size)
-    return Step("original", 0.0, walk.cost.params, walk.cost.macs, score.map50, 0, 0.0, walk.journal.source)
+    checkpoint = load_checkpoint(Path(walk.journal.source))
+    model, size = checkpoint.make_model(), checkpoint.img_size
+    cost = count_nonzeros(model, size) if walk.config.granularity == "weight" else walk.cost
+    placed = model.to(walk.device).to(memory_format=torch.channels_last).eval()
+    score = measure_score_of(placed, walk.pictures[1], device=walk.device, batch_size=walk.config.finetune.batch_size)
+    return Step("original", 0.0, cost.params, cost.macs, score.map50, 0, 0.0, walk.journal.source)
 
 
 def _take_step(walk: _Walk) -> None:
@@ -191,7 +190,10 @@ def _take_step(walk: _Walk) -> None:
     began, before = time.monotonic(), journal.steps[-1]
     limits = Limits(walk.network, walk.cost, min(config.target_ratio, number * config.step))
     previous = Path(before.checkpoint) if number == 1 else Path(before.checkpoint).with_name("last.pt")
-    made = cut(previous, place / "pruned.pt", config, limits, walk.spec, walk.device)
+    if config.granularity == "weight":
+        made = cut_weights(previous, place / "pruned.pt", config, limits)
+    else:
+        made = cut(previous, place / "pruned.pt", config, limits, walk.spec, walk.device)
     is_last = made.meets_target or limits.ratio >= config.target_ratio
     is_scored = is_last or number % config.score_every == 0
     best = _train(walk, _make_step_settings(walk, place / "pruned.pt", is_scored), place)
@@ -199,8 +201,8 @@ def _take_step(walk: _Walk) -> None:
     step = Step(
         place.name,
         made.ratio,
-        made.cost.params,
-        made.cost.macs,
+        made.params,
+        made.macs,
         rows[-1]["val_map50"],
         len(rows),
         time.monotonic() - began,

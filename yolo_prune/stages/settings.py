@@ -9,7 +9,7 @@ from pathlib import Path
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.settings import check_img_size
 from yolo_prune.pruning.settings import GRANULARITIES, METRICS, PlanConfig, ScoreConfig, WeightConfig
-from yolo_prune.training.settings import TrainConfig, check_run_name
+from yolo_prune.training.settings import AUTO, TrainConfig, check_run_name
 
 FINETUNE = replace(TrainConfig(), epochs=15, learning_rate=1e-3, name="finetune")
 """What `finetune` does differently from `train` unless told otherwise."""
@@ -170,16 +170,19 @@ class SensitivityConfig(ScoreConfig):
 class IterateConfig(ScoreConfig):
     """How a network is pruned step by step, with finetuning between the steps."""
 
-    criterion: str = "taylor"
-    """What makes a channel matter; taylor is measured once, and from then on kept while finetuning, where AdamW does that."""
+    granularity: str = "channel"
+    """channel: whole channels go, and the network gets slimmer; weight: single weights become zero, and it keeps its shape."""
+    criterion: str = AUTO
+    """What makes a channel or a weight matter; auto is taylor for channels, bn-gamma for weights. taylor is measured once, and
+    from then on kept while finetuning, where AdamW does that."""
     scope: str = "global"
-    """global or layer: rank all channels together, or take the same share of every group."""
+    """global or layer: rank all channels, or weights, together, or take the same share of every group, or layer."""
     step: float = 0.05
-    """The share of the original's prunable channels that every step drops."""
+    """The share of the original's prunable channels, or weights, that go at every step."""
     target_ratio: float = 0.8
-    """The share of the original's prunable channels that is gone in the end, unless a target ends it before."""
+    """The share of them that is gone in the end, unless a target ends it before."""
     target_params: float | None = None
-    """The steps end once so small a share of the original's parameters is left."""
+    """The steps end once so small a share of the original's parameters is left, or is not zero."""
     target_macs: float | None = None
     """The same for the multiply–accumulates."""
     target_latency_ms: float | None = None
@@ -210,8 +213,11 @@ class IterateConfig(ScoreConfig):
     """After so many minutes the run is saved and stops, to be resumed."""
 
     def __post_init__(self) -> None:
+        if self.criterion == AUTO:
+            object.__setattr__(self, "criterion", "bn-gamma" if self.granularity == "weight" else "taylor")
         super().__post_init__()
         check_run_name(self.name)
+        self._check_granularity()
         for name in ("step", "target_ratio"):
             if not 0 < (value := getattr(self, name)) < 1:
                 raise ConfigError(f"{value} is out of range", where=name, right="use a number between 0 and 1")
@@ -233,6 +239,18 @@ class IterateConfig(ScoreConfig):
         if self.finetune.is_sparse:
             right = "leave it out, or train sparse before"
             raise ConfigError("does not go with steps", where="finetune: sparsity", right=right)
+
+    def _check_granularity(self) -> None:
+        if self.granularity not in GRANULARITIES:
+            right = f"use {' or '.join(GRANULARITIES)}"
+            raise ConfigError(f"unknown granularity {self.granularity}", where="granularity", right=right)
+        if self.granularity == "channel":
+            return
+        for name in ("target_macs", "target_latency_ms"):
+            if getattr(self, name) is not None:
+                right = "use target_ratio or target_params"
+                raise ConfigError("means nothing to granularity weight", where=name, right=right)
+        WeightConfig(self.criterion)
 
 
 @dataclass(frozen=True)
