@@ -27,7 +27,7 @@ from yolo_prune.pruning.sparse import FLOOR, GammaSparsity
 from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
 from yolo_prune.stages.training import start_training
 from yolo_prune.training.gamma_picture import BINS, count_gammas, draw_gammas
-from yolo_prune.training.pace import PULL, SORTING, find_sparsity, measure_pace, measure_step_size
+from yolo_prune.training.pace import AUTO_REST, SORTING, find_sparsity, measure_pace, measure_step_size
 from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.validate import make_slim
 
@@ -59,19 +59,42 @@ def test_a_plain_run_is_not_pulled() -> None:
     assert list_shrinkages(TrainConfig(), 0.0) == [0] * STEPS
 
 
-@pytest.mark.parametrize("changes", [{}, {"sparsity_ramp": 0.5}, {"sparsity_rest": 0.4}, {"optimizer": "adamw"}])
-def test_auto_pulls_the_channels_to_go_a_known_number_of_times_their_way(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "changes", [{}, {"sparsity_ramp": 0.2}, {"sparsity_rest": 0.0}, {"sparsity_rest": 0.95}, {"optimizer": "adamw"}]
+)
+def test_auto_sorts_then_fades_the_weakest_and_lets_the_others_rest(changes: dict[str, Any]) -> None:
     config = TrainConfig(**{"optimizer": "sgd", "sparsity": "auto", "sparsity_ratio": 0.8, **changes})
     _, sparsity = make_sparsity(parse_cfg(TINY_CFG))
     found = find_sparsity(config, sparsity, STEPS)
     gammas = sparsity.measure()
     way = np.quantile(gammas[np.isfinite(gammas)], 0.8)
-    assert sum(list_shrinkages(config, found)) == pytest.approx(PULL * way)
     paces = [measure_pace(config, found, step, STEPS) for step in range(STEPS)]
-    assert [pace.pulled for pace in paces] == [1.0 if step < SORTING * STEPS else 0.8 for step in range(STEPS)]
-    for pace in paces:  # unopposed, every channel to go arrives
-        sparsity.shrink_(pace.shrinkage, pace.pulled)
-    assert (sparsity.measure() == 0).sum() >= round(0.8 * PRUNABLE) - FLOOR * 4
+    sorting = round(SORTING * STEPS)
+    assert sum(pace.shrinkage for pace in paces[:sorting]) == pytest.approx(way)  # unopposed they just arrive
+    assert {(pace.pulled, pace.fading) for pace in paces[:sorting]} == {(1.0, 0.0)}
+    rest = AUTO_REST if config.sparsity_rest is None else config.sparsity_rest
+    end = max(sorting + 1, round((1 - rest) * STEPS))
+    assert [pace.keeps_zeros for pace in paces] == [step >= end for step in range(STEPS)]
+    assert [pace.fading for pace in paces[sorting:end]] == [1 / left for left in range(end - sorting, 0, -1)]
+    assert {pace.pulled for pace in paces[sorting:end]} == {0.8}
+
+
+def test_just_the_wanted_channels_reach_zero_however_the_task_pulls() -> None:
+    config = TrainConfig(optimizer="sgd", sparsity="auto", sparsity_ratio=0.5)
+    model, sparsity = make_sparsity(parse_cfg(TINY_CFG))
+    found = find_sparsity(config, sparsity, STEPS)
+    gammas = [parameter for name, parameter in model.named_parameters() if name.endswith("bn.weight")]
+    for step in range(STEPS):
+        pace = measure_pace(config, found, step, STEPS)
+        zeros = sparsity.find_zeros()
+        with torch.no_grad():  # a task that wants every channel larger
+            for gamma in gammas:
+                gamma.add_(0.02 * torch.where(gamma >= 0, 1.0, -1.0))
+        sparsity.shrink_(pace.shrinkage, pace.pulled, pace.fading)
+        if pace.keeps_zeros:
+            sparsity.clear_(zeros)
+    assert (sparsity.measure() == 0).sum() == pytest.approx(PRUNABLE / 2, abs=FLOOR * 4)
+    assert sparsity.measure()[np.isfinite(sparsity.measure())].max() > 1
 
 
 def test_auto_has_nothing_to_do_where_channels_are_at_zero() -> None:
@@ -179,7 +202,7 @@ def test_a_sparse_run_reports_what_a_prune_would_leave(hands: Path, tiny_cfg: Pa
     cost = measure_cost(make_slim(model, gammas, 0.01).network, SIDE)
     assert (row["pruned_params"], row["pruned_macs"]) == (cost.params, cost.macs)
     assert 0 <= row["pruned_map50"] <= 1
-    assert f"sparsity: λ = {last['sparsity']:.4g} takes 60% of the channels to zero in 9 steps" in lines
+    assert f"sparsity: λ = {last['sparsity']:.4g}, 60% of the channels to zero in 9 steps" in lines
     assert [sum(counts) for counts in last["gammas"]] == [PRUNABLE] * 3
     assert (tmp_path / "run/gammas.png").stat().st_size > 5000
 

@@ -52,14 +52,16 @@ class GammaSparsity:
         self._groups = [torch.from_numpy(group.ids).to(device) for group in graph.groups if not group.frozen]
 
     @torch.no_grad()
-    def shrink_(self, amount: float, share: float = 1.0) -> None:
+    def shrink_(self, amount: float, share: float = 1.0, fading: float = 0.0) -> None:
         """Move the γ of prunable channels towards zero by `amount` (the step size times λ), in place.
 
         With a `share` below 1 only so many of them move, those with the smallest γ; every group's `FLOOR` largest stay out.
+        Those that move lose the share `fading` of what is left of their γ besides.
         """
         rms = self._measure_rms()
         moved = self._trained if share >= 1 else self._find_weakest(rms, share)
-        self._multiply(torch.where(moved, (1 - amount / rms.clamp(min=1e-12)).clamp(min=0), 1))
+        factor = (1 - amount / rms.clamp(min=1e-12)).clamp(min=0) * (1 - fading)
+        self._multiply(torch.where(moved, factor, 1))
 
     @torch.no_grad()
     def find_zeros(self) -> Tensor:

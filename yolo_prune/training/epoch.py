@@ -116,8 +116,8 @@ def train_step(trainee: Trainee, batch: Batch, config: TrainConfig, pace: Pace) 
     trainee.scaler.update()
     if trainee.zeros is not None:
         trainee.zeros.clear_(held)
-    if trainee.sparsity is not None and pace.shrinkage > 0:
-        trainee.sparsity.shrink_(pace.shrinkage, pace.pulled)
+    if trainee.sparsity is not None and (pace.shrinkage > 0 or pace.fading > 0):
+        trainee.sparsity.shrink_(pace.shrinkage, pace.pulled, pace.fading)
     if trainee.sparsity is not None and zeros is not None:
         trainee.sparsity.clear_(zeros)
     trainee.average.update(trainee.model)

@@ -11,10 +11,10 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.pruning.sparse import GammaSparsity
 from yolo_prune.training.settings import AUTO, TrainConfig
 
-PULL = 5.0
-"""How many times its way to zero `sparsity: auto` pulls a channel: the task pulls back, and the more the later."""
-SORTING = 0.5
-"""Share of the run in which `auto` pulls all channels alike; from then on only the weakest, which are to go."""
+AUTO_REST = 0.4
+"""`sparsity_rest` of `auto`."""
+SORTING = 0.25
+"""Share of the run in which `auto` pulls all channels alike, as far as they are from zero, and the task holds those it needs."""
 
 
 @dataclass(frozen=True)
@@ -26,23 +26,28 @@ class Pace:
     """How far γ moves towards zero."""
     pulled: float = 1.0
     """The share of the prunable channels that is shrunk, the weakest first."""
+    fading: float = 0.0
+    """The share of their γ that those lose besides, whatever the task says."""
     keeps_zeros: bool = False
     """Whether channels at zero stay there."""
 
 
 def measure_pace(config: TrainConfig, sparsity: float, step: int, steps: int) -> Pace:
-    """Return the pace of step 0 … steps − 1 at the λ that `config.sparsity` is, or that `find_sparsity` found for `auto`."""
+    """Return the pace of step 0 … steps − 1 at the λ that `config.sparsity` is, or that `find_sparsity` found for `auto`.
+
+    `auto` has three parts: all channels are pulled; then the weakest alone, whose γ besides fade linearly to zero, so that just
+    `config.sparsity_ratio` of the channels are gone when the rest begins, in which the others recover.
+    """
     rate = measure_learning_rate(config, step, steps)
     if not config.is_sparse:
         return Pace(rate)
-    level = _measure_level(config, step, steps)
-    is_sorted = config.sparsity == AUTO and step >= SORTING * steps
-    return Pace(
-        rate,
-        measure_step_size(config, rate) * sparsity * level,
-        config.sparsity_ratio if is_sorted else 1.0,
-        keeps_zeros=level == 0 and step > 0,
-    )
+    shrinkage = measure_step_size(config, rate) * sparsity * _measure_level(config, step, steps)
+    end = _find_rest(config, steps)
+    if step >= end:
+        return Pace(rate, keeps_zeros=True)
+    if config.sparsity != AUTO or step < SORTING * steps:
+        return Pace(rate, shrinkage)
+    return Pace(rate, shrinkage, config.sparsity_ratio, fading=1 / (end - step))
 
 
 def measure_learning_rate(config: TrainConfig, step: int, steps: int) -> float:
@@ -66,9 +71,10 @@ def measure_step_size(config: TrainConfig, learning_rate: float) -> float:
 
 
 def find_sparsity(config: TrainConfig, sparsity: GammaSparsity, steps: int) -> float:
-    """Return the λ with which a run's steps, all together, move γ `PULL` times as far as it is to zero.
+    """Return the λ with which the steps of the sorting, all together, move γ just as far as it is to zero.
 
-    The way is that of the strongest of the channels to go, the weakest `config.sparsity_ratio` of the prunable.
+    The way is that of the strongest of the channels to go, the weakest `config.sparsity_ratio` of the prunable: what the task
+    does not hold arrives.
 
     Raises:
         ConfigError: no channel to go has a way left: they are at zero already.
@@ -77,17 +83,25 @@ def find_sparsity(config: TrainConfig, sparsity: GammaSparsity, steps: int) -> f
     way = float(np.quantile(gammas[np.isfinite(gammas)], config.sparsity_ratio))
     reach = sum(
         measure_step_size(config, measure_learning_rate(config, step, steps)) * _measure_level(config, step, steps)
-        for step in range(steps)
+        for step in range(math.ceil(SORTING * steps))
     )
     if way <= 0 or reach <= 0:
         what = f"{config.sparsity_ratio:g} of the channels are at zero already"
         raise ConfigError(what, where="sparsity", right="prune, or raise sparsity_ratio")
-    return PULL * way / reach
+    return way / reach
+
+
+def _find_rest(config: TrainConfig, steps: int) -> int:
+    """Return the step from which λ is off; of `auto` there is at least one before it for the channels to fade."""
+    if config.sparsity_rest is None:
+        rest = AUTO_REST if config.sparsity == AUTO else 0.0
+    else:
+        rest = config.sparsity_rest
+    end = math.ceil((1 - rest) * steps)
+    return max(end, math.ceil(SORTING * steps) + 1) if config.sparsity == AUTO else end
 
 
 def _measure_level(config: TrainConfig, step: int, steps: int) -> float:
-    """Return the share of λ that is in force at a step."""
-    if step >= (1 - config.sparsity_rest) * steps:
-        return 0.0
+    """Return the share of λ that is in force at a step before the rest."""
     ramp = config.sparsity_ramp * steps
     return min(1.0, (step + 1) / ramp) if ramp > 0 else 1.0

@@ -274,7 +274,7 @@ def _begin(run: Run, trainee: Trainee, steps: int, report: Report) -> Progress:
         assert trainee.sparsity is not None
         progress.sparsity = find_sparsity(config, trainee.sparsity, steps)
         report(
-            f"sparsity: λ = {progress.sparsity:.4g} takes {config.sparsity_ratio:.0%} of the channels to zero in {steps} steps"
+            f"sparsity: λ = {progress.sparsity:.4g}, {config.sparsity_ratio:.0%} of the channels to zero in {steps} steps"
         )
     elif config.is_sparse:
         progress.sparsity = float(config.sparsity)

@@ -40,14 +40,14 @@ class TrainConfig:
     freeze: int = 0
     """The first layers of the cfg, so many, stay as they are, batch-norm statistics included."""
     sparsity: float | str = 0.0
-    """λ of the penalty λ‖γ‖₁: after each step γ moves towards zero by λ times the step size. 0 trains without; auto finds the
-    λ that takes the channels of `sparsity_ratio` to zero in the run's time."""
+    """λ of the penalty λ‖γ‖₁: after each step γ moves towards zero by λ times the step size. 0 trains without; auto finds λ and
+    takes the channels of `sparsity_ratio` to zero in the run's time."""
     sparsity_ratio: float = 0.6
     """The share of the prunable channels that `sparsity: auto` is to bring to zero."""
     sparsity_ramp: float = 0.0
     """Share of the run over which λ rises from zero."""
-    sparsity_rest: float = 0.0
-    """Share of the run, at its end, without λ: channels at zero stay there, the others recover."""
+    sparsity_rest: float | None = None
+    """Share of the run, at its end, without λ: channels at zero stay there, the others recover. Without it 0.4 for auto, else 0."""
     keep_zeros: bool | None = None
     """Weights of convolution kernels that are exactly zero stay so. Without it: if the checkpoint's were pruned away."""
     teacher: Path | None = None
@@ -187,7 +187,8 @@ class TrainConfig:
             right = "use a number between 0 and 1"
             raise ConfigError(f"{self.sparsity_ratio} is out of range", where="sparsity_ratio", right=right)
         for name in ("sparsity_ramp", "sparsity_rest"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"{value} is out of range", where=name, right="use a number from 0 to 1")
         if self.sparsity_rest == 1 and self.is_sparse:
             raise ConfigError("leaves λ no time", where="sparsity_rest", right="use a smaller share")
