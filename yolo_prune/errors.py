@@ -8,6 +8,7 @@
     ├── ConfigError                a setting or a flag
     ├── PlanError                  a ratio or a budget that cannot be met, a plan for another network
     ├── TrainingError              a run that cannot go on: NaN loss, nothing to resume
+    ├── EngineError                an engine that cannot be built or run here: no C++ compiler
     └── OutputError                a place that cannot be written
     Interrupted                    a signal asked the run to stop; what it had is on disk (exit 130, 143)
     └── TimeUp                     its time is up; the same (exit 124)
@@ -63,6 +64,10 @@ class PlanError(YoloPruneError):
 
 class TrainingError(YoloPruneError):
     """A training run cannot start or go on."""
+
+
+class EngineError(YoloPruneError):
+    """An engine cannot be built or run on this machine."""
 
 
 class OutputError(YoloPruneError):

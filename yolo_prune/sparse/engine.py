@@ -1,0 +1,77 @@
+"""A detector on the CPU that skips the zeros among its weights."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from yolo_prune.errors import EngineError
+from yolo_prune.model.detector import ConvLayer, Detector, Heads, Visit
+from yolo_prune.model.fold import fold_batchnorm
+from yolo_prune.sparse.build import load_kernel
+from yolo_prune.sparse.packing import PackedWeights, can_pack, pack_weights
+from yolo_prune.sparse.program import Program
+
+MOST_DENSITY = 0.4
+"""The share of non-zeros up to which a convolution runs sparse."""
+MOST_PROGRAMS = 4
+"""Shapes of pictures whose buffers are kept."""
+
+
+class SparseDetector(Detector):
+    """A detector whose batch norm is folded and whose convolutions with enough zeros skip them; weights are fixed once made.
+
+    A convolution runs sparse where the kernel knows it (see `can_pack`) and at most `most_density` of its weights are not
+    zero, or where it reads so few channels that its layout costs more than its zeros. All others run as in `Detector`.
+
+    Raises:
+        EngineError: the kernel cannot be compiled here.
+    """
+
+    def __init__(self, model: Detector, most_density: float = MOST_DENSITY, instructions: str = "native") -> None:
+        folded = fold_batchnorm(model.float())
+        with torch.device("meta"):
+            super().__init__(folded.network)
+        self.load_state_dict(folded.state_dict(), assign=True)
+        self.eval().requires_grad_(False)
+        self._kernel = load_kernel(instructions)
+        self._packed = self._pack(most_density)
+        self._programs: OrderedDict[tuple[int, ...], Program] = OrderedDict()
+        self._lock = Lock()
+
+    @property
+    def sparse_layers(self) -> tuple[int, ...]:
+        """The numbers of the convolutions that skip zeros."""
+        return tuple(self._packed)
+
+    def forward(self, images: Tensor, visit: Visit | None = None) -> Heads:
+        """Map float32 pictures (B, 3, H, W) in 0 … 1 to raw heads as `Detector` does; with `visit` every layer runs dense.
+
+        Raises:
+            EngineError: the pictures are on another device than the CPU.
+        """
+        if images.device.type != "cpu":
+            raise EngineError(f"does not run on {images.device}", where="engine sparse", right="use the CPU")
+        if visit is not None:
+            return super().forward(images, visit)
+        with self._lock, torch.inference_mode():
+            shape = tuple(images.shape)
+            program = self._programs.pop(shape, None) or Program(self, self._packed, self._kernel, shape)
+            self._programs[shape] = program
+            while len(self._programs) > MOST_PROGRAMS:
+                self._programs.popitem(last=False)
+            return program.run(images.float(), torch.get_num_threads())
+
+    def _pack(self, most_density: float) -> dict[int, PackedWeights]:
+        packed = {}
+        for index, layer in self.network.convs:
+            module = self.layers[index]
+            assert isinstance(module, ConvLayer)
+            weight = module.conv.weight
+            is_sparse = int(weight.count_nonzero()) <= most_density * weight.numel()
+            if can_pack(layer) and is_sparse:
+                packed[index] = pack_weights(weight, layer.stride)
+        return packed

@@ -1,0 +1,228 @@
+// Sparse convolution over padded planes, and the few other layers that would otherwise leave that layout.
+//
+// A plane holds H rows of W pixels and one zero after each; planes stand one row and one pixel of zeros apart. A tap of
+// a convolution is then one distance in memory, the same for every pixel, and a convolution is
+//     output[row][p] = act(bias[row] + sum of weight * input[p + offset]) over the row's non-zero weights,
+// which knows neither kernel size nor borders. A stride of 2 reads planes that `split` has taken apart by parity.
+// Written for GCC's and Clang's vector types, so that one text serves AVX-512, AVX2, SSE and NEON.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, MOST_VECTORS = 26;
+#elif defined(__AVX__)
+constexpr int LANES = 8, MOST_VECTORS = 13;
+#elif defined(__aarch64__)
+constexpr int LANES = 4, MOST_VECTORS = 26;
+#else
+constexpr int LANES = 4, MOST_VECTORS = 12;
+#endif
+
+typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t Bits __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+struct Weight {
+    int32_t offset;
+    float value;
+};
+
+enum Kind : int32_t { CONV, COPY, SPLIT, ADD };
+enum Activation : int32_t { LINEAR, LEAKY, RELU };
+
+// One layer, mirrored field by field in steps.py. Strides are in floats.
+struct Step {
+    int32_t kind, activation, batch, planes;
+    int32_t height, width, positions, factor;
+    int32_t chunks, tile_bytes;
+    int64_t in_image, in_plane, in_row, in_column;
+    int64_t out_image, out_plane, out_row;
+    const float *input, *other, *bias;
+    float *output;
+    const int32_t *mask, *starts, *bounds;
+    const Weight *weights;
+};
+
+static inline Vector load(const float *from) { return *reinterpret_cast<const Vector *>(from); }
+static inline void store(float *to, Vector values) { *reinterpret_cast<Vector *>(to) = values; }
+static inline Vector activate(Vector values, int32_t activation) {
+    const Vector zero = {};
+    if (activation == LEAKY) return values > zero ? values : values * 0.1f;
+    if (activation == RELU) return values > zero ? values : zero;
+    return values;
+}
+
+// Compute T vectors of pixels of some output planes; the accumulators stay in registers over all of a plane's weights.
+template <int T>
+static void convolve(const Step &step, const float *input, int64_t at, int first, int last) {
+    for (int row = first; row < last; ++row) {
+        Vector sums[T];
+        const Vector start = Vector{} + step.bias[row];
+#pragma GCC unroll 32
+        for (int t = 0; t < T; ++t) sums[t] = start;
+        const Weight *weight = step.weights + step.starts[row], *end = step.weights + step.starts[row + 1];
+        for (; weight < end; ++weight) {
+            const float value = weight->value;
+            const float *from = input + weight->offset;
+#pragma GCC unroll 32
+            for (int t = 0; t < T; ++t) sums[t] += value * load(from + t * LANES);
+        }
+        float *output = step.output + at + row * step.out_plane;
+        const float *other = step.other ? step.other + at + row * step.out_plane : nullptr;
+        const int64_t position = at % step.out_image;
+#pragma GCC unroll 32
+        for (int t = 0; t < T; ++t) {
+            Vector values = activate(sums[t], step.activation);
+            if (other) values += load(other + t * LANES);
+            const Bits keep = *reinterpret_cast<const Bits *>(step.mask + position + t * LANES);
+            store(output + t * LANES, (Vector)((Bits)values & keep));
+        }
+    }
+}
+
+using Convolve = void (*)(const Step &, const float *, int64_t, int, int);
+template <int T> struct Table {
+    static void fill(Convolve *table) {
+        table[T] = convolve<T>;
+        Table<T - 1>::fill(table);
+    }
+};
+template <> struct Table<0> {
+    static void fill(Convolve *) {}
+};
+static const struct Kernels {
+    Convolve of[MOST_VECTORS + 1];
+    Kernels() { Table<MOST_VECTORS>::fill(of); }
+} KERNELS;
+
+// The pixels of a plane in tiles of equal numbers of vectors, as few tiles as registers and cache allow.
+struct Tiling {
+    int tiles, vectors, total;
+    explicit Tiling(const Step &step) {
+        total = step.positions / LANES;
+        int most = step.tile_bytes / (4 * LANES);
+        most = most < 1 ? 1 : most > MOST_VECTORS ? MOST_VECTORS : most;
+        tiles = (total + most - 1) / most;
+        vectors = (total + tiles - 1) / tiles;
+    }
+};
+
+static void run_conv(const Step &step, std::atomic<int> &next) {
+    const Tiling tiling(step);
+    const int per_image = tiling.tiles * step.chunks, tasks = step.batch * per_image;
+    for (int task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+        const int image = task / per_image, tile = task % per_image / step.chunks, chunk = task % step.chunks;
+        const int vectors = std::min(tiling.vectors, tiling.total - tile * tiling.vectors);
+        if (vectors <= 0) continue;
+        const int64_t position = (int64_t)tile * tiling.vectors * LANES;
+        KERNELS.of[vectors](step, step.input + image * step.in_image + position, image * step.out_image + position,
+                            step.bounds[chunk], step.bounds[chunk + 1]);
+    }
+}
+
+// Rows to rows of another layout, each pixel `factor` by `factor` times.
+static void copy_plane(const Step &step, const float *input, float *output) {
+    for (int y = 0; y < step.height; ++y, input += step.in_row) {
+        float *row = output + (int64_t)y * step.factor * step.out_row;
+        if (step.factor == 1 && step.in_column == 1) {
+            std::memcpy(row, input, 4 * step.width);
+            continue;
+        }
+        for (int x = 0; x < step.width; ++x)
+            for (int f = 0; f < step.factor; ++f) row[x * step.factor + f] = input[x * step.in_column];
+        for (int f = 1; f < step.factor; ++f) std::memcpy(row + f * step.out_row, row, 4 * step.width * step.factor);
+    }
+}
+
+// Every second row and pixel, from each parity; height and width are the input's, planes that run out of pixels get zeros.
+static void split_plane(const Step &step, const float *input, float *output) {
+    const int height = (step.height + 1) / 2, width = (step.width + 1) / 2;
+    for (int parity = 0; parity < step.factor; ++parity, output += step.out_plane) {
+        const int down = parity / 2, right = parity % 2, wide = (step.width - right + 1) / 2;
+        for (int y = 0; y < height; ++y) {
+            float *row = output + y * step.out_row;
+            const int source = 2 * y + down;
+            const int count = source < step.height ? wide : 0;
+            const float *from = input + source * step.in_row + right;
+            for (int x = 0; x < count; ++x) row[x] = from[2 * x];
+            for (int x = count; x < width; ++x) row[x] = 0;
+        }
+    }
+}
+
+static void add_plane(const Step &step, const float *input, const float *other, float *output) {
+    for (int p = 0; p < step.positions; p += LANES)
+        store(output + p, activate(load(input + p) + load(other + p), step.activation));
+}
+
+static void run_planes(const Step &step, std::atomic<int> &next) {
+    const int tasks = step.batch * step.planes;
+    for (int task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+        const int64_t image = task / step.planes, plane = task % step.planes;
+        const int64_t from = image * step.in_image + plane * step.in_plane;
+        float *output = step.output + image * step.out_image;
+        if (step.kind == COPY) copy_plane(step, step.input + from, output + plane * step.out_plane);
+        if (step.kind == SPLIT) split_plane(step, step.input + from, output + plane * step.factor * step.out_plane);
+        if (step.kind == ADD) add_plane(step, step.input + from, step.other + from, output + plane * step.out_plane);
+    }
+}
+
+// All threads meet after every step; who waits long lets others have the core.
+class Barrier {
+    const int threads;
+    std::atomic<int> waiting{0}, round{0};
+
+  public:
+    explicit Barrier(int threads) : threads(threads) {}
+    void wait() {
+        const int now = round.load(std::memory_order_relaxed);
+        if (waiting.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
+            waiting.store(0, std::memory_order_relaxed);
+            round.store(now + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; round.load(std::memory_order_acquire) == now; ++spins)
+            if (spins > 2000) std::this_thread::yield();
+    }
+};
+
+extern "C" int32_t count_lanes() { return LANES; }
+
+extern "C" int32_t measure_step_bytes() { return sizeof(Step); }
+
+// Run steps one after another on so many threads, the caller's among them; 1, and nothing is run, where the system gives
+// too few threads.
+extern "C" int32_t run_steps(const Step *steps, int32_t count, int32_t threads) {
+    enum { WAIT, GO, LEAVE };
+    std::vector<std::atomic<int>> next(count);
+    for (auto &counter : next) counter = 0;
+    Barrier barrier(threads);
+    std::atomic<int> signal{WAIT};
+    auto work = [&] {
+        for (int index = 0; index < count; ++index) {
+            if (steps[index].kind == CONV) run_conv(steps[index], next[index]);
+            else run_planes(steps[index], next[index]);
+            barrier.wait();
+        }
+    };
+    auto wait_and_work = [&] {
+        int word;
+        while ((word = signal.load(std::memory_order_acquire)) == WAIT) std::this_thread::yield();
+        if (word == GO) work();
+    };
+    std::vector<std::thread> others;
+    try {
+        for (int thread = 1; thread < threads; ++thread) others.emplace_back(wait_and_work);
+        signal = GO;
+    } catch (const std::system_error &) {
+        signal = LEAVE;
+    }
+    if (signal == GO) work();
+    for (auto &other : others) other.join();
+    return signal == GO ? 0 : 1;
+}

@@ -1,0 +1,71 @@
+"""Weights as the kernel reads them: for each output channel its non-zeros, each with a distance in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from yolo_prune.darknet.layers import Conv
+from yolo_prune.sparse.planes import Planes
+
+WEIGHT = np.dtype([("offset", np.int32), ("value", np.float32)])
+"""One non-zero weight; `Weight` in kernel.cpp."""
+ROW_COST = 4
+"""What starting and storing an output channel takes, in non-zeros; only divides the work evenly."""
+
+
+@dataclass(frozen=True)
+class PackedWeights:
+    """The non-zeros of a convolution, output channel by output channel.
+
+    starts is (filters + 1,); channels, taps_y, taps_x and values are (non-zeros,), taps counted from the kernel's middle.
+    """
+
+    size: int
+    stride: int
+    starts: NDArray[np.int32]
+    channels: NDArray[np.int32]
+    taps_y: NDArray[np.int32]
+    taps_x: NDArray[np.int32]
+    values: NDArray[np.float32]
+
+    @property
+    def filters(self) -> int:
+        """The number of output channels."""
+        return len(self.starts) - 1
+
+    def place(self, source: Planes) -> NDArray[np.void]:
+        """Return (non-zeros,) of `WEIGHT` for an input that lies as `source`, taken apart by parity where the stride is 2."""
+        y, x = self.taps_y, self.taps_x
+        plane = self.channels
+        if self.stride == 2 and self.size == 3:
+            plane = 4 * plane + 2 * (y & 1) + (x & 1)
+            y, x = np.minimum(y, 0), np.minimum(x, 0)  # the odd rows' −1st and 0th lie around the even rows' 0th
+        weights = np.empty(len(self.values), WEIGHT)
+        weights["offset"] = plane * source.stride + y * source.row + x
+        weights["value"] = self.values
+        return weights
+
+    def divide(self, parts: int) -> NDArray[np.int32]:
+        """Return bounds (parts + 1,) of runs of output channels that take about the same time."""
+        work = self.starts + ROW_COST * np.arange(len(self.starts))
+        bounds = np.searchsorted(work, np.linspace(0, work[-1], min(parts, self.filters) + 1))
+        return bounds.astype(np.int32)
+
+
+def can_pack(layer: Conv) -> bool:
+    """Say whether the kernel knows a convolution: 1×1 or 3×3, stride 1 or 2, padded to keep its size, not grouped."""
+    return layer.size in (1, 3) and layer.stride in (1, 2) and layer.padding == layer.size // 2 and layer.groups == 1
+
+
+def pack_weights(weight: Tensor, stride: int) -> PackedWeights:
+    """Pack the non-zeros of a weight (filters, C, k, k)."""
+    values = weight.detach().cpu().float().numpy()
+    filters, _, size, _ = values.shape
+    row, channel, y, x = (index.astype(np.int32) for index in np.nonzero(values))
+    starts = np.searchsorted(row, np.arange(filters + 1)).astype(np.int32)
+    middle = np.int32(size // 2)
+    return PackedWeights(size, stride, starts, channel, y - middle, x - middle, values[values != 0])

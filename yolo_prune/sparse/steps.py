@@ -1,0 +1,146 @@
+"""The kernel's steps: one layer each, as kernel.cpp reads them."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yolo_prune.sparse.packing import PackedWeights
+from yolo_prune.sparse.planes import Planes
+
+CONV, COPY, SPLIT, ADD = range(4)
+ACTIVATIONS = ("linear", "leaky", "relu")
+"""Those that the kernel applies as it stores."""
+TILE_BYTES = 700 * 1024
+"""What a tile of pixels may take over all input channels: most of a core's 1 MiB of second-level cache."""
+TILE_PIXELS = 416
+"""What the registers hold at most, with the widest vectors."""
+TASKS = 32
+"""Parts that a convolution is divided into at least, so that a few threads end at about the same time."""
+FLOAT_BYTES = 4
+
+_INT32 = (
+    "kind", "activation", "batch", "planes", "height", "width", "positions", "factor", "chunks", "tile_bytes",
+)  # fmt: skip
+_INT64 = ("in_image", "in_plane", "in_row", "in_column", "out_image", "out_plane", "out_row")
+_POINTERS = ("input", "other", "bias", "output", "mask", "starts", "bounds", "weights")
+
+
+class Step(ctypes.Structure):
+    """One layer; `Step` in kernel.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in _INT32),
+        *((name, ctypes.c_int64) for name in _INT64),
+        *((name, ctypes.c_void_p) for name in _POINTERS),
+    )
+
+
+@dataclass(frozen=True)
+class Block:
+    """Pictures in memory: a buffer, and how it is laid out; `first` is the plane that counts as the block's first."""
+
+    buffer: Tensor
+    planes: Planes
+    batch: int
+    first: int = 0
+
+    @property
+    def address(self) -> int:
+        """Where the first plane's first pixel lies."""
+        floats = self.planes.front + self.first * self.planes.stride
+        return self.buffer.data_ptr() + FLOAT_BYTES * floats
+
+    @property
+    def pixels(self) -> Tensor:
+        """The pictures as a tensor (B, C, H, W) that shares the buffer."""
+        return self.planes.view(self.buffer, self.batch)
+
+
+def make_conv_step(
+    weights: PackedWeights, bias: Tensor, activation: str, source: Block, target: Block, added: Block | None = None
+) -> tuple[Step, list[Any]]:
+    """Return a convolution, `added` added after its activation, and what must live as long as the step does.
+
+    With a stride of 2, `source` must be what `make_split_step` makes.
+    """
+    lines = target.planes
+    tile = min(TILE_PIXELS, TILE_BYTES // FLOAT_BYTES // source.planes.channels)
+    tiles = -(-lines.positions // max(tile, 1))
+    bounds = weights.divide(-(-TASKS // (tiles * source.batch)))
+    placed, mask, starts = weights.place(source.planes), lines.make_mask(), weights.starts
+    bias = bias.detach().to("cpu", torch.float32).contiguous()
+    step = Step(
+        kind=CONV, activation=ACTIVATIONS.index(activation), batch=source.batch, planes=lines.channels,
+        positions=lines.positions, chunks=len(bounds) - 1, tile_bytes=TILE_BYTES // source.planes.channels,
+        in_image=source.planes.image, out_image=lines.image, out_plane=lines.stride,
+        input=source.address, other=None if added is None else added.address, bias=bias.data_ptr(),
+        output=target.address, mask=_point(mask), starts=_point(starts), bounds=_point(bounds), weights=_point(placed),
+    )  # fmt: skip
+    return step, [placed, mask, starts, bounds, bias, source, target, added]
+
+
+def make_copy_step(source: Block, target: Block, channels: int, factor: int = 1) -> Step:
+    """Return a copy of `channels` planes, each pixel `factor` by `factor` times."""
+    return Step(
+        kind=COPY, batch=source.batch, planes=channels, height=source.planes.height, width=source.planes.width,
+        factor=factor, input=source.address, in_image=source.planes.image, in_plane=source.planes.stride,
+        in_row=source.planes.row, in_column=1, output=target.address, out_image=target.planes.image,
+        out_plane=target.planes.stride, out_row=target.planes.row,
+    )  # fmt: skip
+
+
+def make_split_step(source: Block, target: Block) -> Step:
+    """Return the taking apart by parity of rows and columns; `target` lies as `Planes.halve` says."""
+    planes = source.planes
+    return Step(
+        kind=SPLIT, batch=source.batch, planes=planes.channels, height=planes.height, width=planes.width,
+        factor=target.planes.channels // planes.channels, input=source.address, in_image=planes.image,
+        in_plane=planes.stride, in_row=planes.row, in_column=1, output=target.address, out_image=target.planes.image,
+        out_plane=target.planes.stride, out_row=target.planes.row,
+    )  # fmt: skip
+
+
+def make_add_step(one: Block, other: Block, target: Block, activation: str) -> Step:
+    """Return the sum of two blocks of one layout, then an activation."""
+    planes = target.planes
+    return Step(
+        kind=ADD, activation=ACTIVATIONS.index(activation), batch=target.batch, planes=planes.channels,
+        positions=planes.positions, input=one.address, other=other.address, in_image=planes.image,
+        in_plane=planes.stride, output=target.address, out_image=planes.image, out_plane=planes.stride,
+    )  # fmt: skip
+
+
+def make_reading_step(target: Block) -> Step:
+    """Return the copy of pictures into a block; `point_at_images_` says where they are."""
+    planes = target.planes
+    return Step(
+        kind=COPY, batch=target.batch, planes=planes.channels, height=planes.height, width=planes.width, factor=1,
+        output=target.address, out_image=planes.image, out_plane=planes.stride, out_row=planes.row,
+    )  # fmt: skip
+
+
+def point_at_images_(step: Step, images: Tensor) -> None:
+    """Have a reading step read float32 pictures (B, C, H, W) of any strides."""
+    step.in_image, step.in_plane, step.in_row, step.in_column = images.stride()
+    step.input = images.data_ptr()
+
+
+def make_writing_step(source: Block) -> Step:
+    """Return the copy of a block into a plain tensor (B, C, H, W); its `output` is to be set."""
+    planes = source.planes
+    area = planes.height * planes.width
+    return Step(
+        kind=COPY, batch=source.batch, planes=planes.channels, height=planes.height, width=planes.width, factor=1,
+        input=source.address, in_image=planes.image, in_plane=planes.stride, in_row=planes.row, in_column=1,
+        out_image=planes.channels * area, out_plane=area, out_row=planes.width,
+    )  # fmt: skip
+
+
+def _point(array: np.ndarray[Any, Any]) -> int:
+    return array.ctypes.data
