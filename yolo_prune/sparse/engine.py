@@ -15,8 +15,11 @@ from yolo_prune.sparse.build import load_kernel
 from yolo_prune.sparse.packing import PackedWeights, can_pack, pack_weights
 from yolo_prune.sparse.program import Program
 
-MOST_DENSITY = 0.4
-"""The share of non-zeros up to which a convolution runs sparse."""
+MOST_DENSITY = 0.5
+"""The share of non-zeros up to which a convolution runs sparse: beyond, dense ones win, see docs/weight_pruning.md."""
+LEAST_WORK = 32
+"""Weights per channel in and out below which a convolution runs sparse at any density: bringing its pixels into PyTorch's
+layout and back costs more than its zeros."""
 MOST_PROGRAMS = 4
 """Shapes of pictures whose buffers are kept."""
 
@@ -25,7 +28,7 @@ class SparseDetector(Detector):
     """A detector whose batch norm is folded and whose convolutions with enough zeros skip them; weights are fixed once made.
 
     A convolution runs sparse where the kernel knows it (see `can_pack`) and at most `most_density` of its weights are not
-    zero, or where it reads so few channels that its layout costs more than its zeros. All others run as in `Detector`.
+    zero, or where it has little to do (`LEAST_WORK`). All others run as in `Detector`.
 
     Raises:
         EngineError: the kernel cannot be compiled here.
@@ -70,8 +73,11 @@ class SparseDetector(Detector):
         for index, layer in self.network.convs:
             module = self.layers[index]
             assert isinstance(module, ConvLayer)
-            weight = module.conv.weight
-            is_sparse = int(weight.count_nonzero()) <= most_density * weight.numel()
-            if can_pack(layer) and is_sparse:
-                packed[index] = pack_weights(weight, layer.stride)
+            if can_pack(layer) and _pays(module.conv.weight, most_density):
+                packed[index] = pack_weights(module.conv.weight, layer.stride)
         return packed
+
+
+def _pays(weight: Tensor, most_density: float) -> bool:
+    is_small = weight.numel() <= LEAST_WORK * (weight.shape[0] + weight.shape[1])
+    return is_small or int(weight.count_nonzero()) <= most_density * weight.numel()

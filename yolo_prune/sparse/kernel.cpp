@@ -23,6 +23,7 @@ constexpr int LANES = 4, MOST_VECTORS = 26;
 #else
 constexpr int LANES = 4, MOST_VECTORS = 12;
 #endif
+constexpr int MOST_ROWS = 16;
 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t Bits __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -39,7 +40,7 @@ enum Activation : int32_t { LINEAR, LEAKY, RELU };
 struct Step {
     int32_t kind, activation, batch, planes;
     int32_t height, width, positions, factor;
-    int32_t chunks, tile_bytes;
+    int32_t vectors, chunks, rows, blocks;
     int64_t in_image, in_plane, in_row, in_column;
     int64_t out_image, out_plane, out_row;
     const float *input, *other, *bias;
@@ -57,30 +58,48 @@ static inline Vector activate(Vector values, int32_t activation) {
     return values;
 }
 
-// Compute T vectors of pixels of some output planes; the accumulators stay in registers over all of a plane's weights.
+// Store what a row's weights came to, activated, with `other` added, and zero where there is no pixel.
+template <int T> static inline void finish(const Step &step, const Vector *sums, int64_t at, int row) {
+    float *output = step.output + at + row * step.out_plane;
+    const float *other = step.other ? step.other + at + row * step.out_plane : nullptr;
+    const int32_t *mask = step.mask + at % step.out_image;
+#pragma GCC unroll 32
+    for (int t = 0; t < T; ++t) {
+        Vector values = activate(sums[t], step.activation);
+        if (other) values += load(other + t * LANES);
+        const Bits keep = *reinterpret_cast<const Bits *>(mask + t * LANES);
+        store(output + t * LANES, (Vector)((Bits)values & keep));
+    }
+}
+
+// Compute T vectors of pixels of some groups of output planes. A group takes its weights block by block of input planes:
+// a block's pixels come into the first-level cache once for the whole group, and there the rows' sums wait meanwhile.
 template <int T>
 static void convolve(const Step &step, const float *input, int64_t at, int first, int last) {
-    for (int row = first; row < last; ++row) {
-        Vector sums[T];
-        const Vector start = Vector{} + step.bias[row];
+    alignas(64) float waiting[MOST_ROWS][T * LANES];
+    for (int group = first; group < last; ++group) {
+        const int begin = group * step.rows, rows = std::min(step.rows, step.planes - begin);
+        for (int block = 0; block < step.blocks; ++block) {
+            const int32_t *starts = step.starts + (group * step.blocks + block) * step.rows;
+            for (int row = 0; row < rows; ++row) {
+                Vector sums[T];
+                const Vector bias = Vector{} + step.bias[begin + row];
 #pragma GCC unroll 32
-        for (int t = 0; t < T; ++t) sums[t] = start;
-        const Weight *weight = step.weights + step.starts[row], *end = step.weights + step.starts[row + 1];
-        for (; weight < end; ++weight) {
-            const float value = weight->value;
-            const float *from = input + weight->offset;
+                for (int t = 0; t < T; ++t) sums[t] = block ? load(waiting[row] + t * LANES) : bias;
+                const Weight *weight = step.weights + starts[row], *end = step.weights + starts[row + 1];
+                for (; weight < end; ++weight) {
+                    const float value = weight->value;
+                    const float *from = input + weight->offset;
 #pragma GCC unroll 32
-            for (int t = 0; t < T; ++t) sums[t] += value * load(from + t * LANES);
-        }
-        float *output = step.output + at + row * step.out_plane;
-        const float *other = step.other ? step.other + at + row * step.out_plane : nullptr;
-        const int64_t position = at % step.out_image;
+                    for (int t = 0; t < T; ++t) sums[t] += value * load(from + t * LANES);
+                }
+                if (block + 1 == step.blocks) {
+                    finish<T>(step, sums, at, begin + row);
+                    continue;
+                }
 #pragma GCC unroll 32
-        for (int t = 0; t < T; ++t) {
-            Vector values = activate(sums[t], step.activation);
-            if (other) values += load(other + t * LANES);
-            const Bits keep = *reinterpret_cast<const Bits *>(step.mask + position + t * LANES);
-            store(output + t * LANES, (Vector)((Bits)values & keep));
+                for (int t = 0; t < T; ++t) store(waiting[row] + t * LANES, sums[t]);
+            }
         }
     }
 }
@@ -100,26 +119,13 @@ static const struct Kernels {
     Kernels() { Table<MOST_VECTORS>::fill(of); }
 } KERNELS;
 
-// The pixels of a plane in tiles of equal numbers of vectors, as few tiles as registers and cache allow.
-struct Tiling {
-    int tiles, vectors, total;
-    explicit Tiling(const Step &step) {
-        total = step.positions / LANES;
-        int most = step.tile_bytes / (4 * LANES);
-        most = most < 1 ? 1 : most > MOST_VECTORS ? MOST_VECTORS : most;
-        tiles = (total + most - 1) / most;
-        vectors = (total + tiles - 1) / tiles;
-    }
-};
-
 static void run_conv(const Step &step, std::atomic<int> &next) {
-    const Tiling tiling(step);
-    const int per_image = tiling.tiles * step.chunks, tasks = step.batch * per_image;
+    const int total = step.positions / LANES, tiles = (total + step.vectors - 1) / step.vectors;
+    const int per_image = tiles * step.chunks, tasks = step.batch * per_image;
     for (int task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
         const int image = task / per_image, tile = task % per_image / step.chunks, chunk = task % step.chunks;
-        const int vectors = std::min(tiling.vectors, tiling.total - tile * tiling.vectors);
-        if (vectors <= 0) continue;
-        const int64_t position = (int64_t)tile * tiling.vectors * LANES;
+        const int vectors = std::min(step.vectors, total - tile * step.vectors);
+        const int64_t position = (int64_t)tile * step.vectors * LANES;
         KERNELS.of[vectors](step, step.input + image * step.in_image + position, image * step.out_image + position,
                             step.bounds[chunk], step.bounds[chunk + 1]);
     }
@@ -192,6 +198,10 @@ class Barrier {
 };
 
 extern "C" int32_t count_lanes() { return LANES; }
+
+extern "C" int32_t count_vectors() { return MOST_VECTORS; }
+
+extern "C" int32_t count_rows() { return MOST_ROWS; }
 
 extern "C" int32_t measure_step_bytes() { return sizeof(Step); }
 

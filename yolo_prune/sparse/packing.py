@@ -24,6 +24,7 @@ class PackedWeights:
     starts is (filters + 1,); channels, taps_y, taps_x and values are (non-zeros,), taps counted from the kernel's middle.
     """
 
+    inputs: int
     size: int
     stride: int
     starts: NDArray[np.int32]
@@ -37,8 +38,12 @@ class PackedWeights:
         """The number of output channels."""
         return len(self.starts) - 1
 
-    def place(self, source: Planes) -> NDArray[np.void]:
-        """Return (non-zeros,) of `WEIGHT` for an input that lies as `source`, taken apart by parity where the stride is 2."""
+    def place(self, source: Planes, rows: int, blocks: int) -> PlacedWeights:
+        """Return the weights for an input that lies as `source`, taken apart by parity where the stride is 2.
+
+        They come by groups of `rows` output channels, in a group by `blocks` of input channels, in a block by output
+        channel.
+        """
         y, x = self.taps_y, self.taps_x
         plane = self.channels
         if self.stride == 2 and self.size == 3:
@@ -47,12 +52,29 @@ class PackedWeights:
         weights = np.empty(len(self.values), WEIGHT)
         weights["offset"] = plane * source.stride + y * source.row + x
         weights["value"] = self.values
-        return weights
+        row = np.repeat(np.arange(self.filters), np.diff(self.starts))
+        block = self.channels.astype(np.int64) * blocks // self.inputs
+        place = (row // rows * blocks + block) * rows + row % rows
+        order = np.argsort(place, kind="stable")
+        groups = -(-self.filters // rows)
+        starts = np.searchsorted(place[order], np.arange(groups * blocks * rows + 1))
+        return PlacedWeights(weights[order], starts.astype(np.int32), groups, rows, blocks)
+
+
+@dataclass(frozen=True)
+class PlacedWeights:
+    """Weights in the kernel's order: (non-zeros,) of `WEIGHT`, and where each group's, block's, row's begin, and the end."""
+
+    weights: NDArray[np.void]
+    starts: NDArray[np.int32]
+    groups: int
+    rows: int
+    blocks: int
 
     def divide(self, parts: int) -> NDArray[np.int32]:
-        """Return bounds (parts + 1,) of runs of output channels that take about the same time."""
-        work = self.starts + ROW_COST * np.arange(len(self.starts))
-        bounds = np.searchsorted(work, np.linspace(0, work[-1], min(parts, self.filters) + 1))
+        """Return bounds (parts + 1,) of runs of groups that take about the same time."""
+        work = self.starts[:: self.rows * self.blocks] + ROW_COST * self.rows * np.arange(self.groups + 1)
+        bounds = np.searchsorted(work, np.linspace(0, work[-1], min(parts, self.groups) + 1))
         return bounds.astype(np.int32)
 
 
@@ -64,8 +86,8 @@ def can_pack(layer: Conv) -> bool:
 def pack_weights(weight: Tensor, stride: int) -> PackedWeights:
     """Pack the non-zeros of a weight (filters, C, k, k)."""
     values = weight.detach().cpu().float().numpy()
-    filters, _, size, _ = values.shape
+    filters, inputs, size, _ = values.shape
     row, channel, y, x = (index.astype(np.int32) for index in np.nonzero(values))
     starts = np.searchsorted(row, np.arange(filters + 1)).astype(np.int32)
     middle = np.int32(size // 2)
-    return PackedWeights(size, stride, starts, channel, y - middle, x - middle, values[values != 0])
+    return PackedWeights(inputs, size, stride, starts, channel, y - middle, x - middle, values[values != 0])

@@ -26,6 +26,7 @@ from yolo_prune.sparse.steps import (
     make_writing_step,
     point_at_images_,
 )
+from yolo_prune.sparse.tiling import Limits
 
 Call = Callable[[], None]
 
@@ -40,6 +41,7 @@ class Program:
         self, model: Detector, packed: Mapping[int, PackedWeights], kernel: ctypes.CDLL, shape: tuple[int, ...]
     ) -> None:
         self._kernel = kernel
+        self._limits = Limits(kernel.count_lanes(), kernel.count_vectors(), kernel.count_rows())
         self._model = model
         self._packed = packed
         self._batch, channels, height, width = shape
@@ -117,7 +119,7 @@ class Program:
         assert isinstance(bias, Tensor)
         added = self._blocks[self._model.network.layers[index + 1].source] if self._is_fused(index + 1) else None
         step, kept = make_conv_step(
-            self._packed[index], bias, layer.activation if is_native else "linear", source, target, added
+            self._limits, self._packed[index], bias, layer.activation if is_native else "linear", source, target, added
         )
         self._plan.append(step)
         self._kept.append(kept)

@@ -12,20 +12,18 @@ from torch import Tensor
 
 from yolo_prune.sparse.packing import PackedWeights
 from yolo_prune.sparse.planes import Planes
+from yolo_prune.sparse.tiling import Limits, make_tiling
 
 CONV, COPY, SPLIT, ADD = range(4)
 ACTIVATIONS = ("linear", "leaky", "relu")
 """Those that the kernel applies as it stores."""
-TILE_BYTES = 700 * 1024
-"""What a tile of pixels may take over all input channels: most of a core's 1 MiB of second-level cache."""
-TILE_PIXELS = 416
-"""What the registers hold at most, with the widest vectors."""
 TASKS = 32
 """Parts that a convolution is divided into at least, so that a few threads end at about the same time."""
 FLOAT_BYTES = 4
 
 _INT32 = (
-    "kind", "activation", "batch", "planes", "height", "width", "positions", "factor", "chunks", "tile_bytes",
+    "kind", "activation", "batch", "planes", "height", "width", "positions", "factor", "vectors", "chunks", "rows",
+    "blocks",
 )  # fmt: skip
 _INT64 = ("in_image", "in_plane", "in_row", "in_column", "out_image", "out_plane", "out_row")
 _POINTERS = ("input", "other", "bias", "output", "mask", "starts", "bounds", "weights")
@@ -63,26 +61,32 @@ class Block:
 
 
 def make_conv_step(
-    weights: PackedWeights, bias: Tensor, activation: str, source: Block, target: Block, added: Block | None = None
+    limits: Limits,
+    weights: PackedWeights,
+    bias: Tensor,
+    activation: str,
+    source: Block,
+    target: Block,
+    added: Block | None = None,
 ) -> tuple[Step, list[Any]]:
     """Return a convolution, `added` added after its activation, and what must live as long as the step does.
 
     With a stride of 2, `source` must be what `make_split_step` makes.
     """
     lines = target.planes
-    tile = min(TILE_PIXELS, TILE_BYTES // FLOAT_BYTES // source.planes.channels)
-    tiles = -(-lines.positions // max(tile, 1))
-    bounds = weights.divide(-(-TASKS // (tiles * source.batch)))
-    placed, mask, starts = weights.place(source.planes), lines.make_mask(), weights.starts
+    tiling = make_tiling(limits, weights, source.planes, lines.positions)
+    placed = weights.place(source.planes, tiling.rows, tiling.blocks)
+    bounds, mask = placed.divide(-(-TASKS // (tiling.tiles * source.batch))), lines.make_mask()
     bias = bias.detach().to("cpu", torch.float32).contiguous()
     step = Step(
         kind=CONV, activation=ACTIVATIONS.index(activation), batch=source.batch, planes=lines.channels,
-        positions=lines.positions, chunks=len(bounds) - 1, tile_bytes=TILE_BYTES // source.planes.channels,
+        positions=lines.positions, vectors=tiling.vectors, chunks=len(bounds) - 1, rows=placed.rows, blocks=placed.blocks,
         in_image=source.planes.image, out_image=lines.image, out_plane=lines.stride,
         input=source.address, other=None if added is None else added.address, bias=bias.data_ptr(),
-        output=target.address, mask=_point(mask), starts=_point(starts), bounds=_point(bounds), weights=_point(placed),
+        output=target.address, mask=_point(mask), starts=_point(placed.starts), bounds=_point(bounds),
+        weights=_point(placed.weights),
     )  # fmt: skip
-    return step, [placed, mask, starts, bounds, bias, source, target, added]
+    return step, [placed, mask, bounds, bias]
 
 
 def make_copy_step(source: Block, target: Block, channels: int, factor: int = 1) -> Step:
