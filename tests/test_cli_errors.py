@@ -215,7 +215,7 @@ def test_what_is_no_checkpoint(
         ("train --config types.yaml", "types.yaml: epochs: 'many' is of the wrong type", "of type int"),
         ("train --config none.yaml", "none.yaml: cannot be read", "name a YAML file"),
         ("train --weights {pt} --cfg {cfg}", "cfg: a checkpoint brings its own network", "leave it out"),
-        ("bench {pt} --engine rocket", "engine: unknown engine rocket", "use one of eager, folded"),
+        ("bench {pt} --engine rocket", "engine: unknown engine rocket", "use one of eager, folded, sparse"),
         ("bench {pt} --img-size 50", "img_size: 50 is no multiple of 32", "use 64"),
         ("bench {pt} --split tset", "{data}: tset: there are no pictures for tset", "use one of train, val, test"),
         ("evaluate {pt} --img-size -5", "img_size: -5 is no multiple of 32", "use 32"),

@@ -40,7 +40,10 @@ def bench(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(help="eager, or folded: batch norm folded into the convolutions.", show_default=_BENCH.engine),
+        typer.Option(
+            help="eager, folded: batch norm folded into the convolutions, or sparse: zero weights skipped, on the CPU.",
+            show_default=_BENCH.engine,
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Pictures per timed call.", show_default=str(_BENCH.batch_size))

@@ -71,7 +71,13 @@ def _identify(command: list[str]) -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     cpu = [line for line in lines if line.startswith(("model name", "flags", "Features"))][:2] or [platform.processor()]
-    parts = [SOURCE.read_bytes(), version, "\0".join(command).encode(), platform.machine().encode(), *map(str.encode, cpu)]
+    parts = [
+        SOURCE.read_bytes(),
+        version,
+        "\0".join(command).encode(),
+        platform.machine().encode(),
+        *map(str.encode, cpu),
+    ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

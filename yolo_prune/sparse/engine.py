@@ -35,10 +35,11 @@ class SparseDetector(Detector):
     """
 
     def __init__(self, model: Detector, most_density: float = MOST_DENSITY, instructions: str = "native") -> None:
-        folded = fold_batchnorm(model.float())
+        folded = fold_batchnorm(model)
         with torch.device("meta"):
             super().__init__(folded.network)
-        self.load_state_dict(folded.state_dict(), assign=True)
+        state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in folded.state_dict().items()}
+        self.load_state_dict(state, assign=True)
         self.eval().requires_grad_(False)
         self._kernel = load_kernel(instructions)
         self._packed = self._pack(most_density)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from yolo_prune.darknet.layers import Conv, Layer, Route, Shortcut, Upsample, Yolo, get_sources, infer_shapes
 from yolo_prune.errors import EngineError
-from yolo_prune.model.detector import Detector, Heads, activate, run_layer
+from yolo_prune.model.detector import ConvLayer, Detector, Heads, activate, run_layer
 from yolo_prune.sparse.packing import PackedWeights
 from yolo_prune.sparse.planes import Planes
 from yolo_prune.sparse.steps import (
@@ -29,6 +29,8 @@ from yolo_prune.sparse.steps import (
 from yolo_prune.sparse.tiling import Limits
 
 Call = Callable[[], None]
+MOST_FLOATS = 2**30
+"""A layer's output for one picture; the kernel's distances are 32 bits wide, and a split input takes twice as much."""
 
 
 class Program:
@@ -51,6 +53,7 @@ class Program:
         self._free: dict[Planes, list[Tensor]] = {}
         self._kept: list[Any] = []
         self._plan: list[Step | Call] = []
+        self._check(shape)
         self._build(Planes(channels, height, width))
         self._parts = _join(self._plan)
         self._reading, self._writing = self._find_ends()
@@ -73,6 +76,16 @@ class Program:
                 right = "use fewer threads"
                 raise EngineError(f"the system gives no {threads} threads", where="threads", right=right)
         return heads
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        if shape[1] != self._model.network.channels:
+            right = f"use pictures of {self._model.network.channels} channels"
+            raise EngineError(f"cannot read pictures of {shape[1]} channels", where="engine sparse", right=right)
+        if max(Planes(*shape).image for shape in self._shapes) > MOST_FLOATS:
+            right = "use a smaller img_size"
+            raise EngineError(
+                f"cannot address pictures of {shape[3]}x{shape[2]} px", where="engine sparse", right=right
+            )
 
     def _build(self, image: Planes) -> None:
         self._blocks[-1] = self._make_block(image)
@@ -115,11 +128,14 @@ class Program:
             source = spare
         target = self._make_block(Planes(*self._shapes[index]))
         is_native = layer.activation in ACTIVATIONS
-        bias = self._model.layers[index].conv.bias
-        assert isinstance(bias, Tensor)
-        added = self._blocks[self._model.network.layers[index + 1].source] if self._is_fused(index + 1) else None
+        module = self._model.layers[index]
+        assert isinstance(module, ConvLayer)
+        assert module.conv.bias is not None
+        after = self._model.network.layers[index + 1]
+        added = self._blocks[after.source] if isinstance(after, Shortcut) and self._is_fused(index + 1) else None
+        activation = layer.activation if is_native else "linear"
         step, kept = make_conv_step(
-            self._limits, self._packed[index], bias, layer.activation if is_native else "linear", source, target, added
+            self._limits, self._packed[index], module.conv.bias, activation, source, target, added
         )
         self._plan.append(step)
         self._kept.append(kept)

@@ -295,7 +295,8 @@ class BenchConfig:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     engine: str = "folded"
-    """eager: the network as trained; folded: batch norm folded into the convolutions."""
+    """eager: the network as trained; folded: batch norm folded into the convolutions; sparse: folded, and zero weights
+    skipped, on the CPU."""
     batch_size: int = 1
     """Pictures per timed call."""
     runs: int = 30
@@ -315,7 +316,7 @@ class BenchConfig:
             raise ConfigError(f"unknown engine {self.engine}", where="engine", right=f"use one of {', '.join(ENGINES)}")
 
 
-ENGINES = ("eager", "folded")
+ENGINES = ("eager", "folded", "sparse")
 
 
 @dataclass(frozen=True)
