@@ -141,7 +141,7 @@ def test_a_sparse_convolution_equals_the_masked_dense_one(
 @settings(max_examples=30, deadline=None)
 def test_threads_leave_the_bits_alone(case: Case, threads: int) -> None:
     tensors = draw_tensors(case)
-    one, many = (convolve(load_kernel(), case, *tensors, count).pixels for count in (1, threads))
+    one, many = (convolve(load_kernel("native"), case, *tensors, count).pixels for count in (1, threads))
     assert torch.equal(one, many)
 
 
@@ -318,7 +318,7 @@ class TestCompiler:
         assert "cannot be kept" in self.fail()
 
     def test_a_result_is_used_again(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        ready = load_kernel()._name
+        ready = load_kernel("native")._name
         monkeypatch.setenv("CXX", self.fake(tmp_path, f'while [ "$1" != -o ]; do shift; done; cp {ready} "$2"'))
         load_kernel.__wrapped__("native")
         (made,) = (tmp_path / "cache" / "yolo_prune").iterdir()

@@ -1,0 +1,286 @@
+"""What zeros are worth: python benchmarks/sparse_engine.py [--cfg configs/yolov3-hand.cfg] [--img-size 416] [--sparsity 0.9,0.95]
+
+Random weights, the smallest of every convolution set to zero but in the first one and the heads', run by the sparse engine
+beside the dense ones: PyTorch with batch norm folded, in both of its layouts, and, where they can be imported, ONNX Runtime
+and OpenVINO, the latter also told that weights are sparse. With --layers also each kind of convolution by itself, beside
+PyTorch's dense one and, for 1×1, its product with a sparse CSR matrix. All take turns; a ratio is formed within each round,
+and printed as median [quartiles]. The roofline is what the non-zeros would take at the rate of PyTorch's fastest dense
+convolution here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from yolo_prune.bench.latency import describe_environment
+from yolo_prune.darknet.cfg import load_cfg
+from yolo_prune.darknet.layers import Conv, Network, resize
+from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.fold import fold_batchnorm
+from yolo_prune.sparse.build import load_kernel
+from yolo_prune.sparse.engine import SparseDetector
+from yolo_prune.sparse.packing import can_pack, pack_weights
+from yolo_prune.sparse.planes import Planes
+from yolo_prune.sparse.steps import Block, Step, make_conv_step, make_split_step
+from yolo_prune.sparse.tiling import Limits
+
+Call: TypeAlias = Callable[[], Any]
+Times: TypeAlias = Mapping[str, "np.ndarray[Any, Any]"]
+SPARSE = "sparse"
+PAUSE_S = 0.02
+"""Between calls: until then other engines' idle threads keep a core busy, waiting for work."""
+WARMUP = 2
+PEAK_LAYERS = ((256, 512, 3, 26), (128, 256, 3, 52), (512, 256, 1, 26))
+"""Channels in and out, kernel and side of the convolutions whose fastest counts as the machine's dense rate."""
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """A convolution and how often the network has it."""
+
+    channels: int
+    layer: Conv
+    side: int
+    count: int
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description="The sparse engine beside dense ones.")
+    parser.add_argument("--cfg", type=Path, default=Path("configs/yolov3-hand.cfg"))
+    parser.add_argument("--img-size", type=int, default=416)
+    parser.add_argument("--sparsity", default="0.9,0.95", help="shares of zeros")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--layers", action="store_true", help="each kind of convolution by itself as well")
+    parser.add_argument("--instructions", default="native", help="native, avx2 or portable")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    network = resize(load_cfg(arguments.cfg), arguments.img_size)
+    environment = describe_environment(torch.device("cpu"), SPARSE)
+    peak = measure_peak(arguments.runs)
+    print(f"{arguments.cfg} at {arguments.img_size} px, batch 1, fp32, {arguments.runs} interleaved rounds")
+    print(f"{environment['device']}, {arguments.threads} threads, PyTorch {environment['torch']}, ", end="")
+    print(f"kernel for {arguments.instructions} instructions, dense rate {peak / 1e9:.0f} GFLOP/s\n")
+    for sparsity in map(float, arguments.sparsity.split(",")):
+        bench_network(network, sparsity, peak, arguments)
+        if arguments.layers:
+            bench_layers(network, sparsity, peak, arguments)
+
+
+def bench_network(network: Network, sparsity: float, peak: float, arguments: argparse.Namespace) -> None:
+    """Print the whole network's times in all engines."""
+    model = make_pruned(network, sparsity)
+    images = torch.rand(1, network.channels, network.height, network.width)
+    engine = SparseDetector(model, instructions=arguments.instructions)
+    folded = fold_batchnorm(model)
+    dense, found = folded(images), engine(images)
+    gap = max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(dense, found, strict=True))
+    calls: dict[str, Call] = {SPARSE: lambda: engine(images), "PyTorch": lambda: folded(images)}
+    last_images = images.to(memory_format=torch.channels_last)
+    last = fold_batchnorm(model).to(memory_format=torch.channels_last)
+    calls["PyTorch, channels last"] = lambda: last(last_images)
+    with tempfile.TemporaryDirectory() as folder:
+        calls |= make_peers(folded, images, Path(folder) / "model.onnx", arguments.threads)
+    times = measure(calls, arguments.runs)
+    flops = count_flops(engine)
+    print(f"### {sparsity:.1%} zeros, {len(engine.sparse_layers)} of {len(network.convs)} convolutions sparse\n")
+    print("| engine | ms | times sparse |\n| --- | --- | --- |")
+    for name, column in times.items():
+        print(f"| {name} | {format_spread(1e3 * column, 1)} | {format_spread(column / times[SPARSE], 2)} |")
+    best = min((name for name in times if name != SPARSE), key=lambda name: float(np.median(times[name])))
+    took = float(np.median(times[SPARSE]))
+    print(f"\nBest dense: {best}, {format_spread(times[best] / times[SPARSE], 2)} times as long as sparse. ", end="")
+    print(
+        f"{flops / 1e9:.2f} GFLOP of non-zeros, {flops / took / 1e9:.0f} GFLOP/s; the roofline is {1e3 * flops / peak:.1f} ms, ",
+        end="",
+    )
+    print(f"of which {flops / peak / took:.0%} are reached. Largest gap to dense: {gap:.1e} of the largest output.\n")
+
+
+def make_pruned(network: Network, sparsity: float) -> Detector:
+    """Make a detector of random weights, zeros in every convolution but the first and the heads', of a steady scale."""
+    torch.manual_seed(0)
+    model = Detector(network).eval()
+    for index, _ in network.convs:
+        module = model.layers[index]
+        assert isinstance(module, ConvLayer)
+        kept = 1.0 if index == 0 or index in network.head_convs else 1 - sparsity
+        module.conv.weight.copy_(draw_weights(tuple(module.conv.weight.shape), kept))
+    return model
+
+
+def draw_weights(shape: tuple[int, ...], kept: float) -> Tensor:
+    """Return random weights of which those smaller than a limit are zero."""
+    weight = torch.randn(shape)
+    count = round((1 - kept) * weight.numel())
+    if count:
+        weight[weight.abs() <= weight.abs().flatten().kthvalue(count).values] = 0
+    scale = (2 * shape[0] / float(weight.pow(2).sum())) ** 0.5
+    return weight.mul_(scale)
+
+
+def make_peers(folded: Detector, images: Tensor, path: Path, threads: int) -> dict[str, Call]:
+    """Return calls of other engines by name, of those that can be imported."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            folded, (images,), path, opset_version=17, dynamo=False, input_names=["images"], verbose=False
+        )
+    pixels, calls = images.numpy(), dict[str, Call]()
+    if (onnxruntime := find_module("onnxruntime")) is not None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        calls[f"ONNX Runtime {onnxruntime.__version__}"] = lambda: session.run(None, {"images": pixels})
+    if (openvino := find_module("openvino")) is not None:
+        base = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        sparse = {**base, "CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE": 0.8}
+        core = openvino.Core()
+        for name, options in (
+            (f"OpenVINO {openvino.__version__.split('-')[0]}", base),
+            ("OpenVINO, sparse weights", sparse),
+        ):
+            request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
+            calls[name] = partial(request.infer, [pixels])
+    return calls
+
+
+def find_module(name: str) -> Any:
+    """Return a module, or None where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def measure(calls: Mapping[str, Call], runs: int) -> Times:
+    """Return the seconds (runs,) of every call, all in turn in each round."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(WARMUP + runs):
+        for name, call in calls.items():
+            time.sleep(PAUSE_S)
+            started = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - started)
+    return {name: np.array(column[WARMUP:]) for name, column in times.items()}
+
+
+def measure_peak(runs: int) -> float:
+    """Return the FLOP/s of PyTorch's fastest dense convolution."""
+    calls: dict[str, Call] = {}
+    flops = {}
+    for channels, filters, size, side in PEAK_LAYERS:
+        name = f"{channels} {size}"
+        images = torch.rand(1, channels, side, side).to(memory_format=torch.channels_last)
+        weight = torch.rand(filters, channels, size, size).to(memory_format=torch.channels_last)
+        calls[name] = partial(functional.conv2d, images, weight, padding=size // 2)
+        flops[name] = 2 * weight.numel() * side**2
+    times = measure(calls, runs)
+    return max(float(flops[name] / np.median(column)) for name, column in times.items())
+
+
+def count_flops(engine: SparseDetector) -> int:
+    """Return two for each non-zero weight and pixel."""
+    total = 0
+    for index, _ in engine.network.convs:
+        module = engine.layers[index]
+        assert isinstance(module, ConvLayer)
+        shape = engine.network.shapes[index]
+        total += 2 * int(module.conv.weight.count_nonzero()) * shape.height * shape.width
+    return total
+
+
+def bench_layers(network: Network, sparsity: float, peak: float, arguments: argparse.Namespace) -> None:
+    """Print a row per kind of convolution: dense-equivalent GFLOP/s, and how much longer others take."""
+    print("| layer | n | ms | GFLOP/s of non-zeros | as if dense | roofline | PyTorch | CSR |")
+    print("| --- " * 8 + "|")
+    for kind in list_kinds(network):
+        calls, flops = make_layer_calls(kind, sparsity, arguments)
+        times = measure(calls, arguments.runs)
+        took = float(np.median(times[SPARSE]))
+        layer = kind.layer
+        ratios = [format_spread(times[name] / times[SPARSE], 1) if name in times else "" for name in ("PyTorch", "CSR")]
+        cells = [
+            f"{kind.channels} → {layer.filters}, {layer.size}×{layer.size}/{layer.stride} @{kind.side}", str(kind.count),
+            format_spread(1e3 * times[SPARSE], 2), f"{flops / took / 1e9:.0f}",
+            f"{flops / (1 - sparsity) / took / 1e9:.0f}", f"{flops / peak / took:.0%}", *ratios,
+        ]  # fmt: skip
+        print(f"| {' | '.join(cells)} |", flush=True)
+    print()
+
+
+def list_kinds(network: Network) -> list[LayerKind]:
+    """Return the convolutions that get zeros, alike ones once."""
+    counts: dict[tuple[int, Conv, int], int] = {}
+    for index, layer in network.convs:
+        if index and index not in network.head_convs and can_pack(layer):
+            key = (network.get_input_channels(index), layer, network.shapes[index].height * layer.stride)
+            counts[key] = counts.get(key, 0) + 1
+    return [LayerKind(*key, count) for key, count in counts.items()]
+
+
+def make_layer_calls(kind: LayerKind, sparsity: float, arguments: argparse.Namespace) -> tuple[dict[str, Call], int]:
+    """Return calls of one convolution by engine, and the FLOP of its non-zeros."""
+    layer, kernel = kind.layer, load_kernel(arguments.instructions)
+    weight = draw_weights((layer.filters, kind.channels, layer.size, layer.size), 1 - sparsity)
+    bias, images = torch.rand(layer.filters), torch.rand(1, kind.channels, kind.side, kind.side)
+    planes = Planes(kind.channels, kind.side, kind.side)
+    image = source = Block(planes.make_buffer(1), planes, 1)
+    image.pixels.copy_(images)
+    steps = []
+    if layer.stride == 2:
+        planes = planes.halve(layer.size)
+        source = Block(planes.make_buffer(1), planes, 1)
+        steps.append(make_split_step(image, source))
+    side = -(-kind.side // layer.stride)
+    planes = Planes(layer.filters, side, side)
+    target = Block(planes.make_buffer(1), planes, 1)
+    limits = Limits(kernel.count_lanes(), kernel.count_vectors(), kernel.count_rows())
+    step, kept = make_conv_step(limits, pack_weights(weight, layer.stride), bias, "leaky", source, target)
+    array = (Step * (len(steps) + 1))(*steps, step)
+    last_images, last_weight = (part.to(memory_format=torch.channels_last) for part in (images, weight))
+    calls: dict[str, Call] = {
+        SPARSE: partial(run_alone, kernel, array, arguments.threads, (kept, image, source, target)),
+        "PyTorch": lambda: functional.leaky_relu_(
+            functional.conv2d(last_images, last_weight, bias, layer.stride, layer.padding), 0.1
+        ),
+    }
+    if layer.size == 1 and layer.stride == 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch calls its CSR a beta
+            matrix = weight[:, :, 0, 0].to_sparse_csr()
+        columns = images[0].flatten(1)
+        calls["CSR"] = lambda: functional.leaky_relu_(matrix @ columns + bias[:, None], 0.1)
+    return calls, 2 * int(weight.count_nonzero()) * side**2
+
+
+def run_alone(kernel: ctypes.CDLL, steps: ctypes.Array[Step], threads: int, _alive: object) -> None:
+    """Run a layer's steps, whose memory `_alive` keeps."""
+    assert kernel.run_steps(steps, len(steps), threads) == 0
+
+
+def format_spread(values: np.ndarray[Any, Any], digits: int) -> str:
+    """Return median and quartiles."""
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+if __name__ == "__main__":
+    main()
