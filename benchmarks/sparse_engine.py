@@ -42,6 +42,7 @@ from yolo_prune.sparse.tiling import Limits
 Call: TypeAlias = Callable[[], Any]
 Times: TypeAlias = Mapping[str, "np.ndarray[Any, Any]"]
 SPARSE = "sparse"
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 PAUSE_S = 0.02
 """Between calls: until then other engines' idle threads keep a core busy, waiting for work."""
 WARMUP = 2
@@ -70,12 +71,19 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--layers", action="store_true", help="each kind of convolution by itself as well")
     parser.add_argument("--instructions", default="native", help="native, avx2 or portable")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for one thread on a busy machine"
+    )
     arguments = parser.parse_args()
+    if arguments.clock == "cpu" and arguments.threads > 1:
+        parser.error("--clock cpu sums over threads: use --threads 1")
     torch.set_num_threads(arguments.threads)
     network = resize(load_cfg(arguments.cfg), arguments.img_size)
     environment = describe_environment(torch.device("cpu"), SPARSE)
-    peak = measure_peak(arguments.runs)
-    print(f"{arguments.cfg} at {arguments.img_size} px, batch 1, fp32, {arguments.runs} interleaved rounds")
+    peak = measure_peak(arguments.runs, CLOCKS[arguments.clock])
+    print(
+        f"{arguments.cfg} at {arguments.img_size} px, batch 1, fp32, {arguments.runs} interleaved rounds, {arguments.clock} time"
+    )
     print(f"{environment['device']}, {arguments.threads} threads, PyTorch {environment['torch']}, ", end="")
     print(f"kernel for {arguments.instructions} instructions, dense rate {peak / 1e9:.0f} GFLOP/s\n")
     for sparsity in map(float, arguments.sparsity.split(",")):
@@ -98,7 +106,7 @@ def bench_network(network: Network, sparsity: float, peak: float, arguments: arg
     calls["PyTorch, channels last"] = lambda: last(last_images)
     with tempfile.TemporaryDirectory() as folder:
         calls |= make_peers(folded, images, Path(folder) / "model.onnx", arguments.threads)
-    times = measure(calls, arguments.runs)
+    times = measure(calls, arguments.runs, CLOCKS[arguments.clock])
     flops = count_flops(engine)
     print(f"### {sparsity:.1%} zeros, {len(engine.sparse_layers)} of {len(network.convs)} convolutions sparse\n")
     print("| engine | ms | times sparse |\n| --- | --- | --- |")
@@ -170,20 +178,20 @@ def find_module(name: str) -> Any:
         return None
 
 
-def measure(calls: Mapping[str, Call], runs: int) -> Times:
+def measure(calls: Mapping[str, Call], runs: int, clock: Callable[[], float]) -> Times:
     """Return the seconds (runs,) of every call, all in turn in each round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(WARMUP + runs):
         for name, call in calls.items():
             time.sleep(PAUSE_S)
-            started = time.perf_counter()
+            started = clock()
             call()
-            times[name].append(time.perf_counter() - started)
+            times[name].append(clock() - started)
     return {name: np.array(column[WARMUP:]) for name, column in times.items()}
 
 
-def measure_peak(runs: int) -> float:
-    """Return the FLOP/s of PyTorch's fastest dense convolution."""
+def measure_peak(runs: int, clock: Callable[[], float]) -> float:
+    """Return the FLOP/s of PyTorch's fastest dense convolution in its fastest round."""
     calls: dict[str, Call] = {}
     flops = {}
     for channels, filters, size, side in PEAK_LAYERS:
@@ -192,8 +200,8 @@ def measure_peak(runs: int) -> float:
         weight = torch.rand(filters, channels, size, size).to(memory_format=torch.channels_last)
         calls[name] = partial(functional.conv2d, images, weight, padding=size // 2)
         flops[name] = 2 * weight.numel() * side**2
-    times = measure(calls, runs)
-    return max(float(flops[name] / np.median(column)) for name, column in times.items())
+    times = measure(calls, runs, clock)
+    return max(float(flops[name] / column.min()) for name, column in times.items())
 
 
 def count_flops(engine: SparseDetector) -> int:
@@ -213,7 +221,7 @@ def bench_layers(network: Network, sparsity: float, peak: float, arguments: argp
     print("| --- " * 8 + "|")
     for kind in list_kinds(network):
         calls, flops = make_layer_calls(kind, sparsity, arguments)
-        times = measure(calls, arguments.runs)
+        times = measure(calls, arguments.runs, CLOCKS[arguments.clock])
         took = float(np.median(times[SPARSE]))
         layer = kind.layer
         ratios = [format_spread(times[name] / times[SPARSE], 1) if name in times else "" for name in ("PyTorch", "CSR")]
