@@ -2,7 +2,7 @@
 
 Random weights, the smallest of every convolution set to zero but in the first one and the heads', run by the sparse engine
 beside the dense ones: PyTorch with batch norm folded, in both of its layouts, and, where they can be imported, ONNX Runtime
-and OpenVINO, the latter also told that weights are sparse. With --layers also each kind of convolution by itself, beside
+and OpenVINO, the latter also told that weights are sparse. With --layers instead each kind of convolution by itself, beside
 PyTorch's dense one and, for 1×1, its product with a sparse CSR matrix. All take turns; a ratio is formed within each round,
 and printed as median [quartiles]. The roofline is what the non-zeros would take at the rate of PyTorch's fastest dense
 convolution here.
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--sparsity", default="0.9,0.95", help="shares of zeros")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--layers", action="store_true", help="each kind of convolution by itself as well")
+    parser.add_argument("--layers", action="store_true", help="each kind of convolution by itself instead")
     parser.add_argument("--instructions", default="native", help="native, avx2 or portable")
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for one thread on a busy machine"
@@ -87,9 +87,10 @@ def main() -> None:
     print(f"{environment['device']}, {arguments.threads} threads, PyTorch {environment['torch']}, ", end="")
     print(f"kernel for {arguments.instructions} instructions, dense rate {peak / 1e9:.0f} GFLOP/s\n")
     for sparsity in map(float, arguments.sparsity.split(",")):
-        bench_network(network, sparsity, peak, arguments)
         if arguments.layers:
             bench_layers(network, sparsity, peak, arguments)
+        else:
+            bench_network(network, sparsity, peak, arguments)
 
 
 def bench_network(network: Network, sparsity: float, peak: float, arguments: argparse.Namespace) -> None:
@@ -217,6 +218,7 @@ def count_flops(engine: SparseDetector) -> int:
 
 def bench_layers(network: Network, sparsity: float, peak: float, arguments: argparse.Namespace) -> None:
     """Print a row per kind of convolution: dense-equivalent GFLOP/s, and how much longer others take."""
+    print(f"### {sparsity:.1%} zeros\n")
     print("| layer | n | ms | GFLOP/s of non-zeros | as if dense | roofline | PyTorch | CSR |")
     print("| --- " * 8 + "|")
     for kind in list_kinds(network):
