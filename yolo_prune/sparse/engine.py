@@ -16,7 +16,8 @@ from yolo_prune.sparse.packing import PackedWeights, can_pack, pack_weights
 from yolo_prune.sparse.program import Program
 
 MOST_DENSITY = 0.5
-"""The share of non-zeros up to which a convolution runs sparse: beyond, dense ones win, see docs/weight_pruning.md."""
+"""The share of non-zeros up to which a convolution runs sparse: there 3×3 ones of PyTorch take 0.9 to 1.3 times as long,
+see docs/weight_pruning.md."""
 LEAST_WORK = 32
 """Weights per channel in and out below which a convolution runs sparse at any density: bringing its pixels into PyTorch's
 layout and back costs more than its zeros."""
