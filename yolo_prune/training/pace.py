@@ -93,10 +93,7 @@ def find_sparsity(config: TrainConfig, sparsity: GammaSparsity, steps: int) -> f
 
 def _find_rest(config: TrainConfig, steps: int) -> int:
     """Return the step from which λ is off; of `auto` there is at least one before it for the channels to fade."""
-    if config.sparsity_rest is None:
-        rest = AUTO_REST if config.sparsity == AUTO else 0.0
-    else:
-        rest = config.sparsity_rest
+    rest = (AUTO_REST if config.sparsity == AUTO else 0.0) if config.sparsity_rest is None else config.sparsity_rest
     end = math.ceil((1 - rest) * steps)
     return max(end, math.ceil(SORTING * steps) + 1) if config.sparsity == AUTO else end
 
