@@ -30,6 +30,7 @@ from yolo_prune.pruning.surgery import rebuild, slice_tensors
 from yolo_prune.stages import iterate as module
 from yolo_prune.stages.iterate import IterateResult, resume_iterate, start_iterate
 from yolo_prune.stages.settings import IterateConfig
+from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.moments import MEAN_SQUARE, get_moments, slice_moments
 from yolo_prune.training.pace import Pace
@@ -107,6 +108,21 @@ def test_a_signal_and_the_end_of_time_stop_between_steps(trained: Path, tmp_path
         resume_iterate(tmp_path / "run", {"max_minutes": 0.0})
     assert stop.value.exit_code == 124
     assert resume_iterate(tmp_path / "run", {"max_minutes": 60.0}).journal.is_done
+
+
+def test_every_step_sees_pictures_of_its_own(trained: Path, tmp_path: Path) -> None:
+    orders: list[list[int]] = []
+    step = epoch_module.train_step
+
+    def watch(trainee: Any, batch: Any, *arguments: Any) -> torch.Tensor:
+        orders.append([*batch.indices.tolist(), int(batch.images.sum())])
+        return step(trainee, batch, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(epoch_module, "train_step", watch)
+        start_iterate(trained, make_iterate_config(settle_epochs=1), tmp_path / "run")
+    assert len(orders) == 8
+    assert len({tuple(order) for order in orders}) == 8
 
 
 def test_too_much_lost_ends_with_the_last_good_network(trained: Path, tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ from yolo_prune.training.signals import StopSignal, watch_signals
 
 STEPS = "steps.json"
 SETTLE = "settle"
+SEED_STRIDE = 1_000_003
+"""What the seeds of two steps are apart: two runs of neighbouring seeds share no step's."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,8 @@ def _settle(walk: _Walk) -> None:
         return
     began = time.monotonic()
     source = Path(good.checkpoint).with_name("last.pt")  # with what the optimizer knows
-    settings = _make_settings(config, source, config.settle_epochs, config.settle_epochs)
+    number = len(walk.journal.steps)
+    settings = _make_settings(config, source, config.settle_epochs, config.settle_epochs, number)
     best = _train(walk, settings, walk.folder / SETTLE)
     rows = load_checkpoint(walk.folder / SETTLE / "last.pt").training["rows"]
     _finish(
@@ -261,17 +264,21 @@ def _make_step_settings(walk: _Walk, weights: Path, is_scored: bool) -> TrainCon
     config, original = walk.config, walk.original.map50
     goal = None if config.recover is None or original is None else max(0.0, original - config.recover)
     interval = 1 if goal is not None else config.epochs if is_scored else 0
-    return replace(_make_settings(config, weights, config.epochs, interval), schedule="constant", goal=goal)
+    settings = _make_settings(config, weights, config.epochs, interval, len(walk.journal.steps))
+    return replace(settings, schedule="constant", goal=goal)
 
 
-def _make_settings(config: IterateConfig, weights: Path, epochs: int, val_interval: int) -> TrainConfig:
+def _make_settings(
+    config: IterateConfig, weights: Path, epochs: int, val_interval: int, number: int = 0
+) -> TrainConfig:
+    """Return how to finetune step `number`, whose pictures come in an order and in variations of their own."""
     return replace(
         config.finetune,
         data=config.data,
         weights=weights,
         epochs=epochs,
         val_interval=val_interval,
-        seed=config.seed,
+        seed=(config.seed + SEED_STRIDE * number) % (1 << 63),
         device=config.device,
         name=config.name,
     )

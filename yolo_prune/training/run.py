@@ -143,7 +143,7 @@ def train(
     config, ranks = run.config, run.ranks
     with watch_signals(config.max_minutes) as stop:
         data, val = pictures or load_pictures(run)
-        data.augment = config.augment
+        data.augment, data.seed = config.augment, config.seed  # those who read the pictures may have had others
         steps_per_epoch = count_batches(len(data), config.batch_size, _get_share(ranks))
         steps = steps_per_epoch * config.epochs
         trainee = _make_trainee(run, model, data, steps, moments)
