@@ -29,6 +29,8 @@ from yolo_prune.model.checkpoint import load_checkpoint
 
 INCIDENTAL = {"images_per_s", "git_revision", "recipe"}
 """What may differ: clocks, a commit between two runs, and in the recipe the folder's name."""
+LONGEST_PAUSE_S = 0.4
+"""A few epochs' time."""
 SETTINGS: dict[str, Any] = {
     "epochs": 60,
     "batch_size": 4,
@@ -50,9 +52,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder: Path = arguments.folder or Path(scratch)
         prepare(folder)
-        seconds = time_whole_run(folder)
-        print(f"unbroken: {seconds:.1f} s of training", flush=True)
-        kills = break_run(folder, arguments.kills, seconds, random.Random(arguments.seed))
+        finish(start(folder, "--config", "settings.yaml", "--name", "whole"))
+        kills = break_run(folder, arguments.kills, random.Random(arguments.seed))
         difference = compare(folder / "runs/whole", folder / "runs/broken")
     enough = kills == arguments.kills
     print(f"{kills} kills: {difference or 'the same bits'}{'' if enough else f'; wanted {arguments.kills}'}")
@@ -88,34 +89,33 @@ def finish(process: subprocess.Popen[str]) -> None:
         raise SystemExit(f"the run failed with {process.returncode}: {said}")
 
 
-def time_whole_run(folder: Path) -> float:
-    """Train without a break, and return the seconds that it took."""
-    process = start(folder, "--config", "settings.yaml", "--name", "whole")
-    began = time.monotonic()
-    finish(process)
-    return time.monotonic() - began
+def break_run(folder: Path, wanted: int, moments: random.Random) -> int:
+    """Train with SIGKILLs at random moments, and return how many there were before the run's end.
 
-
-def break_run(folder: Path, wanted: int, seconds: float, moments: random.Random) -> int:
-    """Train with SIGKILLs at random moments, and return how many there were before the run's end."""
+    Moments are told by the epochs that the run has reported, and a part of a second more, so that they spread over the whole
+    run however fast the machine is.
+    """
     words: tuple[str, ...] = ("--config", "settings.yaml")
-    longest = 1.6 * seconds / (wanted + 1)
+    most = int(1.6 * SETTINGS["epochs"] / (wanted + 1))
     for kills in range(wanted):
         process = start(folder, *words, "--name", "broken")
-        try:
-            process.communicate(timeout=moments.uniform(0, longest))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-        else:
+        if not wait_for_epochs(process, moments.randrange(most)):
             return kills
-        words = (
-            ("--resume", "--workers", str(moments.choice((0, 2))))
-            if (folder / "runs/broken/last.pt").exists()
-            else words
-        )
+        time.sleep(moments.uniform(0, LONGEST_PAUSE_S))
+        process.kill()
+        process.communicate()
+        if (folder / "runs/broken/last.pt").exists():
+            words = ("--resume", "--workers", str(moments.choice((0, 2))))
     finish(start(folder, *words, "--name", "broken"))
     return wanted
+
+
+def wait_for_epochs(process: subprocess.Popen[str], count: int) -> bool:
+    """Wait until a run has reported so many epochs; say whether it still goes on."""
+    assert process.stderr is not None
+    while count and (line := process.stderr.readline()):
+        count -= line.startswith("epoch")
+    return not count and process.poll() is None
 
 
 def compare(one: Path, other: Path) -> str | None:

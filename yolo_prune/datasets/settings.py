@@ -13,7 +13,7 @@ from yolo_prune.errors import ConfigError
 class AugmentConfig:
     """How training pictures are varied."""
 
-    mosaic: float = 1.0
+    mosaic: float = 0.5
     """Probability that a picture is joined with three others."""
     flip: float = 0.5
     """Probability that left and right change places."""
