@@ -8,6 +8,8 @@ from typing import Any
 
 from yolo_prune.files import open_atomically
 
+TICKS = (100, 70, 50, 30, 20, 10, 7, 5, 3, 2, 1, 0.5, 0.2, 0.1)
+
 
 def format_steps(steps: Sequence[dict[str, Any]], heading: bool = True) -> str:
     """Return one line per step: what is gone, what is left, AP50 and how long it took."""
@@ -40,6 +42,8 @@ def draw_frontier(path: Path, steps: Sequence[dict[str, Any]], max_drop: float) 
     axes.axhline(first["map50"], color="tab:gray", linewidth=1, label="original")
     axes.axhline(first["map50"] - max_drop, color="tab:gray", linewidth=1, linestyle=":", label="max_drop below it")
     axes.set(title="AP50 on validation against parameters", xlabel="parameters left, %", ylabel="AP50", xscale="log")
+    axes.set_xticks([], minor=True)
+    axes.set_xticks(shown := [tick for tick in TICKS if tick >= min(shares) / 1.5], [f"{tick:g}" for tick in shown])
     axes.invert_xaxis()
     axes.legend(loc="lower left")
     with open_atomically(path) as file:
