@@ -29,7 +29,7 @@ from yolo_prune.pruning.settings import ScoreConfig
 from yolo_prune.pruning.surgery import rebuild, slice_tensors
 from yolo_prune.stages import iterate as module
 from yolo_prune.stages.iterate import IterateResult, resume_iterate, start_iterate
-from yolo_prune.stages.settings import IterateConfig
+from yolo_prune.stages.iterate_settings import IterateConfig
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.moments import MEAN_SQUARE, get_moments, slice_moments

@@ -28,7 +28,7 @@ from yolo_prune.pruning.weight_plan import count_nonzeros
 from yolo_prune.stages.cuts import Limits, cut, load_moments
 from yolo_prune.stages.data import load_data_of, report
 from yolo_prune.stages.iterate_report import draw_frontier, format_steps
-from yolo_prune.stages.settings import IterateConfig
+from yolo_prune.stages.iterate_settings import IterateConfig
 from yolo_prune.stages.training import resume_training, start_training
 from yolo_prune.stages.weight_cuts import cut_weights
 from yolo_prune.training.device import make_device
