@@ -28,6 +28,7 @@ from yolo_prune.pruning.plan import Plan
 from yolo_prune.pruning.settings import ScoreConfig
 from yolo_prune.pruning.surgery import rebuild, slice_tensors
 from yolo_prune.stages import iterate as module
+from yolo_prune.stages.cuts import cut
 from yolo_prune.stages.iterate import IterateResult, resume_iterate, start_iterate
 from yolo_prune.stages.iterate_settings import IterateConfig
 from yolo_prune.training import epoch as epoch_module
@@ -98,6 +99,24 @@ def test_a_killed_run_ends_the_same(done: IterateResult, trained: Path, tmp_path
             other.map50,
             other.epochs,
         )
+
+
+def test_a_step_that_was_stopped_is_not_cut_again(trained: Path, tmp_path: Path) -> None:
+    def kill() -> None:
+        raise Killed
+
+    with before_step(4, kill), pytest.raises(Killed):  # the second step's last
+        start_iterate(trained, make_iterate_config(), tmp_path / "run")
+    cuts: list[str] = []
+
+    def watch(previous: Path, out: Path, *arguments: Any) -> Any:
+        cuts.append(out.parent.name)
+        return cut(previous, out, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "cut", watch)
+        resume_iterate(tmp_path / "run", {})
+    assert cuts == ["03"]
 
 
 def test_a_signal_and_the_end_of_time_stop_between_steps(trained: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +64,14 @@ def cut(previous: Path, out: Path, config: IterateConfig, limits: Limits, spec: 
     verify(mask(model, plan), rebuild(model, plan), previous)
     slim = rebuild(model, plan, carry_constants(model, plan))
     ratio = 1 - int(make_channel_graph(slim.network).prunable.sum()) / _count_prunable(limits.original)
-    provenance = make_provenance("iterate", format_config(config), previous, data=checkpoint.provenance.get("data"))
+    cost = measure_cost(slim.network, checkpoint.img_size)
+    made = Cut(ratio, cost.params, cost.macs, meets_target)
+    facts = {"data": checkpoint.provenance.get("data"), "metrics": asdict(made)}
+    provenance = make_provenance("iterate", format_config(config), previous, **facts)
     training = {"moments": slice_moments(model.network, plan, moments)}
     left = Checkpoint(slim.network, slim.state_dict(), checkpoint.names, checkpoint.img_size, provenance, training)
     save_checkpoint(out, left)
-    cost = measure_cost(slim.network, checkpoint.img_size)
-    return Cut(ratio, cost.params, cost.macs, meets_target)
+    return made
 
 
 def load_moments(checkpoint: Checkpoint) -> Moments:

@@ -25,7 +25,7 @@ from yolo_prune.evaluation.evaluate import measure_score_of
 from yolo_prune.files import load_json, measure_sha256, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.pruning.weight_plan import count_nonzeros
-from yolo_prune.stages.cuts import Limits, cut, load_moments
+from yolo_prune.stages.cuts import Cut, Limits, cut, load_moments
 from yolo_prune.stages.data import load_data_of, report
 from yolo_prune.stages.iterate_report import draw_frontier, format_steps
 from yolo_prune.stages.iterate_settings import IterateConfig
@@ -192,7 +192,11 @@ def _take_step(walk: _Walk) -> None:
     began, before = time.monotonic(), journal.steps[-1]
     limits = Limits(walk.network, walk.cost, min(config.target_ratio, number * config.step))
     previous = Path(before.checkpoint) if number == 1 else Path(before.checkpoint).with_name("last.pt")
-    if config.granularity == "weight":
+    if (
+        place / "pruned.pt"
+    ).is_file():  # a step that was stopped goes on with its cut: a timed one might come out otherwise
+        made = Cut(**load_checkpoint(place / "pruned.pt").provenance["metrics"])
+    elif config.granularity == "weight":
         made = cut_weights(previous, place / "pruned.pt", config, limits)
     else:
         made = cut(previous, place / "pruned.pt", config, limits, walk.spec, walk.device)

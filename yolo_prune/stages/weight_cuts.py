@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from yolo_prune.config import format_config
@@ -29,13 +29,14 @@ def cut_weights(previous: Path, out: Path, config: IterateConfig, limits: Limits
     meets_target = needed is not None and needed <= limits.ratio
     plan = make_weight_plan(model, replace(wanted, ratio=needed) if meets_target and needed is not None else wanted)
     pruned = zero_weights(model, plan)
-    facts = {"data": checkpoint.provenance.get("data"), KEEPS_ZEROS: True}
+    nonzeros = count_nonzeros(pruned, checkpoint.img_size)
+    made = Cut(plan.ratio, nonzeros.params, nonzeros.macs, meets_target)
+    facts = {"data": checkpoint.provenance.get("data"), "metrics": asdict(made), KEEPS_ZEROS: True}
     provenance = make_provenance("iterate", format_config(config), previous, **facts)
     training = {"moments": {kind: dict(tensors) for kind, tensors in load_moments(checkpoint).items()}}
     left = Checkpoint(pruned.network, pruned.state_dict(), checkpoint.names, checkpoint.img_size, provenance, training)
     save_checkpoint(out, left)
-    nonzeros = count_nonzeros(pruned, checkpoint.img_size)
-    return Cut(plan.ratio, nonzeros.params, nonzeros.macs, meets_target)
+    return made
 
 
 def _find_needed_ratio(model: Detector, wanted: WeightConfig, config: IterateConfig, limits: Limits) -> float | None:

@@ -35,7 +35,7 @@ class Pace:
 def measure_pace(config: TrainConfig, sparsity: float, step: int, steps: int) -> Pace:
     """Return the pace of step 0 … steps − 1 at the λ that `config.sparsity` is, or that `find_sparsity` found for `auto`.
 
-    `auto` has three parts: all channels are pulled; then the weakest alone, whose γ besides fade linearly to zero, so that just
+    `auto` has three parts: all channels are pulled; then the weakest alone, whose γ besides lose a growing share until they are zero, so that just
     `config.sparsity_ratio` of the channels are gone when the rest begins, in which the others recover.
     """
     rate = measure_learning_rate(config, step, steps)
