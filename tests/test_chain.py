@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -15,8 +16,9 @@ from tiny import DRAW_RESULTS, Killed, before_step, is_same
 
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import ConfigError, DatasetError, Interrupted, YoloPruneError
-from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.checkpoint import load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.stages import chain as chain_module
+from yolo_prune.stages.bench import find_lineage
 from yolo_prune.stages.chain import ChainResult, load_chain, run_chain
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training.epoch import train_step
@@ -108,6 +110,14 @@ def test_a_chain_leaves_every_stage_and_the_table(place: Path) -> None:
     table = (place / "bench/bench.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in table[2:6]] == [row["name"] for row in rows]
     assert read_image(place / "bench/detections.png").shape[1] == 2 * (64 + 2) + 2
+
+
+def test_a_run_that_found_its_own_pull_is_the_sparse_one(place: Path) -> None:
+    trained, files = load_checkpoint(place / "train/best.pt"), [Path("base.pt"), Path("sparse.pt")]
+    for sparsity, parent, file in zip((0.0, "auto"), (None, files[0]), files, strict=True):
+        provenance = make_provenance("train", {"sparsity": sparsity}, parent)
+        save_checkpoint(file, replace(trained, provenance=provenance))
+    assert list(find_lineage(files[1])) == ["Original", "Sparse"]
 
 
 def test_every_stage_starts_where_the_one_before_it_ended(finished: Path) -> None:

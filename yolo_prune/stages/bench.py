@@ -77,7 +77,7 @@ def find_lineage(path: Path) -> dict[str, Path]:
     for provenance, place in line:
         stage = provenance.get("stage", "train")
         sparsity = provenance.get("recipe", {}).get("sparsity", 0)
-        name = "Sparse" if stage == "train" and rows and sparsity > 0 else ROW_NAMES.get(stage, stage)
+        name = "Sparse" if stage == "train" and rows and sparsity != 0 else ROW_NAMES.get(stage, stage)
         rows[name if name not in rows else f"{name} {len(rows) + 1}"] = place
     return rows
 
