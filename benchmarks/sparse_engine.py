@@ -180,11 +180,15 @@ def find_module(name: str) -> Any:
 
 
 def measure(calls: Mapping[str, Call], runs: int, clock: Callable[[], float]) -> Times:
-    """Return the seconds (runs,) of every call, all in turn in each round."""
+    """Return the seconds (runs,) of every call, all in turn in each round, each right after a call of the same engine.
+
+    So a call finds caches and cores as in a stream of pictures: a core that sleeps takes milliseconds to join.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(WARMUP + runs):
         for name, call in calls.items():
             time.sleep(PAUSE_S)
+            call()
             started = clock()
             call()
             times[name].append(clock() - started)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +23,14 @@ from yolo_prune.bench.latency import make_engine
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample, resize
 from yolo_prune.errors import ConfigError, EngineError
-from yolo_prune.model.detector import ConvLayer, Detector, activate
+from yolo_prune.model.detector import ConvLayer, Detector, MaxPoolLayer, activate
 from yolo_prune.model.fold import fold_batchnorm
 from yolo_prune.sparse import tiling
 from yolo_prune.sparse.build import INSTRUCTIONS, load_kernel
 from yolo_prune.sparse.engine import MOST_PROGRAMS, SparseDetector
 from yolo_prune.sparse.packing import can_pack, pack_weights
 from yolo_prune.sparse.planes import Planes
-from yolo_prune.sparse.steps import ACTIVATIONS, Block, Step, make_conv_step, make_split_step
+from yolo_prune.sparse.steps import ACTIVATIONS, Block, Step, make_conv_step, make_pool_step, make_split_step
 
 TOLERANCE = 1e-4
 CPU_FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
@@ -137,6 +140,27 @@ def test_a_sparse_convolution_equals_the_masked_dense_one(
     assert not padding.any(), "the next convolution reads zeros there"
 
 
+@pytest.mark.parametrize("instructions", RUNNABLE)
+@given(st.data(), st.integers(1, 6), st.integers(1, 4), st.integers(1, 40), st.integers(1, 40), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_max_pooling_is_the_dense_one_s_to_the_bit(
+    instructions: str, data: st.DataObject, size: int, stride: int, height: int, width: int, seed: int
+) -> None:
+    least = max(0, size - min(height, width))
+    padding = data.draw(st.integers(min(least, 2 * (size - 1)), 2 * (size - 1)))
+    if min(height, width) + padding < size:
+        return
+    layer = MaxPool(size, stride, padding)
+    images = torch.randn((2, 3, height, width), generator=torch.Generator().manual_seed(seed))
+    expected = MaxPoolLayer(layer)(images)
+    source, target = fill_block(images), fill_block(torch.full_like(expected, torch.nan))
+    step = make_pool_step(source, target, layer)
+    assert load_kernel(instructions).run_steps((Step * 1)(step), 1, 2) == 0
+    assert torch.equal(target.pixels, expected)
+    whole = target.planes.make_mask()
+    assert not target.buffer[target.planes.front :][: len(whole)][torch.from_numpy(whole == 0)].any()
+
+
 @given(CASES.filter(lambda case: case.channels * case.filters > 100), st.integers(2, 3))
 @settings(max_examples=30, deadline=None)
 def test_threads_leave_the_bits_alone(case: Case, threads: int) -> None:
@@ -198,6 +222,30 @@ def test_runs_and_threads_give_the_same_bits(tiny: Detector) -> None:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for other in answers[1:] for a, b in zip(answers[0], other, strict=True))
     assert answers[0][0].data_ptr() != answers[1][0].data_ptr(), "an answer must not change with the next call"
+
+
+def test_callers_at_the_same_time_get_the_same_bits(tiny: Detector) -> None:
+    images = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    engines = [SparseDetector(tiny) for _ in range(4)]
+    expected = run(engines[0], images)
+
+    def agrees(engine: SparseDetector) -> bool:
+        return all(torch.equal(a, b) for _ in range(20) for a, b in zip(run(engine, images), expected, strict=True))
+
+    with ThreadPoolExecutor(len(engines)) as pool:
+        assert all(pool.map(agrees, engines))
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    case = Case(8, 40, 3, 1, 17, 17, 0.3, 2, "leaky", False, 0)
+    tensors, kernel = draw_tensors(case), load_kernel("native")
+    expected = convolve(kernel, case, *tensors, 2).pixels.clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer Pythons warn of forks beside threads, which is what this is about
+        child = os.fork()
+    if not child:
+        os._exit(0 if torch.equal(convolve(kernel, case, *tensors, 2).pixels, expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_dense_layers_stay_dense_and_the_model_stays_itself() -> None:

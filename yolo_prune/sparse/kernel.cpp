@@ -8,10 +8,16 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <cmath>
+#include <condition_variable>
 #include <cstdint>
 #include <cstring>
+#include <mutex>
+#include <pthread.h>
 #include <system_error>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #if defined(__AVX512F__)
@@ -33,7 +39,7 @@ struct Weight {
     float value;
 };
 
-enum Kind : int32_t { CONV, COPY, SPLIT, ADD };
+enum Kind : int32_t { CONV, COPY, SPLIT, ADD, POOL };
 enum Activation : int32_t { LINEAR, LEAKY, RELU };
 
 // One layer, mirrored field by field in steps.py. Strides are in floats.
@@ -41,6 +47,7 @@ struct Step {
     int32_t kind, activation, batch, planes;
     int32_t height, width, positions, factor;
     int32_t vectors, chunks, rows, blocks;
+    int32_t size, stride, before, after;
     int64_t in_image, in_plane, in_row, in_column;
     int64_t out_image, out_plane, out_row;
     const float *input, *other, *bias;
@@ -119,16 +126,15 @@ static const struct Kernels {
     Kernels() { Table<MOST_VECTORS>::fill(of); }
 } KERNELS;
 
-static void run_conv(const Step &step, std::atomic<int> &next) {
-    const int total = step.positions / LANES, tiles = (total + step.vectors - 1) / step.vectors;
-    const int per_image = tiles * step.chunks, tasks = step.batch * per_image;
-    for (int task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
-        const int image = task / per_image, tile = task % per_image / step.chunks, chunk = task % step.chunks;
-        const int vectors = std::min(step.vectors, total - tile * step.vectors);
-        const int64_t position = (int64_t)tile * step.vectors * LANES;
-        KERNELS.of[vectors](step, step.input + image * step.in_image + position, image * step.out_image + position,
-                            step.bounds[chunk], step.bounds[chunk + 1]);
-    }
+static int count_tiles(const Step &step) { return (step.positions / LANES + step.vectors - 1) / step.vectors; }
+
+static void run_conv(const Step &step, int part) {
+    const int tiles = count_tiles(step), per_image = tiles * step.chunks;
+    const int image = part / per_image, tile = part % per_image / step.chunks, chunk = part % step.chunks;
+    const int vectors = std::min(step.vectors, step.positions / LANES - tile * step.vectors);
+    const int64_t position = (int64_t)tile * step.vectors * LANES;
+    KERNELS.of[vectors](step, step.input + image * step.in_image + position, image * step.out_image + position,
+                        step.bounds[chunk], step.bounds[chunk + 1]);
 }
 
 // Rows to rows of another layout, each pixel `factor` by `factor` times.
@@ -166,36 +172,131 @@ static void add_plane(const Step &step, const float *input, const float *other, 
         store(output + p, activate(load(input + p) + load(other + p), step.activation));
 }
 
-static void run_planes(const Step &step, std::atomic<int> &next) {
-    const int tasks = step.batch * step.planes;
-    for (int task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
-        const int64_t image = task / step.planes, plane = task % step.planes;
-        const int64_t from = image * step.in_image + plane * step.in_plane;
-        float *output = step.output + image * step.out_image;
-        if (step.kind == COPY) copy_plane(step, step.input + from, output + plane * step.out_plane);
-        if (step.kind == SPLIT) split_plane(step, step.input + from, output + plane * step.factor * step.out_plane);
-        if (step.kind == ADD) add_plane(step, step.input + from, step.other + from, output + plane * step.out_plane);
+// The greatest of each `size` by `size` pixels, `stride` apart; what lies before and after the picture is never the greatest.
+static void pool_plane(const Step &step, const float *input, float *output) {
+    const int padding = step.before + step.after, stride = step.stride;
+    const int height = (step.height + padding - step.size) / stride + 1;
+    const int width = (step.width + padding - step.size) / stride + 1;
+    std::vector<float> line(step.width + padding, -INFINITY);
+    float *middle = line.data() + step.before;
+    for (int y = 0; y < height; ++y) {
+        const int first = y * stride - step.before, last = std::min(step.height, first + step.size);
+        const float *from = input + std::max(0, first) * step.in_row;
+        std::memcpy(middle, from, 4 * step.width);
+        for (int i = std::max(0, first) + 1; i < last; ++i) {
+            from += step.in_row;
+            for (int x = 0; x < step.width; ++x) middle[x] = std::max(middle[x], from[x]);
+        }
+        float *row = output + y * step.out_row;
+        for (int j = 0; j < step.size; ++j) {
+            const float *next = line.data() + j;
+            auto take = [&](auto apart) {
+                for (int x = 0; x < width; ++x) row[x] = j ? std::max(row[x], next[x * apart]) : next[x * apart];
+            };
+            if (stride == 2) take(std::integral_constant<int, 2>());
+            else take(stride);
+        }
     }
 }
 
-// All threads meet after every step; who waits long lets others have the core.
-class Barrier {
-    const int threads;
-    std::atomic<int> waiting{0}, round{0};
+static void run_plane(const Step &step, int part) {
+    const int64_t image = part / step.planes, plane = part % step.planes;
+    const int64_t from = image * step.in_image + plane * step.in_plane;
+    float *output = step.output + image * step.out_image;
+    if (step.kind == COPY) copy_plane(step, step.input + from, output + plane * step.out_plane);
+    if (step.kind == SPLIT) split_plane(step, step.input + from, output + plane * step.factor * step.out_plane);
+    if (step.kind == POOL) pool_plane(step, step.input + from, output + plane * step.out_plane);
+    if (step.kind == ADD) add_plane(step, step.input + from, step.other + from, output + plane * step.out_plane);
+}
+
+static int count_parts(const Step &step) {
+    return step.batch * (step.kind == CONV ? count_tiles(step) * step.chunks : step.planes);
+}
+
+// Steps on their way. A thread may join at any time: it takes parts of a step as long as there are any, and goes on to the
+// next one when all are done, whoever did them.
+class Job {
+    const Step *steps;
+    const int count;
+    std::vector<std::atomic<int>> next, done;
 
   public:
-    explicit Barrier(int threads) : threads(threads) {}
-    void wait() {
-        const int now = round.load(std::memory_order_relaxed);
-        if (waiting.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
-            waiting.store(0, std::memory_order_relaxed);
-            round.store(now + 1, std::memory_order_release);
-            return;
+    int wanted = 0, inside = 0; // helpers that may still come, and that are here; the pool's mutex guards both
+
+    Job(const Step *steps, int count) : steps(steps), count(count), next(count), done(count) {
+        for (int index = 0; index < count; ++index) next[index] = done[index] = 0;
+    }
+    void work() {
+        for (int index = 0; index < count; ++index) {
+            const Step &step = steps[index];
+            const int parts = count_parts(step);
+            int mine = 0;
+            for (int part; (part = next[index].fetch_add(1, std::memory_order_relaxed)) < parts; ++mine) {
+                if (step.kind == CONV) run_conv(step, part);
+                else run_plane(step, part);
+            }
+            done[index].fetch_add(mine, std::memory_order_acq_rel);
+            for (int spins = 0; done[index].load(std::memory_order_acquire) < parts; ++spins)
+                if (spins > 2000) std::this_thread::yield(); // who waits long lets others have the core
         }
-        for (int spins = 0; round.load(std::memory_order_acquire) == now; ++spins)
-            if (spins > 2000) std::this_thread::yield();
     }
 };
+
+constexpr std::chrono::milliseconds AWAKE{1}; // after a job, before sleeping: the next picture may be near, a core slow to wake
+
+// Threads that sleep between jobs. One job at a time has their help; another that comes meanwhile is done by its caller.
+class Pool {
+    std::mutex mutex;
+    std::condition_variable come, gone;
+    std::atomic<int> jobs{0};
+    Job *present = nullptr;
+    int size = 0;
+
+    void wait_awake(int last) {
+        const auto until = std::chrono::steady_clock::now() + AWAKE;
+        while (jobs.load(std::memory_order_relaxed) == last && std::chrono::steady_clock::now() < until)
+            std::this_thread::yield();
+    }
+    void serve() {
+        std::unique_lock<std::mutex> lock(mutex);
+        for (;;) {
+            come.wait(lock, [&] { return present && present->wanted > 0; });
+            Job *job = present;
+            const int number = jobs;
+            --job->wanted;
+            ++job->inside;
+            lock.unlock();
+            job->work();
+            lock.lock();
+            if (--job->inside == 0) gone.notify_all();
+            lock.unlock();
+            wait_awake(number);
+            lock.lock();
+        }
+    }
+
+  public:
+    void run(Job &job, int helpers) {
+        {
+            std::lock_guard<std::mutex> lock(mutex);
+            for (; size < helpers; ++size) std::thread([this] { serve(); }).detach();
+            if (!present) {
+                job.wanted = helpers;
+                present = &job;
+                ++jobs;
+            }
+        }
+        come.notify_all();
+        job.work();
+        std::unique_lock<std::mutex> lock(mutex);
+        if (present == &job) present = nullptr;
+        gone.wait(lock, [&] { return job.inside == 0; });
+    }
+};
+
+// Never deleted: its threads sleep in it until the process ends. A forked process has none of them, and gets its own.
+static Pool *pool = new Pool;
+static const int forks = pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
 
 extern "C" int32_t count_lanes() { return LANES; }
 
@@ -208,31 +309,11 @@ extern "C" int32_t measure_step_bytes() { return sizeof(Step); }
 // Run steps one after another on so many threads, the caller's among them; 1, and nothing is run, where the system gives
 // too few threads.
 extern "C" int32_t run_steps(const Step *steps, int32_t count, int32_t threads) {
-    enum { WAIT, GO, LEAVE };
-    std::vector<std::atomic<int>> next(count);
-    for (auto &counter : next) counter = 0;
-    Barrier barrier(threads);
-    std::atomic<int> signal{WAIT};
-    auto work = [&] {
-        for (int index = 0; index < count; ++index) {
-            if (steps[index].kind == CONV) run_conv(steps[index], next[index]);
-            else run_planes(steps[index], next[index]);
-            barrier.wait();
-        }
-    };
-    auto wait_and_work = [&] {
-        int word;
-        while ((word = signal.load(std::memory_order_acquire)) == WAIT) std::this_thread::yield();
-        if (word == GO) work();
-    };
-    std::vector<std::thread> others;
+    Job job(steps, count);
     try {
-        for (int thread = 1; thread < threads; ++thread) others.emplace_back(wait_and_work);
-        signal = GO;
+        pool->run(job, threads - 1);
     } catch (const std::system_error &) {
-        signal = LEAVE;
+        return 1;
     }
-    if (signal == GO) work();
-    for (auto &other : others) other.join();
-    return signal == GO ? 0 : 1;
+    return 0;
 }

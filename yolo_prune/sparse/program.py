@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolo_prune.darknet.layers import Conv, Layer, Route, Shortcut, Upsample, Yolo, get_sources, infer_shapes
+from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Route, Shortcut, Upsample, Yolo, get_sources, infer_shapes
 from yolo_prune.errors import EngineError
 from yolo_prune.model.detector import ConvLayer, Detector, Heads, activate, run_layer
 from yolo_prune.sparse.packing import PackedWeights
@@ -21,6 +21,7 @@ from yolo_prune.sparse.steps import (
     make_add_step,
     make_conv_step,
     make_copy_step,
+    make_pool_step,
     make_reading_step,
     make_split_step,
     make_writing_step,
@@ -105,6 +106,9 @@ class Program:
             case Shortcut(activation=activation) if activation in ACTIVATIONS:
                 target = self._make_block(Planes(*self._shapes[index]))
                 self._plan.append(make_add_step(inputs[0], inputs[1], target, activation))
+            case MaxPool():
+                target = self._make_block(Planes(*self._shapes[index]))
+                self._plan.append(make_pool_step(inputs[0], target, layer))
             case Upsample(stride=factor):
                 target = self._make_block(Planes(*self._shapes[index]))
                 self._plan.append(make_copy_step(inputs[0], target, target.planes.channels, factor))

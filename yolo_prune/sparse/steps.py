@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolo_prune.darknet.layers import MaxPool
 from yolo_prune.sparse.packing import PackedWeights
 from yolo_prune.sparse.planes import Planes
 from yolo_prune.sparse.tiling import Limits, make_tiling
 
-CONV, COPY, SPLIT, ADD = range(4)
+CONV, COPY, SPLIT, ADD, POOL = range(5)
 ACTIVATIONS = ("linear", "leaky", "relu")
 """Those that the kernel applies as it stores."""
 TASKS = 32
@@ -23,7 +24,7 @@ FLOAT_BYTES = 4
 
 _INT32 = (
     "kind", "activation", "batch", "planes", "height", "width", "positions", "factor", "vectors", "chunks", "rows",
-    "blocks",
+    "blocks", "size", "stride", "before", "after",
 )  # fmt: skip
 _INT64 = ("in_image", "in_plane", "in_row", "in_column", "out_image", "out_plane", "out_row")
 _POINTERS = ("input", "other", "bias", "output", "mask", "starts", "bounds", "weights")
@@ -107,6 +108,17 @@ def make_split_step(source: Block, target: Block) -> Step:
         factor=target.planes.channels // planes.channels, input=source.address, in_image=planes.image,
         in_plane=planes.stride, in_row=planes.row, in_column=1, output=target.address, out_image=target.planes.image,
         out_plane=target.planes.stride, out_row=target.planes.row,
+    )  # fmt: skip
+
+
+def make_pool_step(source: Block, target: Block, layer: MaxPool) -> Step:
+    """Return a max pooling."""
+    planes, before = source.planes, layer.padding // 2
+    return Step(
+        kind=POOL, batch=source.batch, planes=planes.channels, height=planes.height, width=planes.width,
+        size=layer.size, stride=layer.stride, before=before, after=layer.padding - before, input=source.address,
+        in_image=planes.image, in_plane=planes.stride, in_row=planes.row, in_column=1, output=target.address,
+        out_image=target.planes.image, out_plane=target.planes.stride, out_row=target.planes.row,
     )  # fmt: skip
 
 
