@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,9 @@ from pathlib import Path
 import yolo_prune
 
 LIGHT = ("pruning.channels", "pruning.plan", "pruning.settings", "model.settings", "config", "files", "errors")
+
+SCREEN = 50
+"""Lines."""
 
 
 def test_the_network_as_data_needs_no_torch() -> None:
@@ -16,3 +21,18 @@ def test_the_network_as_data_needs_no_torch() -> None:
     code = f"import sys, {', '.join(modules)}; print(*sorted({{'torch', 'torchvision', 'cv2'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == []
+
+
+def test_each_step_of_the_method_is_one_function_of_at_most_a_screen() -> None:
+    root = Path(yolo_prune.__file__).parent
+    rows = re.findall(
+        r"^\| [^|]+ \| `(\w+/\w+\.py)`, `(\w+)` \|$", (root.parent / "docs/design.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) == 6
+    for file, name in rows:
+        functions = {
+            node.name: node for node in ast.parse((root / file).read_text()).body if isinstance(node, ast.FunctionDef)
+        }
+        found = functions[name]
+        assert found.end_lineno is not None
+        assert found.end_lineno - found.lineno < SCREEN, name
