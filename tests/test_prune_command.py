@@ -555,3 +555,25 @@ def test_channels_that_go_while_they_still_work_are_counted(cli: Cli, trained: P
     outcome = cli("prune", sparse, "--recalibrate", 0, "--ratio", 0.5)
     assert outcome.code == 0
     assert f"9 of the 18 {said}, which will cost mAP; near zero are 25% of the prunable ones" in outcome.err
+
+
+@pytest.mark.parametrize(("gamma", "seen"), [(0.0, 0), (1e-7, 0), (0.001, 12)])
+def test_batch_norm_is_measured_anew_where_something_that_worked_is_cut(
+    cli: Cli, trained: Path, workplace: Path, gamma: float, seen: int
+) -> None:
+    checkpoint = load_checkpoint(trained)
+    state = {name: tensor.clone() for name, tensor in checkpoint.state.items()}
+    for name, tensor in state.items():
+        if name.endswith("bn.weight"):
+            tensor.fill_(0.1)
+    state["layers.5.bn.weight"][:9] = gamma
+    sparse = save_checkpoint(workplace / "sparse.pt", replace(checkpoint, state=state))
+    outcome = cli("prune", sparse, "--ratio", 0.25, "--json")
+    assert ("nothing goes but channels at zero: batch norm keeps" in outcome.err) == (seen == 0)
+    result = read_json(outcome)
+    assert result["recalibrated_on"] == seen
+    means = {name: tensor for name, tensor in load_state(result).items() if name.endswith("running_mean")}
+    kept = {
+        name: torch.equal(tensor, state[name]) for name, tensor in means.items() if tensor.shape == state[name].shape
+    }
+    assert set(kept.values()) == {seen == 0}

@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from yolo_prune.config import format_config
 from yolo_prune.darknet.cfg import save_cfg
 from yolo_prune.errors import ConfigError, PlanError
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, make_provenance, save_checkpoint
-from yolo_prune.model.detector import Detector
+from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.constants import Constants, carry_constants, measure_constants
 from yolo_prune.pruning.pictures import draw_plan
 from yolo_prune.pruning.plan_file import save_plan
@@ -30,6 +33,8 @@ MAX_SHARE = 1e-6
 """The same as a share of how much the masked network's answers move over a picture."""
 ROUNDING = 1e-13
 """What float64 sums in another order may differ by, however little the answers move."""
+AT_ZERO = 1e-6
+"""A γ that is no larger is what a moving average leaves of one at zero."""
 FAINT = 1e-6
 """Heads that move less than this over a picture are as good as dead: a network that was never trained, say."""
 
@@ -113,11 +118,7 @@ def _prune_channels(source: Path, config: PruneConfig, folder: Path) -> PruneRes
         difference = max(difference, verify(silence_blocks(planned.model, planned.made.blocks), short, source))
     if config.fold != "none":
         slim = rebuild(short, plan, _find_constants(planned, config))
-    seen = 0
-    if config.recalibrate:
-        assert planned.spec is not None
-        data = pick_samples(planned.spec, "train", config.recalibrate, checkpoint.img_size)
-        seen = recalibrate_(slim, iterate_batches(data), make_device(config.device))
+    seen = _recalibrate_(slim, planned, config) if config.recalibrate else 0
     metrics = {**planned.as_dict(), "max_abs_difference": difference}
     facts = {"metrics": metrics, "data": checkpoint.provenance.get("data")}
     facts |= {KEEPS_ZEROS: True} if checkpoint.keeps_zeros else {}
@@ -131,6 +132,28 @@ def _prune_channels(source: Path, config: PruneConfig, folder: Path) -> PruneRes
         max_abs_difference=difference,
         recalibrated_on=seen,
     )
+
+
+def _recalibrate_(slim: Detector, planned: Planned, config: PruneConfig) -> int:
+    """Measure batch norm anew if anything that worked was cut, in place, and return on how many pictures."""
+    if not planned.made.blocks and not _cuts_what_works(planned):
+        report("nothing goes but channels at zero: batch norm keeps the statistics of training")
+        return 0
+    assert planned.spec is not None
+    data = pick_samples(planned.spec, "train", config.recalibrate, planned.checkpoint.img_size)
+    return recalibrate_(slim, iterate_batches(data), make_device(config.device))
+
+
+def _cuts_what_works(planned: Planned) -> bool:
+    dropped, model = ~planned.made.plan.keep, planned.short
+    for index in (graph := make_channel_graph(model.network)).conv_layers:
+        module = model.layers[index]
+        assert isinstance(module, ConvLayer)
+        gone = torch.from_numpy(dropped[graph.writes[index]])
+        works = module.bn is None or (module.bn.weight.detach().abs().cpu() > AT_ZERO)
+        if bool((gone & works).any()):
+            return True
+    return False
 
 
 def _save_plan(folder: Path, planned: Planned, source: Path) -> Path:

@@ -54,7 +54,7 @@ class PruneConfig(ScoreConfig, PlanConfig):
     """What consumers take up for a dropped channel: leaky: act(β), what it gives once its γ is 0; mean: its measured mean
     activation; none: nothing."""
     recalibrate: int = 256
-    """Training pictures on which batch-norm statistics are measured anew after the cut; 0 leaves them."""
+    """Training pictures on which batch-norm statistics are measured anew after a cut that took channels which still worked; 0 leaves them."""
     pictures: int = 256
     """Training pictures on which fold's means and the blocks' contributions are measured."""
     data: Path | None = None
