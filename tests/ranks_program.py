@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny import SIDE, TINY_CFG, make_config
+from tiny import IDLE_CFG, SIDE, TINY_CFG, make_config
 
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.datasets.loader import DetectionDataset, Share, make_loader
@@ -23,11 +23,11 @@ from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.trainee import make_trainee
 
 
-def take_steps(ranks: Ranks, hands: Path, accumulate: int) -> dict[str, torch.Tensor]:
+def take_steps(ranks: Ranks, hands: Path, accumulate: int, text: str = TINY_CFG) -> dict[str, torch.Tensor]:
     """Take three steps in float64 with batch norms frozen, and return the model's state."""
     torch.manual_seed(0)
     config = TrainConfig(batch_size=6, accumulate=accumulate, optimizer="sgd", sparsity=0.1, device="cpu")
-    trainee = make_trainee(Detector(parse_cfg(TINY_CFG)).double().eval(), config, 3, ranks=ranks)
+    trainee = make_trainee(Detector(parse_cfg(text)).double().eval(), config, 3, ranks=ranks)
     data = DetectionDataset(load_spec(hands).samples("train"), 1, SIDE)
     batches = make_loader(data, 6, shuffle=True, epoch=0, share=Share(ranks.rank, ranks.count))
     for batch, rate in zip([*batches, *batches], (1e-2, 2e-2, 1e-2), strict=False):
@@ -39,10 +39,10 @@ def main() -> None:
     """Do what the test wants of this process."""
     what, out, hands, cfg = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
     torch.set_num_threads(1)
-    if what == "steps":
+    if what in ("steps", "idle"):
         for accumulate in (1, 3):
             with join_ranks("cpu") as (ranks, _):
-                state = take_steps(ranks, hands, accumulate)
+                state = take_steps(ranks, hands, accumulate, IDLE_CFG if what == "idle" else TINY_CFG)
                 if ranks.is_first:
                     torch.save(state, out / f"{accumulate}.pt")
         return

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import networks
+from tiny import IDLE_CFG, TINY_CFG
 
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.cfg import format_cfg, load_cfg, parse_cfg, save_cfg
@@ -208,3 +209,9 @@ def test_damaged_text_gives_a_network_or_a_cfg_error(data: st.DataObject) -> Non
     except CfgError:
         return
     assert parse_cfg(format_cfg(network)) == network
+
+
+def test_layers_that_some_head_depends_on() -> None:
+    assert parse_cfg(IDLE_CFG).reached == {0, 1, 2, 3, 4, 5, 7, 8, 9}
+    network = parse_cfg(TINY_CFG)
+    assert network.reached == set(range(len(network.layers)))

@@ -80,6 +80,23 @@ anchors=14,14, 30,30
 classes=1
 num=2
 """
+IDLE_CFG = TINY_CFG.replace(
+    "[convolutional]\nfilters=12",
+    """\
+[convolutional]
+batch_normalize=1
+filters=6
+size=1
+stride=1
+activation=leaky
+
+[route]
+layers=-2
+
+[convolutional]
+filters=12""",
+)
+"""The same with a convolution, layer 6, that no head depends on."""
 PRUNABLE = 36
 """Its channels that a plan may drop: 8 + 8 (tied by the shortcut) + 4 + 16."""
 

@@ -160,6 +160,15 @@ class Network:
         """The numbers of the convolutions whose channels a detection head reads."""
         return frozenset(index - 1 for index, _ in self.heads)
 
+    @cached_property
+    def reached(self) -> frozenset[int]:
+        """The numbers of the layers that some head depends on."""
+        reached = {index for index, _ in self.heads}
+        for index, layer in reversed([*enumerate(self.layers)]):
+            if index in reached:
+                reached.update(get_sources(layer, index))
+        return frozenset(reached - {-1})
+
     @property
     def classes(self) -> int:
         """The number of classes that the heads tell apart."""

@@ -117,7 +117,10 @@ def make_trainee(
     answer: Any = model
     if ranks.count > 1:
         places = [device] if device.type == "cuda" else None
-        answer = DistributedDataParallel(answer, device_ids=places, gradient_as_bucket_view=True)
+        has_idle = any(index not in model.network.reached for index, _ in model.network.convs)
+        answer = DistributedDataParallel(
+            answer, device_ids=places, gradient_as_bucket_view=True, find_unused_parameters=has_idle
+        )
     if config.compile:
         answer = torch.compile(answer)
     optimizer = make_optimizer(model, config)
