@@ -30,6 +30,7 @@ from torch.nn import functional
 from yolo_prune.bench.latency import describe_environment
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.layers import Conv, Network, resize
+from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.fold import fold_batchnorm
 from yolo_prune.sparse.build import load_kernel
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--cfg", type=Path, default=Path("configs/yolov3-hand.cfg"))
     parser.add_argument("--img-size", type=int, default=416)
     parser.add_argument("--sparsity", default="0.9,0.95", help="shares of zeros")
+    parser.add_argument("--checkpoint", type=Path, help="a network with zeros of its own instead of random weights")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--layers", action="store_true", help="each kind of convolution by itself instead")
@@ -78,24 +80,39 @@ def main() -> None:
     if arguments.clock == "cpu" and arguments.threads > 1:
         parser.error("--clock cpu sums over threads: use --threads 1")
     torch.set_num_threads(arguments.threads)
-    network = resize(load_cfg(arguments.cfg), arguments.img_size)
+    if arguments.checkpoint:
+        source, model = arguments.checkpoint, load_resized(arguments.checkpoint, arguments.img_size)
+        network = model.network
+    else:
+        source, network = arguments.cfg, resize(load_cfg(arguments.cfg), arguments.img_size)
     environment = describe_environment(torch.device("cpu"), SPARSE)
     peak = measure_peak(arguments.runs, CLOCKS[arguments.clock])
     print(
-        f"{arguments.cfg} at {arguments.img_size} px, batch 1, fp32, {arguments.runs} interleaved rounds, {arguments.clock} time"
+        f"{source} at {arguments.img_size} px, batch 1, fp32, {arguments.runs} interleaved rounds, {arguments.clock} time"
     )
     print(f"{environment['device']}, {arguments.threads} threads, PyTorch {environment['torch']}, ", end="")
     print(f"kernel for {arguments.instructions} instructions, dense rate {peak / 1e9:.0f} GFLOP/s\n")
+    if arguments.checkpoint:
+        bench_network(model, peak, arguments)
+        return
     for sparsity in map(float, arguments.sparsity.split(",")):
         if arguments.layers:
             bench_layers(network, sparsity, peak, arguments)
         else:
-            bench_network(network, sparsity, peak, arguments)
+            bench_network(make_pruned(network, sparsity), peak, arguments)
 
 
-def bench_network(network: Network, sparsity: float, peak: float, arguments: argparse.Namespace) -> None:
+def load_resized(path: Path, img_size: int) -> Detector:
+    """Return a checkpoint's network for pictures of another size."""
+    checkpoint = load_checkpoint(path)
+    model = Detector(resize(checkpoint.network, img_size)).eval()
+    model.load_state_dict(checkpoint.make_model().state_dict())
+    return model
+
+
+def bench_network(model: Detector, peak: float, arguments: argparse.Namespace) -> None:
     """Print the whole network's times in all engines."""
-    model = make_pruned(network, sparsity)
+    network = model.network
     images = torch.rand(1, network.channels, network.height, network.width)
     engine = SparseDetector(model, instructions=arguments.instructions)
     folded = fold_batchnorm(model)
@@ -109,7 +126,9 @@ def bench_network(network: Network, sparsity: float, peak: float, arguments: arg
         calls |= make_peers(folded, images, Path(folder) / "model.onnx", arguments.threads)
     times = measure(calls, arguments.runs, CLOCKS[arguments.clock])
     flops = count_flops(engine)
-    print(f"### {sparsity:.1%} zeros, {len(engine.sparse_layers)} of {len(network.convs)} convolutions sparse\n")
+    print(
+        f"### {measure_sparsity(model):.1%} zeros, {len(engine.sparse_layers)} of {len(network.convs)} convolutions sparse\n"
+    )
     print("| engine | ms | times sparse |\n| --- | --- | --- |")
     for name, column in times.items():
         print(f"| {name} | {format_spread(1e3 * column, 1)} | {format_spread(column / times[SPARSE], 2)} |")
@@ -133,6 +152,14 @@ def make_pruned(network: Network, sparsity: float) -> Detector:
         kept = 1.0 if index == 0 or index in network.head_convs else 1 - sparsity
         module.conv.weight.copy_(draw_weights(tuple(module.conv.weight.shape), kept))
     return model
+
+
+def measure_sparsity(model: Detector) -> float:
+    """Return the share of zeros among the weights of the convolutions that may have any."""
+    spared = {0, *model.network.head_convs}
+    modules = [model.layers[index] for index, _ in model.network.convs if index not in spared]
+    weights = [module.conv.weight for module in modules if isinstance(module, ConvLayer)]
+    return 1 - sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
 
 
 def draw_weights(shape: tuple[int, ...], kept: float) -> Tensor:

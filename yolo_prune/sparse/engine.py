@@ -18,9 +18,8 @@ from yolo_prune.sparse.program import Program
 MOST_DENSITY = 0.5
 """The share of non-zeros up to which a convolution runs sparse: there 3×3 ones of PyTorch take 0.9 to 1.3 times as long,
 see docs/weight_pruning.md."""
-LEAST_WORK = 32
-"""Weights per channel in and out below which a convolution runs sparse at any density: bringing its pixels into PyTorch's
-layout and back costs more than its zeros."""
+DETOUR = 32
+"""Weights per channel in and out that cost as much as bringing a layer's pixels into PyTorch's layout and back."""
 MOST_PROGRAMS = 4
 """Shapes of pictures whose buffers are kept."""
 
@@ -29,7 +28,7 @@ class SparseDetector(Detector):
     """A detector whose batch norm is folded and whose convolutions with enough zeros skip them; weights are fixed once made.
 
     A convolution runs sparse where the kernel knows it (see `can_pack`) and at most `most_density` of its weights are not
-    zero, or where it has little to do (`LEAST_WORK`). All others run as in `Detector`.
+    zero, or few more (`DETOUR`). All others run as in `Detector`.
 
     Raises:
         EngineError: the kernel cannot be compiled here.
@@ -81,5 +80,5 @@ class SparseDetector(Detector):
 
 
 def _pays(weight: Tensor, most_density: float) -> bool:
-    is_small = weight.numel() <= LEAST_WORK * (weight.shape[0] + weight.shape[1])
-    return is_small or int(weight.count_nonzero()) <= most_density * weight.numel()
+    detour = DETOUR * (weight.shape[0] + weight.shape[1])
+    return int(weight.count_nonzero()) <= most_density * weight.numel() + detour
