@@ -1,4 +1,4 @@
-"""How fast a sparse run goes: λ over its steps, λ found for a ratio, the weakest pulled alone, zeros that stay."""
+"""How fast a sparse run goes: λ over its steps, λ found for a ratio, channels that go one after another, zeros that stay."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import make_images, networks, randomise_
-from tiny import PRUNABLE, SIDE, TINY_CFG, make_config
+from tiny import IDLE_CFG, PRUNABLE, SIDE, TINY_CFG, make_config
 
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Network
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.model.detector import Detector
+from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.constants import carry_constants
+from yolo_prune.pruning.importance import score_by_squares
 from yolo_prune.pruning.plan import make_threshold_plan
-from yolo_prune.pruning.settings import PlanConfig
+from yolo_prune.pruning.settings import PlanConfig, ScoreConfig
 from yolo_prune.pruning.sparse import FLOOR, GammaSparsity
 from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
 from yolo_prune.stages.training import start_training
@@ -52,7 +53,7 @@ def test_the_pull_follows_rate_ramp_and_rest(optimizer: str) -> None:
         level = 0 if step >= 70 else min(1, (step + 1) / 20)
         assert shrinkage == pytest.approx(measure_step_size(config, pace.learning_rate) * 0.5 * level)
         assert pace.keeps_zeros == (step >= 70)
-        assert pace.pulled == 1
+        assert pace.gone == 0
 
 
 def test_a_plain_run_is_not_pulled() -> None:
@@ -62,7 +63,7 @@ def test_a_plain_run_is_not_pulled() -> None:
 @pytest.mark.parametrize(
     "changes", [{}, {"sparsity_ramp": 0.2}, {"sparsity_rest": 0.0}, {"sparsity_rest": 0.95}, {"optimizer": "adamw"}]
 )
-def test_auto_sorts_then_fades_the_weakest_and_lets_the_others_rest(changes: dict[str, Any]) -> None:
+def test_auto_lets_channels_go_one_after_another_and_the_others_rest(changes: dict[str, Any]) -> None:
     config = TrainConfig(**{"optimizer": "sgd", "sparsity": "auto", "sparsity_ratio": 0.8, **changes})
     _, sparsity = make_sparsity(parse_cfg(TINY_CFG))
     found = find_sparsity(config, sparsity, STEPS)
@@ -70,17 +71,24 @@ def test_auto_sorts_then_fades_the_weakest_and_lets_the_others_rest(changes: dic
     way = np.quantile(gammas[np.isfinite(gammas)], 0.8)
     paces = [measure_pace(config, found, step, STEPS) for step in range(STEPS)]
     sorting = round(SORTING * STEPS)
-    assert sum(pace.shrinkage for pace in paces[:sorting]) == pytest.approx(way)  # unopposed they just arrive
-    assert {(pace.pulled, pace.fading) for pace in paces[:sorting]} == {(1.0, 0.0)}
+    pulled = sum(pace.shrinkage for pace in paces)
+    assert pulled == pytest.approx(way if config.optimizer == "sgd" else 0)  # unopposed they just arrive
+    assert not any(pace.shrinkage for pace in paces[sorting:])
+    assert not any(pace.gone or pace.keeps_zeros for pace in paces[:sorting])
     rest = AUTO_REST if config.sparsity_rest is None else config.sparsity_rest
     end = max(sorting + 1, round((1 - rest) * STEPS))
-    assert [pace.keeps_zeros for pace in paces] == [step >= end for step in range(STEPS)]
-    assert [pace.fading for pace in paces[sorting:end]] == [1 / left for left in range(end - sorting, 0, -1)]
-    assert {pace.pulled for pace in paces[sorting:end]} == {0.8}
+    assert all(pace.keeps_zeros for pace in paces[sorting:])
+    assert [pace.gone > 0 for pace in paces] == [sorting <= step < end for step in range(STEPS)]
+    shares = [pace.gone for pace in paces[sorting:end]]
+    assert shares[-1] == 0.8
+    growth = np.diff([0.0, *shares])
+    assert (growth > 0).all()
+    assert (np.diff(growth) <= 1e-12).all()  # more slowly the fewer are left
 
 
-def test_just_the_wanted_channels_reach_zero_however_the_task_pulls() -> None:
-    config = TrainConfig(optimizer="sgd", sparsity="auto", sparsity_ratio=0.5)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_just_the_wanted_channels_reach_zero_however_the_task_pulls(optimizer: str) -> None:
+    config = TrainConfig(optimizer=optimizer, sparsity="auto", sparsity_ratio=0.5)
     model, sparsity = make_sparsity(parse_cfg(TINY_CFG))
     found = find_sparsity(config, sparsity, STEPS)
     gammas = [parameter for name, parameter in model.named_parameters() if name.endswith("bn.weight")]
@@ -90,9 +98,11 @@ def test_just_the_wanted_channels_reach_zero_however_the_task_pulls() -> None:
         with torch.no_grad():  # a task that wants every channel larger
             for gamma in gammas:
                 gamma.add_(0.02 * torch.where(gamma >= 0, 1.0, -1.0))
-        sparsity.shrink_(pace.shrinkage, pace.pulled, pace.fading)
         if pace.keeps_zeros:
             sparsity.clear_(zeros)
+        sparsity.shrink_(pace.shrinkage)
+        if pace.gone:
+            sparsity.silence_(pace.gone)
     assert (sparsity.measure() == 0).sum() == pytest.approx(PRUNABLE / 2, abs=FLOOR * 4)
     assert sparsity.measure()[np.isfinite(sparsity.measure())].max() > 1
 
@@ -105,29 +115,79 @@ def test_auto_has_nothing_to_do_where_channels_are_at_zero() -> None:
         find_sparsity(config, sparsity, STEPS)
 
 
-@given(networks(), st.floats(0.05, 0.95), st.integers(0, 99))
+@given(networks(), st.floats(0.05, 0.95), st.integers(0, 99), st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_only_the_weakest_are_pulled_and_every_group_keeps_its_strongest(
-    network: Network, share: float, seed: int
+def test_those_worth_least_are_silenced_and_every_group_keeps_its_best(
+    network: Network, share: float, seed: int, is_told: bool
 ) -> None:
     if not any(conv.batch_normalize for _, conv in network.convs):
         return
     _, sparsity = make_sparsity(network, seed)
     graph = make_channel_graph(network)
     before = sparsity.measure()
-    sparsity.shrink_(1e6, share)
-    moved = sparsity.measure() != before
+    worth = np.random.default_rng(seed).random(graph.size) if is_told else before
+    sparsity.silence_(share, torch.from_numpy(worth) if is_told else None)
+    after = sparsity.measure()
     present = np.isfinite(before)
-    assert moved.sum() <= max(1, round(share * present.sum()))
-    still = present & ~moved
+    silent = present & (after == 0)
+    assert (after[~silent] == before[~silent]).all()
+    assert silent.sum() <= max(1, round(share * present.sum()))
     floors = np.zeros(graph.size, dtype=bool)
     for group in graph.groups:
-        floors[group.ids[np.argsort(-before[group.ids], kind="stable")[:FLOOR]]] = True
-    assert not moved[graph.frozen].any()
-    free = still & ~floors
-    assert not free.any() or not moved.any() or before[free].min() >= before[moved].max()
+        floors[group.ids[np.argsort(-worth[group.ids], kind="stable")[:FLOOR]]] = True
+    free = present & ~silent & ~floors
+    assert not free.any() or not silent.any() or worth[free].min() >= worth[silent].max()
     for group in graph.groups:
-        assert group.frozen or not moved[group.ids].all()
+        assert group.frozen or not silent[group.ids].all()
+    sparsity.silence_(share, torch.from_numpy(1 - worth) if is_told else None)
+    assert (sparsity.measure()[silent] == 0).all()
+    assert (sparsity.measure() == 0).sum() <= silent.sum() + floors.sum()
+
+
+@given(networks(), st.floats(0.1, 0.9), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_what_is_silenced_can_be_cut_out_exactly_to_the_borders(network: Network, share: float, seed: int) -> None:
+    if not any(conv.batch_normalize for _, conv in network.convs):
+        return
+    model, sparsity = make_sparsity(network, seed)
+    sparsity.silence_(share)
+    plan = make_threshold_plan(make_channel_graph(network), sparsity.measure(), 1e-6, PlanConfig())
+    slim = rebuild(model, plan, carry_constants(model, plan))
+    images = make_images(model, 64)
+    with torch.no_grad():
+        for one, other in zip(model.eval()(images), slim.eval()(images), strict=True):
+            assert float((one - other).abs().max()) < 1e-9 * max(1.0, float(one.abs().max()))
+
+
+def test_worth_is_what_kept_squares_score_squared() -> None:
+    model, sparsity = make_sparsity(parse_cfg(TINY_CFG))
+    graph, generator = make_channel_graph(model.network), torch.Generator().manual_seed(0)
+    squares = {
+        name: torch.rand(one.shape, generator=generator, dtype=one.dtype) for name, one in model.named_parameters()
+    }
+    names = {one: name for name, one in model.named_parameters()}
+    worth = sparsity.measure_worth(lambda parameter: squares[names[parameter]]).numpy()
+    scores = score_by_squares(model, graph, ScoreConfig(criterion="taylor", normalize="none"), squares)
+    expected = np.zeros(graph.size)
+    for layer in graph.conv_layers:
+        module = model.layers[layer]
+        assert isinstance(module, ConvLayer)
+        if module.bn is not None:
+            gamma, beta = (getattr(module.bn, part).detach() for part in ("weight", "bias"))
+            one, other = (squares[f"layers.{layer}.bn.{part}"] for part in ("weight", "bias"))
+            np.add.at(expected, graph.writes[layer], (gamma.square() * one + beta.square() * other).numpy())
+    np.testing.assert_allclose(worth, expected, rtol=1e-12)
+    alone = [group.ids for group in graph.groups if len(group.writers) == 1 and not group.frozen]
+    assert alone
+    for ids in alone:
+        np.testing.assert_allclose(worth[ids], scores[ids] ** 2, rtol=1e-12)
+
+
+def test_channels_that_no_head_looks_at_are_worth_nothing(hands: Path, tmp_path: Path) -> None:
+    (cfg := tmp_path / "idle.cfg").write_text(IDLE_CFG)
+    start_training(make_config(hands, cfg, sparsity="auto", sparsity_ratio=0.6), tmp_path / "run")
+    gamma = load_checkpoint(tmp_path / "run/last.pt").state["layers.6.bn.weight"]
+    assert int((gamma == 0).sum()) == len(gamma) - FLOOR
 
 
 def test_zeros_stay_while_others_recover(hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:

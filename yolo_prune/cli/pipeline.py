@@ -20,7 +20,10 @@ _RESUME = (
 
 Sparsity: TypeAlias = Annotated[
     str | None,
-    typer.Option(help="λ of sparsity training: 0 trains without, auto finds it.", show_default=str(_TRAIN.sparsity)),
+    typer.Option(
+        help="λ of sparsity training: 0 trains without; auto takes --sparsity-ratio of the channels to zero.",
+        show_default=str(_TRAIN.sparsity),
+    ),
 ]
 SparsityRatio: TypeAlias = Annotated[
     float | None,

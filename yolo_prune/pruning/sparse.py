@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import ChannelGraph
 
 FLOOR = 2
-"""So many channels of every group, its strongest, are never among the weakest that are pulled alone."""
+"""So many channels of every group, those that are worth most, are never silenced for being worth least."""
 
 
 class GammaSparsity:
@@ -20,7 +22,7 @@ class GammaSparsity:
 
     A channel of its own has one γ and is soft-thresholded. A channel that shortcuts tie over m convolutions has m of them
     and is shrunk by its root mean square, so that the members reach zero in one step or not at all. Channels with a member
-    that is not trained are left alone.
+    that is not trained, or has no γ, are left alone.
     Source: Parikh and Boyd, "Proximal Algorithms" (2014), §6.5.1 and §6.5.4.
 
     Raises:
@@ -29,15 +31,19 @@ class GammaSparsity:
 
     def __init__(self, model: Detector, graph: ChannelGraph) -> None:
         self._gammas: list[nn.Parameter] = []
+        self._betas: list[nn.Parameter] = []
         ids: list[Tensor] = []
-        fixed = torch.zeros(graph.size, dtype=torch.bool)
+        fixed, lacking = torch.zeros(graph.size, dtype=torch.bool), torch.zeros(graph.size, dtype=torch.bool)
         for layer in graph.conv_layers:
             module = model.layers[layer]
             assert isinstance(module, ConvLayer)
             written = torch.from_numpy(graph.writes[layer])
             if module.bn is not None:
                 self._gammas.append(module.bn.weight)
+                self._betas.append(module.bn.bias)
                 ids.append(written)
+            else:
+                lacking[written] = True
             if not module.conv.weight.requires_grad:
                 fixed[written] = True
         if not ids:
@@ -46,22 +52,46 @@ class GammaSparsity:
         self._ids = torch.cat(ids).to(device)
         self._sizes = [len(part) for part in ids]
         self._members = torch.bincount(self._ids, minlength=graph.size)
-        self._prunable = torch.from_numpy(graph.prunable).to(device) & (self._members > 0)
+        self._prunable = (torch.from_numpy(graph.prunable) & ~lacking).to(device) & (self._members > 0)
         self._trained = self._prunable & ~fixed.to(device)
         self._count = int(self._trained.sum())
         self._groups = [torch.from_numpy(group.ids).to(device) for group in graph.groups if not group.frozen]
 
     @torch.no_grad()
-    def shrink_(self, amount: float, share: float = 1.0, fading: float = 0.0) -> None:
-        """Move the γ of prunable channels towards zero by `amount` (the step size times λ), in place.
+    def shrink_(self, amount: float) -> None:
+        """Move the γ of prunable channels towards zero by `amount` (the step size times λ), in place."""
+        factor = (1 - amount / self._measure_rms().clamp(min=1e-12)).clamp(min=0)
+        self._multiply(self._gammas, torch.where(self._trained, factor, 1))
 
-        With a `share` below 1 only so many of them move, those with the smallest γ; every group's `FLOOR` largest stay out.
-        Those that move lose the share `fading` of what is left of their γ besides.
+    @torch.no_grad()
+    def silence_(self, share: float, worth: Tensor | None = None) -> None:
+        """Set γ and β of a share of the prunable channels to zero, in place: those at zero first, then those worth least.
+
+        Every group's best `FLOOR` stay.
+
+        Args:
+            worth: (N,) what each channel is worth; its |γ| unless told otherwise.
         """
         rms = self._measure_rms()
-        moved = self._trained if share >= 1 else self._find_weakest(rms, share)
-        factor = (1 - amount / rms.clamp(min=1e-12)).clamp(min=0) * (1 - fading)
-        self._multiply(torch.where(moved, factor, 1))
+        worth = rms if worth is None else worth.masked_fill(rms == 0, 0)
+        floor = torch.zeros_like(self._trained)
+        for ids in self._groups:
+            floor[ids[worth[ids].topk(min(FLOOR, len(ids))).indices]] = True
+        limit = worth.masked_fill(~self._trained, torch.inf).kthvalue(max(1, round(share * self._count))).values
+        self.clear_(self._trained & (worth <= limit) & ~floor)
+
+    @torch.no_grad()
+    def measure_worth(self, squares: Callable[[nn.Parameter], Tensor]) -> Tensor:
+        """Return (N,) what silencing each channel would change, to first order and squared: Σ γ² (∂L/∂γ)² + β² (∂L/∂β)².
+
+        The sum runs over a channel's members. `squares` gives the mean squared gradients of a parameter. Unlike |γ| it does
+        not depend on how large the weights are that read the channel. Source as of `importance.score_by_squares`.
+        """
+        members = [
+            gamma.square() * squares(gamma) + beta.square() * squares(beta)
+            for gamma, beta in zip(self._gammas, self._betas, strict=True)
+        ]
+        return self._add_up(torch.cat(members))
 
     @torch.no_grad()
     def find_zeros(self) -> Tensor:
@@ -70,28 +100,24 @@ class GammaSparsity:
 
     @torch.no_grad()
     def clear_(self, channels: Tensor) -> None:
-        """Set the γ of channels (N,) to zero, in place."""
-        self._multiply((~channels).to(self._gammas[0]))
+        """Set the γ and β of channels (N,) to zero, in place: they give nothing from now on, and can be cut out exactly."""
+        kept = (~channels).to(self._gammas[0])
+        self._multiply(self._gammas, kept)
+        self._multiply(self._betas, kept)
 
     @torch.no_grad()
     def measure(self) -> NDArray[np.float64]:
         """Return (N,) |γ| of every prunable channel, of a tied one the root mean square over its members; inf for others."""
         return self._measure_rms().masked_fill(~self._prunable, torch.inf).double().cpu().numpy()
 
-    def _find_weakest(self, rms: Tensor, share: float) -> Tensor:
-        floor = torch.zeros_like(self._trained)
-        for ids in self._groups:
-            floor[ids[rms[ids].topk(min(FLOOR, len(ids))).indices]] = True
-        ranked = rms.masked_fill(~self._trained, torch.inf)
-        limit = ranked.kthvalue(max(1, round(share * self._count))).values
-        return self._trained & (ranked <= limit) & ~floor
-
-    def _multiply(self, factor: Tensor) -> None:
-        changed = torch.cat([parameter.detach() for parameter in self._gammas]) * factor[self._ids]
-        for parameter, part in zip(self._gammas, torch.split(changed, self._sizes), strict=True):
+    def _multiply(self, parameters: list[nn.Parameter], factor: Tensor) -> None:
+        changed = torch.cat([parameter.detach() for parameter in parameters]) * factor[self._ids]
+        for parameter, part in zip(parameters, torch.split(changed, self._sizes), strict=True):
             parameter.copy_(part)
 
     def _measure_rms(self) -> Tensor:
         gamma = torch.cat([parameter.detach() for parameter in self._gammas])
-        total = gamma.new_zeros(len(self._members)).index_add_(0, self._ids, gamma.square())
-        return (total / self._members.clamp(min=1)).sqrt()
+        return (self._add_up(gamma.square()) / self._members.clamp(min=1)).sqrt()
+
+    def _add_up(self, members: Tensor) -> Tensor:
+        return members.new_zeros(len(self._members)).index_add_(0, self._ids, members)

@@ -79,7 +79,7 @@ def _start(
         say(f"balanced the γ of {balance_gammas_(start.model)} groups")
     cost = measure_cost(start.model.network, start.img_size)
     say(
-        f"{stage}: {cost.params:,} params, {cost.macs / 1e9:.3f} G MACs at {start.img_size} px; "
+        f"{stage}: {cost.params:,} params, {cost.macs / 1e9:.3g} G MACs at {start.img_size} px; "
         f"{len(spec.samples('train'))} pictures, {config.epochs} epochs, into {folder}"
     )
     run = make_run(config, spec, start, stage=stage, folder=folder, device=device, ranks=ranks)

@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW, Optimizer
 
 from yolo_prune.datasets.loader import Batch
 from yolo_prune.errors import TrainingError
 from yolo_prune.model.assignment import Goals
 from yolo_prune.model.decode import normalise
+from yolo_prune.pruning.sparse import GammaSparsity
+from yolo_prune.training.moments import MEAN_SQUARE
 from yolo_prune.training.pace import Pace
 from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.teacher import Watch
@@ -116,12 +119,26 @@ def train_step(trainee: Trainee, batch: Batch, config: TrainConfig, pace: Pace) 
     trainee.scaler.update()
     if trainee.zeros is not None:
         trainee.zeros.clear_(held)
-    if trainee.sparsity is not None and (pace.shrinkage > 0 or pace.fading > 0):
-        trainee.sparsity.shrink_(pace.shrinkage, pace.pulled, pace.fading)
     if trainee.sparsity is not None and zeros is not None:
         trainee.sparsity.clear_(zeros)
+    if trainee.sparsity is not None and pace.shrinkage > 0:
+        trainee.sparsity.shrink_(pace.shrinkage)
+    if trainee.sparsity is not None and pace.gone > 0:
+        trainee.sparsity.silence_(pace.gone, _measure_worth(trainee.sparsity, optimizer))
     trainee.average.update(trainee.model)
     return losses
+
+
+def _measure_worth(sparsity: GammaSparsity, optimizer: Optimizer) -> Tensor | None:
+    """Return (N,) what channels are worth by the squared gradients that AdamW keeps; None where none are kept."""
+    if not isinstance(optimizer, AdamW):
+        return None
+
+    def find_squares(parameter: nn.Parameter) -> Tensor:
+        kept: dict[str, Tensor] = optimizer.state.get(parameter, {})
+        return kept[MEAN_SQUARE] if MEAN_SQUARE in kept else torch.zeros_like(parameter)  # no head looks at it
+
+    return sparsity.measure_worth(find_squares)
 
 
 def _learn_from(trainee: Trainee, batch: Batch, goals: Goals, positives: float) -> Tensor:

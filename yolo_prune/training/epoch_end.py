@@ -105,6 +105,6 @@ def _format_epoch(row: dict[str, Any], config: TrainConfig) -> str:
     if config.is_sparse:
         share = row["channels_below"] / max(1, row["channels"])
         line += f", {row['channels_below']} of {row['channels']} channels ({share:.0%}) below {GAMMA_THRESHOLD}; pruned now "
-        line += f"{row['pruned_params']:,} params, {row['pruned_macs'] / 1e9:.3f} G MACs"
+        line += f"{row['pruned_params']:,} params, {row['pruned_macs'] / 1e9:.3g} G MACs"
         line += "" if row["pruned_map50"] is None else f", val AP50 {row['pruned_map50']:.4f}"
     return line

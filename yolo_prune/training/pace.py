@@ -14,7 +14,7 @@ from yolo_prune.training.settings import AUTO, TrainConfig
 AUTO_REST = 0.4
 """`sparsity_rest` of `auto`."""
 SORTING = 0.25
-"""Share of the run in which `auto` pulls all channels alike, as far as they are from zero, and the task holds those it needs."""
+"""Share of the run in which `auto` finds out what the task needs, before anything goes."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,8 @@ class Pace:
     learning_rate: float
     shrinkage: float = 0.0
     """How far γ moves towards zero."""
-    pulled: float = 1.0
-    """The share of the prunable channels that is shrunk, the weakest first."""
-    fading: float = 0.0
-    """The share of their γ that those lose besides, whatever the task says."""
+    gone: float = 0.0
+    """The share of the prunable channels that is at zero after the step, those that are worth least."""
     keeps_zeros: bool = False
     """Whether channels at zero stay there."""
 
@@ -35,19 +33,20 @@ class Pace:
 def measure_pace(config: TrainConfig, sparsity: float, step: int, steps: int) -> Pace:
     """Return the pace of step 0 … steps − 1 at the λ that `config.sparsity` is, or that `find_sparsity` found for `auto`.
 
-    `auto` has three parts: all channels are pulled; then the weakest alone, whose γ besides lose a growing share until they are zero, so that just
-    `config.sparsity_ratio` of the channels are gone when the rest begins, in which the others recover.
+    `auto` has three parts. At first nothing goes. Then channels go one after another, the more slowly the fewer are left, until
+    just `config.sparsity_ratio` of them are gone when the rest begins, in which the others recover.
+    Source of the second part's curve: Zhu and Gupta, "To prune, or not to prune" (2017), eq. 1.
     """
     rate = measure_learning_rate(config, step, steps)
     if not config.is_sparse:
         return Pace(rate)
-    shrinkage = measure_step_size(config, rate) * sparsity * _measure_level(config, step, steps)
     end = _find_rest(config, steps)
     if step >= end:
         return Pace(rate, keeps_zeros=True)
     if config.sparsity != AUTO or step < SORTING * steps:
-        return Pace(rate, shrinkage)
-    return Pace(rate, shrinkage, config.sparsity_ratio, fading=1 / (end - step))
+        return Pace(rate, measure_step_size(config, rate) * sparsity * _measure_level(config, step, steps))
+    left = (end - 1 - step) / (end - math.ceil(SORTING * steps))
+    return Pace(rate, gone=config.sparsity_ratio * (1 - left**3), keeps_zeros=True)
 
 
 def measure_learning_rate(config: TrainConfig, step: int, steps: int) -> float:
@@ -71,28 +70,29 @@ def measure_step_size(config: TrainConfig, learning_rate: float) -> float:
 
 
 def find_sparsity(config: TrainConfig, sparsity: GammaSparsity, steps: int) -> float:
-    """Return the λ with which the steps of the sorting, all together, move γ just as far as it is to zero.
+    """Return the λ of `auto` with which the steps before anything goes, all together, move γ just as far as it is to zero.
 
     The way is that of the strongest of the channels to go, the weakest `config.sparsity_ratio` of the prunable: what the task
-    does not hold arrives.
+    does not hold arrives. It is 0 with AdamW, to which all γ are alike: there squared gradients say what the task holds.
 
     Raises:
         ConfigError: no channel to go has a way left: they are at zero already.
     """
     gammas = sparsity.measure()
     way = float(np.quantile(gammas[np.isfinite(gammas)], config.sparsity_ratio))
-    reach = sum(
+    if way <= 0:
+        what = f"{config.sparsity_ratio:g} of the channels are at zero already"
+        raise ConfigError(what, where="sparsity", right="prune, or raise sparsity_ratio")
+    if config.optimizer == "adamw":
+        return 0.0
+    return way / sum(
         measure_step_size(config, measure_learning_rate(config, step, steps)) * _measure_level(config, step, steps)
         for step in range(math.ceil(SORTING * steps))
     )
-    if way <= 0 or reach <= 0:
-        what = f"{config.sparsity_ratio:g} of the channels are at zero already"
-        raise ConfigError(what, where="sparsity", right="prune, or raise sparsity_ratio")
-    return way / reach
 
 
 def _find_rest(config: TrainConfig, steps: int) -> int:
-    """Return the step from which λ is off; of `auto` there is at least one before it for the channels to fade."""
+    """Return the step from which λ is off and nothing more goes; of `auto` there is at least one before it in which channels go."""
     rest = (AUTO_REST if config.sparsity == AUTO else 0.0) if config.sparsity_rest is None else config.sparsity_rest
     end = math.ceil((1 - rest) * steps)
     return max(end, math.ceil(SORTING * steps) + 1) if config.sparsity == AUTO else end

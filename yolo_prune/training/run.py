@@ -273,9 +273,8 @@ def _begin(run: Run, trainee: Trainee, steps: int, report: Report) -> Progress:
     if config.sparsity == AUTO:
         assert trainee.sparsity is not None
         progress.sparsity = find_sparsity(config, trainee.sparsity, steps)
-        report(
-            f"sparsity: λ = {progress.sparsity:.4g}, {config.sparsity_ratio:.0%} of the channels to zero in {steps} steps"
-        )
+        pull = f"λ = {progress.sparsity:.4g}, " if progress.sparsity else ""
+        report(f"sparsity: {pull}{config.sparsity_ratio:.0%} of the channels to zero in {steps} steps")
     elif config.is_sparse:
         progress.sparsity = float(config.sparsity)
     if trainee.zeros is not None:

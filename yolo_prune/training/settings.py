@@ -40,8 +40,8 @@ class TrainConfig:
     freeze: int = 0
     """The first layers of the cfg, so many, stay as they are, batch-norm statistics included."""
     sparsity: float | str = 0.0
-    """λ of the penalty λ‖γ‖₁: after each step γ moves towards zero by λ times the step size. 0 trains without; auto finds λ and
-    takes the channels of `sparsity_ratio` to zero in the run's time."""
+    """λ of the penalty λ‖γ‖₁: after each step γ moves towards zero by λ times the step size. 0 trains without; auto
+    needs none, and takes just the channels of `sparsity_ratio` to zero in the run's time."""
     sparsity_ratio: float = 0.6
     """The share of the prunable channels that `sparsity: auto` is to bring to zero."""
     sparsity_ramp: float = 0.0
