@@ -20,6 +20,7 @@ from yolo_prune.model.decode import DecodedDetector
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.fold import fold_batchnorm
 from yolo_prune.sparse.engine import SparseDetector
+from yolo_prune.sparse.half import HalfDetector, SemiStructuredDetector
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def make_engine(model: Detector, engine: str, device: torch.device) -> DecodedDe
     """Make the network with its decoding as it is run: see `ENGINES` in the stages' settings.
 
     Raises:
-        ConfigError: `engine` is sparse and `device` no CPU.
+        ConfigError: `device` is none that `engine` runs on.
         EngineError: the engine cannot be built on this machine.
     """
     match engine:
@@ -51,6 +52,11 @@ def make_engine(model: Detector, engine: str, device: torch.device) -> DecodedDe
                 right = "use device cpu, or another engine"
                 raise ConfigError(f"sparse runs on the CPU, not on {device}", where="engine", right=right)
             detector = SparseDetector(model)
+        case "half" | "half-2:4":
+            if device.type != "cuda":
+                right = "use device cuda, or another engine"
+                raise ConfigError(f"{engine} runs on CUDA, not on {device}", where="engine", right=right)
+            detector = HalfDetector(model) if engine == "half" else SemiStructuredDetector(model)
         case _:
             raise AssertionError(f"BenchConfig let {engine} through")
     return DecodedDetector(detector).to(device).to(memory_format=torch.channels_last).eval()
@@ -96,7 +102,7 @@ def describe_environment(device: torch.device, engine: str) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _read_cpu_name(),
         "device_type": device.type,
         "threads": torch.get_num_threads(),
-        "precision": "fp32",
+        "precision": "fp16" if engine.startswith("half") else "fp32",
         "engine": engine,
         "torch": torch.__version__,
         "python": platform.python_version(),

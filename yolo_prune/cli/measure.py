@@ -41,7 +41,8 @@ def bench(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="eager, folded: batch norm folded into the convolutions, or sparse: zero weights skipped, on the CPU.",
+            help="eager, folded: batch norm folded into the convolutions, sparse: zero weights skipped, on the CPU, half: float16, on "
+            "CUDA, or half-2:4: 2:4 zeros skipped there.",
             show_default=_BENCH.engine,
         ),
     ] = None,

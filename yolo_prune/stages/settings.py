@@ -209,7 +209,7 @@ class BenchConfig:
     """auto, cpu, cuda or cuda:N."""
     engine: str = "folded"
     """eager: the network as trained; folded: batch norm folded into the convolutions; sparse: folded, and zero weights
-    skipped, on the CPU."""
+    skipped, on the CPU; half: folded, in float16, on CUDA; half-2:4: the same, and what is pruned 2:4 skipped in 1×1 convolutions."""
     batch_size: int = 1
     """Pictures per timed call."""
     runs: int = 30
@@ -229,7 +229,7 @@ class BenchConfig:
             raise ConfigError(f"unknown engine {self.engine}", where="engine", right=f"use one of {', '.join(ENGINES)}")
 
 
-ENGINES = ("eager", "folded", "sparse")
+ENGINES = ("eager", "folded", "sparse", "half", "half-2:4")
 
 
 @dataclass(frozen=True)

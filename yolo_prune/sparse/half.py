@@ -1,0 +1,88 @@
+"""Detectors in half precision on a GPU: a dense one, and one that skips what 2:4 pruning left out of 1×1 convolutions."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.sparse import to_sparse_semi_structured
+
+from yolo_prune.darknet.layers import Conv
+from yolo_prune.errors import EngineError
+from yolo_prune.model.detector import ConvLayer, Detector, Heads, Visit
+from yolo_prune.model.fold import fold_batchnorm
+
+ROWS, COLUMNS = 32, 64
+"""What a float16 matrix's rows and columns must be multiples of, so that PyTorch packs it."""
+KEPT, GROUP = 2, 4
+"""At most so many weights of so many consecutive ones are not zero: what the GPU's sparse units take."""
+
+
+class HalfDetector(Detector):
+    """A detector whose batch norm is folded, in float16; it takes and gives float32."""
+
+    def __init__(self, model: Detector) -> None:
+        folded = fold_batchnorm(model)
+        with torch.device("meta"):
+            super().__init__(folded.network)
+        self.load_state_dict({name: tensor.half() for name, tensor in folded.state_dict().items()}, assign=True)
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor, visit: Visit | None = None) -> Heads:
+        """Map pictures (B, 3, H, W) in 0 … 1 to raw heads as `Detector` does."""
+        return [head.float() for head in super().forward(images.half(), visit)]
+
+
+class SemiStructuredDetector(HalfDetector):
+    """The same, with the 1×1 convolutions that are pruned 2:4 as products with PyTorch's semi-structured sparse matrices.
+
+    Raises:
+        EngineError: there is no such convolution.
+    """
+
+    def __init__(self, model: Detector) -> None:
+        super().__init__(model)
+        self.sparse_layers: list[int] = []
+        for index, layer in self.network.convs:
+            module = self.layers[index]
+            assert isinstance(module, ConvLayer)
+            if is_semi_structured(layer, module.conv.weight):
+                module.register_module("conv", _SemiStructuredConv(module.conv))
+                self.sparse_layers.append(index)
+        if not self.sparse_layers:
+            raise EngineError(
+                f"no 1×1 convolution of {COLUMNS}n inputs and {ROWS}n outputs is pruned {KEPT}:{GROUP}",
+                where="engine",
+                right='prune with --granularity weight --pattern 2:4, or use engine "half"',
+            )
+
+
+def is_semi_structured(layer: Conv, weight: Tensor) -> bool:
+    """Say whether a convolution with `weight` (out, in, 1, 1) is a product with a matrix that the GPU's sparse units take."""
+    if (layer.size, layer.stride, layer.padding, layer.groups) != (1, 1, 0, 1):
+        return False
+    if weight.shape[0] % ROWS or weight.shape[1] % COLUMNS:
+        return False
+    return int((weight.reshape(-1, GROUP) != 0).sum(1).max()) <= KEPT
+
+
+class _SemiStructuredConv(nn.Module):
+    """A 1×1 convolution as rows of pixels times a matrix, which is packed on first use, where the weights then are."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+        self._packed: Tensor | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, filters, H, W), channels last."""
+        if self._packed is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch calls it a prototype
+                self._packed = to_sparse_semi_structured(self.weight.flatten(1).contiguous())
+        batch, channels, height, width = inputs.shape
+        pixels = inputs.permute(0, 2, 3, 1).reshape(-1, channels)
+        outputs = functional.linear(pixels, self._packed, self.bias)
+        return outputs.view(batch, height, width, -1).permute(0, 3, 1, 2)
