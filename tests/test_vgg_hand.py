@@ -9,6 +9,7 @@ import tarfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -400,12 +401,13 @@ def test_a_signal_leaves_what_came_and_no_folder(
 ) -> None:
     server.answers = [Answer(cut=1000, wait=(done := threading.Event()))]
     command = [sys.executable, "-m", "yolo_prune", "data", "vgg-hand", "--url", server.url, "--any-counts"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job is deaf to it
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     part = Path("data/hand_dataset.tar.gz.part")
     while process.poll() is None and not (part.is_file() and part.stat().st_size == 1000):
         done.wait(0.01)
     process.send_signal(signum)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     done.set()
     assert (process.returncode, out) == (128 + signum, "")
     assert (
