@@ -244,7 +244,11 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
         warnings.simplefilter("ignore")  # newer Pythons warn of forks beside threads, which is what this is about
         child = os.fork()
     if not child:
-        os._exit(0 if torch.equal(convolve(kernel, case, *tensors, 2).pixels, expected) else 1)
+        code = 1
+        try:
+            code = int(not torch.equal(convolve(kernel, case, *tensors, 2).pixels, expected))
+        finally:
+            os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
 
 

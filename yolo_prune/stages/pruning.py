@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from yolo_prune.config import format_config
 from yolo_prune.darknet.cfg import save_cfg
 from yolo_prune.errors import ConfigError, PlanError
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, make_provenance, save_checkpoint
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.constants import Constants, carry_constants, measure_constants
+from yolo_prune.pruning.importance import score_channels
 from yolo_prune.pruning.pictures import draw_plan
 from yolo_prune.pruning.plan_file import save_plan
+from yolo_prune.pruning.settings import ScoreConfig
 from yolo_prune.pruning.surgery import compare, mask, rebuild, silence_blocks
 from yolo_prune.stages.calibration import iterate_batches, iterate_images, pick_samples
 from yolo_prune.stages.data import report
@@ -145,15 +145,9 @@ def _recalibrate_(slim: Detector, planned: Planned, config: PruneConfig) -> int:
 
 
 def _cuts_what_works(planned: Planned) -> bool:
-    dropped, model = ~planned.made.plan.keep, planned.short
-    for index in (graph := make_channel_graph(model.network)).conv_layers:
-        module = model.layers[index]
-        assert isinstance(module, ConvLayer)
-        gone = torch.from_numpy(dropped[graph.writes[index]])
-        works = module.bn is None or (module.bn.weight.detach().abs().cpu() > AT_ZERO)
-        if bool((gone & works).any()):
-            return True
-    return False
+    sizes = ScoreConfig(criterion="bn-gamma", group_reduce="max", normalize="none")
+    gammas = score_channels(planned.short, make_channel_graph(planned.short.network), sizes)
+    return bool((gammas[~planned.made.plan.keep] > AT_ZERO).any())
 
 
 def _save_plan(folder: Path, planned: Planned, source: Path) -> Path:
