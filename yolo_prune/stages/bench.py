@@ -104,8 +104,8 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
     loaded = {name: load_checkpoint(path) for name, path in checkpoints.items()}
     if not loaded:
         raise ConfigError("no checkpoint to bench", where="CHECKPOINT", right="name at least one")
-    latencies = _time(loaded, config, device)  # first: an engine that cannot be made says so before minutes of scoring
     scores = _score(loaded, config, device) if config.score else dict.fromkeys(loaded)
+    latencies = _time(loaded, config, device)
     first = next(iter(scores.values()))
     rows = []
     for (name, checkpoint), (network_ms, nms_ms) in zip(loaded.items(), latencies, strict=True):
