@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,15 +24,26 @@ from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.trainee import make_trainee
 
 
-def take_steps(ranks: Ranks, hands: Path, accumulate: int, text: str = TINY_CFG) -> dict[str, torch.Tensor]:
+def take_steps(ranks: Ranks, hands: Path, accumulate: int, what: str) -> dict[str, torch.Tensor]:
     """Take three steps in float64 with batch norms frozen, and return the model's state."""
     torch.manual_seed(0)
+    model = Detector(parse_cfg(IDLE_CFG if what == "idle" else TINY_CFG)).double().eval()
     config = TrainConfig(batch_size=6, accumulate=accumulate, optimizer="sgd", sparsity=0.1, device="cpu")
-    trainee = make_trainee(Detector(parse_cfg(text)).double().eval(), config, 3, ranks=ranks)
+    paces = [Pace(rate, 1e-3) for rate in (1e-2, 2e-2, 1e-2)]
+    if what == "zeros":
+        config = replace(config, keep_zeros=True, sparsity="auto")
+        paces = [
+            replace(pace, shrinkage=0.0, gone=gone, keeps_zeros=True)
+            for pace, gone in zip(paces, (0.2, 0.4, 0.0), strict=True)
+        ]
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.data[torch.rand_like(module.weight) < 0.5] = 0
+    trainee = make_trainee(model, config, 3, ranks=ranks)
     data = DetectionDataset(load_spec(hands).samples("train"), 1, SIDE)
     batches = make_loader(data, 6, shuffle=True, epoch=0, share=Share(ranks.rank, ranks.count))
-    for batch, rate in zip([*batches, *batches], (1e-2, 2e-2, 1e-2), strict=False):
-        train_step(trainee, batch, config, Pace(rate, 1e-3))
+    for batch, pace in zip([*batches, *batches], paces, strict=False):
+        train_step(trainee, batch, config, pace)
     return trainee.model.state_dict()
 
 
@@ -39,10 +51,10 @@ def main() -> None:
     """Do what the test wants of this process."""
     what, out, hands, cfg = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
     torch.set_num_threads(1)
-    if what in ("steps", "idle"):
+    if what in ("steps", "idle", "zeros"):
         for accumulate in (1, 3):
             with join_ranks("cpu") as (ranks, _):
-                state = take_steps(ranks, hands, accumulate, IDLE_CFG if what == "idle" else TINY_CFG)
+                state = take_steps(ranks, hands, accumulate, what)
                 if ranks.is_first:
                     torch.save(state, out / f"{accumulate}.pt")
         return
