@@ -330,6 +330,12 @@ def test_bad_words_for_pruning(cli: Cli, trained: Path, spoiled: Path, words: st
     assert set(Path().iterdir()) == files
 
 
+def test_bench_asks_for_its_engine_before_it_scores(cli: Cli, trained: Path) -> None:
+    outcome = cli("bench", trained, "--engine", "half", "--device", "cpu")
+    assert outcome.code == 2
+    assert outcome.err == "error: engine: half runs on CUDA, not on cpu; use device cuda, or another engine\n"
+
+
 def test_a_checkpoint_whose_data_set_has_gone(cli: Cli, data: Path, tiny_cfg: Path) -> None:
     assert cli("train", "--data", data, "--cfg", tiny_cfg, "--epochs", 1, "--batch-size", 12).code == 0
     shutil.rmtree("hands")

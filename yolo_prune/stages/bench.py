@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from yolo_prune.evaluation.evaluate import Evaluation, evaluate
 from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.files import save_json, save_text
 from yolo_prune.model.checkpoint import Checkpoint, is_stored_packed, load_checkpoint
+from yolo_prune.model.decode import DecodedDetector
 from yolo_prune.stages.data import load_data_of, report
 from yolo_prune.stages.settings import BenchConfig
 from yolo_prune.training.device import make_device
@@ -104,8 +105,10 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
     loaded = {name: load_checkpoint(path) for name, path in checkpoints.items()}
     if not loaded:
         raise ConfigError("no checkpoint to bench", where="CHECKPOINT", right="name at least one")
-    scores = _score(loaded, config, device) if config.score else dict.fromkeys(loaded)
-    latencies = _time(loaded, config, device)
+    spec = load_data_of(config.data, next(iter(loaded.values())).provenance, "--no-score") if config.score else None
+    engines = [make_engine(checkpoint.make_model().eval(), config.engine, device) for checkpoint in loaded.values()]
+    scores = dict.fromkeys(loaded) if spec is None else _score(loaded, spec, config, device)
+    latencies = _time(loaded, engines, config, device)
     first = next(iter(scores.values()))
     rows = []
     for (name, checkpoint), (network_ms, nms_ms) in zip(loaded.items(), latencies, strict=True):
@@ -141,9 +144,9 @@ def _summarise(score: Evaluation, first: Evaluation | None) -> Scores:
     return Scores(score.score.map50, score.map50_interval, difference, score.coco_ap50, score.coco_ap)
 
 
-def _score(loaded: Mapping[str, Checkpoint], config: BenchConfig, device: torch.device) -> dict[str, Evaluation | None]:
-    first = next(iter(loaded.values()))
-    spec: DataSpec = load_data_of(config.data, first.provenance, "--no-score")
+def _score(
+    loaded: Mapping[str, Checkpoint], spec: DataSpec, config: BenchConfig, device: torch.device
+) -> dict[str, Evaluation | None]:
     samples = spec.samples(config.split)
     scores: dict[str, Evaluation | None] = {}
     for name, checkpoint in loaded.items():
@@ -152,11 +155,12 @@ def _score(loaded: Mapping[str, Checkpoint], config: BenchConfig, device: torch.
     return scores
 
 
-def _time(loaded: Mapping[str, Checkpoint], config: BenchConfig, device: torch.device) -> list[tuple[Any, Any]]:
+def _time(
+    loaded: Mapping[str, Checkpoint], engines: Sequence[DecodedDetector], config: BenchConfig, device: torch.device
+) -> list[tuple[Any, Any]]:
     """Return each checkpoint's latency of the network with decoding, and of the suppression alone."""
     network_calls, suppression_calls = [], []
-    for checkpoint in loaded.values():
-        engine = make_engine(checkpoint.make_model().eval(), config.engine, device)
+    for checkpoint, engine in zip(loaded.values(), engines, strict=True):
         size = config.img_size or checkpoint.img_size
         images = torch.rand(
             config.batch_size, checkpoint.network.channels, size, size, generator=torch.Generator().manual_seed(0)
