@@ -26,6 +26,7 @@ from yolo_prune.evaluation.evaluate import measure_score_of
 from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.weights import save_weights
+from yolo_prune.pruning.balance import MEAN_GAMMA
 from yolo_prune.stages.training import resume_training, start_training
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training import epoch_end, run_state
@@ -250,6 +251,26 @@ def test_sparsity_reaches_zeros_and_keeps_the_last_epoch(config: TrainConfig, tm
     assert load_checkpoint(best).provenance["metrics"]["epoch"] == 3
     assert lines[0] == "balanced the γ of 4 groups"
     assert f", {below[-1]} of {PRUNABLE} channels ({below[-1] / PRUNABLE:.0%}) below 0.01; pruned now " in lines[-1]
+
+
+@pytest.mark.parametrize(("sparsity", "mean"), [("auto", 1.0), (1e-6, MEAN_GAMMA)])
+def test_gammas_are_balanced_where_they_are_pulled(
+    config: TrainConfig, tmp_path: Path, sparsity: float | str, mean: float
+) -> None:
+    changes = {"sparsity": sparsity, "learning_rate": 1e-4, "ema_fraction": 0.0}
+    start_training(parse_config(config, changes, "test"), tmp_path / "run")
+    model = load_checkpoint(tmp_path / "run/last.pt").make_model()
+    modules = (module.bn for module in model.layers if isinstance(module, ConvLayer) and module.bn is not None)
+    gammas = torch.cat([bn.weight.detach() for bn in modules])
+    assert float(gammas[gammas != 0].mean()) == pytest.approx(mean, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "optimizer", "pulls"),
+    [("auto", "sgd", True), ("auto", "adamw", False), (0.1, "adamw", True), (0.0, "sgd", False)],
+)
+def test_auto_needs_no_pull_where_squares_are_kept(sparsity: float | str, optimizer: str, pulls: bool) -> None:
+    assert TrainConfig(sparsity=sparsity, optimizer=optimizer).pulls_gammas == pulls
 
 
 def test_a_loss_that_is_no_number_ends_the_run(config: TrainConfig, tmp_path: Path) -> None:

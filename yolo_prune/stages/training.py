@@ -75,7 +75,7 @@ def _start(
     spec = _load_in_turn(config, ranks)
     config = replace(config, data=spec.source)
     start = make_start(config, len(spec.names), say, spec.samples("train"))
-    if config.is_sparse:
+    if config.pulls_gammas:
         say(f"balanced the γ of {balance_gammas_(start.model)} groups")
     cost = measure_cost(start.model.network, start.img_size)
     say(

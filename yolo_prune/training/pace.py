@@ -11,9 +11,9 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.pruning.sparse import GammaSparsity
 from yolo_prune.training.settings import AUTO, TrainConfig
 
-AUTO_REST = 0.4
+AUTO_REST = 0.6
 """`sparsity_rest` of `auto`."""
-SORTING = 0.25
+SORTING = 0.1
 """Share of the run in which `auto` finds out what the task needs, before anything goes."""
 
 
@@ -83,7 +83,7 @@ def find_sparsity(config: TrainConfig, sparsity: GammaSparsity, steps: int) -> f
     if way <= 0:
         what = f"{config.sparsity_ratio:g} of the channels are at zero already"
         raise ConfigError(what, where="sparsity", right="prune, or raise sparsity_ratio")
-    if config.optimizer == "adamw":
+    if not config.pulls_gammas:
         return 0.0
     return way / sum(
         measure_step_size(config, measure_learning_rate(config, step, steps)) * _measure_level(config, step, steps)

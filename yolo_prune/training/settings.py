@@ -125,8 +125,13 @@ class TrainConfig:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether γ is shrunk."""
+        """Whether channels are to end at zero."""
         return self.sparsity == AUTO or self.sparsity > 0  # type: ignore[operator]  # checked: auto is the only text
+
+    @property
+    def pulls_gammas(self) -> bool:
+        """Whether λ pulls γ towards zero: `auto` with AdamW does without, its squared gradients say what goes."""
+        return self.is_sparse and not (self.sparsity == AUTO and self.optimizer == "adamw")
 
     def _check_ranges(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
