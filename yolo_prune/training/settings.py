@@ -47,7 +47,7 @@ class TrainConfig:
     sparsity_ramp: float = 0.0
     """Share of the run over which λ rises from zero."""
     sparsity_rest: float | None = None
-    """Share of the run, at its end, without λ: channels at zero stay there, the others recover. Without it 0.4 for auto, else 0."""
+    """Share of the run, at its end, without λ: channels at zero stay there, the others recover. Without it 0.6 for auto, else 0."""
     keep_zeros: bool | None = None
     """Weights of convolution kernels that are exactly zero stay so. Without it: if the checkpoint's were pruned away."""
     teacher: Path | None = None
