@@ -71,7 +71,7 @@ def main() -> None:
         epoch_module.train_step = step  # type: ignore[assignment]  # the same, and at its fifth step the end
     os.chdir(out)
     config = make_config(hands, cfg, name="run", save_minutes=0.0)
-    print(launch_training(config, "train", "train"))
+    sys.stdout.write(f"{launch_training(config, 'train', 'train')}\n")  # in one piece: two processes write
 
 
 if __name__ == "__main__":
