@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,7 +37,7 @@ from yolo_prune.training.pictures import (
     save_batch_picture,
     save_detections_picture,
 )
-from yolo_prune.training.report import save_results
+from yolo_prune.training.report import make_results_figure, save_results
 
 NOTHING = make_detections([], [], [])
 BOX = (20.0, 40.0, 70.0, 90.0)
@@ -168,3 +169,18 @@ def test_results_are_left_as_numbers_and_as_a_picture(tmp_path: Path, below: int
     assert [row["val_map50"] for row in read] == ["", "0.5"]
     assert read[1].keys() == rows[1].keys()
     assert read_image(tmp_path / "results.png").shape == (320, 1100, 3)
+
+
+def test_results_show_a_teacher_s_part_and_what_a_prune_would_leave() -> None:
+    base = {"box": 1.0, "objectness": 1.5, "classes": 0.5, "learning_rate": 1e-3, "channels_below": 0, "channels": 10}
+    plain = [{"epoch": epoch, **base, "val_map50": 0.5} for epoch in (1, 2)]
+    sparse = [{**row, "teacher": 0.2 * row["epoch"], "pruned_map50": 0.4} for row in plain]
+    assert _read_lines(plain) == {
+        "box": [1.0, 1.0], "objectness": [1.5, 1.5], "classes": [0.5, 0.5], "as it is": [0.5, 0.5],
+    }  # fmt: skip
+    assert _read_lines(sparse) == {**_read_lines(plain), "teacher": [0.2, 0.4], "pruned now": [0.4, 0.4]}
+
+
+def _read_lines(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    axes = make_results_figure(rows).axes[:2]
+    return {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for one in axes for line in one.get_lines()}
