@@ -21,6 +21,7 @@ from yolo_prune.pruning.settings import PlanConfig
 
 SHARES = st.floats(0.005, 1)
 NETWORK = make_network("yolov3", width=0.1)
+FLOORS = {"min_channels": 2}
 
 
 def make_budget(limit: float, costs: list[float], steps: int | None = None) -> Budget[int]:
@@ -34,9 +35,9 @@ def test_the_search_finds_what_a_walk_finds(drops: list[int], limit: int, data: 
     costs = [float(sum(drops[number:])) for number in range(len(drops) + 1)]
     least = data.draw(st.integers(0, len(drops)))
     walked = [count for count in range(least, len(drops) + 1) if costs[count] <= limit]
-    assert find_shortest(make_budget(limit, costs), int, least, len(drops), "the floor") == walked[0]
+    assert find_shortest(make_budget(limit, costs), int, least, len(drops), FLOORS) == walked[0]
     steps = data.draw(st.integers(1, 10))
-    coarse = find_shortest(make_budget(limit, costs, steps), int, least, len(drops), "the floor")
+    coarse = find_shortest(make_budget(limit, costs, steps), int, least, len(drops), FLOORS)
     assert costs[coarse] <= limit
     assert coarse >= walked[0]
 
@@ -49,15 +50,21 @@ def test_a_noisy_measurement_is_taken_again_and_the_next_step_tried() -> None:
         return 5.5 if calls == [0, 4, 2] else costs[count]  # one lucky run
 
     budget = Budget("target", 6.0, measure, str, str, steps=4)
-    assert find_shortest(budget, int, 0, 4, "the floor") == 3
+    assert find_shortest(budget, int, 0, 4, FLOORS) == 3
     assert calls == [0, 4, 2, 1, 2, 3]
 
 
 def test_what_no_prefix_can_reach_is_said_with_the_nearest() -> None:
     with pytest.raises(PlanError) as caught:
-        find_shortest(make_budget(2, [9, 8, 7.5]), int, 0, 2, "min_channels=2")
+        find_shortest(make_budget(2, [9, 8, 7.5]), int, 0, 2, FLOORS)
     assert str(caught.value) == (
         "target: 2 cannot be reached: min_channels=2 leaves 7.5; use 7.5, or a smaller min_channels"
+    )
+    with pytest.raises(PlanError) as caught:
+        find_shortest(make_budget(2, [9, 8, 7.5]), int, 0, 2, {**FLOORS, "round_to": 8})
+    assert str(caught.value) == (
+        "target: 2 cannot be reached: min_channels=2 with round_to=8 leaves 7.5; "
+        "use 7.5, or a smaller min_channels or round_to"
     )
 
 
@@ -69,7 +76,11 @@ def plan_for(network: Network, importance: FloatArray, config: PlanConfig) -> tu
 
 
 @given(
-    st.integers(0, 99), SHARES | st.none(), SHARES | st.none(), st.floats(0, 0.5) | st.none(), st.sampled_from([1, 4])
+    st.integers(0, 99),
+    SHARES | st.none(),
+    SHARES | st.none(),
+    st.floats(0, 0.5) | st.none(),
+    st.sampled_from([1, 4, 8]),
 )
 @settings(max_examples=40, deadline=None)
 def test_every_budget_is_met_and_no_channel_too_many_goes(

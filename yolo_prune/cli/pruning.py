@@ -131,7 +131,10 @@ def prune(
     ] = None,
     round_to: Annotated[
         int | None,
-        typer.Option(help="Keep a multiple of this many channels in every group.", show_default=str(_PRUNE.round_to)),
+        typer.Option(
+            help="Keep the nearest multiple of this many channels in every group, at least one.",
+            show_default=str(_PRUNE.round_to),
+        ),
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="A plan.json to apply as it stands.", show_default=False)] = None,
     fold: Annotated[

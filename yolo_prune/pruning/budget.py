@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -33,13 +33,13 @@ class Budget(Generic[P]):
         return cost <= self.limit
 
 
-def find_shortest(budget: Budget[P], cut: Callable[[int], P], least: int, most: int, floor: str) -> int:
+def find_shortest(budget: Budget[P], cut: Callable[[int], P], least: int, most: int, floors: Mapping[str, int]) -> int:
     """Return the smallest number of dropped channels from `least` to `most` that meets the budget.
 
     With `steps` the answer is one of that many lengths, and it was measured to meet the budget twice.
 
     Raises:
-        PlanError: dropping all `most` is not enough; `floor` says what holds the rest.
+        PlanError: dropping all `most` is not enough; `floors` are the settings that hold the rest.
     """
 
     def measure(count: int) -> float:
@@ -48,10 +48,11 @@ def find_shortest(budget: Budget[P], cut: Callable[[int], P], least: int, most: 
     if budget.is_met(measure(least)):
         return least
     if not budget.is_met(lowest := measure(most)):
+        held = " with ".join(f"{name}={value}" for name, value in floors.items())
         raise PlanError(
-            f"{budget.say(budget.limit)} cannot be reached: {floor} leaves {budget.say(lowest)}",
+            f"{budget.say(budget.limit)} cannot be reached: {held} leaves {budget.say(lowest)}",
             where=budget.where,
-            right=f"use {budget.nearest(lowest)}, or a smaller min_channels",
+            right=f"use {budget.nearest(lowest)}, or a smaller {' or '.join(floors)}",
         )
     steps = most - least if budget.steps is None else min(budget.steps, most - least)
     counts = [least + (most - least) * step // steps for step in range(steps + 1)]

@@ -1,6 +1,6 @@
 """A plan is one bool per channel id: keep it or drop it. Everything else follows from the channel graph.
 
-    importance ──► drop order ──► the shortest prefix that meets every budget ──► rounding ──► Plan
+    importance ──► drop order ──► the shortest prefix that meets every budget once rounded ──► Plan
 
 Floors are taken out of the order first, so that no prefix of it can empty a group.
 """
@@ -18,7 +18,7 @@ from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Conv, Layer, Network, change_layers
 from yolo_prune.errors import PlanError
 from yolo_prune.pruning.budget import Budget, find_shortest
-from yolo_prune.pruning.channels import BoolArray, ChannelGraph, Group, make_channel_graph
+from yolo_prune.pruning.channels import BoolArray, ChannelGraph, Group, IntArray, make_channel_graph
 from yolo_prune.pruning.settings import PlanConfig
 
 FloatArray = NDArray[np.float64]
@@ -41,7 +41,8 @@ def make_plan(
     """Drop the least important prunable channels until `config.least_ratio` of them are gone and every budget is met.
 
     `importance` is (N,). Ties fall by id, so that equal scores never drop more than was asked, and a larger ratio drops
-    a superset of what a smaller one drops (rounding aside). Budgets are met after rounding.
+    a superset of what a smaller one drops. With `config.round_to` every group then keeps the nearest width that is a
+    multiple of it, or all of its channels; budgets are met after that, the ratio before it.
 
     Raises:
         PlanError: a score is NaN, `spare` names no convolution, or the floors of the groups leave too few channels to
@@ -50,17 +51,20 @@ def make_plan(
     candidates, floor = _find_candidates(graph, importance, config)
     free = candidates & ~floor
     order = np.flatnonzero(free)[np.argsort(importance[free], kind="stable")]
+    shares = _split_order(graph, order) if config.round_to > 1 else []
 
     def cut(count: int) -> Plan:
         keep = np.ones(graph.size, dtype=bool)
         keep[order[:count]] = False
-        if config.round_to > 1:
-            _round_up(graph, importance, keep, config.round_to)
+        for ids, share in shares:
+            width = _round_width(len(ids), int(keep[ids].sum()), config)
+            keep[share] = np.arange(len(share)) >= len(ids) - width
         return Plan(keep)
 
     count = _count_for_ratio(config, int(candidates.sum()), len(order))
+    floors = {"min_channels": config.min_channels} | ({"round_to": config.round_to} if config.round_to > 1 else {})
     for budget in budgets:
-        count = find_shortest(budget, cut, count, len(order), f"min_channels={config.min_channels}")
+        count = find_shortest(budget, cut, count, len(order), floors)
     return cut(count)
 
 
@@ -147,12 +151,24 @@ def name_group(group: Group) -> str:
     return f"layer {', '.join(map(str, group.writers))}"
 
 
-def _round_up(graph: ChannelGraph, importance: FloatArray, keep: BoolArray, multiple: int) -> None:
-    for group in graph.groups:
-        kept = int(keep[group.ids].sum())
-        dropped = group.ids[~keep[group.ids]]
-        revive = min(-kept % multiple, len(dropped))
-        keep[dropped[np.argsort(-importance[dropped], kind="stable")[:revive]]] = True
+def _split_order(graph: ChannelGraph, order: IntArray) -> list[tuple[IntArray, IntArray]]:
+    """Return every group's ids, and those among them that are in the drop order, in that order."""
+    member = np.empty(graph.size, dtype=np.int64)
+    for number, group in enumerate(graph.groups):
+        member[group.ids] = number
+    return [(group.ids, order[member[order] == number]) for number, group in enumerate(graph.groups)]
+
+
+def _round_width(size: int, kept: int, config: PlanConfig) -> int:
+    """Return the width nearest to `kept` that a group of `size` channels may have, the larger of two as near.
+
+    That is a multiple of `config.round_to`, at least one and no less than `config.min_channels`, or all `size`.
+    """
+    multiple = config.round_to
+    below = kept // multiple * multiple
+    above = min(below + multiple, size)
+    least = max(1, math.ceil(config.min_channels / multiple)) * multiple
+    return min(size, max(below if kept - below < above - kept else above, least))
 
 
 def check_plan(graph: ChannelGraph, plan: Plan) -> None:

@@ -63,7 +63,8 @@ class PlanConfig:
     min_channels: int = 2
     """Channels that every group keeps, whatever their importance (a smaller group keeps all)."""
     round_to: int = 1
-    """Keep a multiple of this many channels in every group, rounding up; 8 suits AVX and tensor cores."""
+    """Keep a multiple of this many channels in every group, the nearest, at least one; a group with fewer keeps all. 8 suits
+    AVX and tensor cores."""
     target_params: float | None = None
     """Share of the original's parameters that may stay, in (0, 1]."""
     target_macs: float | None = None
