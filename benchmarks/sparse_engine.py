@@ -12,18 +12,27 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import importlib
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from engine_peers import (
+    Call,
+    draw_weights,
+    export_onnx,
+    find_module,
+    format_spread,
+    make_onnxruntime_call,
+    make_openvino_call,
+    make_random_detector,
+    measure,
+)
 from torch import Tensor
 from torch.nn import functional
 
@@ -40,13 +49,8 @@ from yolo_prune.sparse.planes import Planes
 from yolo_prune.sparse.steps import Block, Step, make_conv_step, make_split_step
 from yolo_prune.sparse.tiling import Limits
 
-Call: TypeAlias = Callable[[], Any]
-Times: TypeAlias = Mapping[str, "np.ndarray[Any, Any]"]
 SPARSE = "sparse"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-PAUSE_S = 0.02
-"""Between calls: until then other engines' idle threads keep a core busy, waiting for work."""
-WARMUP = 2
 PEAK_LAYERS = ((256, 512, 3, 26), (128, 256, 3, 52), (512, 256, 1, 26))
 """Channels in and out, kernel and side of the convolutions whose fastest counts as the machine's dense rate."""
 
@@ -99,7 +103,7 @@ def main() -> None:
         if arguments.layers:
             bench_layers(network, sparsity, peak, arguments)
         else:
-            bench_network(make_pruned(network, sparsity), peak, arguments)
+            bench_network(make_random_detector(network, sparsity), peak, arguments)
 
 
 def load_resized(path: Path, img_size: int) -> Detector:
@@ -142,18 +146,6 @@ def bench_network(model: Detector, peak: float, arguments: argparse.Namespace) -
     print(f"of which {flops / peak / took:.0%} are reached. Largest gap to dense: {gap:.1e} of the largest output.\n")
 
 
-def make_pruned(network: Network, sparsity: float) -> Detector:
-    """Make a detector of random weights, zeros in every convolution but the first and the heads', of a steady scale."""
-    torch.manual_seed(0)
-    model = Detector(network).eval()
-    for index, _ in network.convs:
-        module = model.layers[index]
-        assert isinstance(module, ConvLayer)
-        kept = 1.0 if index == 0 or index in network.head_convs else 1 - sparsity
-        module.conv.weight.copy_(draw_weights(tuple(module.conv.weight.shape), kept))
-    return model
-
-
 def measure_sparsity(model: Detector) -> float:
     """Return the share of zeros among the weights of the convolutions that may have any."""
     spared = {0, *model.network.head_convs}
@@ -162,64 +154,18 @@ def measure_sparsity(model: Detector) -> float:
     return 1 - sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
 
 
-def draw_weights(shape: tuple[int, ...], kept: float) -> Tensor:
-    """Return random weights of which those smaller than a limit are zero."""
-    weight = torch.randn(shape)
-    count = round((1 - kept) * weight.numel())
-    if count:
-        weight[weight.abs() <= weight.abs().flatten().kthvalue(count).values] = 0
-    scale = (2 * shape[0] / float(weight.pow(2).sum())) ** 0.5
-    return weight.mul_(scale)
-
-
 def make_peers(folded: Detector, images: Tensor, path: Path, threads: int) -> dict[str, Call]:
     """Return calls of other engines by name, of those that can be imported."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            folded, (images,), path, opset_version=17, dynamo=False, input_names=["images"], verbose=False
-        )
-    pixels, calls = images.numpy(), dict[str, Call]()
+    export_onnx(folded, images, path)
+    calls = dict[str, Call]()
     if (onnxruntime := find_module("onnxruntime")) is not None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        calls[f"ONNX Runtime {onnxruntime.__version__}"] = lambda: session.run(None, {"images": pixels})
+        calls[f"ONNX Runtime {onnxruntime.__version__}"] = make_onnxruntime_call(onnxruntime, path, images, threads)
     if (openvino := find_module("openvino")) is not None:
-        base = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        sparse = {**base, "CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE": 0.8}
-        core = openvino.Core()
-        for name, options in (
-            (f"OpenVINO {openvino.__version__.split('-')[0]}", base),
-            ("OpenVINO, sparse weights", sparse),
-        ):
-            request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
-            calls[name] = partial(request.infer, [pixels])
+        name = f"OpenVINO {openvino.__version__.split('-')[0]}"
+        calls[name] = make_openvino_call(openvino, path, images, threads)
+        sparse = make_openvino_call(openvino, path, images, threads, CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE=0.8)
+        calls["OpenVINO, sparse weights"] = sparse
     return calls
-
-
-def find_module(name: str) -> Any:
-    """Return a module, or None where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
-
-
-def measure(calls: Mapping[str, Call], runs: int, clock: Callable[[], float]) -> Times:
-    """Return the seconds (runs,) of every call, all in turn in each round, each right after a call of the same engine.
-
-    So a call finds caches and cores as in a stream of pictures: a core that sleeps takes milliseconds to join.
-    """
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(WARMUP + runs):
-        for name, call in calls.items():
-            time.sleep(PAUSE_S)
-            call()
-            started = clock()
-            call()
-            times[name].append(clock() - started)
-    return {name: np.array(column[WARMUP:]) for name, column in times.items()}
 
 
 def measure_peak(runs: int, clock: Callable[[], float]) -> float:
@@ -315,12 +261,6 @@ def make_layer_calls(kind: LayerKind, sparsity: float, arguments: argparse.Names
 def run_alone(kernel: ctypes.CDLL, steps: ctypes.Array[Step], threads: int, _alive: object) -> None:
     """Run a layer's steps, whose memory `_alive` keeps."""
     assert kernel.run_steps(steps, len(steps), threads) == 0
-
-
-def format_spread(values: np.ndarray[Any, Any], digits: int) -> str:
-    """Return median and quartiles."""
-    low, middle, high = np.percentile(values, (25, 50, 75))
-    return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 if __name__ == "__main__":
