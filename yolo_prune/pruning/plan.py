@@ -118,12 +118,9 @@ def _count_for_ratio(config: PlanConfig, candidates: int, free: int) -> int:
 
 def _find_candidates(graph: ChannelGraph, importance: FloatArray, config: PlanConfig) -> tuple[BoolArray, BoolArray]:
     """Return the ids that may be dropped at all, and among them those that their group's floor holds."""
-    check_spare(graph.conv_layers, config.spare)
     candidates = np.zeros(graph.size, dtype=bool)
     floor = np.zeros(graph.size, dtype=bool)
-    for group in graph.groups:
-        if group.frozen or (group.is_tied and not config.shortcuts) or set(group.writers) & set(config.spare):
-            continue
+    for group in _list_prunable_groups(graph, config):
         if np.isnan(scores := importance[group.ids]).any():
             raise PlanError(
                 "the importance of a channel is NaN",
@@ -133,6 +130,24 @@ def _find_candidates(graph: ChannelGraph, importance: FloatArray, config: PlanCo
         candidates[group.ids] = True
         floor[group.ids[np.argsort(-scores, kind="stable")[: config.min_channels]]] = True
     return candidates, floor
+
+
+def count_candidates(graph: ChannelGraph, config: PlanConfig) -> int:
+    """Return how many channels may be dropped at all, floors apart: what `config.ratio` is a share of.
+
+    Raises:
+        PlanError: `spare` names no convolution.
+    """
+    return sum(len(group.ids) for group in _list_prunable_groups(graph, config))
+
+
+def _list_prunable_groups(graph: ChannelGraph, config: PlanConfig) -> list[Group]:
+    check_spare(graph.conv_layers, config.spare)
+    return [
+        group
+        for group in graph.groups
+        if not (group.frozen or (group.is_tied and not config.shortcuts) or set(group.writers) & set(config.spare))
+    ]
 
 
 def check_spare(convs: Iterable[int], spare: Iterable[int]) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from yolo_prune.errors import ConfigError, PlanError
 
-CRITERIA = ("bn-gamma", "l1", "l2", "fpgm", "taylor", "random")
+CRITERIA = ("auto", "bn-gamma", "l1", "l2", "fpgm", "taylor", "random")
 GROUP_REDUCTIONS = ("mean", "max", "sum")
 NORMALIZATIONS = ("none", "mean", "max")
 SCOPES = ("global", "layer")
 GRANULARITIES = ("channel", "weight")
-WEIGHT_CRITERIA = ("bn-gamma", "l1", "l2")
+WEIGHT_CRITERIA = ("auto", "bn-gamma", "l1", "l2")
 METRICS = ("map50", "loss")
 
 DEFAULT_RATIO = 0.8

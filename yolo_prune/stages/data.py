@@ -47,6 +47,12 @@ def load_data_of(path: Path | None, provenance: dict[str, Any], flag: str) -> Da
     return load_spec(Path(trained_on))
 
 
+def has_data(provenance: dict[str, Any]) -> bool:
+    """Say whether the data set that a checkpoint was trained on is there."""
+    path = (provenance.get("data") or {}).get("path")
+    return path is not None and Path(path).is_file()
+
+
 class _Progress:
     def __init__(self, title: str) -> None:
         from tqdm import tqdm

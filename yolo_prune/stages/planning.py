@@ -84,6 +84,8 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
         CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be, or a budget cannot be met.
     """
     checkpoint = load_checkpoint(source)
+    if config.criterion == "auto":
+        config = replace(config, criterion="taylor", normalize="mean")
     ways = config.ways_without_data
     spec = load_data_of(config.data, checkpoint.provenance, " and ".join(ways)) if ways else None
     model = checkpoint.make_model().eval()
@@ -112,6 +114,20 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
         latency_ms=None if stopwatch is None else stopwatch.measure(rebuild(short, made.plan)),
         spec=spec,
     )
+
+
+def choose_blocks_of(source: Path, config: PruneConfig) -> tuple[Block, ...]:
+    """Return the residual blocks of a checkpoint's network that `drop_blocks` cuts.
+
+    Raises:
+        PlanError: there are fewer.
+    """
+    if not config.drop_blocks:
+        return ()
+    checkpoint = load_checkpoint(source)
+    spec = load_data_of(config.data, checkpoint.provenance, "--drop-blocks 0")
+    model = checkpoint.make_model().eval()
+    return _choose_blocks(_Subject(model, checkpoint.img_size, spec, make_device(config.device)), config)
 
 
 @dataclass(frozen=True)

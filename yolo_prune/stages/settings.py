@@ -9,11 +9,17 @@ from pathlib import Path
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.settings import check_img_size
 from yolo_prune.pruning.settings import GRANULARITIES, METRICS, PlanConfig, ScoreConfig, WeightConfig
-from yolo_prune.training.settings import TrainConfig, check_run_name
+from yolo_prune.training.settings import AUTO, TrainConfig, check_run_name
 
-FINETUNE = replace(TrainConfig(), epochs=15, learning_rate=1e-3, name="finetune")
+FINETUNE = replace(TrainConfig(), epochs=15, learning_rate=2e-3, parent_teacher=True, name="finetune")
 """What `finetune` does differently from `train` unless told otherwise."""
 
+
+PRUNE_TRAINING = replace(TrainConfig(), sparsity=AUTO, remove=True, sparsity_rest=0.4, val_interval=0, name="prune")
+"""How `prune` trains while channels go."""
+LEAST_EFFORT = 4
+DEFAULT_EFFORT = 10
+"""Epochs of `prune` for a checkpoint that does not say how long it was trained."""
 
 FOLDS = ("leaky", "mean", "none")
 FOR_CHANNELS = (
@@ -28,6 +34,7 @@ FOR_CHANNELS = (
         "target_macs",
     ),
     *("target_latency_ms", "target_speedup", "drop_blocks", "from_sensitivity", "plan", "fold", "pictures"),
+    *("one_shot", "effort", "training", "max_minutes"),
 )
 """Settings of pruning that say nothing about single weights."""
 FOR_WEIGHTS = ("pattern", "spare_ends")
@@ -38,6 +45,17 @@ FOR_WEIGHTS = ("pattern", "spare_ends")
 class PruneConfig(ScoreConfig, PlanConfig):
     """What to drop, and what happens around it."""
 
+    criterion: str = "auto"
+    """auto: while training, what a channel's silence would cost by the squared gradients that the optimizer keeps; others: see
+    `ScoreConfig`."""
+    one_shot: bool = False
+    """Cut at once, without training."""
+    effort: int | None = None
+    """Epochs of training in which channels fall silent one after another and are cut out; half the checkpoint's own by default."""
+    training: TrainConfig = PRUNE_TRAINING
+    """How to train while channels go; data, weights, epochs, seed, device and name are the command's own."""
+    max_minutes: float | None = None
+    """After so many minutes of training the run is saved and stops, to be resumed."""
     granularity: str = "channel"
     """channel: whole channels go, and the network gets slimmer; weight: single weights become zero, and it keeps its shape."""
     pattern: str | None = None
@@ -74,8 +92,10 @@ class PruneConfig(ScoreConfig, PlanConfig):
             ("recalibrate", 0, "pictures"),
             ("pictures", 1, "pictures"),
             ("drop_blocks", 0, "blocks"),
+            ("effort", 1, "epochs"),
+            ("max_minutes", 0, "minutes"),
         ):
-            if (value := getattr(self, name)) < low:
+            if (value := getattr(self, name)) is not None and value < low:
                 raise ConfigError(f"{value} is out of range", where=name, right=f"use {low} or more {unit}")
         self._check_granularity()
         if self.plan is not None:
@@ -108,6 +128,14 @@ class PruneConfig(ScoreConfig, PlanConfig):
         for one in fields(self):
             if one.name in names and getattr(self, one.name) != one.default:
                 raise ConfigError(what, where=one.name, right="leave it out")
+
+    @property
+    def fixes_plan(self) -> bool:
+        """Whether the settings say which channels go before any training."""
+        orders = ("scope", "normalize", "group_reduce")
+        is_ordered = any(getattr(self, one.name) != one.default for one in fields(self) if one.name in orders)
+        is_told = self.plan is not None or self.from_sensitivity is not None
+        return is_told or is_ordered or self.is_timed or self.criterion != AUTO
 
     @property
     def weights(self) -> WeightConfig:

@@ -12,8 +12,10 @@ from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.pruning.balance import balance_gammas_
+from yolo_prune.pruning.silencer import Removal
 from yolo_prune.stages.data import load_data, load_data_of, report
 from yolo_prune.stages.folders import find_run_folder, make_run_folder
+from yolo_prune.stages.lineage import find_uncut
 from yolo_prune.training.moments import Moments
 from yolo_prune.training.ranks import Ranks, count_restarts, join_ranks
 from yolo_prune.training.run import Pictures, load_last, make_run, make_run_of, train
@@ -45,14 +47,15 @@ def start_training(
     *,
     moments: Moments | None = None,
     pictures: Pictures | None = None,
+    removal: Removal | None = None,
 ) -> Path:
     """Train in `folder` from whatever the settings name, and return the best checkpoint.
 
-    Started from a checkpoint, a run without a data set of its own goes on with the checkpoint's. `moments` and `pictures` are
-    those of `training.run.train`.
+    Started from a checkpoint, a run without a data set of its own goes on with the checkpoint's. `moments`, `pictures` and
+    `removal` are those of `training.run.train`.
     """
     with join_ranks(config.device) as (ranks, device):
-        return _start(config, folder, stage, ranks, device, moments, pictures)
+        return _start(config, folder, stage, ranks, device, moments, pictures, removal)
 
 
 def resume_training(folder: Path, changes: dict[str, Any] | None = None, *, pictures: Pictures | None = None) -> Path:
@@ -70,10 +73,11 @@ def _start(
     device: torch.device,
     moments: Moments | None = None,
     pictures: Pictures | None = None,
+    removal: Removal | None = None,
 ) -> Path:
     say = _get_voice(ranks)
     spec = _load_in_turn(config, ranks)
-    config = replace(config, data=spec.source)
+    config = _find_teacher(replace(config, data=spec.source), say)
     start = make_start(config, len(spec.names), say, spec.samples("train"))
     if config.pulls_gammas:
         say(f"balanced the γ of {balance_gammas_(start.model)} groups")
@@ -83,7 +87,16 @@ def _start(
         f"{len(spec.samples('train'))} pictures, {config.epochs} epochs, into {folder}"
     )
     run = make_run(config, spec, start, stage=stage, folder=folder, device=device, ranks=ranks)
-    return train(run, start.model, report=say, moments=moments, pictures=pictures)
+    return train(run, start.model, report=say, moments=moments, pictures=pictures, removal=removal)
+
+
+def _find_teacher(config: TrainConfig, say: Report) -> TrainConfig:
+    """Return the settings with the teacher that `parent_teacher` stands for."""
+    if not config.parent_teacher or config.teacher is not None or config.weights is None:
+        return replace(config, parent_teacher=False)
+    path, reason = find_uncut(load_checkpoint(config.weights))
+    say(f"teacher: {path}, which it was cut from" if path is not None else f"no teacher: {reason}")
+    return replace(config, parent_teacher=False, teacher=path)
 
 
 def _go_on(

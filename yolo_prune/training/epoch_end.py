@@ -37,10 +37,14 @@ def finish_epoch(
     row: dict[str, Any] = {"epoch": number, **_format_tally(config, progress.tally)}
     row |= {"learning_rate": pace.learning_rate, "images_per_s": progress.tally.images_per_s, "val_map50": map50}
     row |= {"channels_below": int((gammas < GAMMA_THRESHOLD).sum()), "channels": int(np.isfinite(gammas).sum())}
-    if config.is_sparse:
+    if config.remove:
+        left = measure_slimness(averaged, run.img_size, map50)
+        row |= {"params": left.params, "macs": left.macs}
+    elif config.is_sparse:
         slim = make_slim(averaged, gammas, GAMMA_THRESHOLD)
         left = measure_slimness(slim, run.img_size, _score(run, slim, val) if is_validated else None)
         row |= {"pruned_params": left.params, "pruned_macs": left.macs, "pruned_map50": left.map50}
+    if config.is_sparse:
         progress.gammas = [*progress.gammas, count_gammas(gammas)]
     progress.epoch, progress.rows, progress.tally = number, [*progress.rows, row], Tally()
     is_best = _judge(config, progress, map50, is_last)
@@ -102,7 +106,9 @@ def _format_epoch(row: dict[str, Any], config: TrainConfig) -> str:
     line += f", {row['images_per_s']:.0f} images/s"
     if row["val_map50"] is not None:
         line += f", val AP50 {row['val_map50']:.4f}"
-    if config.is_sparse:
+    if config.remove:
+        line += f"; {row['params']:,} params and {row['macs'] / 1e9:.3g} G MACs are left"
+    elif config.is_sparse:
         share = row["channels_below"] / max(1, row["channels"])
         line += f", {row['channels_below']} of {row['channels']} channels ({share:.0%}) below {GAMMA_THRESHOLD}; pruned now "
         line += f"{row['pruned_params']:,} params, {row['pruned_macs'] / 1e9:.3g} G MACs"
