@@ -122,8 +122,9 @@ class Silencer:
     def _plan(self, importance: FloatArray) -> Plan:
         if self.removal.target is not None:
             return Plan(self.removal.target[self.removal.kept])
-        candidates = count_candidates(self._graph, self._config)
-        ratio = max(0, self._wanted - self._removed) / max(1, candidates)
+        ratio = self._config.least_ratio
+        if self._removed:
+            ratio = max(0, self._wanted - self._removed) / max(1, count_candidates(self._graph, self._config))
         return make_plan(self._graph, importance, replace(self._config, ratio=ratio), self._budgets)
 
 

@@ -33,7 +33,7 @@ from yolo_prune.pruning.sensitivity import Sensitivity, load_sensitivity, rank_b
 from yolo_prune.pruning.settings import ScoreConfig
 from yolo_prune.pruning.surgery import cut_blocks, rebuild
 from yolo_prune.stages.calibration import EXAMPLE_BATCH, iterate_examples, iterate_images, pick_samples
-from yolo_prune.stages.data import load_data_of, report
+from yolo_prune.stages.data import has_data, load_data_of, report
 from yolo_prune.stages.settings import PruneConfig
 from yolo_prune.stages.timing import Stopwatch, make_time_budgets
 from yolo_prune.training.device import make_device
@@ -84,8 +84,9 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
         CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be, or a budget cannot be met.
     """
     checkpoint = load_checkpoint(source)
-    if config.criterion == "auto":
-        config = replace(config, criterion="taylor", normalize="mean")
+    if config.criterion == "auto" and config.plan is None:
+        is_seen = config.data is not None or has_data(checkpoint.provenance)
+        config = replace(config, criterion="taylor" if is_seen else "l2", normalize="mean")
     ways = config.ways_without_data
     spec = load_data_of(config.data, checkpoint.provenance, " and ".join(ways)) if ways else None
     model = checkpoint.make_model().eval()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.silencer import Silencer
 from yolo_prune.pruning.sparse import GammaSparsity
@@ -28,7 +30,8 @@ def remove_silent_(trainee: Trainee, config: TrainConfig, img_size: int, least_s
     silent, prunable = int((~plan.keep).sum()), int(make_channel_graph(model.network).prunable.sum())
     if silent <= least_share * prunable:
         return False
-    slim = prepare(rebuild(model, plan).train(model.training), config, trainee.ranks)
+    slim = rebuild(model, plan).train(model.training).to(memory_format=torch.channels_last)
+    slim = prepare(slim, config, trainee.ranks)
     difference = verify(model, slim, "the network in training")
     moments = get_moments(trainee.optimizer.state_dict(), model)
     trainee.optimizer = make_optimizer(slim, config)

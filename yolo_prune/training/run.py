@@ -298,8 +298,8 @@ def _begin(run: Run, trainee: Trainee, steps: int, report: Report) -> Progress:
         assert trainee.silencer is not None
         going = int((~trainee.silencer.make_plan().keep).sum())  # a target that is out of reach shows now
         pull = f"λ = {progress.sparsity:.4g}, " if progress.sparsity else ""
-        share = going / int(make_channel_graph(trainee.model.network).prunable.sum())
-        report(f"sparsity: {pull}{share:.0%} of the channels to zero in {steps} steps")
+        present = int(make_channel_graph(trainee.model.network).prunable.sum())
+        report(f"sparsity: {pull}{going} of {present} channels to zero in {steps} steps")
     elif config.is_sparse:
         progress.sparsity = float(config.sparsity)
     if trainee.zeros is not None:
