@@ -204,9 +204,9 @@ def make_orphan(hands: Path, tiny_cfg: Path, folder: Path) -> Path:
 
 
 def test_what_is_out_of_reach_is_refused_before_training(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="target_params: 0.001 of the original cannot be reached"):
+    with pytest.raises(PlanError, match=r"target_params: 0\.001 of the original cannot be reached"):
         run(trained, tmp_path / "run", ratio=None, target_params=0.001)
-    with pytest.raises(PlanError, match="ratio: 0.99 of 36 channels cannot go"):
+    with pytest.raises(PlanError, match=r"ratio: 0\.99 of 36 channels cannot go"):
         run(trained, tmp_path / "other", ratio=0.99)
 
 

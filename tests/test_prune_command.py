@@ -41,7 +41,7 @@ Scores = Mapping[tuple[int, ...], NDArray[np.float64]]
 
 def prune(cli: Cli, checkpoint: Path, *words: object) -> Any:
     """Prune without a look at pictures and return the JSON."""
-    return read_json(cli("prune", checkpoint, "--recalibrate", 0, "--json", *words))
+    return read_json(cli("prune", "--one-shot", checkpoint, "--recalibrate", 0, "--json", *words))
 
 
 def load_state(result: Any) -> Mapping[str, Tensor]:
@@ -170,7 +170,18 @@ def test_a_seed_is_a_random_net(cli: Cli, trained: Path) -> None:
 
 
 def test_the_same_prune_twice_gives_the_same_tensors(cli: Cli, trained: Path) -> None:
-    words = ("prune", trained, "--target-params", 0.4, "--criterion", "taylor", "--fold", "mean", "--json")
+    words = (
+        "prune",
+        "--one-shot",
+        trained,
+        "--target-params",
+        0.4,
+        "--criterion",
+        "taylor",
+        "--fold",
+        "mean",
+        "--json",
+    )
     one, same = (read_json(cli(*words)) for _ in range(2))
     assert is_same(load_state(one), load_state(same))
     assert {**one, "checkpoint": "", "cfg": "", "plan": ""} == {**same, "checkpoint": "", "cfg": "", "plan": ""}
@@ -229,7 +240,7 @@ def test_a_speed_is_met_and_one_channel_less_would_miss_it(cli: Cli, trained: Pa
 
 @pytest.mark.usefixtures("clock")
 def test_a_time_is_met_and_one_channel_less_would_miss_it(cli: Cli, trained: Path) -> None:
-    outcome = cli("prune", trained, "--recalibrate", 0, "--target-latency-ms", 0.5 * FULL_MS, "--json")
+    outcome = cli("prune", "--one-shot", trained, "--recalibrate", 0, "--target-latency-ms", 0.5 * FULL_MS, "--json")
     result = read_json(outcome)
     assert result["after"]["latency_ms"] <= 0.5 * FULL_MS
     less = prune(cli, trained, "--ratio", (count_dropped(result) - 1) / PRUNABLE)
@@ -242,19 +253,19 @@ def test_a_time_is_met_and_one_channel_less_would_miss_it(cli: Cli, trained: Pat
 @pytest.mark.usefixtures("clock")
 def test_a_target_out_of_reach_names_the_nearest_that_can_be_had(cli: Cli, trained: Path, setting: str) -> None:
     flag, wish = f"--{setting.replace('_', '-')}", 99 if setting == "target_speedup" else 1e-3
-    outcome = cli("prune", trained, flag, wish)
+    outcome = cli("prune", "--one-shot", trained, flag, wish)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith(f"error: {setting}: ")
     assert "cannot be reached: min_channels=2 leaves " in outcome.err
     word = "at most" if setting == "target_speedup" else "at least"
     told = outcome.err.partition(f"; use {word} ")[2].partition(", or a smaller min_channels")[0]
     assert prune(cli, trained, flag, told)["checkpoint"] == "runs/prune/pruned.pt"
-    assert "min_channels=1 leaves" in cli("prune", trained, flag, wish, "--min-channels", 1).err
+    assert "min_channels=1 leaves" in cli("prune", "--one-shot", trained, flag, wish, "--min-channels", 1).err
 
 
 @pytest.mark.usefixtures("clock")
 def test_a_time_that_the_original_takes_is_refused(cli: Cli, trained: Path) -> None:
-    outcome = cli("prune", trained, "--target-latency-ms", 6)
+    outcome = cli("prune", "--one-shot", trained, "--target-latency-ms", 6)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == (
         f"error: target_latency_ms: 6 ms is above the original's cost, which is {FULL_MS:.2f} ms here; use less\n"
@@ -318,7 +329,9 @@ def test_filters_come_in_eights(cli: Cli, trained: Path) -> None:
 def test_the_block_that_adds_least_is_cut(
     cli: Cli, two_blocks: Callable[[float, float], Path], factors: tuple[float, float], gone: int
 ) -> None:
-    outcome = cli("prune", two_blocks(*factors), "--ratio", 0, "--drop-blocks", 1, "--recalibrate", 0, "--json")
+    outcome = cli(
+        "prune", "--one-shot", two_blocks(*factors), "--ratio", 0, "--drop-blocks", 1, "--recalibrate", 0, "--json"
+    )
     result = read_json(outcome)
     assert result["dropped_blocks"] == [gone]
     assert f"block {gone - 2}–{gone} contributes " in outcome.err
@@ -375,7 +388,7 @@ def test_only_what_looks_at_pictures_needs_data(cli: Cli, lone: Path) -> None:
         (("--drop-blocks", 1), "--drop-blocks 0 and --recalibrate 0"),
         ((), "--recalibrate 0"),
     ):
-        outcome = cli("prune", lone, *words)
+        outcome = cli("prune", "--one-shot", lone, *words)
         assert outcome.err == (f"error: --data: the checkpoint names no data set; name a data.yaml, or use {ways}\n"), (
             words
         )
@@ -386,7 +399,7 @@ def test_settings_come_from_a_file_and_flags_go_over_it(cli: Cli, trained: Path)
         "ratio: 0.9\ntarget_macs: 0.8\ncriterion: l1\ngroup_reduce: max\nscope: layer\nnormalize: max\nspare: [3]\n"
         "round_to: 2\nmin_channels: 1\nfold: none\nrecalibrate: 0\nname: filed\nseed: 5\npictures: 8\n"
     )
-    result = read_json(cli("prune", trained, "--config", "prune.yaml", "--ratio", 0.25, "--json"))
+    result = read_json(cli("prune", "--one-shot", trained, "--config", "prune.yaml", "--ratio", 0.25, "--json"))
     assert result["checkpoint"] == "runs/filed/pruned.pt"
     assert count_filters(result) == [6, 8, 4, 8, 12, 12]  # of four, one or two stay
     recipe = load_checkpoint(Path(result["checkpoint"])).provenance["recipe"]
@@ -415,7 +428,7 @@ def test_the_json_says_what_was_saved(cli: Cli, trained: Path) -> None:
 
 def test_what_was_pruned_is_finetuned_and_benched(cli: Cli, trained: Path) -> None:
     words = ("--target-params", 0.4, "--drop-blocks", 1, "--criterion", "taylor", "--fold", "mean")
-    assert cli("prune", trained, *words).out == "runs/prune/pruned.pt\n"
+    assert cli("prune", "--one-shot", trained, *words).out == "runs/prune/pruned.pt\n"
     assert cli("finetune", "--epochs", 1, "--batch-size", 12).out == "runs/finetune/best.pt\n"
     rows = read_json(cli("bench", "--no-score", "--runs", 1, "--warmup", 0, "--json"))["rows"]
     assert [row["name"] for row in rows] == ["Original", "Pruned", "Finetuned"]
@@ -424,7 +437,7 @@ def test_what_was_pruned_is_finetuned_and_benched(cli: Cli, trained: Path) -> No
 
 def test_a_plan_is_written_and_nothing_pruned(cli: Cli, lone: Path) -> None:
     words = (lone, "--ratio", 0.5, "--criterion", "l2", "--json")
-    plan, dry = read_json(cli("plan", *words)), read_json(cli("prune", *words, "--dry-run"))
+    plan, dry = read_json(cli("plan", *words)), read_json(cli("prune", "--one-shot", *words, "--dry-run"))
     assert (plan["plan"], plan["picture"]) == ("runs/plan/plan.json", "runs/plan/plan.png")
     assert dry["plan"] == "runs/plan-2/plan.json"
     for name in ("plan", "picture"):
@@ -462,7 +475,9 @@ def test_a_cut_layer_is_named_so(cli: Cli, trained: Path) -> None:
 )
 def test_a_plan_applied_is_the_direct_prune(cli: Cli, trained: Path, words: tuple[object, ...]) -> None:
     path = cli("plan", trained, *words).out.strip()
-    planned, direct = (read_json(cli("prune", trained, *how, "--json")) for how in (("--plan", path), words))
+    planned, direct = (
+        read_json(cli("prune", "--one-shot", trained, *how, "--json")) for how in (("--plan", path), words)
+    )
     assert is_same(load_state(planned), load_state(direct))
     assert Path(planned["cfg"]).read_bytes() == Path(direct["cfg"]).read_bytes()
     assert planned["recalibrated_on"] == 12
@@ -528,7 +543,7 @@ def test_a_line_of_a_plan_is_a_group(cli: Cli, lone: Path) -> None:
 )  # fmt: skip
 def test_a_plan_leaves_nothing_to_choose(cli: Cli, trained: Path, words: str) -> None:
     flag = words.split()[0].removeprefix("--").removeprefix("no-").replace("-", "_")
-    outcome = cli("prune", trained, "--plan", "plan.json", *words.split())
+    outcome = cli("prune", "--one-shot", trained, "--plan", "plan.json", *words.split())
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == f"error: {flag}: a plan already says what to drop; leave it out, or the plan\n"
 
@@ -551,8 +566,8 @@ def test_channels_that_go_while_they_still_work_are_counted(cli: Cli, trained: P
     sparse = save_checkpoint(workplace / "sparse.pt", replace(checkpoint, state=state))
     said = "channels that go have a γ above 0.01 and still work"
     silent = [("--ratio", 0.25), ("--ratio", 0.5, "--criterion", "l1"), ("--ratio", 0.5, "--normalize", "mean")]
-    assert all(said not in cli("prune", sparse, "--recalibrate", 0, *words).err for words in silent)
-    outcome = cli("prune", sparse, "--recalibrate", 0, "--ratio", 0.5)
+    assert all(said not in cli("prune", "--one-shot", sparse, "--recalibrate", 0, *words).err for words in silent)
+    outcome = cli("prune", "--one-shot", sparse, "--recalibrate", 0, "--ratio", 0.5)
     assert outcome.code == 0
     assert f"9 of the 18 {said}, which will cost mAP; near zero are 25% of the prunable ones" in outcome.err
 
@@ -568,7 +583,7 @@ def test_batch_norm_is_measured_anew_where_something_that_worked_is_cut(
             tensor.fill_(0.1)
     state["layers.5.bn.weight"][:9] = gamma
     sparse = save_checkpoint(workplace / "sparse.pt", replace(checkpoint, state=state))
-    outcome = cli("prune", sparse, "--ratio", 0.25, "--json")
+    outcome = cli("prune", "--one-shot", sparse, "--ratio", 0.25, "--json")
     assert ("nothing goes but channels at zero: batch norm keeps" in outcome.err) == (seen == 0)
     result = read_json(outcome)
     assert result["recalibrated_on"] == seen

@@ -28,7 +28,9 @@ from yolo_prune.pruning.silencer import begin_removal, parse_removal
 from yolo_prune.pruning.surgery import cut_blocks
 from yolo_prune.stages.planning import Planned, choose_blocks_of, make_planned
 from yolo_prune.stages.settings import DEFAULT_EFFORT, LEAST_EFFORT, PruneConfig
+from yolo_prune.stages.timing import Stopwatch
 from yolo_prune.stages.training import resume_training, start_training
+from yolo_prune.training.device import make_device
 from yolo_prune.training.settings import TrainConfig
 
 JOURNAL = "prune.json"
@@ -58,7 +60,7 @@ def train_pruned(source: Path, config: PruneConfig, folder: Path, spec: DataSpec
     if last.is_file() and _is_about(folder, about):
         if not load_checkpoint(last).training["is_done"]:
             resume_training(folder, {name: getattr(config, name) for name in CHANGEABLE})
-        return _read(source, folder, spec)
+        return _read(source, config, folder, spec)
     blocks, target = _choose(source, config)
     save_json(folder / JOURNAL, {**about, "blocks": [block.shortcut for block in blocks]})
     start, plan = source, make_plan_config(config)
@@ -72,7 +74,7 @@ def train_pruned(source: Path, config: PruneConfig, folder: Path, spec: DataSpec
     settings = make_settings(config, source, start, plan)
     removal = None if target is None else begin_removal(load_checkpoint(start).network, target)
     start_training(settings, folder, "prune", removal=removal)
-    return _read(source, folder, spec)
+    return _read(source, config, folder, spec)
 
 
 def load_journal(folder: Path) -> tuple[Path, PruneConfig]:
@@ -144,13 +146,17 @@ def _is_about(folder: Path, about: dict[str, Any]) -> bool:
     return all(journal.get(key) == value for key, value in about.items())
 
 
-def _read(source: Path, folder: Path, spec: DataSpec) -> tuple[Planned, float]:
+def _read(source: Path, config: PruneConfig, folder: Path, spec: DataSpec) -> tuple[Planned, float]:
     """Return what a finished run has made of a checkpoint, as `train_pruned` does."""
     checkpoint, last = load_checkpoint(source), load_checkpoint(folder / "last.pt")
     removal = parse_removal(last.training["removal"])
     model = checkpoint.make_model().eval()
     ends = load_json(folder / JOURNAL, ConfigError, "start anew")["blocks"]
     blocks = pick_blocks(model.network, ends)
+    latency_ms = None
+    if config.is_timed:
+        slim = load_checkpoint(folder / "best.pt").make_model().eval()
+        latency_ms = Stopwatch(model, checkpoint.img_size, make_device(config.device)).measure(slim)
     planned = Planned(
         checkpoint=checkpoint,
         model=model,
@@ -159,7 +165,7 @@ def _read(source: Path, folder: Path, spec: DataSpec) -> tuple[Planned, float]:
         slim=last.network,
         before=measure_cost(model.network, checkpoint.img_size),
         after=measure_cost(last.network, checkpoint.img_size),
-        latency_ms=None,
+        latency_ms=latency_ms,
         spec=spec,
     )
     return planned, removal.difference

@@ -38,6 +38,7 @@ from yolo_prune.stages.settings import PruneConfig
 from yolo_prune.stages.timing import Stopwatch, make_time_budgets
 from yolo_prune.training.device import make_device
 from yolo_prune.training.epoch_end import GAMMA_THRESHOLD
+from yolo_prune.training.settings import AUTO
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,7 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
         CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be, or a budget cannot be met.
     """
     checkpoint = load_checkpoint(source)
-    if config.criterion == "auto" and config.plan is None:
-        is_seen = config.data is not None or has_data(checkpoint.provenance)
-        config = replace(config, criterion="taylor" if is_seen else "l2", normalize="mean")
+    config = _settle_criterion(config, checkpoint)
     ways = config.ways_without_data
     spec = load_data_of(config.data, checkpoint.provenance, " and ".join(ways)) if ways else None
     model = checkpoint.make_model().eval()
@@ -129,6 +128,16 @@ def choose_blocks_of(source: Path, config: PruneConfig) -> tuple[Block, ...]:
     spec = load_data_of(config.data, checkpoint.provenance, "--drop-blocks 0")
     model = checkpoint.make_model().eval()
     return _choose_blocks(_Subject(model, checkpoint.img_size, spec, make_device(config.device)), config)
+
+
+def _settle_criterion(config: PruneConfig, checkpoint: Checkpoint) -> PruneConfig:
+    """Return the settings with what `criterion: auto` stands for where the cut is made at once."""
+    if config.criterion != AUTO or config.plan is not None:
+        return config
+    if config.from_sensitivity is not None:
+        return replace(config, criterion=load_sensitivity(config.from_sensitivity).criterion)
+    is_seen = config.data is not None or has_data(checkpoint.provenance)
+    return replace(config, criterion="taylor" if is_seen else "l2", normalize="mean")
 
 
 @dataclass(frozen=True)
