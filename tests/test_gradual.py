@@ -24,7 +24,7 @@ from yolo_prune.pruning.settings import PlanConfig
 from yolo_prune.pruning.silencer import begin_removal, parse_removal
 from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
 from yolo_prune.stages.gradual import choose_effort, load_journal
-from yolo_prune.stages.lineage import find_uncut
+from yolo_prune.stages.lineage import adapt_finetune, adapt_prune, find_training, find_uncut
 from yolo_prune.stages.pruning import PruneResult, prune
 from yolo_prune.stages.settings import PRUNE_TRAINING, PruneConfig
 from yolo_prune.stages.training import start_training
@@ -297,12 +297,11 @@ def test_a_teacher_that_is_gone_or_has_changed_is_done_without(
 
 
 def test_settings_of_the_training_are_inherited(hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:
-    from yolo_prune.stages.lineage import adapt_finetune, adapt_prune
-
     base = TrainConfig(data=hands, cfg=tiny_cfg, epochs=2, batch_size=6, device="cpu", val_interval=0)
     base = replace(base, augment=replace(base.augment, mosaic=0.0), loss=replace(base.loss, box=3.0))
     best = start_training(base, tmp_path / "base")
-    finetune, pruning = adapt_finetune(best), adapt_prune(best)
+    trained = find_training(best)
+    finetune, pruning = adapt_finetune(trained), adapt_prune(trained)
     for settings in (finetune, pruning.training):
         assert (settings.batch_size, settings.augment.mosaic, settings.loss.box) == (6, 0.0, 3.0)
     assert finetune.epochs == 2

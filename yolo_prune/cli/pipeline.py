@@ -154,12 +154,12 @@ def finetune(
 ) -> None:
     """Train a pruned checkpoint further and print the path of its best checkpoint."""
     from yolo_prune.stages.folders import resolve_checkpoint
-    from yolo_prune.stages.lineage import adapt_finetune
+    from yolo_prune.stages.lineage import adapt_finetune, find_training
 
     if no_teacher and teacher is not None:
         raise ConfigError("contradicts --teacher", where="--no-teacher", right="leave one of them out")
     weights = checkpoint if resume else resolve_checkpoint(checkpoint, "prune")
-    base = FINETUNE if resume or weights is None else adapt_finetune(weights)
+    base = FINETUNE if resume or weights is None else adapt_finetune(find_training(weights))
     flags = {
         "data": data, "weights": weights, "epochs": epochs, "batch_size": batch_size, "img_size": img_size,
         "sparsity": sparsity, "sparsity_ratio": sparsity_ratio, "keep_zeros": keep_zeros, "teacher": teacher,

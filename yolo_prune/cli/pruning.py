@@ -175,7 +175,7 @@ def prune(
     """Train a checkpoint on while its least important channels are cut out, or zero its least weights, and print the path of the new one."""
     from yolo_prune.stages.data import report
     from yolo_prune.stages.folders import make_run_folder, remember_latest, resolve_checkpoint
-    from yolo_prune.stages.lineage import adapt_prune
+    from yolo_prune.stages.lineage import adapt_prune, find_training
     from yolo_prune.stages.planning import format_layers
     from yolo_prune.stages.pruning import make_plan_files
     from yolo_prune.stages.pruning import prune as make_pruned
@@ -195,7 +195,7 @@ def prune(
         source, settings, folder = _find_stopped(name or _PRUNE.name, flags, is_told)
     else:
         source = resolve_checkpoint(checkpoint, "train")
-        settings = overlay(_PLAN if dry_run else adapt_prune(source), config, flags)
+        settings = overlay(_PLAN if dry_run else adapt_prune(find_training(source)), config, flags)
         folder = make_run_folder(settings.name, _PLAN.name if dry_run else _PRUNE.name)
     if dry_run:
         made = make_plan_files(source, settings, folder)

@@ -42,13 +42,17 @@ def find_uncut(checkpoint: Checkpoint) -> Uncut:
     return Uncut(found, "") if was_cut else Uncut(None, "it was not pruned")
 
 
-def find_training(checkpoint: Checkpoint) -> TrainConfig | None:
-    """Return how a checkpoint, or the one that it was cut from, was trained; None where that is not known."""
+def find_training(path: Path) -> TrainConfig | None:
+    """Return how a checkpoint, or the one that it was cut from, was trained; None where that is not known.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    checkpoint = load_checkpoint(path)
     if checkpoint.provenance.get("stage") in CUTS:
-        path = find_uncut(checkpoint).path
-        if path is None:
+        if (uncut := find_uncut(checkpoint).path) is None:
             return None
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(uncut)
     try:
         recipe = dict(checkpoint.provenance["recipe"])
         return parse_config(TrainConfig(), recipe, "recipe") if "epochs" in recipe else None
@@ -56,26 +60,15 @@ def find_training(checkpoint: Checkpoint) -> TrainConfig | None:
         return None  # imported, or written by another version: its own defaults are all there is
 
 
-def adapt_finetune(path: Path) -> TrainConfig:
-    """Return the defaults of `finetune` for a checkpoint: as long as the network that it was cut from was trained.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    trained = find_training(load_checkpoint(path))
-    return FINETUNE if trained is None else replace(inherit(FINETUNE, trained), epochs=trained.epochs)
+def adapt_finetune(trained: TrainConfig | None) -> TrainConfig:
+    """Return the defaults of `finetune` for a network that was trained so before it was pruned: as long again."""
+    return FINETUNE if trained is None else replace(_inherit(FINETUNE, trained), epochs=trained.epochs)
 
 
-def adapt_prune(path: Path) -> PruneConfig:
-    """Return the defaults of `prune` for a checkpoint.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    trained = find_training(load_checkpoint(path))
-    return PruneConfig() if trained is None else PruneConfig(training=inherit(PRUNE_TRAINING, trained))
+def adapt_prune(trained: TrainConfig | None) -> PruneConfig:
+    """Return the defaults of `prune` for a network that was trained so."""
+    return PruneConfig() if trained is None else PruneConfig(training=_inherit(PRUNE_TRAINING, trained))
 
 
-def inherit(settings: TrainConfig, trained: TrainConfig) -> TrainConfig:
-    """Return settings with those of `INHERITED` taken from how a network was trained before."""
+def _inherit(settings: TrainConfig, trained: TrainConfig) -> TrainConfig:
     return replace(settings, **{name: getattr(trained, name) for name in INHERITED})
