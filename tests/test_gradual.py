@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import PRUNABLE, SIDE, TINY_CFG, Cli, Killed, before_step, is_same
+from tiny import PRUNABLE, SIDE, TINY_CFG, Cli, Killed, before_step, is_same, make_config
 
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.cost import measure_cost
@@ -161,6 +161,20 @@ def test_its_time_up_a_run_is_resumed_by_its_name(
     again = cli("prune", "--resume", "--name", "nothing")
     assert (again.code, again.err.count("\n")) == (2, 1)
     assert "there is nothing to resume" in again.err
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_channels_that_training_brought_to_zero_are_cut_at_once(
+    cli: Cli, hands: Path, tiny_cfg: Path, tmp_path: Path, workplace: Path
+) -> None:
+    settings = make_config(hands, tiny_cfg, sparsity="auto", sparsity_ratio=0.5, ema_fraction=0.0)
+    sparse = start_training(settings, tmp_path / "sparse")
+    outcome = cli("prune", sparse, "--ratio", 0.5, "--recalibrate", 0)
+    assert outcome.code == 0
+    assert "the channels that go are at zero: they are cut out at once" in outcome.err
+    assert not (workplace / "runs/prune/last.pt").exists()
+    further = cli("prune", sparse, "--ratio", 0.7, "--effort", 1, "--device", "cpu")
+    assert (workplace / "runs/prune-2/last.pt").exists(), further.err
 
 
 def test_a_source_that_changed_is_not_gone_on_with(trained: Path, tmp_path: Path) -> None:

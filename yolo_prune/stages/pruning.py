@@ -16,19 +16,22 @@ from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.constants import Constants, carry_constants, measure_constants
 from yolo_prune.pruning.importance import check_finite, score_channels
 from yolo_prune.pruning.pictures import draw_plan
+from yolo_prune.pruning.plan import Plan
 from yolo_prune.pruning.plan_file import save_plan
 from yolo_prune.pruning.settings import ScoreConfig
+from yolo_prune.pruning.silencer import Silencer, begin_removal
 from yolo_prune.pruning.surgery import mask, rebuild, silence_blocks
 from yolo_prune.pruning.verify import verify_response
 from yolo_prune.stages.calibration import iterate_batches, iterate_images, pick_samples
 from yolo_prune.stages.damage import Damage, format_damage, measure_damage
 from yolo_prune.stages.data import has_data, load_data_of, report
-from yolo_prune.stages.gradual import train_pruned
+from yolo_prune.stages.gradual import make_plan_config, train_pruned
 from yolo_prune.stages.planning import Planned, format_layers, make_planned
 from yolo_prune.stages.settings import PruneConfig
 from yolo_prune.stages.weight_pruning import WeightPruneResult, prune_weights
 from yolo_prune.training.device import make_device
 from yolo_prune.training.recalibrate import recalibrate_
+from yolo_prune.training.settings import AUTO
 
 AT_ZERO = 1e-6
 """A γ that is no larger is what a moving average leaves of one at zero."""
@@ -115,6 +118,9 @@ def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult | Weig
     checkpoint = load_checkpoint(source)
     check_finite(checkpoint.make_model())
     spec = _find_data(checkpoint, config)
+    if not config.one_shot and config.criterion == AUTO and _are_at_zero(checkpoint, config):
+        report("the channels that go are at zero: they are cut out at once, there is nothing to train")
+        config = replace(config, one_shot=True, criterion="bn-gamma")
     if config.one_shot:
         return _prune_at_once(source, config, folder, spec)
     if spec is None:
@@ -148,6 +154,17 @@ def _find_data(checkpoint: Checkpoint, config: PruneConfig) -> DataSpec | None:
             "--data names one"
         )
     return None
+
+
+def _are_at_zero(checkpoint: Checkpoint, config: PruneConfig) -> bool:
+    """Say whether sparsity training has brought to zero all that is to go by |γ|."""
+    if config.fixes_plan or config.drop_blocks:
+        return False
+    model = checkpoint.make_model()
+    if not any(layer.batch_normalize for _, layer in model.network.convs):
+        return False
+    plan = Silencer(model, begin_removal(model.network), make_plan_config(config), checkpoint.img_size).make_plan()
+    return not _cuts_what_works(model, plan)
 
 
 def _prune_at_once(source: Path, config: PruneConfig, folder: Path, spec: DataSpec | None) -> PruneResult:
@@ -190,7 +207,7 @@ def _finish(pruned: _Pruned, source: Path, config: PruneConfig, folder: Path) ->
 
 def _recalibrate_(slim: Detector, planned: Planned, config: PruneConfig) -> int:
     """Measure batch norm anew if anything that worked was cut, in place, and return on how many pictures."""
-    if not planned.made.blocks and not _cuts_what_works(planned):
+    if not planned.made.blocks and not _cuts_what_works(planned.short, planned.made.plan):
         report("nothing goes but channels at zero: batch norm keeps the statistics of training")
         return 0
     assert planned.spec is not None
@@ -198,10 +215,10 @@ def _recalibrate_(slim: Detector, planned: Planned, config: PruneConfig) -> int:
     return recalibrate_(slim, iterate_batches(data), make_device(config.device))
 
 
-def _cuts_what_works(planned: Planned) -> bool:
+def _cuts_what_works(model: Detector, plan: Plan) -> bool:
     sizes = ScoreConfig(criterion="bn-gamma", group_reduce="max", normalize="none")
-    gammas = score_channels(planned.short, make_channel_graph(planned.short.network), sizes)
-    return bool((gammas[~planned.made.plan.keep] > AT_ZERO).any())
+    gammas = score_channels(model, make_channel_graph(model.network), sizes)
+    return bool((gammas[~plan.keep] > AT_ZERO).any())
 
 
 def _save_plan(folder: Path, planned: Planned, source: Path) -> Path:
