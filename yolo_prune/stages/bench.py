@@ -27,7 +27,7 @@ from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.files import save_json, save_text
 from yolo_prune.model.checkpoint import Checkpoint, is_stored_packed, load_checkpoint
 from yolo_prune.model.decode import DecodedDetector
-from yolo_prune.stages.data import load_data_of, report
+from yolo_prune.stages.data import choose_split, load_data_of, report
 from yolo_prune.stages.settings import BenchConfig
 from yolo_prune.training.device import make_device
 
@@ -106,8 +106,9 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
     if not loaded:
         raise ConfigError("no checkpoint to bench", where="CHECKPOINT", right="name at least one")
     spec = load_data_of(config.data, next(iter(loaded.values())).provenance, "--no-score") if config.score else None
+    split = None if spec is None else choose_split(spec, config.split)
     engines = [make_engine(checkpoint.make_model().eval(), config.engine, device) for checkpoint in loaded.values()]
-    scores = dict.fromkeys(loaded) if spec is None else _score(loaded, spec, config, device)
+    scores = dict.fromkeys(loaded) if spec is None or split is None else _score(loaded, spec, split, config, device)
     latencies = _time(loaded, engines, config, device)
     first = next(iter(scores.values()))
     rows = []
@@ -132,7 +133,7 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
         "runs": config.runs,
         "warmup": config.warmup,
     }
-    result = BenchResult(tuple(rows), environment, config.split if config.score else None)
+    result = BenchResult(tuple(rows), environment, split)
     if folder is not None:
         save_json(folder / "bench.json", result.as_dict())
         save_text(folder / "bench.md", result.format(markdown=True) + "\n")
@@ -145,12 +146,12 @@ def _summarise(score: Evaluation, first: Evaluation | None) -> Scores:
 
 
 def _score(
-    loaded: Mapping[str, Checkpoint], spec: DataSpec, config: BenchConfig, device: torch.device
+    loaded: Mapping[str, Checkpoint], spec: DataSpec, split: str, config: BenchConfig, device: torch.device
 ) -> dict[str, Evaluation | None]:
-    samples = spec.samples(config.split)
+    samples = spec.samples(split)
     scores: dict[str, Evaluation | None] = {}
     for name, checkpoint in loaded.items():
-        report(f"scoring {name} on the {config.split} split: {len(samples)} pictures")
+        report(f"scoring {name} on the {split} split: {len(samples)} pictures")
         scores[name] = evaluate(checkpoint, samples, spec.names, img_size=config.img_size, device=device)
     return scores
 

@@ -12,7 +12,7 @@ from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.pruning.balance import balance_gammas_
-from yolo_prune.stages.data import load_data, load_data_of, report
+from yolo_prune.stages.data import CHOSEN_BY, explain_no_test, load_data, load_data_of, report
 from yolo_prune.stages.folders import find_run_folder, make_run_folder
 from yolo_prune.training.moments import Moments
 from yolo_prune.training.ranks import Ranks, count_restarts, join_ranks
@@ -35,7 +35,9 @@ def launch_training(config: TrainConfig, default_name: str, stage: str) -> Path:
                 settings, last = load_last(folder, {})
                 return _go_on(settings, last, folder, ranks, device)
         folder = ranks.share(make_run_folder(name, default_name) if ranks.is_first else Path(name))
-        return _start(config, folder, stage, ranks, device)
+        spec = _load_in_turn(config, ranks)
+        _tell_lacks(spec, config, _get_voice(ranks))
+        return _start(config, spec, folder, stage, ranks, device)
 
 
 def start_training(
@@ -52,7 +54,7 @@ def start_training(
     those of `training.run.train`.
     """
     with join_ranks(config.device) as (ranks, device):
-        return _start(config, folder, stage, ranks, device, moments, pictures)
+        return _start(config, _load_in_turn(config, ranks), folder, stage, ranks, device, moments, pictures)
 
 
 def resume_training(folder: Path, changes: dict[str, Any] | None = None, *, pictures: Pictures | None = None) -> Path:
@@ -64,6 +66,7 @@ def resume_training(folder: Path, changes: dict[str, Any] | None = None, *, pict
 
 def _start(
     config: TrainConfig,
+    spec: DataSpec,
     folder: Path,
     stage: str,
     ranks: Ranks,
@@ -72,7 +75,6 @@ def _start(
     pictures: Pictures | None = None,
 ) -> Path:
     say = _get_voice(ranks)
-    spec = _load_in_turn(config, ranks)
     config = replace(config, data=spec.source)
     start = make_start(config, len(spec.names), say, spec.samples("train"))
     if config.pulls_gammas:
@@ -113,6 +115,13 @@ def _load(config: TrainConfig) -> DataSpec:
     if config.data is None and config.weights is not None and config.weights.suffix == ".pt":
         return load_data_of(None, load_checkpoint(config.weights).provenance, "--data")
     return load_data(config.data)
+
+
+def _tell_lacks(spec: DataSpec, config: TrainConfig, say: Report) -> None:
+    """Say what later commands will lack. A chain and `iterate`, which start many runs, do not."""
+    if (reason := explain_no_test(spec)) is not None:
+        is_chosen = config.val_interval > 0 and not config.is_sparse  # else the last epoch is kept
+        say(f"{reason}: bench will score on val" + (f", {CHOSEN_BY}" if is_chosen else ""))
 
 
 def _get_voice(ranks: Ranks) -> Report:
