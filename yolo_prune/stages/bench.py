@@ -25,7 +25,7 @@ from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate
 from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.files import save_json, save_text
-from yolo_prune.model.checkpoint import Checkpoint, is_stored_packed, load_checkpoint
+from yolo_prune.model.checkpoint import AVERAGE, Checkpoint, is_stored_packed, load_checkpoint
 from yolo_prune.model.decode import DecodedDetector
 from yolo_prune.stages.data import choose_split, load_data_of, report
 from yolo_prune.stages.settings import BenchConfig
@@ -92,6 +92,15 @@ def name_rows(paths: list[Path]) -> dict[str, Path]:
     return rows
 
 
+def describe_weights(checkpoint: Checkpoint) -> str:
+    """Say, to end a line, which weights of an unfinished run's last.pt are used and how far it is; nothing of others."""
+    training = checkpoint.training
+    if AVERAGE not in training or training.get("is_done", True):
+        return ""
+    epochs = checkpoint.provenance.get("recipe", {}).get("epochs", "?")
+    return f", with the averaged weights after epoch {training.get('epoch', '?')} of {epochs}"
+
+
 @torch.inference_mode()
 def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | None = None) -> BenchResult:
     """Measure cost, speed and score of checkpoints by the name of their row; with `folder` write bench.json and bench.md.
@@ -151,7 +160,7 @@ def _score(
     samples = spec.samples(split)
     scores: dict[str, Evaluation | None] = {}
     for name, checkpoint in loaded.items():
-        report(f"scoring {name} on the {split} split: {len(samples)} pictures")
+        report(f"scoring {name} on the {split} split: {len(samples)} pictures{describe_weights(checkpoint)}")
         scores[name] = evaluate(checkpoint, samples, spec.names, img_size=config.img_size, device=device)
     return scores
 

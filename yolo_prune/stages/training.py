@@ -51,7 +51,8 @@ def start_training(
     """Train in `folder` from whatever the settings name, and return the best checkpoint.
 
     Started from a checkpoint, a run without a data set of its own goes on with the checkpoint's. `moments` and `pictures` are
-    those of `training.run.train`.
+    those of `training.run.train`. From a last.pt a run starts with the averaged weights, or with `moments` with those of the
+    last step, to which they belong.
     """
     with join_ranks(config.device) as (ranks, device):
         return _start(config, _load_in_turn(config, ranks), folder, stage, ranks, device, moments, pictures)
@@ -77,6 +78,8 @@ def _start(
     say = _get_voice(ranks)
     config = replace(config, data=spec.source)
     start = make_start(config, len(spec.names), say, spec.samples("train"))
+    if moments is not None and start.parent is not None:  # they belong to the last step's weights
+        start.model.load_state_dict(dict(load_checkpoint(start.parent).state))
     if config.pulls_gammas:
         say(f"balanced the γ of {balance_gammas_(start.model)} groups")
     cost = measure_cost(start.model.network, start.img_size)
@@ -99,7 +102,7 @@ def _go_on(
     say = _get_voice(ranks)
     run = make_run_of(config, load_data(config.data), last, folder=folder, device=device, ranks=ranks)
     say(f"resuming {folder} after epoch {last.training['epoch']} of {config.epochs}")
-    model = last.make_model()
+    model = last.make_last_step_model()
     model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
     return train(run, model.requires_grad_(True), last, say, pictures=pictures)
 
