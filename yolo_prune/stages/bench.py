@@ -17,7 +17,18 @@ from yolo_prune.bench.latency import (
     make_suppression_call,
     measure_latencies,
 )
-from yolo_prune.bench.table import Row, Scores, format_conditions, format_markdown, format_text, parse_row
+from yolo_prune.bench.table import (
+    IS_RUINED,
+    RUINED_MARK,
+    Row,
+    Scores,
+    explain_ruined,
+    find_ruined,
+    format_conditions,
+    format_markdown,
+    format_text,
+    parse_row,
+)
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import ConfigError, OutputError
@@ -44,13 +55,20 @@ class BenchResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result under the names that JSON output uses."""
-        rows = [row.as_dict() for row in self.rows]
-        return {"environment": self.environment, "split": self.split, "rows": rows}
+        ruined = find_ruined(self.rows)
+        rows = [{**row.as_dict(), IS_RUINED: flag} for row, flag in zip(self.rows, ruined, strict=True)]
+        return {
+            "environment": self.environment,
+            "split": self.split,
+            "rows": rows,
+            "advice": explain_ruined(self.rows),
+        }
 
     def format(self, markdown: bool = False) -> str:
         """Return the table and its conditions as text for a terminal, or in Markdown."""
         table = format_markdown(self.rows) if markdown else format_text(self.rows)
-        return f"{table}\n\n{format_conditions(self.environment, self.rows, self.split)}"
+        advice, conditions = explain_ruined(self.rows), format_conditions(self.environment, self.rows, self.split)
+        return "\n\n".join([table, *([] if advice is None else [f"{RUINED_MARK} {advice}."]), conditions])
 
 
 def load_bench(path: Path) -> BenchResult:
