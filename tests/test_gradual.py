@@ -241,7 +241,7 @@ def test_a_wrong_cut_is_noticed(trained: Path, tmp_path: Path, monkeypatch: pyte
 @pytest.mark.usefixtures("undrawn")
 def test_a_ruined_network_is_told(cli: Cli, trained: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "yolo_prune.stages.damage.RUINED", 1e9
+        "yolo_prune.stages.damage.RUINED_SHARE", 1e9
     )  # whatever the tiny network still finds is less than that
     outcome = cli("prune", trained, "--one-shot", "--ratio", 0.5)
     assert outcome.code == 0

@@ -238,7 +238,7 @@ def test_sparsity_reaches_zeros_and_keeps_the_last_epoch(config: TrainConfig, tm
         patch.setattr("yolo_prune.stages.training.report", lines.append)
         best = start_training(parse_config(config, changes, "test"), tmp_path / "run")
     last = load_checkpoint(tmp_path / "run/last.pt")
-    model = last.make_model()
+    model = last.make_last_step_model()
     zeros = sum(
         int((module.bn.weight == 0).sum())
         for module in model.layers

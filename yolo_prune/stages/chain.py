@@ -20,7 +20,7 @@ from yolo_prune.files import measure_sha256, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.stages.bench import BenchResult, bench, load_bench
 from yolo_prune.stages.compare import save_comparison
-from yolo_prune.stages.data import load_data, report
+from yolo_prune.stages.data import choose_split, load_data, report
 from yolo_prune.stages.folders import RUNS
 from yolo_prune.stages.lineage import adapt_finetune, adapt_prune
 from yolo_prune.stages.pruning import prune
@@ -77,7 +77,8 @@ def run_chain(config: ChainConfig) -> ChainResult:
         raise ConfigError("a whole chain runs in one process", where="torchrun", right=right)
     folder, device = RUNS / config.name, make_device(config.device)
     spec = load_data(config.data)
-    samples = spec.samples(config.bench.split)  # a split that is not there shows now, not after hours
+    split = choose_split(spec, config.bench.split)  # one that is not there shows now, not after hours
+    samples = spec.samples(split)
     config = replace(config, data=spec.source)
     data = measure_fingerprint(spec)
 
@@ -116,7 +117,8 @@ def run_chain(config: ChainConfig) -> ChainResult:
     newest = checkpoints["Pruned"] = _once(folder / "prune", "pruned.pt", made_of, prune_stage)
     if config.finetune is not None:
         checkpoints["Finetuned"] = train_stage("finetune", config.finetune, newest)
-    bench_settings, place = replace(config.bench, data=config.data, device=config.device), folder / "bench"
+    bench_settings = replace(config.bench, data=config.data, split=split, device=config.device)
+    place = folder / "bench"
 
     def bench_stage() -> Path:
         bench(checkpoints, bench_settings, place)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from yolo_prune.bench.table import RUINED_SHARE
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.evaluation.evaluate import measure_score_of
 from yolo_prune.model.detector import Detector
@@ -13,8 +14,6 @@ from yolo_prune.stages.calibration import BATCH, pick_samples
 
 IMAGES = 200
 """Validation images to look at."""
-RUINED = 0.1
-"""A network that keeps less than this share of its AP50 is ruined."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Damage:
     @property
     def is_ruin(self) -> bool:
         """Whether next to nothing is left of what the network found."""
-        return self.after < RUINED * self.before
+        return self.after < RUINED_SHARE * self.before
 
     def format(self) -> str:
         """Say it in one line, and what would help where the network is ruined."""

@@ -227,8 +227,8 @@ class BenchConfig:
 
     data: Path | None = None
     """The data.yaml to score on; without it the one that the first checkpoint was trained on."""
-    split: str = "test"
-    """The part of the data set to score on."""
+    split: str | None = None
+    """The part of the data set to score on; without it test where the data set has one, else val."""
     score: bool = True
     """Measure mAP; without, only cost and speed."""
     img_size: int | None = None

@@ -13,7 +13,7 @@ from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.pruning.balance import balance_gammas_
 from yolo_prune.pruning.silencer import Removal
-from yolo_prune.stages.data import load_data, load_data_of, report
+from yolo_prune.stages.data import CHOSEN_BY, explain_no_test, load_data, load_data_of, report
 from yolo_prune.stages.folders import find_run_folder, make_run_folder
 from yolo_prune.stages.lineage import find_uncut
 from yolo_prune.training.moments import Moments
@@ -37,7 +37,9 @@ def launch_training(config: TrainConfig, default_name: str, stage: str) -> Path:
                 settings, last = load_last(folder, {})
                 return _go_on(settings, last, folder, ranks, device)
         folder = ranks.share(make_run_folder(name, default_name) if ranks.is_first else Path(name))
-        return _start(config, folder, stage, ranks, device)
+        spec = _load_in_turn(config, ranks)
+        _tell_lacks(spec, config, _get_voice(ranks))
+        return _start(config, spec, folder, stage, ranks, device)
 
 
 def start_training(
@@ -52,10 +54,11 @@ def start_training(
     """Train in `folder` from whatever the settings name, and return the best checkpoint.
 
     Started from a checkpoint, a run without a data set of its own goes on with the checkpoint's. `moments`, `pictures` and
-    `removal` are those of `training.run.train`.
+    `removal` are those of `training.run.train`. From a last.pt a run starts with the averaged weights, or with `moments` with
+    those of the last step, to which they belong.
     """
     with join_ranks(config.device) as (ranks, device):
-        return _start(config, folder, stage, ranks, device, moments, pictures, removal)
+        return _start(config, _load_in_turn(config, ranks), folder, stage, ranks, device, moments, pictures, removal)
 
 
 def resume_training(folder: Path, changes: dict[str, Any] | None = None, *, pictures: Pictures | None = None) -> Path:
@@ -67,6 +70,7 @@ def resume_training(folder: Path, changes: dict[str, Any] | None = None, *, pict
 
 def _start(
     config: TrainConfig,
+    spec: DataSpec,
     folder: Path,
     stage: str,
     ranks: Ranks,
@@ -76,9 +80,10 @@ def _start(
     removal: Removal | None = None,
 ) -> Path:
     say = _get_voice(ranks)
-    spec = _load_in_turn(config, ranks)
     config = _find_teacher(replace(config, data=spec.source), say)
     start = make_start(config, len(spec.names), say, spec.samples("train"))
+    if moments is not None and start.parent is not None:  # they belong to the last step's weights
+        start.model.load_state_dict(dict(load_checkpoint(start.parent).state))
     if config.pulls_gammas:
         say(f"balanced the γ of {balance_gammas_(start.model)} groups")
     cost = measure_cost(start.model.network, start.img_size)
@@ -110,7 +115,7 @@ def _go_on(
     say = _get_voice(ranks)
     run = make_run_of(config, load_data(config.data), last, folder=folder, device=device, ranks=ranks)
     say(f"resuming {folder} after epoch {last.training['epoch']} of {config.epochs}")
-    model = last.make_model()
+    model = last.make_last_step_model()
     model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
     return train(run, model.requires_grad_(True), last, say, pictures=pictures)
 
@@ -126,6 +131,13 @@ def _load(config: TrainConfig) -> DataSpec:
     if config.data is None and config.weights is not None and config.weights.suffix == ".pt":
         return load_data_of(None, load_checkpoint(config.weights).provenance, "--data")
     return load_data(config.data)
+
+
+def _tell_lacks(spec: DataSpec, config: TrainConfig, say: Report) -> None:
+    """Say what later commands will lack. A chain and `iterate`, which start many runs, do not."""
+    if (reason := explain_no_test(spec)) is not None:
+        is_chosen = config.val_interval > 0 and not config.is_sparse  # else the last epoch is kept
+        say(f"{reason}: bench will score on val" + (f", {CHOSEN_BY}" if is_chosen else ""))
 
 
 def _get_voice(ranks: Ranks) -> Report:
