@@ -48,9 +48,9 @@ def test_a_pipe_ends_in_a_table_on_val_where_there_is_no_test_split(
     trained = cli("train", "--data", data, "--cfg", tiny_cfg, *SMALL)
     hint = f"{reason}: bench will score on val, the split that training chooses its epoch by"
     assert find_lines(trained.err, "test") == [hint]
-    pruned = cli("prune", "--ratio", 0.5, "-", stdin=trained.out)
+    pruned = cli("prune", "--one-shot", "--ratio", 0.5, "-", stdin=trained.out)
     finetuned = cli("finetune", "-", *SMALL, stdin=pruned.out)
-    (line,) = find_lines(finetuned.err, "test")
+    (line,) = find_lines(finetuned.err, "bench will score")
     assert line.replace(f"{Path.cwd()}/", "") == hint
     table = cli("bench", "-", "--runs", 1, stdin=finetuned.out)
     assert table.code == 0, table.err
@@ -116,7 +116,7 @@ def write_chain(data: Path, tiny_cfg: Path, **bench: Any) -> Path:
         "data": str(data),
         "device": "cpu",
         "train": {"cfg": str(tiny_cfg), "epochs": 1, "batch_size": 6},
-        "prune": {"ratio": 0.5, "recalibrate": 0},
+        "prune": {"ratio": 0.5, "recalibrate": 0, "one_shot": True},
         "finetune": None,
         "bench": {"runs": 1, "warmup": 0, **bench},
     }

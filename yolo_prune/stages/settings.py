@@ -34,7 +34,7 @@ FOR_CHANNELS = (
         "target_macs",
     ),
     *("target_latency_ms", "target_speedup", "drop_blocks", "from_sensitivity", "plan", "fold", "pictures"),
-    *("effort", "training", "max_minutes"),
+    *("effort", "max_minutes"),
 )
 """Settings of pruning that say nothing about single weights."""
 FOR_WEIGHTS = ("pattern", "spare_ends")

@@ -20,6 +20,9 @@ from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.trainee import Trainee
 from yolo_prune.training.validate import make_averaged, make_slim, measure_map50, measure_slimness
 
+JUDGED = 3
+"""The best epoch is that of the best mean of so many validations, its own the last: a single one that happens to score high is
+no reason to keep weights that the learning rate had not settled yet."""
 GAMMA_THRESHOLD = 0.01
 """A channel with a smaller |γ| counts as gone in the report of sparsity."""
 
@@ -70,11 +73,13 @@ def _judge(config: TrainConfig, progress: Progress, map50: float | None, is_last
     progress.is_done = is_last
     if map50 is None:
         return False
-    is_best = is_last if config.is_sparse else map50 >= progress.best_map50
-    progress.waited = 0 if map50 > progress.best_map50 else progress.waited + 1
+    scores = [row["val_map50"] for row in progress.rows if row["val_map50"] is not None][-JUDGED:]
+    score = sum(scores) / len(scores)
+    is_best = is_last if config.is_sparse else score >= progress.best_map50
+    progress.waited = 0 if score > progress.best_map50 else progress.waited + 1
     progress.is_done |= 0 < config.patience <= progress.waited or (config.goal is not None and map50 >= config.goal)
     if is_best:
-        progress.best_map50 = map50
+        progress.best_map50 = score
     return is_best
 
 

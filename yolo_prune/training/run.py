@@ -134,7 +134,7 @@ def train(
     """Train `model` in place, or go on from `last`, and return the path of the run's best checkpoint.
 
     Nothing is written before the data set is read. last.pt holds after every epoch, and every `save_minutes` within one, all
-    that is needed to end in the same bits; best.pt the averaged weights of the best epoch so far by validation AP50, or
+    that is needed to end in the same bits; best.pt the averaged weights of the best epoch so far by validation AP50 (a mean of three), or
     with sparsity of the last epoch, because earlier ones are less sparse.
 
     Args:

@@ -92,7 +92,7 @@ class TrainConfig:
     close_mosaic_fraction: float = 0.2
     """Share of the run, at its end, without mosaic pictures."""
     patience: int = 0
-    """The run ends after so many validations without a better AP50; 0 lets it go to its end."""
+    """The run ends after so many validations without a better AP50, the mean of three; 0 lets it go to its end."""
     rectangular: bool = False
     """Validate on pictures padded to the nearest multiples of 32 px instead of to a square."""
     workers: int | None = None
