@@ -26,13 +26,12 @@ from threading import Event, Thread
 
 from yolo_prune.threads import ROOT
 
-INTERVAL_S = 0.5
-BUSY_SHARE = 0.15
-"""Seconds of waiting for a core, of all threads together, per second, from which on threads wait asleep."""
-CALM_SHARE = 0.08
-"""The same, below which they may wait awake again."""
-CALM_S = 4.0
-"""For so long."""
+INTERVAL_S = 0.25
+"""Between looks at how long threads wait for cores."""
+BUSY_SHARE = 0.2
+"""Seconds of waiting for a core, of all threads together, per second, from which on threads wait for each other asleep."""
+LEAST_HOLD_S, MOST_HOLD_S = 2.0, 16.0
+"""How long they do so before it is tried again without: at first, and after trials that failed."""
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 """By which a user says how to wait."""
 RIVALS = ("libiomp", "libomp")
@@ -45,20 +44,31 @@ PATIENCE_S = 1.0
 
 @dataclass
 class WaitRule:
-    """Says whether threads are to wait asleep, from the shares of time for which they wait for cores."""
+    """Says whether threads are to wait for each other asleep, from the shares of time for which they wait for cores.
+
+    What the shares are while threads sleep tells little: they then wait for a core each time they are woken, on a machine that has
+    nothing else to do too. So from time to time they are kept awake again, for one look.
+    """
 
     asleep: bool = False
-    calm_s: float = 0.0
-    """For how long the share has been low."""
+    hold_s: float = LEAST_HOLD_S
+    """How long to stay asleep."""
+    state_s: float = LEAST_HOLD_S
+    """For how long the state has been what it is; at first, long enough."""
 
     def update(self, share: float, seconds: float) -> bool:
         """Take in the share of the last `seconds`, and return whether to wait asleep from now on."""
-        self.calm_s = self.calm_s + seconds if share < CALM_SHARE else 0.0
-        if share >= BUSY_SHARE:
-            self.asleep = True
-        elif self.calm_s >= CALM_S:
-            self.asleep = False
+        self.state_s += seconds
+        if self.asleep and self.state_s >= self.hold_s:
+            self._enter(asleep=False)
+        elif not self.asleep and share >= BUSY_SHARE:
+            is_same_load = self.state_s < LEAST_HOLD_S
+            self.hold_s = min(2 * self.hold_s, MOST_HOLD_S) if is_same_load else LEAST_HOLD_S
+            self._enter(asleep=True)
         return self.asleep
+
+    def _enter(self, asleep: bool) -> None:
+        self.asleep, self.state_s = asleep, 0.0
 
 
 class DelayMeter:
