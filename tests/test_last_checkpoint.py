@@ -78,7 +78,9 @@ def run_export(cli: Cli, path: Path, data: Path) -> Any:
 
 
 def run_prune(cli: Cli, path: Path, data: Path) -> Any:
-    result = read_json(cli("prune", "--one-shot", path, "--ratio", 0.5, "--data", data, "--name", f"p-{path.parent.name}", "--json"))
+    result = read_json(
+        cli("prune", "--one-shot", path, "--ratio", 0.5, "--data", data, "--name", f"p-{path.parent.name}", "--json")
+    )
     return get_state(result["checkpoint"])
 
 

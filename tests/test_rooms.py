@@ -8,7 +8,10 @@ from pathlib import Path
 
 import yolo_prune
 
-LIGHT = ("pruning.channels", "pruning.plan", "pruning.settings", "model.settings", "config", "files", "errors")
+LIGHT = (
+    *("pruning.channels", "pruning.plan", "pruning.settings", "model.settings", "config", "files", "errors"),
+    *("threads", "contention"),
+)
 
 SCREEN = 50
 """Lines."""

@@ -16,11 +16,12 @@ from yolo_prune.config import format_config, parse_config
 from yolo_prune.datasets.loader import DetectionDataset, Loader, Share, count_batches, make_loader
 from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
 from yolo_prune.errors import TrainingError
-from yolo_prune.files import count_cores, remove_scraps, save_text
+from yolo_prune.files import remove_scraps, save_text
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.silencer import Removal, parse_removal
+from yolo_prune.threads import count_cores
 from yolo_prune.training.board import Board, open_board
 from yolo_prune.training.epoch import Tally, check_sanity, train_epoch
 from yolo_prune.training.epoch_end import finish_epoch
