@@ -72,7 +72,7 @@ class TestMeter:
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now = [100.0]
-        monkeypatch.setattr(contention.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr("yolo_prune.contention.time.monotonic", lambda: now[0])
         return now
 
     def test_it_adds_up_what_threads_waited(self, tmp_path: Path, clock: list[float]) -> None:
