@@ -38,10 +38,14 @@ FULL_MS = MS_PER_MAC * measure_cost(parse_cfg(TINY_CFG), SIDE).macs
 
 Scores = Mapping[tuple[int, ...], NDArray[np.float64]]
 
+AT_ONCE = ("--one-shot", "--criterion", "bn-gamma")
+"""How the cut itself is tried; tests/test_gradual.py has pruning while training."""
+
 
 def prune(cli: Cli, checkpoint: Path, *words: object) -> Any:
     """Prune without a look at pictures and return the JSON."""
-    return read_json(cli("prune", "--one-shot", checkpoint, "--recalibrate", 0, "--json", *words))
+    how = AT_ONCE[:1] if "--plan" in words else AT_ONCE
+    return read_json(cli("prune", *how, checkpoint, "--recalibrate", 0, "--json", *words))
 
 
 def load_state(result: Any) -> Mapping[str, Tensor]:
@@ -240,7 +244,7 @@ def test_a_speed_is_met_and_one_channel_less_would_miss_it(cli: Cli, trained: Pa
 
 @pytest.mark.usefixtures("clock")
 def test_a_time_is_met_and_one_channel_less_would_miss_it(cli: Cli, trained: Path) -> None:
-    outcome = cli("prune", "--one-shot", trained, "--recalibrate", 0, "--target-latency-ms", 0.5 * FULL_MS, "--json")
+    outcome = cli("prune", *AT_ONCE, trained, "--recalibrate", 0, "--target-latency-ms", 0.5 * FULL_MS, "--json")
     result = read_json(outcome)
     assert result["after"]["latency_ms"] <= 0.5 * FULL_MS
     less = prune(cli, trained, "--ratio", (count_dropped(result) - 1) / PRUNABLE)
@@ -253,19 +257,19 @@ def test_a_time_is_met_and_one_channel_less_would_miss_it(cli: Cli, trained: Pat
 @pytest.mark.usefixtures("clock")
 def test_a_target_out_of_reach_names_the_nearest_that_can_be_had(cli: Cli, trained: Path, setting: str) -> None:
     flag, wish = f"--{setting.replace('_', '-')}", 99 if setting == "target_speedup" else 1e-3
-    outcome = cli("prune", "--one-shot", trained, flag, wish)
+    outcome = cli("prune", *AT_ONCE, trained, flag, wish)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith(f"error: {setting}: ")
     assert "cannot be reached: min_channels=2 leaves " in outcome.err
     word = "at most" if setting == "target_speedup" else "at least"
     told = outcome.err.partition(f"; use {word} ")[2].partition(", or a smaller min_channels")[0]
     assert prune(cli, trained, flag, told)["checkpoint"] == "runs/prune/pruned.pt"
-    assert "min_channels=1 leaves" in cli("prune", "--one-shot", trained, flag, wish, "--min-channels", 1).err
+    assert "min_channels=1 leaves" in cli("prune", *AT_ONCE, trained, flag, wish, "--min-channels", 1).err
 
 
 @pytest.mark.usefixtures("clock")
 def test_a_time_that_the_original_takes_is_refused(cli: Cli, trained: Path) -> None:
-    outcome = cli("prune", "--one-shot", trained, "--target-latency-ms", 6)
+    outcome = cli("prune", *AT_ONCE, trained, "--target-latency-ms", 6)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == (
         f"error: target_latency_ms: 6 ms is above the original's cost, which is {FULL_MS:.2f} ms here; use less\n"
@@ -330,7 +334,7 @@ def test_the_block_that_adds_least_is_cut(
     cli: Cli, two_blocks: Callable[[float, float], Path], factors: tuple[float, float], gone: int
 ) -> None:
     outcome = cli(
-        "prune", "--one-shot", two_blocks(*factors), "--ratio", 0, "--drop-blocks", 1, "--recalibrate", 0, "--json"
+        "prune", *AT_ONCE, two_blocks(*factors), "--ratio", 0, "--drop-blocks", 1, "--recalibrate", 0, "--json"
     )
     result = read_json(outcome)
     assert result["dropped_blocks"] == [gone]
@@ -388,7 +392,7 @@ def test_only_what_looks_at_pictures_needs_data(cli: Cli, lone: Path) -> None:
         (("--drop-blocks", 1), "--drop-blocks 0 and --recalibrate 0"),
         ((), "--recalibrate 0"),
     ):
-        outcome = cli("prune", "--one-shot", lone, *words)
+        outcome = cli("prune", *AT_ONCE, lone, *words)
         assert outcome.err == (f"error: --data: the checkpoint names no data set; name a data.yaml, or use {ways}\n"), (
             words
         )
@@ -413,7 +417,7 @@ def test_the_json_says_what_was_saved(cli: Cli, trained: Path) -> None:
     result = prune(cli, trained, "--target-macs", 0.5, "--drop-blocks", 1, "--fold", "mean")
     assert result.keys() == {
         *("checkpoint", "cfg", "plan", "prune_ratio", "dropped_blocks", "before", "after"),
-        *("max_abs_difference", "recalibrated_on", *COSTS),
+        *("max_abs_difference", "recalibrated_on", "map50_before", "map50_after", "scored_images", *COSTS),
     }
     assert result["before"].keys() == result["after"].keys() == COSTS
     assert {key: result[key] for key in COSTS} == result["after"]
@@ -428,7 +432,7 @@ def test_the_json_says_what_was_saved(cli: Cli, trained: Path) -> None:
 
 def test_what_was_pruned_is_finetuned_and_benched(cli: Cli, trained: Path) -> None:
     words = ("--target-params", 0.4, "--drop-blocks", 1, "--criterion", "taylor", "--fold", "mean")
-    assert cli("prune", "--one-shot", trained, *words).out == "runs/prune/pruned.pt\n"
+    assert cli("prune", *AT_ONCE, trained, *words).out == "runs/prune/pruned.pt\n"
     assert cli("finetune", "--epochs", 1, "--batch-size", 12).out == "runs/finetune/best.pt\n"
     rows = read_json(cli("bench", "--no-score", "--runs", 1, "--warmup", 0, "--json"))["rows"]
     assert [row["name"] for row in rows] == ["Original", "Pruned", "Finetuned"]
@@ -437,7 +441,7 @@ def test_what_was_pruned_is_finetuned_and_benched(cli: Cli, trained: Path) -> No
 
 def test_a_plan_is_written_and_nothing_pruned(cli: Cli, lone: Path) -> None:
     words = (lone, "--ratio", 0.5, "--criterion", "l2", "--json")
-    plan, dry = read_json(cli("plan", *words)), read_json(cli("prune", "--one-shot", *words, "--dry-run"))
+    plan, dry = read_json(cli("plan", *words)), read_json(cli("prune", *AT_ONCE, *words, "--dry-run"))
     assert (plan["plan"], plan["picture"]) == ("runs/plan/plan.json", "runs/plan/plan.png")
     assert dry["plan"] == "runs/plan-2/plan.json"
     for name in ("plan", "picture"):
@@ -452,7 +456,7 @@ def test_a_plan_is_written_and_nothing_pruned(cli: Cli, lone: Path) -> None:
 
 
 def test_a_plan_prints_its_path_and_the_layers(cli: Cli, lone: Path) -> None:
-    outcome = cli("plan", lone, "--ratio", 0.5, "--name", "mine")
+    outcome = cli("plan", lone, "--ratio", 0.5, "--criterion", "bn-gamma", "--name", "mine")
     assert (outcome.code, outcome.out) == (0, "runs/mine/plan.json\n")
     lines = outcome.err.splitlines()
     assert lines[0].startswith("18 of the 18 channels that go have a γ above 0.01")
@@ -475,9 +479,7 @@ def test_a_cut_layer_is_named_so(cli: Cli, trained: Path) -> None:
 )
 def test_a_plan_applied_is_the_direct_prune(cli: Cli, trained: Path, words: tuple[object, ...]) -> None:
     path = cli("plan", trained, *words).out.strip()
-    planned, direct = (
-        read_json(cli("prune", "--one-shot", trained, *how, "--json")) for how in (("--plan", path), words)
-    )
+    planned, direct = (read_json(cli("prune", "--one-shot", trained, *how, "--json")) for how in (("--plan", path), words))
     assert is_same(load_state(planned), load_state(direct))
     assert Path(planned["cfg"]).read_bytes() == Path(direct["cfg"]).read_bytes()
     assert planned["recalibrated_on"] == 12
@@ -566,8 +568,8 @@ def test_channels_that_go_while_they_still_work_are_counted(cli: Cli, trained: P
     sparse = save_checkpoint(workplace / "sparse.pt", replace(checkpoint, state=state))
     said = "channels that go have a γ above 0.01 and still work"
     silent = [("--ratio", 0.25), ("--ratio", 0.5, "--criterion", "l1"), ("--ratio", 0.5, "--normalize", "mean")]
-    assert all(said not in cli("prune", "--one-shot", sparse, "--recalibrate", 0, *words).err for words in silent)
-    outcome = cli("prune", "--one-shot", sparse, "--recalibrate", 0, "--ratio", 0.5)
+    assert all(said not in cli("prune", *AT_ONCE, sparse, "--recalibrate", 0, *words).err for words in silent)
+    outcome = cli("prune", *AT_ONCE, sparse, "--recalibrate", 0, "--ratio", 0.5)
     assert outcome.code == 0
     assert f"9 of the 18 {said}, which will cost mAP; near zero are 25% of the prunable ones" in outcome.err
 
@@ -583,7 +585,7 @@ def test_batch_norm_is_measured_anew_where_something_that_worked_is_cut(
             tensor.fill_(0.1)
     state["layers.5.bn.weight"][:9] = gamma
     sparse = save_checkpoint(workplace / "sparse.pt", replace(checkpoint, state=state))
-    outcome = cli("prune", "--one-shot", sparse, "--ratio", 0.25, "--json")
+    outcome = cli("prune", *AT_ONCE, sparse, "--ratio", 0.25, "--json")
     assert ("nothing goes but channels at zero: batch norm keeps" in outcome.err) == (seen == 0)
     result = read_json(outcome)
     assert result["recalibrated_on"] == seen
