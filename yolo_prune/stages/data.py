@@ -47,6 +47,14 @@ def load_data_of(path: Path | None, provenance: dict[str, Any], flag: str) -> Da
     return load_spec(Path(trained_on))
 
 
+def find_data_of(path: Path | None, provenance: dict[str, Any]) -> DataSpec | None:
+    """Read the data set as `load_data_of` does, but return None where none was asked for and the checkpoint's is not there."""
+    try:
+        return load_data_of(path, provenance, "")
+    except ConfigError:
+        return None
+
+
 class _Progress:
     def __init__(self, title: str) -> None:
         from tqdm import tqdm

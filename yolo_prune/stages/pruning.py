@@ -16,6 +16,7 @@ from yolo_prune.pruning.constants import Constants, carry_constants, measure_con
 from yolo_prune.pruning.importance import score_channels
 from yolo_prune.pruning.pictures import draw_plan
 from yolo_prune.pruning.plan_file import save_plan
+from yolo_prune.pruning.refit import count_images, refit
 from yolo_prune.pruning.settings import ScoreConfig
 from yolo_prune.pruning.surgery import compare, mask, rebuild, silence_blocks
 from yolo_prune.stages.calibration import iterate_batches, iterate_images, pick_samples
@@ -116,7 +117,9 @@ def _prune_channels(source: Path, config: PruneConfig, folder: Path) -> PruneRes
     difference = verify(mask(short, plan), slim, source)
     if planned.made.blocks:
         difference = max(difference, verify(silence_blocks(planned.model, planned.made.blocks), short, source))
-    if config.fold != "none":
+    if config.fold == "regress":
+        slim = _refit(planned, config)
+    elif config.fold != "none":
         slim = rebuild(short, plan, _find_constants(planned, config))
     seen = _recalibrate_(slim, planned, config) if config.recalibrate else 0
     metrics = {**planned.as_dict(), "max_abs_difference": difference}
@@ -182,3 +185,13 @@ def _find_constants(planned: Planned, config: PruneConfig) -> Constants:
     constants = measure_constants(planned.short.to(device), planned.made.plan, iterate_images(data, device))
     planned.short.cpu()
     return {index: values.cpu() for index, values in constants.items()}
+
+
+def _refit(planned: Planned, config: PruneConfig) -> Detector:
+    """Return the slim network with its weights fitted to the original's on training images."""
+    assert planned.spec is not None
+    device, img_size = make_device(config.device), planned.checkpoint.img_size
+    data = pick_samples(planned.spec, "train", count_images(config.pictures, img_size), img_size)
+    slim = refit(planned.short.to(device), planned.made.plan, [*iterate_images(data, device)])
+    planned.short.cpu()
+    return slim.cpu()
