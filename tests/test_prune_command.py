@@ -25,7 +25,7 @@ from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from yolo_prune.model.decode import DecodedDetector
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.stages import timing
-from yolo_prune.stages.calibration import pick_samples
+from yolo_prune.stages.calibration import iterate_images, pick_samples
 
 COSTS = {"params", "macs", "flops", "size_bytes"}
 GROUPS = {(0,): 8, (1, 3): 8, (2,): 4, (5,): 16}
@@ -324,6 +324,28 @@ def test_what_is_spared_stays_whole_with_what_is_tied_to_it(cli: Cli, trained: P
     assert (filters[1], filters[3]) == (8, 8)
 
 
+def test_a_floor_holds_what_importance_would_take(cli: Cli, trained: Path) -> None:
+    def fade(state: dict[str, Tensor]) -> None:
+        for name in ("layers.0.bn.weight", "layers.5.bn.weight"):
+            state[name] *= 1e-3
+
+    faint = change_state(trained, fade)
+
+    def prune_to(*words: object) -> list[int]:
+        filters = count_filters(prune(cli, faint, "--ratio", 0.6, *words))
+        assert PRUNABLE - sum(filters[:3]) - filters[4] == 22  # the fourth is tied to the second
+        return filters
+
+    free = prune_to()
+    assert (free[0], free[4]) == (2, 2)
+    assert prune_to("--scope", "floor", "--floor", 0)[:5] == free[:5]
+    for words, floor in (((), 0.25), (("--floor", 0.75), 0.75)):
+        held = prune_to("--scope", "floor", *words)
+        assert held[0] >= floor * (1 - 22 / 36) * 8
+        assert held[4] >= floor * (1 - 22 / 36) * 16
+        assert held[4] > free[4] or floor < 0.3
+
+
 def test_filters_come_in_eights(cli: Cli, trained: Path) -> None:
     filters = count_filters(prune(cli, trained, "--ratio", 0.75, "--round-to", 8))
     assert filters == [8, 8, 4, 8, 8, 12]  # a group of four has no eight to keep
@@ -375,12 +397,31 @@ def test_a_cut_counts_towards_a_target(cli: Cli, trained: Path) -> None:
 
 def test_a_fold_is_what_consumers_take_up(cli: Cli, trained: Path) -> None:
     words = ("--ratio", 0.5, "--fold")
-    leaky, mean, none = (load_state(prune(cli, trained, *words, how)) for how in ("leaky", "mean", "none"))
+    leaky, mean, none, fitted = (
+        load_state(prune(cli, trained, *words, how)) for how in ("leaky", "mean", "none", "regress")
+    )
     for name in leaky:
         is_taken_up = name.endswith(("bn.running_mean", "conv.bias")) and not name.startswith("layers.0.")
         assert torch.equal(leaky[name], none[name]) is not is_taken_up, name
         assert torch.equal(mean[name], leaky[name]) is not is_taken_up, name
         assert torch.equal(mean[name], none[name]) is not is_taken_up, name
+        is_fitted = is_taken_up or (name.endswith("conv.weight") and not name.startswith("layers.0."))
+        assert torch.equal(fitted[name], none[name]) is not is_fitted, name
+
+
+def test_regress_is_nearer_to_the_network_than_a_constant_and_repeats(cli: Cli, trained: Path, hands: Path) -> None:
+    words = ("--ratio", 0.5, "--criterion", "obs", "--fold")
+    ways = [prune(cli, trained, *words, how) for how in ("regress", "mean", "regress")]
+    assert is_same(load_state(ways[0]), load_state(ways[2]))
+    images = next(iterate_images(pick_samples(load_spec(hands), "val", 8, SIDE), torch.device("cpu")))
+
+    def answer(path: str | Path) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([head.flatten() for head in load_checkpoint(Path(path)).make_model().eval()(images)])
+
+    whole, fitted, mean = answer(trained), *(answer(way["checkpoint"]) for way in ways[:2])
+    assert (fitted - whole).square().mean() < 0.8 * (mean - whole).square().mean()
+    assert ways[0]["max_abs_difference"] < 1e-9
 
 
 def test_only_what_looks_at_pictures_needs_data(cli: Cli, lone: Path) -> None:
@@ -388,6 +429,7 @@ def test_only_what_looks_at_pictures_needs_data(cli: Cli, lone: Path) -> None:
         assert prune(cli, lone, "--ratio", 0.5, "--fold", fold)["recalibrated_on"] == 0
     for words, ways in (
         (("--fold", "mean", "--recalibrate", 0), "--fold leaky"),
+        (("--fold", "regress", "--recalibrate", 0), "--fold leaky"),
         (("--criterion", "taylor", "--recalibrate", 0), "another --criterion"),
         (("--drop-blocks", 1), "--drop-blocks 0 and --recalibrate 0"),
         ((), "--recalibrate 0"),
@@ -479,7 +521,9 @@ def test_a_cut_layer_is_named_so(cli: Cli, trained: Path) -> None:
 )
 def test_a_plan_applied_is_the_direct_prune(cli: Cli, trained: Path, words: tuple[object, ...]) -> None:
     path = cli("plan", trained, *words).out.strip()
-    planned, direct = (read_json(cli("prune", "--one-shot", trained, *how, "--json")) for how in (("--plan", path), words))
+    planned, direct = (
+        read_json(cli("prune", "--one-shot", trained, *how, "--json")) for how in (("--plan", path), words)
+    )
     assert is_same(load_state(planned), load_state(direct))
     assert Path(planned["cfg"]).read_bytes() == Path(direct["cfg"]).read_bytes()
     assert planned["recalibrated_on"] == 12
@@ -539,7 +583,7 @@ def test_a_line_of_a_plan_is_a_group(cli: Cli, lone: Path) -> None:
     "words",
     [
         "--ratio 0.5", "--target-params 0.5", "--target-macs 0.5", "--target-speedup 2", "--target-latency-ms 1",
-        "--criterion l1", "--group-reduce max", "--scope layer", "--normalize mean", "--score-batches 2", "--spare 3",
+        "--criterion l1", "--group-reduce max", "--scope layer", "--floor 0.5", "--normalize mean", "--score-batches 2", "--spare 3",
         "--no-shortcuts", "--min-channels 1", "--round-to 8", "--drop-blocks 1", "--from-sensitivity a.json",
     ],
 )  # fmt: skip

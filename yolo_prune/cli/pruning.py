@@ -12,6 +12,7 @@ import typer
 from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay, print_json
 from yolo_prune.errors import ConfigError
 from yolo_prune.pruning.settings import (
+    AUTO,
     CRITERIA,
     DEFAULT_RATIO,
     GRANULARITIES,
@@ -27,7 +28,7 @@ _PRUNE, _PLAN, _SENSITIVITY = PruneConfig(), PruneConfig(name="plan"), Sensitivi
 
 Criterion = Annotated[
     str | None,
-    typer.Option(help=f"What makes a channel matter: {', '.join(CRITERIA)}.", show_default=_PRUNE.criterion),
+    typer.Option(help=f"What makes a channel matter: {', '.join((*CRITERIA, AUTO))}.", show_default=_PRUNE.criterion),
 ]
 GroupReduce = Annotated[
     str | None,
@@ -38,7 +39,9 @@ GroupReduce = Annotated[
 ]
 ScoreBatches = Annotated[
     int | None,
-    typer.Option(help="Batches of training pictures that taylor looks at.", show_default=str(_PRUNE.score_batches)),
+    typer.Option(
+        help="Batches of training pictures that taylor and obs look at.", show_default=str(_PRUNE.score_batches)
+    ),
 ]
 Seed = Annotated[int | None, typer.Option(help="What criterion random draws from.", show_default=str(_PRUNE.seed))]
 _PlanName = Annotated[str | None, typer.Option(help="The run's folder below runs/.", show_default=_PLAN.name)]
@@ -107,8 +110,15 @@ def prune(
     scope: Annotated[
         str | None,
         typer.Option(
-            help=f"{' or '.join(SCOPES)}: rank all channels together, or take the same share of every group.",
+            help=f"{', '.join(SCOPES)}: rank all channels together, take the same share of every group, or rank all but have no group lose much more than others.",
             show_default=_PRUNE.scope,
+        ),
+    ] = None,
+    floor: Annotated[
+        float | None,
+        typer.Option(
+            help="Of scope floor: every group keeps at least this share of what it kept if all lost alike.",
+            show_default=str(_PRUNE.floor),
         ),
     ] = None,
     normalize: Annotated[
@@ -185,7 +195,7 @@ def prune(
         "granularity": granularity, "pattern": pattern, "spare_ends": spare_ends,
         "ratio": ratio, "target_params": target_params, "target_macs": target_macs,
         "target_latency_ms": target_latency_ms, "target_speedup": target_speedup, "criterion": criterion,
-        "group_reduce": group_reduce, "scope": scope, "normalize": normalize, "score_batches": score_batches,
+        "group_reduce": group_reduce, "scope": scope, "floor": floor, "normalize": normalize, "score_batches": score_batches,
         "seed": seed, "from_sensitivity": from_sensitivity, "drop_blocks": drop_blocks, "shortcuts": shortcuts,
         "spare": parse_list(spare, int, "spare", "84,96"), "min_channels": min_channels, "round_to": round_to,
         "plan": plan, "fold": fold, "recalibrate": recalibrate, "data": data, "name": name, "device": device,

@@ -7,6 +7,7 @@ Floors are taken out of the order first, so that no prefix of it can empty a gro
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from yolo_prune.pruning.channels import BoolArray, ChannelGraph, Group, make_cha
 from yolo_prune.pruning.settings import PlanConfig
 
 FloatArray = NDArray[np.float64]
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,48 @@ def rank_within_groups(graph: ChannelGraph, importance: FloatArray) -> FloatArra
             group.ids
         )
     return shares
+
+
+def rank_with_floor(graph: ChannelGraph, importance: FloatArray, config: PlanConfig, floor: float) -> FloatArray:
+    """Return (N,) places in an order by importance that takes little more from any group than from all of them.
+
+    Once a share r of the candidates is gone, a group of n has given up at most n · (1 − floor · (1 − r)) of its own: with
+    a floor of 0 the order is that of `importance`, with 1 every group loses the same share. What has to wait for
+    that comes when r is large enough; if all have to wait, the one that would wait least. Other ids come last.
+
+    Raises:
+        PlanError: a score is NaN, or `spare` names no convolution.
+    """
+    candidates, held = _find_candidates(graph, importance, config)
+    total = int(candidates.sum())
+    ready: list[tuple[float, int, int]] = []
+    waiting: list[tuple[float, int, int]] = []
+    queues = {}
+
+    def push(number: int) -> None:
+        ids, size = queues[number]
+        if ids:
+            after = len(ids) - 1 + int(held[graph.groups[number].ids].sum())  # what the group has when this one is gone
+            due = total * (1 - after / (floor * size)) if floor * size > 0 else 0.0
+            heapq.heappush(waiting, (due, number, ids[-1]))
+
+    for number, group in enumerate(graph.groups):
+        free = group.ids[(candidates & ~held)[group.ids]]
+        queues[number] = (free[np.argsort(importance[free], kind="stable")][::-1].tolist(), len(group.ids))
+        push(number)
+    places = np.full(graph.size, float(graph.size))
+    for place in range(int((candidates & ~held).sum())):
+        while waiting and waiting[0][0] <= place + 1 + ROUNDING:
+            _, number, channel = heapq.heappop(waiting)
+            heapq.heappush(ready, (float(importance[channel]), channel, number))
+        if ready:
+            _, channel, number = heapq.heappop(ready)
+        else:
+            _, number, channel = heapq.heappop(waiting)
+        places[channel] = place
+        queues[number][0].pop()
+        push(number)
+    return places
 
 
 def _count_for_ratio(config: PlanConfig, candidates: int, free: int) -> int:

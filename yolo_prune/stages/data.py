@@ -49,12 +49,6 @@ def load_data_of(path: Path | None, provenance: dict[str, Any], flag: str) -> Da
     return load_spec(Path(trained_on))
 
 
-def has_data(provenance: dict[str, Any]) -> bool:
-    """Say whether the data set that a checkpoint was trained on is there."""
-    path = (provenance.get("data") or {}).get("path")
-    return path is not None and Path(path).is_file()
-
-
 def choose_split(spec: DataSpec, split: str | None) -> str:
     """Return the split to score on: the one that was asked for, else test where there is one, else val, which is said.
 
@@ -76,6 +70,14 @@ def explain_no_test(spec: DataSpec) -> str | None:
     except DatasetError as error:
         return f"{error.where}: {error.what}" if "test" in spec.absent else f"{spec.source}: there is no test split"
     return None
+
+
+def find_data_of(path: Path | None, provenance: dict[str, Any]) -> DataSpec | None:
+    """Read the data set as `load_data_of` does, but return None where none was asked for and the checkpoint's is not there."""
+    try:
+        return load_data_of(path, provenance, "")
+    except ConfigError:
+        return None
 
 
 class _Progress:

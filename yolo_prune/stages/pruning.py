@@ -18,20 +18,20 @@ from yolo_prune.pruning.importance import check_finite, score_channels
 from yolo_prune.pruning.pictures import draw_plan
 from yolo_prune.pruning.plan import Plan
 from yolo_prune.pruning.plan_file import save_plan
-from yolo_prune.pruning.settings import ScoreConfig
+from yolo_prune.pruning.refit import count_images, refit
+from yolo_prune.pruning.settings import AUTO, ScoreConfig
 from yolo_prune.pruning.silencer import Silencer, begin_removal
 from yolo_prune.pruning.surgery import mask, rebuild, silence_blocks
 from yolo_prune.pruning.verify import verify_response
 from yolo_prune.stages.calibration import iterate_batches, iterate_images, pick_samples
 from yolo_prune.stages.damage import Damage, format_damage, measure_damage
-from yolo_prune.stages.data import has_data, load_data_of, report
+from yolo_prune.stages.data import find_data_of, report
 from yolo_prune.stages.gradual import make_plan_config, train_pruned
 from yolo_prune.stages.planning import Planned, format_layers, make_planned
 from yolo_prune.stages.settings import PruneConfig
 from yolo_prune.stages.weight_pruning import WeightPruneResult, prune_weights
 from yolo_prune.training.device import make_device
 from yolo_prune.training.recalibrate import recalibrate_
-from yolo_prune.training.settings import AUTO
 
 AT_ZERO = 1e-6
 """A γ that is no larger is what a moving average leaves of one at zero."""
@@ -146,14 +146,13 @@ class _Pruned:
 
 def _find_data(checkpoint: Checkpoint, config: PruneConfig) -> DataSpec | None:
     """Return the data set to work on; None, said in one line, where none was named and the checkpoint's is not there."""
-    if config.data is not None or has_data(checkpoint.provenance):
-        return load_data_of(config.data, checkpoint.provenance, "--one-shot")
-    if not config.one_shot:
+    spec = find_data_of(config.data, checkpoint.provenance)
+    if spec is None and not config.one_shot:
         report(
             "the data set that the checkpoint was trained on is not there: channels are cut at once, without training; "
             "--data names one"
         )
-    return None
+    return spec
 
 
 def _are_at_zero(checkpoint: Checkpoint, config: PruneConfig) -> bool:
@@ -174,7 +173,9 @@ def _prune_at_once(source: Path, config: PruneConfig, folder: Path, spec: DataSp
     difference = verify(mask(short, plan), slim, source)
     if planned.made.blocks:
         difference = max(difference, verify(silence_blocks(planned.model, planned.made.blocks), short, source))
-    if config.fold != "none":
+    if config.fold == "regress":
+        slim = _refit(planned, config)
+    elif config.fold != "none":
         slim = rebuild(short, plan, _find_constants(planned, config))
     seen = _recalibrate_(slim, planned, config) if config.recalibrate else 0
     data = planned.checkpoint.provenance.get("data")
@@ -247,3 +248,13 @@ def _find_constants(planned: Planned, config: PruneConfig) -> Constants:
     constants = measure_constants(planned.short.to(device), planned.made.plan, iterate_images(data, device))
     planned.short.cpu()
     return {index: values.cpu() for index, values in constants.items()}
+
+
+def _refit(planned: Planned, config: PruneConfig) -> Detector:
+    """Return the slim network with its weights fitted to the original's on training images."""
+    assert planned.spec is not None
+    device, img_size = make_device(config.device), planned.checkpoint.img_size
+    data = pick_samples(planned.spec, "train", count_images(config.pictures, img_size), img_size)
+    slim = refit(planned.short.to(device), planned.made.plan, [*iterate_images(data, device)])
+    planned.short.cpu()
+    return slim.cpu()

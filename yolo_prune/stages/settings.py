@@ -8,8 +8,16 @@ from pathlib import Path
 
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.settings import check_img_size
-from yolo_prune.pruning.settings import GRANULARITIES, METRICS, PlanConfig, ScoreConfig, WeightConfig
-from yolo_prune.training.settings import AUTO, TrainConfig, check_run_name
+from yolo_prune.pruning.settings import (
+    AUTO,
+    GRANULARITIES,
+    METRICS,
+    ON_IMAGES,
+    PlanConfig,
+    ScoreConfig,
+    WeightConfig,
+)
+from yolo_prune.training.settings import TrainConfig, check_run_name
 
 FINETUNE = replace(TrainConfig(), epochs=15, learning_rate=2e-3, parent_teacher=True, name="finetune")
 """What `finetune` does differently from `train` unless told otherwise."""
@@ -21,11 +29,13 @@ LEAST_EFFORT = 4
 DEFAULT_EFFORT = 10
 """Epochs of `prune` for a checkpoint that does not say how long it was trained."""
 
-FOLDS = ("leaky", "mean", "none")
+FOLDS = ("leaky", "mean", "regress", "none")
+FOLDS_ON_IMAGES = ("mean", "regress")
 FOR_CHANNELS = (
     *(
         "group_reduce",
         "normalize",
+        "floor",
         "score_batches",
         "shortcuts",
         "min_channels",
@@ -70,11 +80,11 @@ class PruneConfig(ScoreConfig, PlanConfig):
     """A plan of `yoloprune plan` to apply as it stands; nothing else says then what to drop."""
     fold: str = "leaky"
     """What consumers take up for a dropped channel: leaky: act(β), what it gives once its γ is 0; mean: its measured mean
-    activation; none: nothing."""
+    activation; regress: what the kept channels can say of it, all weights after a cut fitted by least squares; none: nothing."""
     recalibrate: int = 256
     """Training pictures on which batch-norm statistics are measured anew after a cut that took channels which still worked; 0 leaves them."""
     pictures: int = 256
-    """Training pictures on which fold's means and the blocks' contributions are measured."""
+    """Training pictures on which fold's means, or weights, and the blocks' contributions are measured."""
     data: Path | None = None
     """The data.yaml to measure and recalibrate on; without it the one that the checkpoint was trained on."""
     name: str = "prune"
@@ -105,7 +115,7 @@ class PruneConfig(ScoreConfig, PlanConfig):
             if given:
                 raise ConfigError("a plan already says what to drop", where=given[0], right="leave it out, or the plan")
         if self.from_sensitivity is not None and (
-            self.drop_blocks or self.scope == "layer" or self.criterion == "random"
+            self.drop_blocks or self.scope != "global" or self.criterion == "random"
         ):
             raise ConfigError(
                 "the table knows neither cut blocks, nor other orders than its own",
@@ -144,15 +154,16 @@ class PruneConfig(ScoreConfig, PlanConfig):
         Raises:
             ConfigError: a setting has no meaning for weights.
         """
-        return WeightConfig(self.criterion, self.least_ratio, self.scope, self.pattern, self.spare_ends, self.spare)
+        criterion = "bn-gamma" if self.criterion == AUTO else self.criterion
+        return WeightConfig(criterion, self.least_ratio, self.scope, self.pattern, self.spare_ends, self.spare)
 
     @property
     def ways_without_data(self) -> list[str]:
         """What to write, all of it, so that no training pictures are looked at; empty where none are anyway."""
         ways = (
-            ("another --criterion", self.criterion == "taylor"),
+            ("another --criterion", self.criterion in ON_IMAGES),
             ("--drop-blocks 0", self.drop_blocks > 0),
-            ("--fold leaky", self.fold == "mean"),
+            ("--fold leaky", self.fold in FOLDS_ON_IMAGES),
             ("--recalibrate 0", self.recalibrate > 0),
         )
         return [way for way, is_needed in ways if is_needed]
@@ -176,6 +187,8 @@ class SensitivityConfig(ScoreConfig):
     """auto, cpu, cuda or cuda:N."""
 
     def __post_init__(self) -> None:
+        if self.criterion == AUTO:
+            object.__setattr__(self, "criterion", "obs")  # there are always images here
         super().__post_init__()
         check_run_name(self.name)
         if (
