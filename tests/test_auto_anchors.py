@@ -192,7 +192,7 @@ def test_a_chain_trains_with_them_from_end_to_end(cli: Cli, hands: Path, tiny_cf
         "data": str(hands),
         "device": "cpu",
         "train": {"cfg": str(tiny_cfg), "auto_anchors": True, **small},
-        "prune": {"ratio": 0.5, "recalibrate": 6},
+        "prune": {"ratio": 0.5, "effort": 1},
         "finetune": small,
         "bench": {"runs": 1, "warmup": 0},
     }

@@ -34,7 +34,7 @@ def write_chain(folder: Path, data: Path, cfg: Path) -> Path:
         "device": "cpu",
         "train": {"cfg": str(cfg), "epochs": 2, "batch_size": 6},
         "sparse": {"epochs": 1, "batch_size": 6, "sparsity": 0.5},
-        "prune": {"ratio": 0.5, "recalibrate": 6},
+        "prune": {"ratio": 0.5, "effort": 1},
         "finetune": {"epochs": 1, "batch_size": 6},
         "bench": {"runs": 2, "warmup": 0},
     }

@@ -111,6 +111,8 @@ def test_a_pickle_that_would_run_code_is_refused_unread(tmp_path: Path, is_zip: 
         ({"cfg": 3}, "holds a wrong one"),
         ({"names": None}, "holds a wrong one"),
         ({"img_size": "wide"}, "holds a wrong one"),
+        ({"training": None}, "holds a wrong one"),
+        ({"training": {"average": None}}, "disagree about"),
         ({"state": None}, "disagree about"),
         ({"state": {}}, "disagree about layers.0.bn.bias"),
     ],

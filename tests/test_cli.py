@@ -32,7 +32,7 @@ def test_four_commands_find_what_the_one_before_left(cli: Cli, hands: Path, tiny
     trained = cli("train", "--data", hands, "--cfg", tiny_cfg, *small)
     assert (trained.code, trained.out) == (0, "runs/train/best.pt\n")
     assert "epoch 1/1: loss" in trained.err
-    pruned = cli("prune", "--ratio", 0.5)
+    pruned = cli("prune", "--one-shot", "--ratio", 0.5)
     assert (pruned.code, pruned.out) == (0, "runs/prune/pruned.pt\n")
     assert "rebuilt equals masked: largest difference" in pruned.err
     finetuned = cli("finetune", *small)
@@ -94,7 +94,7 @@ def test_a_reader_that_leaves_early_is_no_defect(unbuffered: str) -> None:
 
 
 def test_names_count_up_or_must_be_free(cli: Cli, trained: Path) -> None:
-    prune = ("prune", "--ratio", 0.5, "--recalibrate", 0, trained)
+    prune = ("prune", "--one-shot", "--ratio", 0.5, "--recalibrate", 0, trained)
     assert [cli(*prune).out for _ in range(2)] == ["runs/prune/pruned.pt\n", "runs/prune-2/pruned.pt\n"]
     assert cli(*prune, "--name", "mine").out == "runs/mine/pruned.pt\n"
     taken = cli(*prune, "--name", "mine")
@@ -104,7 +104,9 @@ def test_names_count_up_or_must_be_free(cli: Cli, trained: Path) -> None:
 
 def test_a_path_may_come_through_stdin(cli: Cli, trained: Path) -> None:
     line = f"{trained}\n"
-    assert cli("prune", "--ratio", 0.5, "--recalibrate", 0, "-", stdin=line).out == "runs/prune/pruned.pt\n"
+    assert (
+        cli("prune", "--one-shot", "--ratio", 0.5, "--recalibrate", 0, "-", stdin=line).out == "runs/prune/pruned.pt\n"
+    )
     rows = read_json(cli("bench", "runs/prune/pruned.pt", "-", "--no-score", "--runs", 1, "--json", stdin=line))["rows"]
     assert [row["checkpoint"] for row in rows] == ["runs/prune/pruned.pt", str(trained)]
     assert read_json(cli("evaluate", "-", "--json", stdin=line))["checkpoint"] == str(trained)
@@ -137,7 +139,7 @@ def test_cfg_make_prints_or_writes(cli: Cli) -> None:
 
 
 def test_prune_json(cli: Cli, trained: Path) -> None:
-    result = read_json(cli("prune", trained, "--ratio", 0.5, "--json"))
+    result = read_json(cli("prune", "--one-shot", trained, "--ratio", 0.5, "--json"))
     keys = {"checkpoint", "cfg", "params", "macs", "size_bytes", "prune_ratio", "max_abs_difference", "before", "after"}
     assert result.keys() >= keys
     assert result["prune_ratio"] == 0.5
@@ -153,7 +155,9 @@ def test_prune_json(cli: Cli, trained: Path) -> None:
 def test_prune_drops_what_it_was_told(cli: Cli, trained: Path) -> None:
     kept = []
     for number, words in enumerate([(), ("--no-shortcuts",), ("--round-to", 4), ("--min-channels", 3)]):
-        outcome = cli("prune", trained, "--ratio", 0.5, "--recalibrate", 0, "--name", f"p{number}", *words)
+        outcome = cli(
+            "prune", "--one-shot", trained, "--ratio", 0.5, "--recalibrate", 0, "--name", f"p{number}", *words
+        )
         network = load_checkpoint(Path(outcome.out.strip())).network
         kept.append([layer.filters for _, layer in network.convs])
     assert PRUNABLE - sum(kept[0][i] for i in (0, 1, 2, 4)) == PRUNABLE / 2

@@ -366,6 +366,6 @@ def test_a_mistake_leaves_its_name_free(cli: Cli, data: Path, tiny_cfg: Path) ->
 
 def test_a_folder_that_cannot_be_written(cli: Cli, trained: Path, hands: Path) -> None:
     Path("runs").write_text("in the way")
-    outcome = cli("prune", trained, "--ratio", 0.5, "--recalibrate", 0, "--criterion", "l2")
+    outcome = cli("prune", "--one-shot", trained, "--ratio", 0.5, "--recalibrate", 0, "--criterion", "l2")
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith("error: runs/prune/pruned.cfg: cannot be written (")

@@ -38,7 +38,7 @@ def test_what_was_imported_is_exported_byte_by_byte(cli: Cli, weights: Path) -> 
 
 def test_an_imported_network_is_pruned_and_exported_folded(cli: Cli, weights: Path) -> None:
     assert cli("import", "tiny.cfg", "--weights", weights).code == 0
-    outcome = cli("prune", "--ratio", 0.5, "--recalibrate", 0)
+    outcome = cli("prune", "--one-shot", "--ratio", 0.5, "--recalibrate", 0)
     assert outcome.code == 0, outcome.err
     outcome = cli("export", "--fold", "--json")
     assert outcome.out == '{"cfg": "runs/prune/pruned.cfg", "weights": "runs/prune/pruned.weights"}\n', outcome.err

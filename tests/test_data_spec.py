@@ -93,10 +93,10 @@ def test_load_list_gives_a_part_of_a_split(root: Path) -> None:
         (YAML.replace("{0: hand}", "hand"), "data.yaml: names: 'hand' does not name the classes"),
         (YAML.replace("{0: hand}", "[yes, no]"), "data.yaml: names: True is no name; put quotes around it"),
         (YAML + "nc: 2\n", "data.yaml: nc: 2 does not agree with 1 names"),
-        (YAML + "test: images/test\n", "data.yaml: test: there is no folder "),
         (YAML + "test: data.yaml\n", "data.yaml: test: there is no folder "),
         (YAML + "test: 3\n", "data.yaml: test: 3 is no path"),
-        (YAML + "test: part.txt\n", "part.txt: the list cannot be read"),
+        (YAML.replace("images/val", "images/test"), "data.yaml: val: there is no folder "),
+        (YAML.replace("images/val", "part.txt"), "part.txt: the list cannot be read"),
         (YAML + "test: []\n", "data.yaml: test: there are no pictures in []"),
         (YAML + "test: labels\n", "data.yaml: test: there are no pictures in labels"),
         (YAML.replace("path: .", "path: nowhere"), "data.yaml: path: there is no folder "),
@@ -110,6 +110,26 @@ def test_a_bad_yaml_is_named_with_its_key_or_line(root: Path, text: str, message
         load_spec(write(root, text))
     assert f"/{message}" in str(caught.value)
     assert caught.value.right
+
+
+@pytest.mark.parametrize(
+    ("test", "missing", "kind"),
+    [("images/test", "images/test", "folder"), ("[images/val, part.txt]", "part.txt", "list")],
+)
+def test_a_test_split_whose_place_is_missing_is_absent_until_it_is_asked_for(
+    root: Path, test: str, missing: str, kind: str
+) -> None:
+    without = measure_fingerprint(load_spec(root / "data.yaml"))
+    spec = load_spec(write(root, YAML + f"test: {test}\n"))
+    assert set(spec.splits) == {"train", "val"}
+    assert spec.absent == {"test": root / missing}
+    assert measure_fingerprint(spec) == without
+    for ask in (lambda: spec.samples("test"), spec.require_all):
+        with pytest.raises(DatasetError) as caught:
+            ask()
+        assert str(caught.value).startswith(f"{root / 'data.yaml'}: test: there is no {kind} {root / missing}; ")
+        assert caught.value.right
+    load_spec(root / "data.yaml").samples("val")
 
 
 def test_a_missing_or_binary_yaml_is_named(root: Path) -> None:

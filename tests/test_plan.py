@@ -9,10 +9,20 @@ from hypothesis import strategies as st
 from networks import make_plan_at_random, make_small_network, networks
 
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
+from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Network
 from yolo_prune.errors import PlanError
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
-from yolo_prune.pruning.plan import FloatArray, Plan, check_plan, make_plan, prune_network
+from yolo_prune.pruning.plan import (
+    FloatArray,
+    Plan,
+    check_plan,
+    make_cost_budgets,
+    make_plan,
+    prune_network,
+    rank_with_floor,
+    rank_within_groups,
+)
 from yolo_prune.pruning.settings import PlanConfig
 
 GRAPH = make_channel_graph(make_network("yolov3", width=0.1))
@@ -257,3 +267,101 @@ def test_a_plan_that_does_not_fit_is_refused(dropped: list[int], said: str) -> N
         prune_network(FLAT, Plan(keep))
     with pytest.raises(PlanError, match="for 20 channels, the network has 19"):
         prune_network(FLAT, Plan(np.ones(20, dtype=bool)))
+
+
+def test_a_floor_by_hand() -> None:
+    # six of ten go, so that a group that lost like all would keep 0.4 of its own: 1.6 of 4, 2.4 of 6
+    importance, config = score_flat(*[0.1] * 4, *[1, 2, 3, 4, 5, 6]), PlanConfig(0.6, min_channels=1)
+    graph = make_channel_graph(FLAT)
+
+    def find(floor: float) -> list[int]:
+        return find_dropped(rank_with_floor(graph, importance, config, floor), config)
+
+    assert find(0) == [4, 5, 6, 7, 8, 9]  # all but one of the first convolution, which min_channels holds
+    assert find(0.5) == [4, 5, 6, 7, 8, 9]  # at least 0.8
+    assert find(0.7) == [4, 5, 7, 8, 9, 10]  # at least 1.12, which is two
+    assert find(1) == [4, 5, 7, 8, 9, 10]
+
+
+@given(st.integers(0, 99), st.floats(0, 0.95), st.floats(0, 0.95), st.integers(1, 4), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_no_group_keeps_less_than_the_floor(
+    seed: int, ratio: float, floor: float, min_channels: int, shortcuts: bool
+) -> None:
+    config = PlanConfig(ratio, shortcuts, min_channels)
+    random = np.random.default_rng(seed)
+    importance = random.random(GRAPH.size)
+    for group in GRAPH.groups:
+        importance[group.ids] *= 10 ** random.uniform(-4, 0)  # layers of other scales: the order alone would empty some
+    prunable = [group for group in GRAPH.groups if not group.frozen and (shortcuts or not group.is_tied)]
+    total = sum(len(group.ids) for group in prunable)
+    if round(ratio * total) > total - sum(min(min_channels, len(group.ids)) for group in prunable):
+        return
+    plan = make_plan(GRAPH, rank_with_floor(GRAPH, importance, config, floor), config)
+    gone = int((~plan.keep).sum())
+    assert gone == round(ratio * total)
+    is_late = (total - gone) * (1 - floor) <= (min_channels + 1) * len(
+        prunable
+    )  # whole channels and `min_channels` rule there
+    for group in prunable:
+        kept, size = plan.keep[group.ids], len(group.ids)
+        assert kept.sum() >= min(min_channels, size)
+        if gone and not is_late:
+            assert kept.sum() >= floor * (1 - gone / total) * size - 1e-6
+        if not kept.all():  # within a group importance rules
+            assert importance[group.ids[~kept]].max() <= np.sort(importance[group.ids])[-min_channels:].min()
+            assert (importance[group.ids[kept]] >= importance[group.ids[~kept]].max()).all()
+
+
+@given(st.integers(0, 99), RATIOS, RATIOS, st.none() | st.integers(1, 3), st.floats(0, 1), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_with_a_floor_too_a_larger_ratio_drops_a_superset(
+    seed: int, one: float, other: float, levels: int | None, floor: float, shortcuts: bool
+) -> None:
+    importance = make_importance(GRAPH, seed, levels)
+    configs = [PlanConfig(ratio * 0.8, shortcuts, min_channels=1) for ratio in sorted((one, other))]
+    small, large = (make_plan(GRAPH, rank_with_floor(GRAPH, importance, one, floor), one) for one in configs)
+    assert not (large.keep & ~small.keep).any()
+
+
+@given(st.integers(0, 99), RATIOS, st.none() | st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_floors_of_none_and_all_are_the_other_scopes(seed: int, ratio: float, levels: int | None) -> None:
+    importance, config = make_importance(GRAPH, seed, levels), PlanConfig(0.9 * ratio, min_channels=1)
+    plain, least = (
+        make_plan(GRAPH, order, config) for order in (importance, rank_with_floor(GRAPH, importance, config, 0))
+    )
+    assert np.array_equal(plain.keep, least.keep)
+    most, alike = (
+        make_plan(GRAPH, order, config)
+        for order in (rank_with_floor(GRAPH, importance, config, 1), rank_within_groups(GRAPH, importance))
+    )
+    for group in GRAPH.groups:
+        assert abs(int(most.keep[group.ids].sum()) - int(alike.keep[group.ids].sum())) <= 1 + 0.05 * len(group.ids)
+
+
+@given(st.integers(0, 99), st.floats(0.02, 1), st.floats(0.02, 1), st.floats(0, 1), st.sampled_from([1, 4]))
+@settings(max_examples=20, deadline=None)
+def test_with_a_floor_budgets_are_met_or_the_nearest_is_told(
+    seed: int, params: float, macs: float, floor: float, round_to: int
+) -> None:
+    network = make_network("yolov3", width=0.1)
+    importance, full = make_importance(GRAPH, seed), measure_cost(network, 64)
+    config = PlanConfig(target_params=params, target_macs=macs, round_to=round_to)
+    order = rank_with_floor(GRAPH, importance, config, floor)
+
+    def plan(config: PlanConfig) -> Plan:
+        return make_plan(GRAPH, order, config, make_cost_budgets(config, network, GRAPH, full, 64))
+
+    try:
+        made = plan(config)
+    except PlanError as error:
+        told = re.search(r"use at least ([\d.]+)", str(error))
+        assert told is not None
+        where = error.where
+        assert where in ("target_params", "target_macs")
+        plan(PlanConfig(round_to=round_to, **{str(where): float(told[1])}))
+        return
+    cost = measure_cost(prune_network(network, made, GRAPH), 64)
+    assert cost.params <= params * full.params
+    assert cost.macs <= macs * full.macs

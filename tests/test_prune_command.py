@@ -25,7 +25,7 @@ from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from yolo_prune.model.decode import DecodedDetector
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.stages import timing
-from yolo_prune.stages.calibration import pick_samples
+from yolo_prune.stages.calibration import iterate_images, pick_samples
 
 COSTS = {"params", "macs", "flops", "size_bytes"}
 GROUPS = {(0,): 8, (1, 3): 8, (2,): 4, (5,): 16}
@@ -38,10 +38,14 @@ FULL_MS = MS_PER_MAC * measure_cost(parse_cfg(TINY_CFG), SIDE).macs
 
 Scores = Mapping[tuple[int, ...], NDArray[np.float64]]
 
+AT_ONCE = ("--one-shot", "--criterion", "bn-gamma")
+"""How the cut itself is tried; tests/test_gradual.py has pruning while training."""
+
 
 def prune(cli: Cli, checkpoint: Path, *words: object) -> Any:
     """Prune without a look at pictures and return the JSON."""
-    return read_json(cli("prune", checkpoint, "--recalibrate", 0, "--json", *words))
+    how = AT_ONCE[:1] if "--plan" in words else AT_ONCE
+    return read_json(cli("prune", *how, checkpoint, "--recalibrate", 0, "--json", *words))
 
 
 def load_state(result: Any) -> Mapping[str, Tensor]:
@@ -170,7 +174,18 @@ def test_a_seed_is_a_random_net(cli: Cli, trained: Path) -> None:
 
 
 def test_the_same_prune_twice_gives_the_same_tensors(cli: Cli, trained: Path) -> None:
-    words = ("prune", trained, "--target-params", 0.4, "--criterion", "taylor", "--fold", "mean", "--json")
+    words = (
+        "prune",
+        "--one-shot",
+        trained,
+        "--target-params",
+        0.4,
+        "--criterion",
+        "taylor",
+        "--fold",
+        "mean",
+        "--json",
+    )
     one, same = (read_json(cli(*words)) for _ in range(2))
     assert is_same(load_state(one), load_state(same))
     assert {**one, "checkpoint": "", "cfg": "", "plan": ""} == {**same, "checkpoint": "", "cfg": "", "plan": ""}
@@ -229,7 +244,7 @@ def test_a_speed_is_met_and_one_channel_less_would_miss_it(cli: Cli, trained: Pa
 
 @pytest.mark.usefixtures("clock")
 def test_a_time_is_met_and_one_channel_less_would_miss_it(cli: Cli, trained: Path) -> None:
-    outcome = cli("prune", trained, "--recalibrate", 0, "--target-latency-ms", 0.5 * FULL_MS, "--json")
+    outcome = cli("prune", *AT_ONCE, trained, "--recalibrate", 0, "--target-latency-ms", 0.5 * FULL_MS, "--json")
     result = read_json(outcome)
     assert result["after"]["latency_ms"] <= 0.5 * FULL_MS
     less = prune(cli, trained, "--ratio", (count_dropped(result) - 1) / PRUNABLE)
@@ -242,19 +257,19 @@ def test_a_time_is_met_and_one_channel_less_would_miss_it(cli: Cli, trained: Pat
 @pytest.mark.usefixtures("clock")
 def test_a_target_out_of_reach_names_the_nearest_that_can_be_had(cli: Cli, trained: Path, setting: str) -> None:
     flag, wish = f"--{setting.replace('_', '-')}", 99 if setting == "target_speedup" else 1e-3
-    outcome = cli("prune", trained, flag, wish)
+    outcome = cli("prune", *AT_ONCE, trained, flag, wish)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith(f"error: {setting}: ")
     assert "cannot be reached: min_channels=2 leaves " in outcome.err
     word = "at most" if setting == "target_speedup" else "at least"
     told = outcome.err.partition(f"; use {word} ")[2].partition(", or a smaller min_channels")[0]
     assert prune(cli, trained, flag, told)["checkpoint"] == "runs/prune/pruned.pt"
-    assert "min_channels=1 leaves" in cli("prune", trained, flag, wish, "--min-channels", 1).err
+    assert "min_channels=1 leaves" in cli("prune", *AT_ONCE, trained, flag, wish, "--min-channels", 1).err
 
 
 @pytest.mark.usefixtures("clock")
 def test_a_time_that_the_original_takes_is_refused(cli: Cli, trained: Path) -> None:
-    outcome = cli("prune", trained, "--target-latency-ms", 6)
+    outcome = cli("prune", *AT_ONCE, trained, "--target-latency-ms", 6)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == (
         f"error: target_latency_ms: 6 ms is above the original's cost, which is {FULL_MS:.2f} ms here; use less\n"
@@ -309,6 +324,28 @@ def test_what_is_spared_stays_whole_with_what_is_tied_to_it(cli: Cli, trained: P
     assert (filters[1], filters[3]) == (8, 8)
 
 
+def test_a_floor_holds_what_importance_would_take(cli: Cli, trained: Path) -> None:
+    def fade(state: dict[str, Tensor]) -> None:
+        for name in ("layers.0.bn.weight", "layers.5.bn.weight"):
+            state[name] *= 1e-3
+
+    faint = change_state(trained, fade)
+
+    def prune_to(*words: object) -> list[int]:
+        filters = count_filters(prune(cli, faint, "--ratio", 0.6, *words))
+        assert PRUNABLE - sum(filters[:3]) - filters[4] == 22  # the fourth is tied to the second
+        return filters
+
+    free = prune_to()
+    assert (free[0], free[4]) == (2, 2)
+    assert prune_to("--scope", "floor", "--floor", 0)[:5] == free[:5]
+    for words, floor in (((), 0.25), (("--floor", 0.75), 0.75)):
+        held = prune_to("--scope", "floor", *words)
+        assert held[0] >= floor * (1 - 22 / 36) * 8
+        assert held[4] >= floor * (1 - 22 / 36) * 16
+        assert held[4] > free[4] or floor < 0.3
+
+
 def test_filters_come_in_eights(cli: Cli, trained: Path) -> None:
     filters = count_filters(prune(cli, trained, "--ratio", 0.75, "--round-to", 8))
     assert filters == [8, 8, 4, 8, 8, 12]  # a group of four has no eight to keep
@@ -318,7 +355,9 @@ def test_filters_come_in_eights(cli: Cli, trained: Path) -> None:
 def test_the_block_that_adds_least_is_cut(
     cli: Cli, two_blocks: Callable[[float, float], Path], factors: tuple[float, float], gone: int
 ) -> None:
-    outcome = cli("prune", two_blocks(*factors), "--ratio", 0, "--drop-blocks", 1, "--recalibrate", 0, "--json")
+    outcome = cli(
+        "prune", *AT_ONCE, two_blocks(*factors), "--ratio", 0, "--drop-blocks", 1, "--recalibrate", 0, "--json"
+    )
     result = read_json(outcome)
     assert result["dropped_blocks"] == [gone]
     assert f"block {gone - 2}–{gone} contributes " in outcome.err
@@ -358,12 +397,31 @@ def test_a_cut_counts_towards_a_target(cli: Cli, trained: Path) -> None:
 
 def test_a_fold_is_what_consumers_take_up(cli: Cli, trained: Path) -> None:
     words = ("--ratio", 0.5, "--fold")
-    leaky, mean, none = (load_state(prune(cli, trained, *words, how)) for how in ("leaky", "mean", "none"))
+    leaky, mean, none, fitted = (
+        load_state(prune(cli, trained, *words, how)) for how in ("leaky", "mean", "none", "regress")
+    )
     for name in leaky:
         is_taken_up = name.endswith(("bn.running_mean", "conv.bias")) and not name.startswith("layers.0.")
         assert torch.equal(leaky[name], none[name]) is not is_taken_up, name
         assert torch.equal(mean[name], leaky[name]) is not is_taken_up, name
         assert torch.equal(mean[name], none[name]) is not is_taken_up, name
+        is_fitted = is_taken_up or (name.endswith("conv.weight") and not name.startswith("layers.0."))
+        assert torch.equal(fitted[name], none[name]) is not is_fitted, name
+
+
+def test_regress_is_nearer_to_the_network_than_a_constant_and_repeats(cli: Cli, trained: Path, hands: Path) -> None:
+    words = ("--ratio", 0.5, "--criterion", "obs", "--fold")
+    ways = [prune(cli, trained, *words, how) for how in ("regress", "mean", "regress")]
+    assert is_same(load_state(ways[0]), load_state(ways[2]))
+    images = next(iterate_images(pick_samples(load_spec(hands), "val", 8, SIDE), torch.device("cpu")))
+
+    def answer(path: str | Path) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([head.flatten() for head in load_checkpoint(Path(path)).make_model().eval()(images)])
+
+    whole, fitted, mean = answer(trained), *(answer(way["checkpoint"]) for way in ways[:2])
+    assert (fitted - whole).square().mean() < 0.8 * (mean - whole).square().mean()
+    assert ways[0]["max_abs_difference"] < 1e-9
 
 
 def test_only_what_looks_at_pictures_needs_data(cli: Cli, lone: Path) -> None:
@@ -371,11 +429,12 @@ def test_only_what_looks_at_pictures_needs_data(cli: Cli, lone: Path) -> None:
         assert prune(cli, lone, "--ratio", 0.5, "--fold", fold)["recalibrated_on"] == 0
     for words, ways in (
         (("--fold", "mean", "--recalibrate", 0), "--fold leaky"),
+        (("--fold", "regress", "--recalibrate", 0), "--fold leaky"),
         (("--criterion", "taylor", "--recalibrate", 0), "another --criterion"),
         (("--drop-blocks", 1), "--drop-blocks 0 and --recalibrate 0"),
         ((), "--recalibrate 0"),
     ):
-        outcome = cli("prune", lone, *words)
+        outcome = cli("prune", *AT_ONCE, lone, *words)
         assert outcome.err == (f"error: --data: the checkpoint names no data set; name a data.yaml, or use {ways}\n"), (
             words
         )
@@ -386,7 +445,7 @@ def test_settings_come_from_a_file_and_flags_go_over_it(cli: Cli, trained: Path)
         "ratio: 0.9\ntarget_macs: 0.8\ncriterion: l1\ngroup_reduce: max\nscope: layer\nnormalize: max\nspare: [3]\n"
         "round_to: 2\nmin_channels: 1\nfold: none\nrecalibrate: 0\nname: filed\nseed: 5\npictures: 8\n"
     )
-    result = read_json(cli("prune", trained, "--config", "prune.yaml", "--ratio", 0.25, "--json"))
+    result = read_json(cli("prune", "--one-shot", trained, "--config", "prune.yaml", "--ratio", 0.25, "--json"))
     assert result["checkpoint"] == "runs/filed/pruned.pt"
     assert count_filters(result) == [6, 8, 4, 8, 12, 12]  # of four, one or two stay
     recipe = load_checkpoint(Path(result["checkpoint"])).provenance["recipe"]
@@ -400,7 +459,7 @@ def test_the_json_says_what_was_saved(cli: Cli, trained: Path) -> None:
     result = prune(cli, trained, "--target-macs", 0.5, "--drop-blocks", 1, "--fold", "mean")
     assert result.keys() == {
         *("checkpoint", "cfg", "plan", "prune_ratio", "dropped_blocks", "before", "after"),
-        *("max_abs_difference", "recalibrated_on", *COSTS),
+        *("max_abs_difference", "recalibrated_on", "map50_before", "map50_after", "scored_images", *COSTS),
     }
     assert result["before"].keys() == result["after"].keys() == COSTS
     assert {key: result[key] for key in COSTS} == result["after"]
@@ -415,7 +474,7 @@ def test_the_json_says_what_was_saved(cli: Cli, trained: Path) -> None:
 
 def test_what_was_pruned_is_finetuned_and_benched(cli: Cli, trained: Path) -> None:
     words = ("--target-params", 0.4, "--drop-blocks", 1, "--criterion", "taylor", "--fold", "mean")
-    assert cli("prune", trained, *words).out == "runs/prune/pruned.pt\n"
+    assert cli("prune", *AT_ONCE, trained, *words).out == "runs/prune/pruned.pt\n"
     assert cli("finetune", "--epochs", 1, "--batch-size", 12).out == "runs/finetune/best.pt\n"
     rows = read_json(cli("bench", "--no-score", "--runs", 1, "--warmup", 0, "--json"))["rows"]
     assert [row["name"] for row in rows] == ["Original", "Pruned", "Finetuned"]
@@ -424,7 +483,7 @@ def test_what_was_pruned_is_finetuned_and_benched(cli: Cli, trained: Path) -> No
 
 def test_a_plan_is_written_and_nothing_pruned(cli: Cli, lone: Path) -> None:
     words = (lone, "--ratio", 0.5, "--criterion", "l2", "--json")
-    plan, dry = read_json(cli("plan", *words)), read_json(cli("prune", *words, "--dry-run"))
+    plan, dry = read_json(cli("plan", *words)), read_json(cli("prune", *AT_ONCE, *words, "--dry-run"))
     assert (plan["plan"], plan["picture"]) == ("runs/plan/plan.json", "runs/plan/plan.png")
     assert dry["plan"] == "runs/plan-2/plan.json"
     for name in ("plan", "picture"):
@@ -439,7 +498,7 @@ def test_a_plan_is_written_and_nothing_pruned(cli: Cli, lone: Path) -> None:
 
 
 def test_a_plan_prints_its_path_and_the_layers(cli: Cli, lone: Path) -> None:
-    outcome = cli("plan", lone, "--ratio", 0.5, "--name", "mine")
+    outcome = cli("plan", lone, "--ratio", 0.5, "--criterion", "bn-gamma", "--name", "mine")
     assert (outcome.code, outcome.out) == (0, "runs/mine/plan.json\n")
     lines = outcome.err.splitlines()
     assert lines[0].startswith("18 of the 18 channels that go have a γ above 0.01")
@@ -462,7 +521,9 @@ def test_a_cut_layer_is_named_so(cli: Cli, trained: Path) -> None:
 )
 def test_a_plan_applied_is_the_direct_prune(cli: Cli, trained: Path, words: tuple[object, ...]) -> None:
     path = cli("plan", trained, *words).out.strip()
-    planned, direct = (read_json(cli("prune", trained, *how, "--json")) for how in (("--plan", path), words))
+    planned, direct = (
+        read_json(cli("prune", "--one-shot", trained, *how, "--json")) for how in (("--plan", path), words)
+    )
     assert is_same(load_state(planned), load_state(direct))
     assert Path(planned["cfg"]).read_bytes() == Path(direct["cfg"]).read_bytes()
     assert planned["recalibrated_on"] == 12
@@ -522,13 +583,13 @@ def test_a_line_of_a_plan_is_a_group(cli: Cli, lone: Path) -> None:
     "words",
     [
         "--ratio 0.5", "--target-params 0.5", "--target-macs 0.5", "--target-speedup 2", "--target-latency-ms 1",
-        "--criterion l1", "--group-reduce max", "--scope layer", "--normalize mean", "--score-batches 2", "--spare 3",
+        "--criterion l1", "--group-reduce max", "--scope layer", "--floor 0.5", "--normalize mean", "--score-batches 2", "--spare 3",
         "--no-shortcuts", "--min-channels 1", "--round-to 8", "--drop-blocks 1", "--from-sensitivity a.json",
     ],
 )  # fmt: skip
 def test_a_plan_leaves_nothing_to_choose(cli: Cli, trained: Path, words: str) -> None:
     flag = words.split()[0].removeprefix("--").removeprefix("no-").replace("-", "_")
-    outcome = cli("prune", trained, "--plan", "plan.json", *words.split())
+    outcome = cli("prune", "--one-shot", trained, "--plan", "plan.json", *words.split())
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == f"error: {flag}: a plan already says what to drop; leave it out, or the plan\n"
 
@@ -551,8 +612,8 @@ def test_channels_that_go_while_they_still_work_are_counted(cli: Cli, trained: P
     sparse = save_checkpoint(workplace / "sparse.pt", replace(checkpoint, state=state))
     said = "channels that go have a γ above 0.01 and still work"
     silent = [("--ratio", 0.25), ("--ratio", 0.5, "--criterion", "l1"), ("--ratio", 0.5, "--normalize", "mean")]
-    assert all(said not in cli("prune", sparse, "--recalibrate", 0, *words).err for words in silent)
-    outcome = cli("prune", sparse, "--recalibrate", 0, "--ratio", 0.5)
+    assert all(said not in cli("prune", *AT_ONCE, sparse, "--recalibrate", 0, *words).err for words in silent)
+    outcome = cli("prune", *AT_ONCE, sparse, "--recalibrate", 0, "--ratio", 0.5)
     assert outcome.code == 0
     assert f"9 of the 18 {said}, which will cost mAP; near zero are 25% of the prunable ones" in outcome.err
 
@@ -568,7 +629,7 @@ def test_batch_norm_is_measured_anew_where_something_that_worked_is_cut(
             tensor.fill_(0.1)
     state["layers.5.bn.weight"][:9] = gamma
     sparse = save_checkpoint(workplace / "sparse.pt", replace(checkpoint, state=state))
-    outcome = cli("prune", sparse, "--ratio", 0.25, "--json")
+    outcome = cli("prune", *AT_ONCE, sparse, "--ratio", 0.25, "--json")
     assert ("nothing goes but channels at zero: batch norm keeps" in outcome.err) == (seen == 0)
     result = read_json(outcome)
     assert result["recalibrated_on"] == seen

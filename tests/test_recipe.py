@@ -97,13 +97,13 @@ def test_nothing_left_to_train_is_refused() -> None:
 
 
 def test_patience_ends_a_run_that_gets_no_better(hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:
-    scores = iter((0.2, 0.4, 0.3, 0.4, 0.1))
+    scores = iter((0.25, 0.5, 0.375, 0.25, 1.0))  # means of three: 0.25 and three times 0.375
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(epoch_end, "_score", lambda *arguments: next(scores))
         best = start_training(make_config(hands, tiny_cfg, epochs=9, patience=2), tmp_path / "run")
     last = load_checkpoint(tmp_path / "run/last.pt").training
     assert (last["epoch"], last["is_done"], last["waited"]) == (4, True, 2)
-    assert load_checkpoint(best).provenance["metrics"] == {"epoch": 4, "val_map50": 0.4}  # as good, and later
+    assert load_checkpoint(best).provenance["metrics"] == {"epoch": 4, "val_map50": 0.25}  # as good, and later
 
 
 @pytest.mark.parametrize(

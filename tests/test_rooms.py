@@ -8,7 +8,10 @@ from pathlib import Path
 
 import yolo_prune
 
-LIGHT = ("pruning.channels", "pruning.plan", "pruning.settings", "model.settings", "config", "files", "errors")
+LIGHT = (
+    *("pruning.channels", "pruning.plan", "pruning.settings", "model.settings", "config", "files", "errors"),
+    *("threads", "contention"),
+)
 
 SCREEN = 50
 """Lines."""
@@ -28,7 +31,7 @@ def test_each_step_of_the_method_is_one_function_of_at_most_a_screen() -> None:
     rows = re.findall(
         r"^\| [^|]+ \| `(\w+/\w+\.py)`, `(\w+)` \|$", (root.parent / "docs/design.md").read_text(), re.MULTILINE
     )
-    assert len(rows) == 6
+    assert len(rows) == 7
     for file, name in rows:
         functions = {
             node.name: node for node in ast.parse((root / file).read_text()).body if isinstance(node, ast.FunctionDef)

@@ -316,7 +316,7 @@ def test_a_score_is_that_of_the_network_pruned_there(cli: Cli, trained: Path, fi
     plan = json.loads(Path(path).read_text())
     plan["groups"][1]["drop"] = np.argsort(gammas[0] + gammas[1])[:6].tolist()
     Path(path).write_text(json.dumps(plan))
-    pruned = cli("prune", trained, "--plan", path, "--recalibrate", 0).out.strip()
+    pruned = cli("prune", "--one-shot", trained, "--plan", path, "--recalibrate", 0).out.strip()
     assert read_json(cli("evaluate", pruned, "--json"))["map50"] == pytest.approx(table.groups[1].scores[2], abs=1e-6)
 
 
@@ -483,7 +483,7 @@ def test_every_group_is_pruned_up_to_the_same_damage(cli: Cli, trained: Path, co
     Two of every group stay.
     """
     words = ("--from-sensitivity", write_table(trained), "--ratio", count / PRUNABLE, "--recalibrate", 0, "--json")
-    drops = read_drops(read_json(cli("prune", trained, *words)))
+    drops = read_drops(read_json(cli("prune", "--one-shot", trained, *words)))
     assert [len(drop) for drop in drops] == dropped
     state = load_checkpoint(trained).state
     for layers, drop in zip(LAYERS, drops, strict=True):
@@ -492,7 +492,7 @@ def test_every_group_is_pruned_up_to_the_same_damage(cli: Cli, trained: Path, co
 
 
 def test_a_target_by_sensitivity_is_met_and_one_channel_less_would_miss_it(cli: Cli, trained: Path) -> None:
-    words = ("prune", trained, "--from-sensitivity", write_table(trained), "--recalibrate", 0, "--json")
+    words = ("prune", "--one-shot", trained, "--from-sensitivity", write_table(trained), "--recalibrate", 0, "--json")
     result = read_json(cli(*words, "--target-macs", 0.6))
     assert result["after"]["macs"] <= 0.6 * result["before"]["macs"]
     count = sum(map(len, read_drops(result)))
@@ -503,7 +503,7 @@ def test_a_target_by_sensitivity_is_met_and_one_channel_less_would_miss_it(cli: 
 
 def test_a_measured_table_prunes(cli: Cli, trained: Path, finished: dict[str, Path]) -> None:
     table = finished["loss"] / stage.TABLE
-    outcome = cli("prune", trained, "--from-sensitivity", table, "--ratio", 0.5, "--spare", 5)
+    outcome = cli("prune", "--one-shot", trained, "--from-sensitivity", table, "--ratio", 0.5, "--spare", 5)
     assert (outcome.code, outcome.out) == (0, "runs/prune/pruned.pt\n"), outcome.err
     network = load_checkpoint(Path(outcome.out.strip())).network
     filters = [conv.filters for _, conv in network.convs]
@@ -527,6 +527,6 @@ def test_a_measured_table_prunes(cli: Cli, trained: Path, finished: dict[str, Pa
 def test_a_table_that_does_not_fit_is_refused(
     cli: Cli, trained: Path, changes: dict[str, Any], words: str, said: str
 ) -> None:
-    outcome = cli("prune", trained, "--from-sensitivity", write_table(trained, **changes), *words.split())
+    outcome = cli("prune", "--one-shot", trained, "--from-sensitivity", write_table(trained, **changes), *words.split())
     assert (outcome.code, outcome.out, outcome.err) == (2, "", f"error: {said}\n")
     assert not Path("runs").exists()

@@ -24,7 +24,8 @@ from yolo_prune.pruning.constants import carry_constants
 from yolo_prune.pruning.importance import score_by_squares
 from yolo_prune.pruning.plan import make_threshold_plan
 from yolo_prune.pruning.settings import PlanConfig, ScoreConfig
-from yolo_prune.pruning.sparse import FLOOR, GammaSparsity
+from yolo_prune.pruning.silencer import Silencer, begin_removal
+from yolo_prune.pruning.sparse import GammaSparsity
 from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
 from yolo_prune.stages.training import start_training
 from yolo_prune.training.gamma_picture import BINS, count_gammas, draw_gammas
@@ -33,11 +34,16 @@ from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.validate import make_slim
 
 STEPS = 100
+FLOOR = PlanConfig().min_channels
 
 
 def make_sparsity(network: Network, seed: int = 0) -> tuple[Detector, GammaSparsity]:
     model = randomise_(Detector(network), seed)
     return model, GammaSparsity(model, make_channel_graph(network))
+
+
+def make_silencer(model: Detector, ratio: float) -> Silencer:
+    return Silencer(model, begin_removal(model.network), PlanConfig(ratio=ratio), SIDE)
 
 
 def list_shrinkages(config: TrainConfig, sparsity: float) -> list[float]:
@@ -80,7 +86,7 @@ def test_auto_lets_channels_go_one_after_another_and_the_others_rest(changes: di
     assert all(pace.keeps_zeros for pace in paces[sorting:])
     assert [pace.gone > 0 for pace in paces] == [sorting <= step < end for step in range(STEPS)]
     shares = [pace.gone for pace in paces[sorting:end]]
-    assert shares[-1] == 0.8
+    assert shares[-1] == 1
     growth = np.diff([0.0, *shares])
     assert (growth > 0).all()
     assert (np.diff(growth) <= 1e-12).all()  # more slowly the fewer are left
@@ -90,6 +96,7 @@ def test_auto_lets_channels_go_one_after_another_and_the_others_rest(changes: di
 def test_just_the_wanted_channels_reach_zero_however_the_task_pulls(optimizer: str) -> None:
     config = TrainConfig(optimizer=optimizer, sparsity="auto", sparsity_ratio=0.5)
     model, sparsity = make_sparsity(parse_cfg(TINY_CFG))
+    silencer = make_silencer(model, 0.5)
     found = find_sparsity(config, sparsity, STEPS)
     gammas = [parameter for name, parameter in model.named_parameters() if name.endswith("bn.weight")]
     for step in range(STEPS):
@@ -102,8 +109,8 @@ def test_just_the_wanted_channels_reach_zero_however_the_task_pulls(optimizer: s
             sparsity.clear_(zeros)
         sparsity.shrink_(pace.shrinkage)
         if pace.gone:
-            sparsity.silence_(pace.gone)
-    assert (sparsity.measure() == 0).sum() == pytest.approx(PRUNABLE / 2, abs=FLOOR * 4)
+            silencer.silence_(pace.gone)
+    assert (sparsity.measure() == 0).sum() == pytest.approx(PRUNABLE / 2, abs=FLOOR * 4)  # floors may be at zero too
     assert sparsity.measure()[np.isfinite(sparsity.measure())].max() > 1
 
 
@@ -115,23 +122,26 @@ def test_auto_has_nothing_to_do_where_channels_are_at_zero() -> None:
         find_sparsity(config, sparsity, STEPS)
 
 
-@given(networks(), st.floats(0.05, 0.95), st.integers(0, 99), st.booleans())
+@given(networks(), st.floats(0.05, 0.95), st.floats(0, 1), st.integers(0, 99), st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_those_worth_least_are_silenced_and_every_group_keeps_its_best(
-    network: Network, share: float, seed: int, is_told: bool
+    network: Network, ratio: float, way: float, seed: int, is_told: bool
 ) -> None:
     if not any(conv.batch_normalize for _, conv in network.convs):
         return
-    _, sparsity = make_sparsity(network, seed)
-    graph = make_channel_graph(network)
+    model, sparsity = make_sparsity(network, seed)
+    silencer, graph = make_silencer(model, ratio * measure_trained(model)), make_channel_graph(network)
     before = sparsity.measure()
     worth = np.random.default_rng(seed).random(graph.size) if is_told else before
-    sparsity.silence_(share, torch.from_numpy(worth) if is_told else None)
+    told = torch.from_numpy(worth) if is_told else None
+    going = ~silencer.make_plan(told).keep
+    silencer.silence_(way, told)
     after = sparsity.measure()
     present = np.isfinite(before)
     silent = present & (after == 0)
     assert (after[~silent] == before[~silent]).all()
-    assert silent.sum() <= max(1, round(share * present.sum()))
+    assert silent.sum() == round(way * going.sum())
+    assert going[silent].all()
     floors = np.zeros(graph.size, dtype=bool)
     for group in graph.groups:
         floors[group.ids[np.argsort(-worth[group.ids], kind="stable")[:FLOOR]]] = True
@@ -139,9 +149,17 @@ def test_those_worth_least_are_silenced_and_every_group_keeps_its_best(
     assert not free.any() or not silent.any() or worth[free].min() >= worth[silent].max()
     for group in graph.groups:
         assert group.frozen or not silent[group.ids].all()
-    sparsity.silence_(share, torch.from_numpy(1 - worth) if is_told else None)
-    assert (sparsity.measure()[silent] == 0).all()
-    assert (sparsity.measure() == 0).sum() <= silent.sum() + floors.sum()
+    silencer.silence_(way, None if told is None else 1 - told)
+    assert (sparsity.measure()[silent] == 0).all()  # what is silent stays so
+    assert (sparsity.measure() == 0).sum() == silent.sum()
+
+
+def measure_trained(model: Detector) -> float:
+    """Return a share below which any ratio leaves the floors of a model's normalised groups."""
+    graph = make_channel_graph(model.network)
+    present = np.isfinite(GammaSparsity(model, graph).measure())
+    sizes = [len(group.ids) for group in graph.groups if present[group.ids].all()]
+    return max(0.0, sum(max(0, size - FLOOR) for size in sizes) / max(1, sum(sizes)) - 1e-9)
 
 
 @given(networks(), st.floats(0.1, 0.9), st.integers(0, 99))
@@ -150,7 +168,7 @@ def test_what_is_silenced_can_be_cut_out_exactly_to_the_borders(network: Network
     if not any(conv.batch_normalize for _, conv in network.convs):
         return
     model, sparsity = make_sparsity(network, seed)
-    sparsity.silence_(share)
+    make_silencer(model, share * measure_trained(model)).silence_(1.0)
     plan = make_threshold_plan(make_channel_graph(network), sparsity.measure(), 1e-6, PlanConfig())
     slim = rebuild(model, plan, carry_constants(model, plan))
     images = make_images(model, 64)
@@ -262,7 +280,7 @@ def test_a_sparse_run_reports_what_a_prune_would_leave(hands: Path, tiny_cfg: Pa
     cost = measure_cost(make_slim(model, gammas, 0.01).network, SIDE)
     assert (row["pruned_params"], row["pruned_macs"]) == (cost.params, cost.macs)
     assert 0 <= row["pruned_map50"] <= 1
-    assert f"sparsity: λ = {last['sparsity']:.4g}, 60% of the channels to zero in 9 steps" in lines
+    assert f"sparsity: λ = {last['sparsity']:.4g}, 22 of 36 channels to zero in 9 steps" in lines
     assert [sum(counts) for counts in last["gammas"]] == [PRUNABLE] * 3
     assert (tmp_path / "run/gammas.png").stat().st_size > 5000
 

@@ -1,10 +1,26 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from yolo_prune.bench.latency import Latency
-from yolo_prune.bench.table import Row, Scores, format_conditions, format_markdown, format_rows, format_text
+from yolo_prune.bench.table import (
+    RUINED_MARK,
+    Row,
+    Scores,
+    find_ruined,
+    format_conditions,
+    format_markdown,
+    format_rows,
+    format_text,
+)
+from yolo_prune.errors import OutputError
+from yolo_prune.files import save_json
+from yolo_prune.stages.bench import BenchResult, load_bench
 
 ORIGINAL = Row(
     name="Original",
@@ -94,3 +110,70 @@ def test_json_lays_scores_beside_the_rest() -> None:
     assert "scores" not in row
     assert replace(PRUNED, scores=None).as_dict().keys() == row.keys()
     assert replace(PRUNED, scores=None).as_dict()["coco_ap"] is None
+
+
+RUINED = replace(PRUNED, name="Ruined", scores=Scores(0.0768, (0.05, 0.1), (-0.69, -0.73, -0.65), 0.08, 0.02))
+
+
+@pytest.mark.parametrize(
+    ("first", "map50", "is_ruined"),
+    [
+        (0.8, 0.0799, True),
+        (0.8, 0.0801, False),
+        (0.8, 0.0, True),
+        (0.0, 0.0, False),
+        (math.nan, 0.0, False),
+        (0.8, math.nan, False),
+    ],
+)
+def test_a_row_below_a_tenth_of_the_first_is_ruined(first: float, map50: float, is_ruined: bool) -> None:
+    assert ORIGINAL.scores is not None
+    assert PRUNED.scores is not None
+    rows = [replace(ORIGINAL, scores=replace(ORIGINAL.scores, map50=first))]
+    rows += [PRUNED, replace(PRUNED, name="Other", scores=replace(PRUNED.scores, map50=map50))]
+    assert find_ruined(rows) == ([False, False, True] if is_ruined else [False, False, False])
+
+
+def test_rows_without_scores_are_not_ruined() -> None:
+    assert find_ruined([]) == []
+    assert find_ruined([replace(ORIGINAL, scores=None), RUINED]) == [False, False]
+    assert find_ruined([ORIGINAL, replace(PRUNED, scores=None)]) == [False, False]
+
+
+@pytest.mark.parametrize("markdown", [False, True])
+def test_a_ruined_row_is_marked_and_explained_below_the_table(markdown: bool) -> None:
+    result = BenchResult((ORIGINAL, PRUNED, RUINED), ENVIRONMENT, "test")
+    lines = result.format(markdown).splitlines()
+    rows = lines[2:5]
+    assert [RUINED_MARK in row for row in rows] == [False, False, True]
+    assert f"0.0768 [0.050, 0.100] (-0.6900 [-0.730, -0.650]) {RUINED_MARK}" in rows[2]
+    assert lines[5] == ""
+    assert lines[6] == (
+        f"{RUINED_MARK} Ruined: mAP is under a tenth of the first row's, as it stands the network is ruined; "
+        "prune less, or finetune longer."
+    )
+    assert lines[7] == ""
+    assert lines[8].startswith("Inference: ")
+    assert RUINED_MARK not in BenchResult((ORIGINAL, PRUNED), ENVIRONMENT, "test").format(markdown)
+
+
+def test_json_says_which_rows_are_ruined() -> None:
+    result = BenchResult((ORIGINAL, PRUNED, RUINED), ENVIRONMENT, "test")
+    assert [row["is_ruined"] for row in result.as_dict()["rows"]] == [False, False, True]
+    assert result.as_dict()["advice"].endswith("is ruined; prune less, or finetune longer")
+    assert BenchResult((ORIGINAL, PRUNED), ENVIRONMENT, "test").as_dict()["advice"] is None
+
+
+def test_a_result_is_read_back_an_older_one_too(tmp_path: Path) -> None:
+    result = BenchResult((ORIGINAL, PRUNED, RUINED), ENVIRONMENT, "test")
+    path = save_json(tmp_path / "bench.json", result.as_dict())
+    assert load_bench(path) == result
+    older = json.loads(path.read_text())
+    del older["advice"]
+    for row in older["rows"]:
+        for key in ("is_ruined", "file_bytes", "is_stored_sparse"):
+            del row[key]
+    assert load_bench(save_json(path, older)) == result
+    del older["rows"][0]["params"]
+    with pytest.raises(OutputError, match="holds no result of bench"):
+        load_bench(save_json(path, older))

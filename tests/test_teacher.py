@@ -106,7 +106,7 @@ def test_a_run_with_a_teacher_says_so_and_repeats(trained: Path, hands: Path, tm
 
 
 def test_finetune_takes_a_teacher(cli: Cli, trained: Path, hands: Path) -> None:
-    pruned = cli("prune", trained, "--ratio", 0.3, "--recalibrate", 0).out.strip()
+    pruned = cli("prune", "--one-shot", trained, "--ratio", 0.3, "--recalibrate", 0).out.strip()
     words = ("finetune", pruned, "--teacher", trained, "--epochs", 1, "--batch-size", 6, "--device", "cpu")
     outcome = cli(*words)
     assert outcome.code == 0, outcome.err

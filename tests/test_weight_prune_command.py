@@ -213,7 +213,7 @@ def test_what_was_pruned_is_finetuned_and_benched(cli: Cli, trained: Path) -> No
 
 def test_channels_cut_from_a_weight_pruned_network_keep_its_zeros_in_training(cli: Cli, trained: Path) -> None:
     pruned = Path(prune(cli, trained, "--ratio", 0.5)["checkpoint"])
-    slim = read_json(cli("prune", pruned, "--ratio", 0.3, "--recalibrate", 0, "--json"))["checkpoint"]
+    slim = read_json(cli("prune", "--one-shot", pruned, "--ratio", 0.3, "--recalibrate", 0, "--json"))["checkpoint"]
     assert load_checkpoint(Path(slim)).keeps_zeros
     assert not load_checkpoint(trained).keeps_zeros
 

@@ -9,6 +9,9 @@ from typing import Any
 
 from yolo_prune.bench.latency import Latency
 
+IS_RUINED = "is_ruined"
+"""The key of a row in JSON output that says so; see `find_ruined`."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -50,7 +53,7 @@ class Row:
 
 def parse_row(values: Mapping[str, Any]) -> Row:
     """Make a row from the dictionary that `as_dict` gave, read back from JSON; raise KeyError or TypeError if it is none."""
-    values = dict(values)
+    values = {key: value for key, value in values.items() if key != IS_RUINED}  # which follows from the scores
     scores = {field.name: values.pop(field.name) for field in fields(Scores)}
     for name in ("latency_ms", "nms_ms"):
         values[name] = Latency(**values[name])
@@ -64,6 +67,27 @@ def parse_row(values: Mapping[str, Any]) -> Row:
     return Row(**values, scores=Scores(**scores))
 
 
+RUINED_SHARE = 0.1
+"""A row with less than this share of the first row's AP50 is of a ruined network."""
+RUINED_MARK = "†"
+"""What stands behind its mAP in the table."""
+
+
+def find_ruined(rows: Sequence[Row]) -> list[bool]:
+    """Say of every row whether its network is ruined: its AP50 is under a tenth of the first row's."""
+    scores = [math.nan if row.scores is None else row.scores.map50 for row in rows]
+    return [score < RUINED_SHARE * scores[0] for score in scores]
+
+
+def explain_ruined(rows: Sequence[Row]) -> str | None:
+    """Return a line that says which rows are of ruined networks and what would help, None where none is."""
+    names = [row.name for row, is_ruined in zip(rows, find_ruined(rows), strict=True) if is_ruined]
+    if not names:
+        return None
+    what = "as it stands the network is" if len(names) == 1 else "as they stand the networks are"
+    return f"{', '.join(names)}: mAP is under a tenth of the first row's, {what} ruined; prune less, or finetune longer"
+
+
 HEADINGS = ("model", "params", "size", "FLOPs (MACs)", "inference", "mAP")
 FILE_HEADING, FILE_COLUMN = "file", 3
 """Beside the size, where some row's file is stored sparse."""
@@ -72,6 +96,10 @@ FILE_HEADING, FILE_COLUMN = "file", 3
 def format_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """Return the table's cells, headings first."""
     cells = [HEADINGS, *(_format_row(row, rows[0] if number else None) for number, row in enumerate(rows))]
+    cells[1:] = [
+        (*line[:-1], f"{line[-1]} {RUINED_MARK}") if is_ruined else line
+        for line, is_ruined in zip(cells[1:], find_ruined(rows), strict=True)
+    ]
     if not has_sparse_files(rows):
         return cells
     files = [FILE_HEADING, *(_format_file(row, rows[0] if number else None) for number, row in enumerate(rows))]

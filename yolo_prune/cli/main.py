@@ -13,7 +13,9 @@ import typer
 from yolo_prune import __version__
 from yolo_prune.cli import cfg, darknet, data, measure, pipeline, pruning
 from yolo_prune.cli import iterate as iteration
+from yolo_prune.contention import watch_contention
 from yolo_prune.errors import Interrupted, YoloPruneError
+from yolo_prune.threads import limit_threads
 
 app = typer.Typer(
     help="Make YOLOv3 detectors small and fast: train, prune channels, finetune, bench.",
@@ -64,8 +66,10 @@ def _options(
 def main() -> None:
     """Run the command line; exit 0 done, 2 bad usage or input, 130 or 143 after a signal, 1 a defect."""
     warnings.filterwarnings("ignore", module="PIL")  # odd EXIF data of pictures that are read all the same
+    limit_threads()
     try:
-        result = app(prog_name="yoloprune", standalone_mode=False)
+        with watch_contention():
+            result = app(prog_name="yoloprune", standalone_mode=False)
         sys.stdout.flush()
     except YoloPruneError as error:
         _leave(2, f"error: {error}")

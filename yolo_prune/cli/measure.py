@@ -30,7 +30,8 @@ def bench(
     ] = None,
     data: Data = None,
     split: Annotated[
-        str | None, typer.Option(help="Part of the data set to score on.", show_default=_BENCH.split)
+        str | None,
+        typer.Option(help="Part of the data set to score on.", show_default="test where there is one, else val"),
     ] = None,
     score: Annotated[
         bool | None, typer.Option("--score/--no-score", help="Measure mAP as well.", show_default="score")

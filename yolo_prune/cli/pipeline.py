@@ -112,7 +112,8 @@ def finetune(
     checkpoint: Checkpoint = None,
     data: Data = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the training pictures.", show_default=str(FINETUNE.epochs))
+        int | None,
+        typer.Option(help="Passes over the training pictures.", show_default="as many as before it was pruned"),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Pictures per step.", show_default=str(FINETUNE.batch_size))
@@ -130,7 +131,11 @@ def finetune(
             show_default="where prune put them there",
         ),
     ] = None,
-    teacher: Teacher = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="A checkpoint to learn from beside the labels.", show_default="the one that it was cut from"),
+    ] = None,
+    no_teacher: Annotated[bool, typer.Option("--no-teacher", help="Learn from the labels alone.")] = False,
     learning_rate: Annotated[
         float | None, typer.Option(help="The highest learning rate.", show_default=str(FINETUNE.learning_rate))
     ] = None,
@@ -149,15 +154,20 @@ def finetune(
 ) -> None:
     """Train a pruned checkpoint further and print the path of its best checkpoint."""
     from yolo_prune.stages.folders import resolve_checkpoint
+    from yolo_prune.stages.lineage import adapt_finetune, find_training
 
+    if no_teacher and teacher is not None:
+        raise ConfigError("contradicts --teacher", where="--no-teacher", right="leave one of them out")
     weights = checkpoint if resume else resolve_checkpoint(checkpoint, "prune")
+    base = FINETUNE if resume or weights is None else adapt_finetune(find_training(weights))
     flags = {
         "data": data, "weights": weights, "epochs": epochs, "batch_size": batch_size, "img_size": img_size,
         "sparsity": sparsity, "sparsity_ratio": sparsity_ratio, "keep_zeros": keep_zeros, "teacher": teacher,
         "learning_rate": learning_rate, "optimizer": optimizer, "workers": workers, "max_minutes": max_minutes,
         "tensorboard": tensorboard, "name": name, "device": device, "seed": seed,
+        "parent_teacher": False if no_teacher else None,
     }  # fmt: skip
-    _print_trained("finetune", _train("finetune", FINETUNE, flags, config, resume), as_json)
+    _print_trained("finetune", _train("finetune", base, flags, config, resume), as_json)
 
 
 def _train(stage: str, base: TrainConfig, flags: dict[str, Any], file: Path | None, resume: bool) -> Path:

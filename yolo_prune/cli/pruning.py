@@ -12,6 +12,7 @@ import typer
 from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay, print_json
 from yolo_prune.errors import ConfigError
 from yolo_prune.pruning.settings import (
+    AUTO,
     CRITERIA,
     DEFAULT_RATIO,
     GRANULARITIES,
@@ -27,7 +28,7 @@ _PRUNE, _PLAN, _SENSITIVITY = PruneConfig(), PruneConfig(name="plan"), Sensitivi
 
 Criterion = Annotated[
     str | None,
-    typer.Option(help=f"What makes a channel matter: {', '.join(CRITERIA)}.", show_default=_PRUNE.criterion),
+    typer.Option(help=f"What makes a channel matter: {', '.join((*CRITERIA, AUTO))}.", show_default=_PRUNE.criterion),
 ]
 GroupReduce = Annotated[
     str | None,
@@ -38,7 +39,9 @@ GroupReduce = Annotated[
 ]
 ScoreBatches = Annotated[
     int | None,
-    typer.Option(help="Batches of training pictures that taylor looks at.", show_default=str(_PRUNE.score_batches)),
+    typer.Option(
+        help="Batches of training pictures that taylor and obs look at.", show_default=str(_PRUNE.score_batches)
+    ),
 ]
 Seed = Annotated[int | None, typer.Option(help="What criterion random draws from.", show_default=str(_PRUNE.seed))]
 _PlanName = Annotated[str | None, typer.Option(help="The run's folder below runs/.", show_default=_PLAN.name)]
@@ -46,6 +49,19 @@ _PlanName = Annotated[str | None, typer.Option(help="The run's folder below runs
 
 def prune(
     checkpoint: Checkpoint = None,
+    one_shot: Annotated[
+        bool | None, typer.Option("--one-shot", help="Cut at once, without training.", show_default=False)
+    ] = None,
+    effort: Annotated[
+        int | None,
+        typer.Option(
+            help="Epochs of training in which channels fall silent and are cut out.",
+            show_default="half the checkpoint's own",
+        ),
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Save and leave with exit code 124 after so many minutes.", show_default=False)
+    ] = None,
     granularity: Annotated[
         str | None,
         typer.Option(
@@ -94,8 +110,15 @@ def prune(
     scope: Annotated[
         str | None,
         typer.Option(
-            help=f"{' or '.join(SCOPES)}: rank all channels together, or take the same share of every group.",
+            help=f"{', '.join(SCOPES)}: rank all channels together, take the same share of every group, or rank all but have no group lose much more than others.",
             show_default=_PRUNE.scope,
+        ),
+    ] = None,
+    floor: Annotated[
+        float | None,
+        typer.Option(
+            help="Of scope floor: every group keeps at least this share of what it kept if all lost alike.",
+            show_default=str(_PRUNE.floor),
         ),
     ] = None,
     normalize: Annotated[
@@ -154,32 +177,45 @@ def prune(
     device: Device = None,
     config: Config = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the plan, prune nothing.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Take up the run NAME where it stopped; takes no other setting but device and max-minutes."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Cut the least important channels out of a checkpoint, or zero its least weights, and print the path of the new one."""
+    """Train a checkpoint on while its least important channels are cut out, or zero its least weights, and print the path of the new one."""
     from yolo_prune.stages.data import report
     from yolo_prune.stages.folders import make_run_folder, remember_latest, resolve_checkpoint
+    from yolo_prune.stages.lineage import adapt_prune, find_training
     from yolo_prune.stages.planning import format_layers
     from yolo_prune.stages.pruning import make_plan_files
     from yolo_prune.stages.pruning import prune as make_pruned
 
     flags = {
+        "one_shot": one_shot, "effort": effort, "max_minutes": max_minutes,
         "granularity": granularity, "pattern": pattern, "spare_ends": spare_ends,
         "ratio": ratio, "target_params": target_params, "target_macs": target_macs,
         "target_latency_ms": target_latency_ms, "target_speedup": target_speedup, "criterion": criterion,
-        "group_reduce": group_reduce, "scope": scope, "normalize": normalize, "score_batches": score_batches,
+        "group_reduce": group_reduce, "scope": scope, "floor": floor, "normalize": normalize, "score_batches": score_batches,
         "seed": seed, "from_sensitivity": from_sensitivity, "drop_blocks": drop_blocks, "shortcuts": shortcuts,
         "spare": parse_list(spare, int, "spare", "84,96"), "min_channels": min_channels, "round_to": round_to,
         "plan": plan, "fold": fold, "recalibrate": recalibrate, "data": data, "name": name, "device": device,
     }  # fmt: skip
-    settings = overlay(_PLAN if dry_run else _PRUNE, config, flags)
-    source = resolve_checkpoint(checkpoint, "train")
+    if resume:
+        is_told = config is not None or checkpoint is not None or dry_run
+        source, settings, folder = _find_stopped(name or _PRUNE.name, flags, is_told)
+    else:
+        source = resolve_checkpoint(checkpoint, "train")
+        settings = overlay(_PLAN if dry_run else adapt_prune(find_training(source)), config, flags)
+        folder = make_run_folder(settings.name, _PLAN.name if dry_run else _PRUNE.name)
     if dry_run:
-        made = make_plan_files(source, settings, make_run_folder(settings.name, _PLAN.name))
+        made = make_plan_files(source, settings, folder)
         report(format_layers(made.planned))
         print_json(made.as_dict()) if as_json else print(made.plan)
         return
-    result = make_pruned(source, settings, make_run_folder(settings.name, _PRUNE.name))
+    result = make_pruned(source, settings, folder)
     report(result.format())
     remember_latest("prune", result.checkpoint)
     if as_json:
@@ -188,9 +224,25 @@ def prune(
         print(result.checkpoint)
 
 
+def _find_stopped(name: str, flags: dict[str, Any], is_told: bool) -> tuple[Path, PruneConfig, Path]:
+    """Return the checkpoint, the settings and the folder of the run that stopped, with what may be changed of them."""
+    from yolo_prune.config import parse_config
+    from yolo_prune.stages.folders import RUNS
+    from yolo_prune.stages.gradual import CHANGEABLE, load_journal
+
+    changes = {key: value for key, value in flags.items() if value is not None and key != "name"}
+    if other := [key for key in changes if key not in CHANGEABLE] or (["config"] if is_told else []):
+        where = f"--{other[0].replace('_', '-')}"
+        raise ConfigError("a resumed run keeps its settings", where=where, right="leave it out, or start a new run")
+    folder = RUNS / name
+    source, settings = load_journal(folder)
+    return source, parse_config(settings, changes, "command line"), folder
+
+
 def _as_dry_run(command: Callable[..., None], doc: str) -> Callable[..., None]:
     """Return `command` with --dry-run set, and without the flags of weights and of what happens after a plan is made."""
-    hidden: dict[str, Any] = {"dry_run": True, "fold": None, "recalibrate": None}
+    hidden: dict[str, Any] = {"dry_run": True, "fold": None, "recalibrate": None, "resume": False}
+    hidden |= {"one_shot": None, "effort": None, "max_minutes": None}
     hidden |= {"granularity": None, "pattern": None, "spare_ends": None}
 
     def plan(**flags: Any) -> None:

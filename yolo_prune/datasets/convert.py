@@ -100,6 +100,8 @@ def load_yolo(paths: Sequence[Path], wanted: Sequence[str] | None = None, progre
             other names, or two pictures of a split the same.
     """
     specs = [load_spec(path) for path in paths]
+    for spec in specs:
+        spec.require_all()
     for spec in specs if wanted is None else ():
         if spec.names != specs[0].names:
             what = f"its names are not those of {specs[0].source}"

@@ -21,7 +21,7 @@ from yolo_prune.datasets.labels import LabelLines, scan_labels
 from yolo_prune.datasets.lookalikes import Look, measure_look
 from yolo_prune.datasets.spec import DataSpec, Sample
 from yolo_prune.errors import DatasetError
-from yolo_prune.files import count_cores
+from yolo_prune.threads import count_cores
 
 _NO_LINES = LabelLines(np.zeros(0, np.int64), np.zeros((0, 5)), ())
 

@@ -23,7 +23,7 @@ from yolo_prune.datasets.labels import load_objects, locate_objects
 from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
-from yolo_prune.files import count_cores
+from yolo_prune.threads import count_cores
 
 CACHE_BYTES = 2 << 30
 """How much memory a data set's decoded pictures may take."""

@@ -3,7 +3,7 @@
     path: .                 # root of what follows, from the YAML's folder; left out, that folder itself
     train: images/train     # a folder (searched through), a .txt with a picture per line, or a list of such
     val: images/val
-    test: images/test       # may be left out
+    test: images/test       # may be left out, or not be there
     names: {0: hand}        # or [hand]
 
 The labels of images/a/b.jpg are in labels/a/b.txt; those of a picture that no `images` folder holds stand beside it.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +53,20 @@ class DataSpec:
     """The name of each class."""
     splits: Mapping[str, tuple[Sample, ...]]
     """Samples of train, val and, where there is one, test."""
+    absent: Mapping[str, Path] = field(default_factory=dict)
+    """The folder or list of a test split that the data.yaml names and that is not there."""
 
     def samples(self, split: str) -> tuple[Sample, ...]:
         """Return the samples of a split.
 
         Raises:
-            DatasetError: there is no such split, or nothing is in it.
+            DatasetError: there is no such split, or its folder or list is missing.
         """
+        if split in self.absent:
+            place = self.absent[split]
+            what = f"there is no {'list' if place.suffix == '.txt' else 'folder'} {place}"
+            right = f"name a folder of images or a .txt list, or leave {split} out"
+            raise DatasetError(what, where=f"{self.source}: {split}", right=right)
         samples = self.splits.get(split, ())
         if not samples:
             known = ", ".join(name for name in self.splits if self.splits[name])
@@ -68,13 +75,22 @@ class DataSpec:
             )
         return samples
 
+    def require_all(self) -> None:
+        """Check that every split which the data.yaml names is there.
+
+        Raises:
+            DatasetError: the folder or list of one is missing.
+        """
+        for split in self.absent:
+            self.samples(split)
+
 
 def load_spec(path: Path) -> DataSpec:
     """Read a data.yaml and find its pictures.
 
     Raises:
-        DatasetError: the file is missing, broken (names the line) or lacks a key (names it), class names are amiss, or a
-            split's folder, list or pictures are missing.
+        DatasetError: the file is missing, broken (names the line) or lacks a key (names it), class names are amiss, or
+            a split's pictures, or the folder or list of train or val, are missing; those of test may be.
     """
     values = _load_mapping(path)
     for key in ("train", "val", "names"):
@@ -86,8 +102,11 @@ def load_spec(path: Path) -> DataSpec:
         raise DatasetError(
             f"there is no folder {root}", where=f"{path}: path", right="name the folder that holds the pictures"
         )
-    splits = {key: _find_samples(root, values[key], f"{path}: {key}") for key in SPLITS if values.get(key) is not None}
-    return DataSpec(path, root, names, splits)
+    missing = _find_missing(root, values.get("test"), f"{path}: test")
+    absent = {} if missing is None else {"test": missing}
+    present = [key for key in SPLITS if values.get(key) is not None and key not in absent]
+    splits = {key: _find_samples(root, values[key], f"{path}: {key}") for key in present}
+    return DataSpec(path, root, names, splits, absent)
 
 
 def save_spec(folder: Path, splits: Iterable[str], names: Sequence[str]) -> Path:
@@ -197,8 +216,18 @@ def _parse_path(value: Any, where: str) -> Path:
     return Path(value).expanduser()
 
 
+def _find_missing(root: Path, value: Any, where: str) -> Path | None:
+    """Return the first folder or list that a split's value names and that is not there."""
+    places = [] if value is None else [root / _parse_path(source, where) for source in _list_sources(value)]
+    return next((place for place in places if not place.exists()), None)
+
+
+def _list_sources(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def _find_samples(root: Path, value: Any, where: str) -> tuple[Sample, ...]:
-    sources = value if isinstance(value, list) else [value]
+    sources = _list_sources(value)
     images = {image for source in sources for image in _find_images(root, _parse_path(source, where), where)}
     if not images:
         right = f"put pictures there ({', '.join(SUFFIXES)}), or name another folder"

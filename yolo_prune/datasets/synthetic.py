@@ -21,7 +21,8 @@ from yolo_prune.datasets.scenes import make_scene
 from yolo_prune.datasets.settings import SyntheticConfig
 from yolo_prune.datasets.spec import SPLITS, save_spec
 from yolo_prune.errors import OutputError
-from yolo_prune.files import count_cores, make_folder_atomically
+from yolo_prune.files import make_folder_atomically
+from yolo_prune.threads import count_cores
 
 CONFIG_FILE = "synthetic.yaml"
 

@@ -32,13 +32,21 @@ FORMAT_VERSION, PACKED_VERSION = 1, 2
 KEEPS_ZEROS = "keeps_zeros"
 """The key in a provenance that says so, if true; see `Checkpoint.keeps_zeros`."""
 
+AVERAGE = "average"
+"""The key in a last.pt's `training` of the averaged weights; see `Checkpoint.weights`."""
+
 _DAMAGE = (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, zipfile.BadZipFile)
 """What torch's reader raises where bytes were changed, besides pickle's own error."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A detector on disk; `training` holds what resuming needs and is empty in a finished one."""
+    """A detector on disk; `training` holds what resuming needs and is empty in a finished one.
+
+    A run's last.pt has two sets of weights: `state`, in which its last step ended, and the averaged ones, which it
+    validates and keeps. Whoever uses the network takes the averaged ones, by `weights` or `make_model`; only what goes on
+    with the run or with the optimizer's moments takes `state`, by `make_last_step_model`.
+    """
 
     network: Network
     state: Mapping[str, Tensor]
@@ -52,16 +60,33 @@ class Checkpoint:
         """Whether zeros in the convolutions' kernels were pruned away and are to stay zero."""
         return bool(self.provenance.get(KEEPS_ZEROS, False))
 
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The weights to use the network with: the averaged ones of a last.pt, else `state`."""
+        averaged: Mapping[str, Tensor] = self.training.get(AVERAGE, self.state)
+        return averaged
+
     def make_model(self) -> Detector:
-        """Rebuild the detector through its constructor; it shares memory with `state`.
+        """Rebuild the detector, to be used, through its constructor; it shares memory with `weights`.
 
         Raises:
             CheckpointError: cfg and tensors disagree; names the tensor.
         """
+        return self._make_model(self.weights)
+
+    def make_last_step_model(self) -> Detector:
+        """Rebuild the detector, to be trained on from where its run stopped; it shares memory with `state`.
+
+        Raises:
+            CheckpointError: as `make_model`.
+        """
+        return self._make_model(self.state)
+
+    def _make_model(self, state: Mapping[str, Tensor]) -> Detector:
         with torch.device("meta"):
             model = Detector(self.network)
-        _check_state(model.state_dict(), self.state)
-        model.load_state_dict(dict(self.state), assign=True)
+        _check_state(model.state_dict(), state)
+        model.load_state_dict(dict(state), assign=True)
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         return model
@@ -124,7 +149,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         network = parse_cfg(content["cfg"], f"{path}[cfg]")
         names, img_size = tuple(map(str, content["names"])), int(content["img_size"])
-        checkpoint = Checkpoint(network, content["state"], names, img_size, content["provenance"], content["training"])
+        training = dict(content["training"])
+        checkpoint = Checkpoint(network, content["state"], names, img_size, content["provenance"], training)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"lacks a part or holds a wrong one ({error})",
@@ -136,7 +162,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     with torch.device("meta"):
         expected = Detector(network).state_dict()
     checkpoint = replace(checkpoint, state=_unpack_state(expected, checkpoint.state, path))
-    _check_state(expected, checkpoint.state, path)
+    for state in (checkpoint.state, checkpoint.weights):
+        _check_state(expected, state, path)
     return checkpoint
 
 

@@ -16,6 +16,8 @@ taylor      root mean square over batches of                  Molchanov et al., 
             γ ∂L/∂γ + β ∂L/∂β, or of Σ w ∂L/∂w + b ∂L/∂b      Pruning" (2019), eq. 8, whose root it is: the order is the
             without batch norm: what silencing c adds to L,   same, and a group's mean is not ruled by its largest
             first order
+obs         the same, second order, once every layer that     Hassibi and Stork, "Optimal Brain Surgeon" (1993), and more: see
+            reads c was fitted anew to what is left           `obs.py`; an id's score at once, nothing is reduced
 random      a number from 0 to 1                              the floor that a criterion must beat
 """
 
@@ -33,6 +35,7 @@ from yolo_prune.model.detector import ConvLayer, Detector, evaluating
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.blocks import Block
 from yolo_prune.pruning.channels import ChannelGraph
+from yolo_prune.pruning.obs import score_by_reconstruction
 from yolo_prune.pruning.plan import FloatArray
 from yolo_prune.pruning.settings import ScoreConfig
 
@@ -45,14 +48,16 @@ def score_channels(
 ) -> FloatArray:
     """Score every channel by `config.criterion`, reduced over members and normalised: (N,) float64.
 
-    Ids that no convolution writes score infinity. `examples` are needed for taylor alone, on the model's device.
+    Ids that no convolution writes score infinity. `examples` are needed for taylor and obs, on the model's device.
 
     Raises:
-        PlanError: a weight or a γ is NaN or infinite (names the layer), or taylor has no examples.
+        PlanError: a weight or a γ is NaN or infinite (names the layer), or taylor or obs has no examples.
     """
     if config.criterion == "random":
         return np.random.default_rng(config.seed).random(graph.size)
     check_finite(model)
+    if config.criterion == "obs":
+        return normalize_groups(graph, score_by_reconstruction(model, graph, examples), config.normalize)
     if config.criterion == "taylor":
         by_layer = _score_taylor(model, graph, examples)
     else:

@@ -7,6 +7,7 @@ Floors are taken out of the order first, so that no prefix of it can empty a gro
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from yolo_prune.pruning.channels import BoolArray, ChannelGraph, Group, IntArray
 from yolo_prune.pruning.settings import PlanConfig
 
 FloatArray = NDArray[np.float64]
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,48 @@ def rank_within_groups(graph: ChannelGraph, importance: FloatArray) -> FloatArra
     return shares
 
 
+def rank_with_floor(graph: ChannelGraph, importance: FloatArray, config: PlanConfig, floor: float) -> FloatArray:
+    """Return (N,) places in an order by importance that takes little more from any group than from all of them.
+
+    Once a share r of the candidates is gone, a group of n has given up at most n · (1 − floor · (1 − r)) of its own: with
+    a floor of 0 the order is that of `importance`, with 1 every group loses the same share. What has to wait for
+    that comes when r is large enough; if all have to wait, the one that would wait least. Other ids come last.
+
+    Raises:
+        PlanError: a score is NaN, or `spare` names no convolution.
+    """
+    candidates, held = _find_candidates(graph, importance, config)
+    total = int(candidates.sum())
+    ready: list[tuple[float, int, int]] = []
+    waiting: list[tuple[float, int, int]] = []
+    queues = {}
+
+    def push(number: int) -> None:
+        ids, size = queues[number]
+        if ids:
+            after = len(ids) - 1 + int(held[graph.groups[number].ids].sum())  # what the group has when this one is gone
+            due = total * (1 - after / (floor * size)) if floor * size > 0 else 0.0
+            heapq.heappush(waiting, (due, number, ids[-1]))
+
+    for number, group in enumerate(graph.groups):
+        free = group.ids[(candidates & ~held)[group.ids]]
+        queues[number] = (free[np.argsort(importance[free], kind="stable")][::-1].tolist(), len(group.ids))
+        push(number)
+    places = np.full(graph.size, float(graph.size))
+    for place in range(int((candidates & ~held).sum())):
+        while waiting and waiting[0][0] <= place + 1 + ROUNDING:
+            _, number, channel = heapq.heappop(waiting)
+            heapq.heappush(ready, (float(importance[channel]), channel, number))
+        if ready:
+            _, channel, number = heapq.heappop(ready)
+        else:
+            _, number, channel = heapq.heappop(waiting)
+        places[channel] = place
+        queues[number][0].pop()
+        push(number)
+    return places
+
+
 def _count_for_ratio(config: PlanConfig, candidates: int, free: int) -> int:
     wanted = round(config.least_ratio * candidates)
     if wanted > free:
@@ -122,12 +166,9 @@ def _count_for_ratio(config: PlanConfig, candidates: int, free: int) -> int:
 
 def _find_candidates(graph: ChannelGraph, importance: FloatArray, config: PlanConfig) -> tuple[BoolArray, BoolArray]:
     """Return the ids that may be dropped at all, and among them those that their group's floor holds."""
-    check_spare(graph.conv_layers, config.spare)
     candidates = np.zeros(graph.size, dtype=bool)
     floor = np.zeros(graph.size, dtype=bool)
-    for group in graph.groups:
-        if group.frozen or (group.is_tied and not config.shortcuts) or set(group.writers) & set(config.spare):
-            continue
+    for group in _list_prunable_groups(graph, config):
         if np.isnan(scores := importance[group.ids]).any():
             raise PlanError(
                 "the importance of a channel is NaN",
@@ -137,6 +178,24 @@ def _find_candidates(graph: ChannelGraph, importance: FloatArray, config: PlanCo
         candidates[group.ids] = True
         floor[group.ids[np.argsort(-scores, kind="stable")[: config.min_channels]]] = True
     return candidates, floor
+
+
+def count_candidates(graph: ChannelGraph, config: PlanConfig) -> int:
+    """Return how many channels may be dropped at all, floors apart: what `config.ratio` is a share of.
+
+    Raises:
+        PlanError: `spare` names no convolution.
+    """
+    return sum(len(group.ids) for group in _list_prunable_groups(graph, config))
+
+
+def _list_prunable_groups(graph: ChannelGraph, config: PlanConfig) -> list[Group]:
+    check_spare(graph.conv_layers, config.spare)
+    return [
+        group
+        for group in graph.groups
+        if not (group.frozen or (group.is_tied and not config.shortcuts) or set(group.writers) & set(config.spare))
+    ]
 
 
 def check_spare(convs: Iterable[int], spare: Iterable[int]) -> None:

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 from yolo_prune.errors import ConfigError, PlanError
 
-CRITERIA = ("bn-gamma", "l1", "l2", "fpgm", "taylor", "random")
+CRITERIA = ("bn-gamma", "l1", "l2", "fpgm", "taylor", "obs", "random")
+ON_IMAGES = ("taylor", "obs")
+"""Criteria that look at training images."""
+AUTO = "auto"
+"""The criterion that chooses one of the others."""
 GROUP_REDUCTIONS = ("mean", "max", "sum")
 NORMALIZATIONS = ("none", "mean", "max")
-SCOPES = ("global", "layer")
+SCOPES = ("global", "layer", "floor")
 GRANULARITIES = ("channel", "weight")
+WEIGHT_SCOPES = ("global", "layer")
 WEIGHT_CRITERIA = ("bn-gamma", "l1", "l2")
 METRICS = ("map50", "loss")
 
@@ -25,27 +30,33 @@ class ScoreConfig:
 
     criterion: str = "bn-gamma"
     """bn-gamma: |γ|; l1, l2: the norm of the channel's filter; fpgm: its distance to the layer's other filters; taylor:
-    the loss's first-order change without it; random."""
+    the loss's first-order change without it; obs: its second-order change once the other channels have taken over what they
+    can; random; auto: bn-gamma where γ at zero cover what goes, else obs, or l2 where there are no images."""
     group_reduce: str = "mean"
     """How the scores of a channel's members are combined where shortcuts tie several convolutions: mean, max or sum."""
     normalize: str = "none"
     """What a group's scores are divided by before groups are compared: none, the group's mean or its max."""
     scope: str = "global"
-    """global: all channels are ranked together; layer: every group loses the same share."""
+    """global: all channels are ranked together; layer: every group loses the same share; floor: all together, but no group
+    loses much more than the others (`floor`)."""
+    floor: float = 0.25
+    """Of scope floor: where a share r of all channels goes, every group keeps at least this times 1 − r of its own."""
     score_batches: int = 16
-    """Batches of training pictures over which taylor averages."""
+    """Batches of training pictures over which taylor and obs average."""
     seed: int = 0
     """What random draws from."""
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("criterion", CRITERIA),
+            ("criterion", (*CRITERIA, AUTO)),
             ("group_reduce", GROUP_REDUCTIONS),
             ("normalize", NORMALIZATIONS),
             ("scope", SCOPES),
         ):
             if (value := getattr(self, name)) not in known:
                 raise ConfigError(f"unknown {name} {value}", where=name, right=f"use one of {', '.join(known)}")
+        if not 0 <= self.floor <= 1:
+            raise ConfigError(f"{self.floor:g} is out of range", where="floor", right="use a number from 0 to 1")
         if self.score_batches < 1:
             raise ConfigError(f"{self.score_batches} is out of range", where="score_batches", right="use at least 1")
         if self.seed < 0:
@@ -137,8 +148,9 @@ class WeightConfig:
         if self.criterion not in WEIGHT_CRITERIA:
             right = f"use one of {', '.join(WEIGHT_CRITERIA)}"
             raise ConfigError(f"{self.criterion} cannot rank single weights", where="criterion", right=right)
-        if self.scope not in SCOPES:
-            raise ConfigError(f"unknown scope {self.scope}", where="scope", right=f"use one of {', '.join(SCOPES)}")
+        if self.scope not in WEIGHT_SCOPES:
+            right = f"use one of {', '.join(WEIGHT_SCOPES)}"
+            raise ConfigError(f"unknown scope {self.scope}", where="scope", right=right)
         if not 0 <= self.ratio < 1:
             right = "use a number from 0 up to, not including, 1"
             raise ConfigError(f"{self.ratio:g} is no fraction of weights to zero", where="ratio", right=right)

@@ -13,9 +13,6 @@ from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import ChannelGraph
 
-FLOOR = 2
-"""So many channels of every group, those that are worth most, are never silenced for being worth least."""
-
 
 class GammaSparsity:
     """The γ of every prunable channel, seen as one vector per channel id.
@@ -54,31 +51,12 @@ class GammaSparsity:
         self._members = torch.bincount(self._ids, minlength=graph.size)
         self._prunable = (torch.from_numpy(graph.prunable) & ~lacking).to(device) & (self._members > 0)
         self._trained = self._prunable & ~fixed.to(device)
-        self._count = int(self._trained.sum())
-        self._groups = [torch.from_numpy(group.ids).to(device) for group in graph.groups if not group.frozen]
 
     @torch.no_grad()
     def shrink_(self, amount: float) -> None:
         """Move the γ of prunable channels towards zero by `amount` (the step size times λ), in place."""
         factor = (1 - amount / self._measure_rms().clamp(min=1e-12)).clamp(min=0)
         self._multiply(self._gammas, torch.where(self._trained, factor, 1))
-
-    @torch.no_grad()
-    def silence_(self, share: float, worth: Tensor | None = None) -> None:
-        """Set γ and β of a share of the prunable channels to zero, in place: those at zero first, then those worth least.
-
-        Every group's best `FLOOR` stay.
-
-        Args:
-            worth: (N,) what each channel is worth; its |γ| unless told otherwise.
-        """
-        rms = self._measure_rms()
-        worth = rms if worth is None else worth.masked_fill(rms == 0, 0)
-        floor = torch.zeros_like(self._trained)
-        for ids in self._groups:
-            floor[ids[worth[ids].topk(min(FLOOR, len(ids))).indices]] = True
-        limit = worth.masked_fill(~self._trained, torch.inf).kthvalue(max(1, round(share * self._count))).values
-        self.clear_(self._trained & (worth <= limit) & ~floor)
 
     @torch.no_grad()
     def measure_worth(self, squares: Callable[[nn.Parameter], Tensor]) -> Tensor:
@@ -97,6 +75,17 @@ class GammaSparsity:
     def find_zeros(self) -> Tensor:
         """Return (N,) which prunable channels have no γ but zeros."""
         return self._trained & (self._measure_rms() == 0)
+
+    @torch.no_grad()
+    def find_silent(self) -> Tensor:
+        """Return (N,) which of these have no β but zeros either: their output is 0 everywhere."""
+        betas = torch.cat([parameter.detach() for parameter in self._betas])
+        return self.find_zeros() & (self._add_up(betas.square()) == 0)
+
+    @property
+    def trained(self) -> Tensor:
+        """(N,) the prunable channels whose γ are all there and are trained."""
+        return self._trained
 
     @torch.no_grad()
     def clear_(self, channels: Tensor) -> None:

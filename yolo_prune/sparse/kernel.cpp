@@ -213,12 +213,40 @@ static int count_parts(const Step &step) {
     return step.batch * (step.kind == CONV ? count_tiles(step) * step.chunks : step.planes);
 }
 
+constexpr int SPINS = 2000;
+constexpr std::chrono::microseconds YIELDING{100};
+
 // Steps on their way. A thread may join at any time: it takes parts of a step as long as there are any, and goes on to the
 // next one when all are done, whoever did them.
 class Job {
     const Step *steps;
     const int count;
     std::vector<std::atomic<int>> next, done;
+    std::mutex mutex;
+    std::condition_variable finished;
+    std::atomic<int> sleepers{0};
+
+    // Wait until all parts of a step are done: awake, then letting others have the core, then asleep. What is waited for so
+    // long is a thread that another process keeps from its core, and a core of its own is what it needs.
+    void wait(int index, int parts) {
+        const auto is_done = [&] { return done[index].load() >= parts; };
+        for (int spins = 0; spins < SPINS; ++spins)
+            if (is_done()) return;
+        for (const auto until = std::chrono::steady_clock::now() + YIELDING; std::chrono::steady_clock::now() < until;) {
+            if (is_done()) return;
+            std::this_thread::yield();
+        }
+        std::unique_lock<std::mutex> lock(mutex);
+        ++sleepers;
+        finished.wait(lock, is_done);
+        --sleepers;
+    }
+    // Enter parts of a step as done. Who is about to sleep is counted before it looks for the last time, and so woken.
+    void finish(int index, int parts, int mine) {
+        if (done[index].fetch_add(mine) + mine < parts || sleepers.load() == 0) return;
+        { std::lock_guard<std::mutex> lock(mutex); }
+        finished.notify_all();
+    }
 
   public:
     int wanted = 0, inside = 0; // helpers that may still come, and that are here; the pool's mutex guards both
@@ -235,9 +263,8 @@ class Job {
                 if (step.kind == CONV) run_conv(step, part);
                 else run_plane(step, part);
             }
-            done[index].fetch_add(mine, std::memory_order_acq_rel);
-            for (int spins = 0; done[index].load(std::memory_order_acquire) < parts; ++spins)
-                if (spins > 2000) std::this_thread::yield(); // who waits long lets others have the core
+            finish(index, parts, mine);
+            wait(index, parts);
         }
     }
 };

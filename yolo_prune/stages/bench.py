@@ -17,7 +17,18 @@ from yolo_prune.bench.latency import (
     make_suppression_call,
     measure_latencies,
 )
-from yolo_prune.bench.table import Row, Scores, format_conditions, format_markdown, format_text, parse_row
+from yolo_prune.bench.table import (
+    IS_RUINED,
+    RUINED_MARK,
+    Row,
+    Scores,
+    explain_ruined,
+    find_ruined,
+    format_conditions,
+    format_markdown,
+    format_text,
+    parse_row,
+)
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import ConfigError, OutputError
@@ -25,9 +36,9 @@ from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate
 from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.files import save_json, save_text
-from yolo_prune.model.checkpoint import Checkpoint, is_stored_packed, load_checkpoint
+from yolo_prune.model.checkpoint import AVERAGE, Checkpoint, is_stored_packed, load_checkpoint
 from yolo_prune.model.decode import DecodedDetector
-from yolo_prune.stages.data import load_data_of, report
+from yolo_prune.stages.data import choose_split, load_data_of, report
 from yolo_prune.stages.settings import BenchConfig
 from yolo_prune.training.device import make_device
 
@@ -44,13 +55,20 @@ class BenchResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result under the names that JSON output uses."""
-        rows = [row.as_dict() for row in self.rows]
-        return {"environment": self.environment, "split": self.split, "rows": rows}
+        ruined = find_ruined(self.rows)
+        rows = [{**row.as_dict(), IS_RUINED: flag} for row, flag in zip(self.rows, ruined, strict=True)]
+        return {
+            "environment": self.environment,
+            "split": self.split,
+            "rows": rows,
+            "advice": explain_ruined(self.rows),
+        }
 
     def format(self, markdown: bool = False) -> str:
         """Return the table and its conditions as text for a terminal, or in Markdown."""
         table = format_markdown(self.rows) if markdown else format_text(self.rows)
-        return f"{table}\n\n{format_conditions(self.environment, self.rows, self.split)}"
+        advice, conditions = explain_ruined(self.rows), format_conditions(self.environment, self.rows, self.split)
+        return "\n\n".join([table, *([] if advice is None else [f"{RUINED_MARK} {advice}."]), conditions])
 
 
 def load_bench(path: Path) -> BenchResult:
@@ -92,6 +110,15 @@ def name_rows(paths: list[Path]) -> dict[str, Path]:
     return rows
 
 
+def describe_weights(checkpoint: Checkpoint) -> str:
+    """Say, to end a line, which weights of an unfinished run's last.pt are used and how far it is; nothing of others."""
+    training = checkpoint.training
+    if AVERAGE not in training or training.get("is_done", True):
+        return ""
+    epochs = checkpoint.provenance.get("recipe", {}).get("epochs", "?")
+    return f", with the averaged weights after epoch {training.get('epoch', '?')} of {epochs}"
+
+
 @torch.inference_mode()
 def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | None = None) -> BenchResult:
     """Measure cost, speed and score of checkpoints by the name of their row; with `folder` write bench.json and bench.md.
@@ -106,8 +133,9 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
     if not loaded:
         raise ConfigError("no checkpoint to bench", where="CHECKPOINT", right="name at least one")
     spec = load_data_of(config.data, next(iter(loaded.values())).provenance, "--no-score") if config.score else None
+    split = None if spec is None else choose_split(spec, config.split)
     engines = [make_engine(checkpoint.make_model().eval(), config.engine, device) for checkpoint in loaded.values()]
-    scores = dict.fromkeys(loaded) if spec is None else _score(loaded, spec, config, device)
+    scores = dict.fromkeys(loaded) if spec is None or split is None else _score(loaded, spec, split, config, device)
     latencies = _time(loaded, engines, config, device)
     first = next(iter(scores.values()))
     rows = []
@@ -132,7 +160,7 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
         "runs": config.runs,
         "warmup": config.warmup,
     }
-    result = BenchResult(tuple(rows), environment, config.split if config.score else None)
+    result = BenchResult(tuple(rows), environment, split)
     if folder is not None:
         save_json(folder / "bench.json", result.as_dict())
         save_text(folder / "bench.md", result.format(markdown=True) + "\n")
@@ -145,12 +173,12 @@ def _summarise(score: Evaluation, first: Evaluation | None) -> Scores:
 
 
 def _score(
-    loaded: Mapping[str, Checkpoint], spec: DataSpec, config: BenchConfig, device: torch.device
+    loaded: Mapping[str, Checkpoint], spec: DataSpec, split: str, config: BenchConfig, device: torch.device
 ) -> dict[str, Evaluation | None]:
-    samples = spec.samples(config.split)
+    samples = spec.samples(split)
     scores: dict[str, Evaluation | None] = {}
     for name, checkpoint in loaded.items():
-        report(f"scoring {name} on the {config.split} split: {len(samples)} pictures")
+        report(f"scoring {name} on the {split} split: {len(samples)} pictures{describe_weights(checkpoint)}")
         scores[name] = evaluate(checkpoint, samples, spec.names, img_size=config.img_size, device=device)
     return scores
 

@@ -20,8 +20,9 @@ from yolo_prune.files import measure_sha256, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.stages.bench import BenchResult, bench, load_bench
 from yolo_prune.stages.compare import save_comparison
-from yolo_prune.stages.data import load_data, report
+from yolo_prune.stages.data import choose_split, load_data, report
 from yolo_prune.stages.folders import RUNS
+from yolo_prune.stages.lineage import adapt_finetune, adapt_prune
 from yolo_prune.stages.pruning import prune
 from yolo_prune.stages.settings import ChainConfig
 from yolo_prune.stages.training import resume_training, start_training
@@ -45,6 +46,8 @@ class ChainResult:
 def load_chain(path: Path) -> ChainConfig:
     """Read a chain's YAML file.
 
+    How `prune` and `finetune` train is what `train` says, unless the file says otherwise.
+
     Raises:
         ConfigError: an unknown key (names the nearest known one), a value of the wrong type, or a key that the chain
             sets for every stage.
@@ -58,7 +61,9 @@ def load_chain(path: Path) -> ChainConfig:
                     where=f"{path}: {stage}: {key}",
                     right="set it at the top, or leave it out",
                 )
-    return parse_config(ChainConfig(), values, path)
+    trained = parse_config(ChainConfig(), {key: value for key, value in values.items() if key == "train"}, path).train
+    base = ChainConfig(prune=adapt_prune(trained), finetune=adapt_finetune(trained))
+    return parse_config(base, values, path)
 
 
 def run_chain(config: ChainConfig) -> ChainResult:
@@ -72,7 +77,8 @@ def run_chain(config: ChainConfig) -> ChainResult:
         raise ConfigError("a whole chain runs in one process", where="torchrun", right=right)
     folder, device = RUNS / config.name, make_device(config.device)
     spec = load_data(config.data)
-    samples = spec.samples(config.bench.split)  # a split that is not there shows now, not after hours
+    split = choose_split(spec, config.bench.split)  # one that is not there shows now, not after hours
+    samples = spec.samples(split)
     config = replace(config, data=spec.source)
     data = measure_fingerprint(spec)
 
@@ -111,7 +117,8 @@ def run_chain(config: ChainConfig) -> ChainResult:
     newest = checkpoints["Pruned"] = _once(folder / "prune", "pruned.pt", made_of, prune_stage)
     if config.finetune is not None:
         checkpoints["Finetuned"] = train_stage("finetune", config.finetune, newest)
-    bench_settings, place = replace(config.bench, data=config.data, device=config.device), folder / "bench"
+    bench_settings = replace(config.bench, data=config.data, split=split, device=config.device)
+    place = folder / "bench"
 
     def bench_stage() -> Path:
         bench(checkpoints, bench_settings, place)

@@ -128,6 +128,7 @@ def check_data(data: Path | None, out: Path | None, config: CheckConfig) -> Chec
     if out is not None and out.exists() and not out.is_dir():
         raise OutputError("is no folder", where=out, right="name a folder")
     spec = load_spec(data)
+    spec.require_all()
     folder = make_run_folder("check", "check") if out is None else out
     check = check_dataset(spec, config, report_progress("checking pictures"))
     result = CheckResult(data, spec.names, config, check.statistics, check.findings, folder)

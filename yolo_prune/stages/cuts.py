@@ -52,11 +52,13 @@ class Cut:
 def cut(previous: Path, out: Path, config: IterateConfig, limits: Limits, spec: DataSpec, device: torch.device) -> Cut:
     """Cut the network of a checkpoint down to the limits, and write it to `out` with the moments of what is left.
 
+    Of a last.pt the last step's weights are cut, to which the moments belong.
+
     Raises:
         PlanError: the floors of the groups leave too few channels to drop, or a target is out of reach.
     """
     checkpoint = load_checkpoint(previous)
-    model = checkpoint.make_model().eval()
+    model = checkpoint.make_last_step_model().eval()
     moments = load_moments(checkpoint)
     graph = make_channel_graph(model.network)
     importance = _score(model, graph, moments, config, spec, checkpoint.img_size, device)
@@ -77,7 +79,7 @@ def cut(previous: Path, out: Path, config: IterateConfig, limits: Limits, spec: 
 def load_moments(checkpoint: Checkpoint) -> Moments:
     """Return what the optimizer of a checkpoint knew: of a last.pt, of a cut network, or nothing."""
     if "optimizer" in checkpoint.training:
-        return get_moments(checkpoint.training["optimizer"], checkpoint.make_model())
+        return get_moments(checkpoint.training["optimizer"], checkpoint.make_last_step_model())
     moments: Moments = checkpoint.training.get("moments", {})
     return moments
 

@@ -8,9 +8,11 @@ from typing import Any
 
 from yolo_prune.datasets.settings import SyntheticConfig
 from yolo_prune.datasets.spec import DataSpec, load_spec
-from yolo_prune.errors import ConfigError
+from yolo_prune.errors import ConfigError, DatasetError
 
 SYNTHETIC_HANDS = Path("data/synthetic-hands")
+CHOSEN_BY = "the split that training chooses its epoch by"
+"""What a score on val has to be read with."""
 
 
 def report(line: str) -> None:
@@ -45,6 +47,37 @@ def load_data_of(path: Path | None, provenance: dict[str, Any], flag: str) -> Da
         found = "names no data set" if trained_on is None else f"was trained on {trained_on}, which is not there"
         raise ConfigError(f"the checkpoint {found}", where="--data", right=f"name a data.yaml, or use {flag}")
     return load_spec(Path(trained_on))
+
+
+def choose_split(spec: DataSpec, split: str | None) -> str:
+    """Return the split to score on: the one that was asked for, else test where there is one, else val, which is said.
+
+    Raises:
+        DatasetError: the split that was asked for is not there.
+    """
+    if split is None and (reason := explain_no_test(spec)) is not None:
+        report(f"{reason}: scoring on val, {CHOSEN_BY}")
+        return "val"
+    split = split or "test"
+    spec.samples(split)
+    return split
+
+
+def explain_no_test(spec: DataSpec) -> str | None:
+    """Say why a data set has no test split, None where it has one."""
+    try:
+        spec.samples("test")
+    except DatasetError as error:
+        return f"{error.where}: {error.what}" if "test" in spec.absent else f"{spec.source}: there is no test split"
+    return None
+
+
+def find_data_of(path: Path | None, provenance: dict[str, Any]) -> DataSpec | None:
+    """Read the data set as `load_data_of` does, but return None where none was asked for and the checkpoint's is not there."""
+    try:
+        return load_data_of(path, provenance, "")
+    except ConfigError:
+        return None
 
 
 class _Progress:

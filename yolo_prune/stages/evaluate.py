@@ -19,7 +19,7 @@ from yolo_prune.evaluation.picture_ids import PictureIds, load_picture_ids, name
 from yolo_prune.evaluation.results import format_results, load_results
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
-from yolo_prune.stages.bench import name_rows
+from yolo_prune.stages.bench import describe_weights, name_rows
 from yolo_prune.stages.data import load_data_of, report
 from yolo_prune.stages.settings import EvaluateConfig
 from yolo_prune.training.device import make_device
@@ -133,7 +133,7 @@ def evaluate_models(checkpoints: Sequence[Path], results: Sequence[Path], config
     scored: list[Scored] = []
     for name, path in name_rows([*checkpoints, *results]).items():
         if path in loaded:
-            report(f"scoring {name}: {len(samples)} pictures")
+            report(f"scoring {name}: {len(samples)} pictures{describe_weights(loaded[path])}")
             dataset = make_dataset(samples, spec.names, config.img_size or loaded[path].img_size)
             found = predict(loaded[path], dataset, device=device)
             _save(found, ids, config.save_detections)

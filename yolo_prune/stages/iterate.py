@@ -176,6 +176,7 @@ def _make_walk(folder: Path, config: IterateConfig, journal: Journal, spec: Data
 
 
 def _measure_original(walk: _Walk) -> Step:
+    """Score the network that all began with: of a last.pt, as of every step, the averaged weights."""
     checkpoint = load_checkpoint(Path(walk.journal.source))
     model, size = checkpoint.make_model(), checkpoint.img_size
     cost = count_nonzeros(model, size) if walk.config.granularity == "weight" else walk.cost

@@ -63,6 +63,9 @@ class IterateConfig(ScoreConfig):
         super().__post_init__()
         check_run_name(self.name)
         self._check_granularity()
+        if self.scope == "floor":
+            right = "use global or layer"
+            raise ConfigError("floor holds for one cut, not for many small ones", where="scope", right=right)
         for name in ("step", "target_ratio"):
             if not 0 < (value := getattr(self, name)) < 1:
                 raise ConfigError(f"{value} is out of range", where=name, right="use a number between 0 and 1")

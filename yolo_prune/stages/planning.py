@@ -16,6 +16,7 @@ from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import PlanError
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.model.detector import Detector
+from yolo_prune.pruning.auto import choose_criterion
 from yolo_prune.pruning.blocks import Block, find_blocks, number_kept_layers
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
 from yolo_prune.pruning.importance import check_finite, score_blocks, score_channels
@@ -26,14 +27,15 @@ from yolo_prune.pruning.plan import (
     make_cost_budgets,
     make_plan,
     prune_network,
+    rank_with_floor,
     rank_within_groups,
 )
 from yolo_prune.pruning.plan_file import BlockPlan, load_plan, measure_network_sha256
 from yolo_prune.pruning.sensitivity import Sensitivity, load_sensitivity, rank_by_damage
-from yolo_prune.pruning.settings import ScoreConfig
+from yolo_prune.pruning.settings import AUTO, ON_IMAGES, ScoreConfig
 from yolo_prune.pruning.surgery import cut_blocks, rebuild
 from yolo_prune.stages.calibration import EXAMPLE_BATCH, iterate_examples, iterate_images, pick_samples
-from yolo_prune.stages.data import load_data_of, report
+from yolo_prune.stages.data import find_data_of, load_data_of, report
 from yolo_prune.stages.settings import PruneConfig
 from yolo_prune.stages.timing import Stopwatch, make_time_budgets
 from yolo_prune.training.device import make_device
@@ -84,8 +86,11 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
         CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be, or a budget cannot be met.
     """
     checkpoint = load_checkpoint(source)
-    ways = config.ways_without_data
-    spec = load_data_of(config.data, checkpoint.provenance, " and ".join(ways)) if ways else None
+    spec: DataSpec | None = None
+    if ways := config.ways_without_data:
+        spec = load_data_of(config.data, checkpoint.provenance, " and ".join(ways))
+    elif config.criterion == AUTO and config.plan is None:
+        spec = find_data_of(config.data, checkpoint.provenance)
     model = checkpoint.make_model().eval()
     check_finite(model)
     subject = _Subject(model, checkpoint.img_size, spec, make_device(config.device))
@@ -112,6 +117,20 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
         latency_ms=None if stopwatch is None else stopwatch.measure(rebuild(short, made.plan)),
         spec=spec,
     )
+
+
+def choose_blocks_of(source: Path, config: PruneConfig) -> tuple[Block, ...]:
+    """Return the residual blocks of a checkpoint's network that `drop_blocks` cuts.
+
+    Raises:
+        PlanError: there are fewer.
+    """
+    if not config.drop_blocks:
+        return ()
+    checkpoint = load_checkpoint(source)
+    spec = load_data_of(config.data, checkpoint.provenance, "--drop-blocks 0")
+    model = checkpoint.make_model().eval()
+    return _choose_blocks(_Subject(model, checkpoint.img_size, spec, make_device(config.device)), config)
 
 
 @dataclass(frozen=True)
@@ -148,19 +167,35 @@ def _choose_blocks(subject: _Subject, config: PruneConfig) -> tuple[Block, ...]:
 
 def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig, stopwatch: Stopwatch | None) -> Plan:
     graph = make_channel_graph(short.network)
-    scores = importance = score(short, graph, config, subject.spec, subject.img_size, subject.device)
-    if config.from_sensitivity is not None:
-        importance = rank_by_damage(graph, scores, _load_table(config.from_sensitivity, short.network, config))
-    elif config.scope == "layer":
-        importance = rank_within_groups(graph, scores)
     original = measure_cost(subject.model.network, subject.img_size)
     budgets = make_cost_budgets(config, short.network, graph, original, subject.img_size)
     if stopwatch is not None:
         budgets += make_time_budgets(config, short, stopwatch)
+    table, scores = None, None
+    if config.from_sensitivity is not None:
+        table = _load_table(config.from_sensitivity, short.network, config)
+        config = replace(config, criterion=table.criterion)
+    elif config.criterion == AUTO:
+        choice = choose_criterion(short, graph, config, budgets, subject.spec is not None)
+        report(f"criterion auto takes {choice.criterion}: {choice.why}")
+        normalize = choice.normalize if config.normalize == "none" else config.normalize
+        config, scores = replace(config, criterion=choice.criterion, normalize=normalize), choice.scores
+    if scores is None:
+        scores = score(short, graph, config, subject.spec, subject.img_size, subject.device)
+    importance = scores if table is None else rank_by_damage(graph, scores, table)
+    if config.scope != "global":
+        importance = _spread(graph, scores, config)
     plan = make_plan(graph, importance, config, budgets)
     if config.criterion == "bn-gamma" and config.normalize == "none":
         _warn_of_lively_channels(graph, scores, plan)
     return plan
+
+
+def _spread(graph: ChannelGraph, scores: FloatArray, config: PruneConfig) -> FloatArray:
+    """Return (N,) what to order channels by, so that what goes is spread over the groups as `config.scope` says."""
+    if config.scope == "layer":
+        return rank_within_groups(graph, scores)
+    return rank_with_floor(graph, scores, config, config.floor)
 
 
 def _warn_of_lively_channels(graph: ChannelGraph, gammas: FloatArray, plan: Plan) -> None:
@@ -186,11 +221,10 @@ def score(
     """Score every channel, (N,), on training pictures of `spec` where the criterion looks at any.
 
     Raises:
-        PlanError, DatasetError: a weight is not finite, or a picture cannot be read.
+        PlanError, DatasetError: a weight is not finite, the criterion looks at pictures and there are none, or one cannot be read.
     """
-    if config.criterion != "taylor":
+    if config.criterion not in ON_IMAGES or spec is None:
         return score_channels(model, graph, config)
-    assert spec is not None
     data = pick_samples(spec, "train", config.score_batches * EXAMPLE_BATCH, img_size)
     with _placed(model, device):
         return score_channels(model, graph, config, iterate_examples(data, device))
@@ -211,6 +245,8 @@ def _load_table(path: Path, network: Network, config: ScoreConfig) -> Sensitivit
         right = "measure this one with yoloprune sensitivity"
         raise PlanError("was measured on another network", where=path, right=right)
     for name in ("criterion", "group_reduce"):
+        if name == "criterion" and config.criterion == AUTO:
+            continue
         if (theirs := getattr(table, name)) != getattr(config, name):
             raise PlanError(f"was measured by {name} {theirs}", where=path, right=f"use {name} {theirs} here as well")
     return table

@@ -8,31 +8,31 @@ from typing import Any
 
 from yolo_prune.config import format_config
 from yolo_prune.darknet.cfg import save_cfg
-from yolo_prune.errors import ConfigError, PlanError
-from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, make_provenance, save_checkpoint
+from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.errors import ConfigError
+from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.constants import Constants, carry_constants, measure_constants
-from yolo_prune.pruning.importance import score_channels
+from yolo_prune.pruning.importance import check_finite, score_channels
 from yolo_prune.pruning.pictures import draw_plan
+from yolo_prune.pruning.plan import Plan
 from yolo_prune.pruning.plan_file import save_plan
-from yolo_prune.pruning.settings import ScoreConfig
-from yolo_prune.pruning.surgery import compare, mask, rebuild, silence_blocks
+from yolo_prune.pruning.refit import count_images, refit
+from yolo_prune.pruning.settings import AUTO, ScoreConfig
+from yolo_prune.pruning.silencer import Silencer, begin_removal
+from yolo_prune.pruning.surgery import mask, rebuild, silence_blocks
+from yolo_prune.pruning.verify import verify_response
 from yolo_prune.stages.calibration import iterate_batches, iterate_images, pick_samples
-from yolo_prune.stages.data import report
+from yolo_prune.stages.damage import Damage, format_damage, measure_damage
+from yolo_prune.stages.data import find_data_of, report
+from yolo_prune.stages.gradual import make_plan_config, train_pruned
 from yolo_prune.stages.planning import Planned, format_layers, make_planned
 from yolo_prune.stages.settings import PruneConfig
 from yolo_prune.stages.weight_pruning import WeightPruneResult, prune_weights
 from yolo_prune.training.device import make_device
 from yolo_prune.training.recalibrate import recalibrate_
 
-VERIFY_IMG_SIZE = 64
-MAX_DIFFERENCE = 1e-9
-"""How far rebuilt and masked may be apart, in float64."""
-MAX_SHARE = 1e-6
-"""The same as a share of how much the masked network's answers move over a picture."""
-ROUNDING = 1e-13
-"""What float64 sums in another order may differ by, however little the answers move."""
 AT_ZERO = 1e-6
 """A γ that is no larger is what a moving average leaves of one at zero."""
 FAINT = 1e-6
@@ -62,6 +62,8 @@ class PruneResult:
     planned: Planned
     max_abs_difference: float
     recalibrated_on: int
+    damage: Damage | None
+    """None where there were no validation images to look at."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result under the names that JSON output uses."""
@@ -72,13 +74,15 @@ class PruneResult:
             **self.planned.as_dict(),
             "max_abs_difference": self.max_abs_difference,
             "recalibrated_on": self.recalibrated_on,
+            **format_damage(self.damage),
         }
 
     def format(self) -> str:
         """Return the plan's table, and how far rebuilt and masked were apart."""
         return (
             f"{format_layers(self.planned)}\n"
-            f"rebuilt equals masked: largest difference {self.max_abs_difference:.2e} (float64)"
+            f"rebuilt equals masked: largest difference {self.max_abs_difference:.2e} (float64)\n"
+            f"{'no validation images to score on' if self.damage is None else self.damage.format()}"
         )
 
 
@@ -100,43 +104,111 @@ def make_plan_files(source: Path, config: PruneConfig, folder: Path) -> PlanResu
 def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult | WeightPruneResult:
     """Prune a checkpoint and write pruned.pt, pruned.cfg and, of channels, plan.json to `folder`.
 
-    Blocks and channels are cut out; single weights become zero.
+    Channels fall silent one after another while the network is trained and are cut out, or with `one_shot` go at once, which is
+    also what happens where the data set is not to be had. Blocks are cut out first. Single weights become zero. A run that
+    stopped in `folder` goes on.
 
     Raises:
         CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be, or a budget cannot be met.
         PlanError: what is to be written and the masked network disagree; nothing is written.
+        Interrupted, TimeUp: training was stopped.
     """
-    return (prune_weights if config.granularity == "weight" else _prune_channels)(source, config, folder)
+    if config.granularity == "weight":
+        return prune_weights(source, config, folder)
+    checkpoint = load_checkpoint(source)
+    check_finite(checkpoint.make_model())
+    spec = _find_data(checkpoint, config)
+    if not config.one_shot and config.criterion == AUTO and _are_at_zero(checkpoint, config):
+        report("the channels that go are at zero: they are cut out at once, there is nothing to train")
+        config = replace(config, one_shot=True, criterion="bn-gamma")
+    if config.one_shot:
+        return _prune_at_once(source, config, folder, spec)
+    if spec is None:
+        return _prune_at_once(source, replace(config, one_shot=True, recalibrate=0), folder, spec)
+    planned, difference = train_pruned(source, config, folder, spec)
+    best = load_checkpoint(folder / "best.pt")
+    return _finish(
+        _Pruned(planned, best.make_model().eval(), difference, 0, best.provenance["data"]), source, config, folder
+    )
 
 
-def _prune_channels(source: Path, config: PruneConfig, folder: Path) -> PruneResult:
+@dataclass(frozen=True)
+class _Pruned:
+    """A plan, the network that is left of it, and how that was made."""
+
+    planned: Planned
+    slim: Detector
+    max_abs_difference: float
+    recalibrated_on: int
+    data: dict[str, Any] | None
+    """Path and fingerprint of the data set that it was trained on."""
+
+
+def _find_data(checkpoint: Checkpoint, config: PruneConfig) -> DataSpec | None:
+    """Return the data set to work on; None, said in one line, where none was named and the checkpoint's is not there."""
+    spec = find_data_of(config.data, checkpoint.provenance)
+    if spec is None and not config.one_shot:
+        report(
+            "the data set that the checkpoint was trained on is not there: channels are cut at once, without training; "
+            "--data names one"
+        )
+    return spec
+
+
+def _are_at_zero(checkpoint: Checkpoint, config: PruneConfig) -> bool:
+    """Say whether sparsity training has brought to zero all that is to go by |γ|."""
+    if config.fixes_plan or config.drop_blocks:
+        return False
+    model = checkpoint.make_model()
+    if not any(layer.batch_normalize for _, layer in model.network.convs):
+        return False
+    plan = Silencer(model, begin_removal(model.network), make_plan_config(config), checkpoint.img_size).make_plan()
+    return not _cuts_what_works(model, plan)
+
+
+def _prune_at_once(source: Path, config: PruneConfig, folder: Path, spec: DataSpec | None) -> PruneResult:
     planned = make_planned(source, config)
-    checkpoint, short, plan = planned.checkpoint, planned.short, planned.made.plan
+    short, plan = planned.short, planned.made.plan
     slim = rebuild(short, plan)
     difference = verify(mask(short, plan), slim, source)
     if planned.made.blocks:
         difference = max(difference, verify(silence_blocks(planned.model, planned.made.blocks), short, source))
-    if config.fold != "none":
+    if config.fold == "regress":
+        slim = _refit(planned, config)
+    elif config.fold != "none":
         slim = rebuild(short, plan, _find_constants(planned, config))
     seen = _recalibrate_(slim, planned, config) if config.recalibrate else 0
-    metrics = {**planned.as_dict(), "max_abs_difference": difference}
-    facts = {"metrics": metrics, "data": checkpoint.provenance.get("data")}
+    data = planned.checkpoint.provenance.get("data")
+    pruned = _Pruned(replace(planned, spec=planned.spec or spec), slim, difference, seen, data)
+    return _finish(pruned, source, config, folder)
+
+
+def _finish(pruned: _Pruned, source: Path, config: PruneConfig, folder: Path) -> PruneResult:
+    """Score what is left beside the original, and write it."""
+    planned, slim = pruned.planned, pruned.slim
+    checkpoint = planned.checkpoint
+    damage = measure_damage(planned.model, slim, planned.spec, checkpoint.img_size, make_device(config.device))
+    facts: dict[str, Any] = {
+        "metrics": {**planned.as_dict(), "max_abs_difference": pruned.max_abs_difference, **format_damage(damage)},
+        "data": pruned.data,
+    }
     facts |= {KEEPS_ZEROS: True} if checkpoint.keeps_zeros else {}
     provenance = make_provenance("prune", format_config(config), source, **facts)
-    pruned = Checkpoint(slim.network, slim.state_dict(), checkpoint.names, checkpoint.img_size, provenance)
+    left = Checkpoint(slim.network, slim.state_dict(), checkpoint.names, checkpoint.img_size, provenance)
     return PruneResult(
         cfg=save_cfg(slim.network, folder / "pruned.cfg"),
         plan=_save_plan(folder, planned, source),
-        checkpoint=save_checkpoint(folder / "pruned.pt", pruned),
+        checkpoint=save_checkpoint(folder / "pruned.pt", left),
         planned=planned,
-        max_abs_difference=difference,
-        recalibrated_on=seen,
+        max_abs_difference=pruned.max_abs_difference,
+        recalibrated_on=pruned.recalibrated_on,
+        damage=damage,
     )
 
 
 def _recalibrate_(slim: Detector, planned: Planned, config: PruneConfig) -> int:
     """Measure batch norm anew if anything that worked was cut, in place, and return on how many pictures."""
-    if not planned.made.blocks and not _cuts_what_works(planned):
+    if not planned.made.blocks and not _cuts_what_works(planned.short, planned.made.plan):
         report("nothing goes but channels at zero: batch norm keeps the statistics of training")
         return 0
     assert planned.spec is not None
@@ -144,10 +216,10 @@ def _recalibrate_(slim: Detector, planned: Planned, config: PruneConfig) -> int:
     return recalibrate_(slim, iterate_batches(data), make_device(config.device))
 
 
-def _cuts_what_works(planned: Planned) -> bool:
+def _cuts_what_works(model: Detector, plan: Plan) -> bool:
     sizes = ScoreConfig(criterion="bn-gamma", group_reduce="max", normalize="none")
-    gammas = score_channels(planned.short, make_channel_graph(planned.short.network), sizes)
-    return bool((gammas[~planned.made.plan.keep] > AT_ZERO).any())
+    gammas = score_channels(model, make_channel_graph(model.network), sizes)
+    return bool((gammas[~plan.keep] > AT_ZERO).any())
 
 
 def _save_plan(folder: Path, planned: Planned, source: Path) -> Path:
@@ -161,13 +233,7 @@ def verify(expected: Detector, found: Detector, source: Path) -> float:
     Raises:
         PlanError: further than rounding explains; `source` is where the network comes from.
     """
-    difference, response = compare(expected, found, VERIFY_IMG_SIZE)
-    if not difference <= min(MAX_DIFFERENCE, max(ROUNDING, MAX_SHARE * response)):
-        raise PlanError(
-            f"the rebuilt network differs from the masked one by {difference:.3g}, whose answers move by {response:.3g}",
-            where=source,
-            right="report this, it is a defect",
-        )
+    difference, response = verify_response(expected, found, source)
     if response < FAINT:
         report(f"the heads hardly react to a picture (by {response:.1e}): that both answer alike shows little here")
     return difference
@@ -182,3 +248,13 @@ def _find_constants(planned: Planned, config: PruneConfig) -> Constants:
     constants = measure_constants(planned.short.to(device), planned.made.plan, iterate_images(data, device))
     planned.short.cpu()
     return {index: values.cpu() for index, values in constants.items()}
+
+
+def _refit(planned: Planned, config: PruneConfig) -> Detector:
+    """Return the slim network with its weights fitted to the original's on training images."""
+    assert planned.spec is not None
+    device, img_size = make_device(config.device), planned.checkpoint.img_size
+    data = pick_samples(planned.spec, "train", count_images(config.pictures, img_size), img_size)
+    slim = refit(planned.short.to(device), planned.made.plan, [*iterate_images(data, device)])
+    planned.short.cpu()
+    return slim.cpu()

@@ -8,18 +8,34 @@ from pathlib import Path
 
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.settings import check_img_size
-from yolo_prune.pruning.settings import GRANULARITIES, METRICS, PlanConfig, ScoreConfig, WeightConfig
+from yolo_prune.pruning.settings import (
+    AUTO,
+    GRANULARITIES,
+    METRICS,
+    ON_IMAGES,
+    PlanConfig,
+    ScoreConfig,
+    WeightConfig,
+)
 from yolo_prune.training.settings import TrainConfig, check_run_name
 
-FINETUNE = replace(TrainConfig(), epochs=15, learning_rate=1e-3, name="finetune")
+FINETUNE = replace(TrainConfig(), epochs=15, learning_rate=2e-3, parent_teacher=True, name="finetune")
 """What `finetune` does differently from `train` unless told otherwise."""
 
 
-FOLDS = ("leaky", "mean", "none")
+PRUNE_TRAINING = replace(TrainConfig(), sparsity=AUTO, remove=True, sparsity_rest=0.4, val_interval=0, name="prune")
+"""How `prune` trains while channels go."""
+LEAST_EFFORT = 4
+DEFAULT_EFFORT = 10
+"""Epochs of `prune` for a checkpoint that does not say how long it was trained."""
+
+FOLDS = ("leaky", "mean", "regress", "none")
+FOLDS_ON_IMAGES = ("mean", "regress")
 FOR_CHANNELS = (
     *(
         "group_reduce",
         "normalize",
+        "floor",
         "score_batches",
         "shortcuts",
         "min_channels",
@@ -28,6 +44,7 @@ FOR_CHANNELS = (
         "target_macs",
     ),
     *("target_latency_ms", "target_speedup", "drop_blocks", "from_sensitivity", "plan", "fold", "pictures"),
+    *("effort", "max_minutes"),
 )
 """Settings of pruning that say nothing about single weights."""
 FOR_WEIGHTS = ("pattern", "spare_ends")
@@ -38,6 +55,17 @@ FOR_WEIGHTS = ("pattern", "spare_ends")
 class PruneConfig(ScoreConfig, PlanConfig):
     """What to drop, and what happens around it."""
 
+    criterion: str = "auto"
+    """auto: while training, what a channel's silence would cost by the squared gradients that the optimizer keeps; others: see
+    `ScoreConfig`."""
+    one_shot: bool = False
+    """Cut at once, without training."""
+    effort: int | None = None
+    """Epochs of training in which channels fall silent one after another and are cut out; half the checkpoint's own by default."""
+    training: TrainConfig = PRUNE_TRAINING
+    """How to train while channels go; data, weights, epochs, seed, device and name are the command's own."""
+    max_minutes: float | None = None
+    """After so many minutes of training the run is saved and stops, to be resumed."""
     granularity: str = "channel"
     """channel: whole channels go, and the network gets slimmer; weight: single weights become zero, and it keeps its shape."""
     pattern: str | None = None
@@ -52,11 +80,11 @@ class PruneConfig(ScoreConfig, PlanConfig):
     """A plan of `yoloprune plan` to apply as it stands; nothing else says then what to drop."""
     fold: str = "leaky"
     """What consumers take up for a dropped channel: leaky: act(β), what it gives once its γ is 0; mean: its measured mean
-    activation; none: nothing."""
+    activation; regress: what the kept channels can say of it, all weights after a cut fitted by least squares; none: nothing."""
     recalibrate: int = 256
     """Training pictures on which batch-norm statistics are measured anew after a cut that took channels which still worked; 0 leaves them."""
     pictures: int = 256
-    """Training pictures on which fold's means and the blocks' contributions are measured."""
+    """Training pictures on which fold's means, or weights, and the blocks' contributions are measured."""
     data: Path | None = None
     """The data.yaml to measure and recalibrate on; without it the one that the checkpoint was trained on."""
     name: str = "prune"
@@ -74,8 +102,10 @@ class PruneConfig(ScoreConfig, PlanConfig):
             ("recalibrate", 0, "pictures"),
             ("pictures", 1, "pictures"),
             ("drop_blocks", 0, "blocks"),
+            ("effort", 1, "epochs"),
+            ("max_minutes", 0, "minutes"),
         ):
-            if (value := getattr(self, name)) < low:
+            if (value := getattr(self, name)) is not None and value < low:
                 raise ConfigError(f"{value} is out of range", where=name, right=f"use {low} or more {unit}")
         self._check_granularity()
         if self.plan is not None:
@@ -85,7 +115,7 @@ class PruneConfig(ScoreConfig, PlanConfig):
             if given:
                 raise ConfigError("a plan already says what to drop", where=given[0], right="leave it out, or the plan")
         if self.from_sensitivity is not None and (
-            self.drop_blocks or self.scope == "layer" or self.criterion == "random"
+            self.drop_blocks or self.scope != "global" or self.criterion == "random"
         ):
             raise ConfigError(
                 "the table knows neither cut blocks, nor other orders than its own",
@@ -110,21 +140,30 @@ class PruneConfig(ScoreConfig, PlanConfig):
                 raise ConfigError(what, where=one.name, right="leave it out")
 
     @property
+    def fixes_plan(self) -> bool:
+        """Whether the settings say which channels go before any training."""
+        orders = ("scope", "normalize", "group_reduce")
+        is_ordered = any(getattr(self, one.name) != one.default for one in fields(self) if one.name in orders)
+        is_told = self.plan is not None or self.from_sensitivity is not None
+        return is_told or is_ordered or self.is_timed or self.criterion != AUTO
+
+    @property
     def weights(self) -> WeightConfig:
         """What `granularity: weight` zeroes.
 
         Raises:
             ConfigError: a setting has no meaning for weights.
         """
-        return WeightConfig(self.criterion, self.least_ratio, self.scope, self.pattern, self.spare_ends, self.spare)
+        criterion = "bn-gamma" if self.criterion == AUTO else self.criterion
+        return WeightConfig(criterion, self.least_ratio, self.scope, self.pattern, self.spare_ends, self.spare)
 
     @property
     def ways_without_data(self) -> list[str]:
         """What to write, all of it, so that no training pictures are looked at; empty where none are anyway."""
         ways = (
-            ("another --criterion", self.criterion == "taylor"),
+            ("another --criterion", self.criterion in ON_IMAGES),
             ("--drop-blocks 0", self.drop_blocks > 0),
-            ("--fold leaky", self.fold == "mean"),
+            ("--fold leaky", self.fold in FOLDS_ON_IMAGES),
             ("--recalibrate 0", self.recalibrate > 0),
         )
         return [way for way, is_needed in ways if is_needed]
@@ -148,6 +187,8 @@ class SensitivityConfig(ScoreConfig):
     """auto, cpu, cuda or cuda:N."""
 
     def __post_init__(self) -> None:
+        if self.criterion == AUTO:
+            object.__setattr__(self, "criterion", "obs")  # there are always images here
         super().__post_init__()
         check_run_name(self.name)
         if (
@@ -199,8 +240,8 @@ class BenchConfig:
 
     data: Path | None = None
     """The data.yaml to score on; without it the one that the first checkpoint was trained on."""
-    split: str = "test"
-    """The part of the data set to score on."""
+    split: str | None = None
+    """The part of the data set to score on; without it test where the data set has one, else val."""
     score: bool = True
     """Measure mAP; without, only cost and speed."""
     img_size: int | None = None

@@ -12,8 +12,10 @@ from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.pruning.balance import balance_gammas_
-from yolo_prune.stages.data import load_data, load_data_of, report
+from yolo_prune.pruning.silencer import Removal
+from yolo_prune.stages.data import CHOSEN_BY, explain_no_test, load_data, load_data_of, report
 from yolo_prune.stages.folders import find_run_folder, make_run_folder
+from yolo_prune.stages.lineage import find_uncut
 from yolo_prune.training.moments import Moments
 from yolo_prune.training.ranks import Ranks, count_restarts, join_ranks
 from yolo_prune.training.run import Pictures, load_last, make_run, make_run_of, train
@@ -35,7 +37,9 @@ def launch_training(config: TrainConfig, default_name: str, stage: str) -> Path:
                 settings, last = load_last(folder, {})
                 return _go_on(settings, last, folder, ranks, device)
         folder = ranks.share(make_run_folder(name, default_name) if ranks.is_first else Path(name))
-        return _start(config, folder, stage, ranks, device)
+        spec = _load_in_turn(config, ranks)
+        _tell_lacks(spec, config, _get_voice(ranks))
+        return _start(config, spec, folder, stage, ranks, device)
 
 
 def start_training(
@@ -45,14 +49,16 @@ def start_training(
     *,
     moments: Moments | None = None,
     pictures: Pictures | None = None,
+    removal: Removal | None = None,
 ) -> Path:
     """Train in `folder` from whatever the settings name, and return the best checkpoint.
 
-    Started from a checkpoint, a run without a data set of its own goes on with the checkpoint's. `moments` and `pictures` are
-    those of `training.run.train`.
+    Started from a checkpoint, a run without a data set of its own goes on with the checkpoint's. `moments`, `pictures` and
+    `removal` are those of `training.run.train`. From a last.pt a run starts with the averaged weights, or with `moments` with
+    those of the last step, to which they belong.
     """
     with join_ranks(config.device) as (ranks, device):
-        return _start(config, folder, stage, ranks, device, moments, pictures)
+        return _start(config, _load_in_turn(config, ranks), folder, stage, ranks, device, moments, pictures, removal)
 
 
 def resume_training(folder: Path, changes: dict[str, Any] | None = None, *, pictures: Pictures | None = None) -> Path:
@@ -64,17 +70,20 @@ def resume_training(folder: Path, changes: dict[str, Any] | None = None, *, pict
 
 def _start(
     config: TrainConfig,
+    spec: DataSpec,
     folder: Path,
     stage: str,
     ranks: Ranks,
     device: torch.device,
     moments: Moments | None = None,
     pictures: Pictures | None = None,
+    removal: Removal | None = None,
 ) -> Path:
     say = _get_voice(ranks)
-    spec = _load_in_turn(config, ranks)
-    config = replace(config, data=spec.source)
+    config = _find_teacher(replace(config, data=spec.source), say)
     start = make_start(config, len(spec.names), say, spec.samples("train"))
+    if moments is not None and start.parent is not None:  # they belong to the last step's weights
+        start.model.load_state_dict(dict(load_checkpoint(start.parent).state))
     if config.pulls_gammas:
         say(f"balanced the γ of {balance_gammas_(start.model)} groups")
     cost = measure_cost(start.model.network, start.img_size)
@@ -83,7 +92,16 @@ def _start(
         f"{len(spec.samples('train'))} pictures, {config.epochs} epochs, into {folder}"
     )
     run = make_run(config, spec, start, stage=stage, folder=folder, device=device, ranks=ranks)
-    return train(run, start.model, report=say, moments=moments, pictures=pictures)
+    return train(run, start.model, report=say, moments=moments, pictures=pictures, removal=removal)
+
+
+def _find_teacher(config: TrainConfig, say: Report) -> TrainConfig:
+    """Return the settings with the teacher that `parent_teacher` stands for."""
+    if not config.parent_teacher or config.teacher is not None or config.weights is None:
+        return replace(config, parent_teacher=False)
+    path, reason = find_uncut(load_checkpoint(config.weights))
+    say(f"teacher: {path}, which it was cut from" if path is not None else f"no teacher: {reason}")
+    return replace(config, parent_teacher=False, teacher=path)
 
 
 def _go_on(
@@ -97,7 +115,7 @@ def _go_on(
     say = _get_voice(ranks)
     run = make_run_of(config, load_data(config.data), last, folder=folder, device=device, ranks=ranks)
     say(f"resuming {folder} after epoch {last.training['epoch']} of {config.epochs}")
-    model = last.make_model()
+    model = last.make_last_step_model()
     model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
     return train(run, model.requires_grad_(True), last, say, pictures=pictures)
 
@@ -113,6 +131,13 @@ def _load(config: TrainConfig) -> DataSpec:
     if config.data is None and config.weights is not None and config.weights.suffix == ".pt":
         return load_data_of(None, load_checkpoint(config.weights).provenance, "--data")
     return load_data(config.data)
+
+
+def _tell_lacks(spec: DataSpec, config: TrainConfig, say: Report) -> None:
+    """Say what later commands will lack. A chain and `iterate`, which start many runs, do not."""
+    if (reason := explain_no_test(spec)) is not None:
+        is_chosen = config.val_interval > 0 and not config.is_sparse  # else the last epoch is kept
+        say(f"{reason}: bench will score on val" + (f", {CHOSEN_BY}" if is_chosen else ""))
 
 
 def _get_voice(ranks: Ranks) -> Report:

@@ -19,11 +19,13 @@ from yolo_prune.stages.iterate_settings import IterateConfig
 def cut_weights(previous: Path, out: Path, config: IterateConfig, limits: Limits) -> Cut:
     """Zero weights of a checkpoint up to the limits, and write it to `out` with the moments of all.
 
+    Of a last.pt it is the last step's weights, to which the moments belong.
+
     Raises:
         PlanError: a weight is NaN or infinite, or the target is out of reach.
     """
     checkpoint = load_checkpoint(previous)
-    model = checkpoint.make_model().eval()
+    model = checkpoint.make_last_step_model().eval()
     wanted = WeightConfig(config.criterion, limits.ratio, config.scope, spare=config.spare)
     needed = _find_needed_ratio(model, wanted, config, limits)
     meets_target = needed is not None and needed <= limits.ratio

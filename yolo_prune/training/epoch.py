@@ -123,8 +123,8 @@ def train_step(trainee: Trainee, batch: Batch, config: TrainConfig, pace: Pace) 
         trainee.sparsity.clear_(zeros)
     if trainee.sparsity is not None and pace.shrinkage > 0:
         trainee.sparsity.shrink_(pace.shrinkage)
-    if trainee.sparsity is not None and pace.gone > 0:
-        trainee.sparsity.silence_(pace.gone, _measure_worth(trainee.sparsity, optimizer))
+    if trainee.silencer is not None and trainee.sparsity is not None and pace.gone > 0:
+        trainee.silencer.silence_(pace.gone, _measure_worth(trainee.sparsity, optimizer))
     trainee.average.update(trainee.model)
     return losses
 

@@ -20,6 +20,9 @@ from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.trainee import Trainee
 from yolo_prune.training.validate import make_averaged, make_slim, measure_map50, measure_slimness
 
+JUDGED = 3
+"""The best epoch is that of the best mean of so many validations, its own the last: a single one that happens to score high is
+no reason to keep weights that the learning rate had not settled yet."""
 GAMMA_THRESHOLD = 0.01
 """A channel with a smaller |γ| counts as gone in the report of sparsity."""
 
@@ -37,10 +40,14 @@ def finish_epoch(
     row: dict[str, Any] = {"epoch": number, **_format_tally(config, progress.tally)}
     row |= {"learning_rate": pace.learning_rate, "images_per_s": progress.tally.images_per_s, "val_map50": map50}
     row |= {"channels_below": int((gammas < GAMMA_THRESHOLD).sum()), "channels": int(np.isfinite(gammas).sum())}
-    if config.is_sparse:
+    if config.remove:
+        left = measure_slimness(averaged, run.img_size, map50)
+        row |= {"params": left.params, "macs": left.macs}
+    elif config.is_sparse:
         slim = make_slim(averaged, gammas, GAMMA_THRESHOLD)
         left = measure_slimness(slim, run.img_size, _score(run, slim, val) if is_validated else None)
         row |= {"pruned_params": left.params, "pruned_macs": left.macs, "pruned_map50": left.map50}
+    if config.is_sparse:
         progress.gammas = [*progress.gammas, count_gammas(gammas)]
     progress.epoch, progress.rows, progress.tally = number, [*progress.rows, row], Tally()
     is_best = _judge(config, progress, map50, is_last)
@@ -66,11 +73,13 @@ def _judge(config: TrainConfig, progress: Progress, map50: float | None, is_last
     progress.is_done = is_last
     if map50 is None:
         return False
-    is_best = is_last if config.is_sparse else map50 >= progress.best_map50
-    progress.waited = 0 if map50 > progress.best_map50 else progress.waited + 1
+    scores = [row["val_map50"] for row in progress.rows if row["val_map50"] is not None][-JUDGED:]
+    score = sum(scores) / len(scores)
+    is_best = is_last if config.is_sparse else score >= progress.best_map50
+    progress.waited = 0 if score > progress.best_map50 else progress.waited + 1
     progress.is_done |= 0 < config.patience <= progress.waited or (config.goal is not None and map50 >= config.goal)
     if is_best:
-        progress.best_map50 = map50
+        progress.best_map50 = score
     return is_best
 
 
@@ -102,7 +111,9 @@ def _format_epoch(row: dict[str, Any], config: TrainConfig) -> str:
     line += f", {row['images_per_s']:.0f} images/s"
     if row["val_map50"] is not None:
         line += f", val AP50 {row['val_map50']:.4f}"
-    if config.is_sparse:
+    if config.remove:
+        line += f"; {row['params']:,} params and {row['macs'] / 1e9:.3g} G MACs are left"
+    elif config.is_sparse:
         share = row["channels_below"] / max(1, row["channels"])
         line += f", {row['channels_below']} of {row['channels']} channels ({share:.0%}) below {GAMMA_THRESHOLD}; pruned now "
         line += f"{row['pruned_params']:,} params, {row['pruned_macs'] / 1e9:.3g} G MACs"

@@ -25,7 +25,7 @@ class Pace:
     shrinkage: float = 0.0
     """How far γ moves towards zero."""
     gone: float = 0.0
-    """The share of the prunable channels that is at zero after the step, those that are worth least."""
+    """How much of all that is to be silenced is silent after the step, those channels that are worth least."""
     keeps_zeros: bool = False
     """Whether channels at zero stay there."""
 
@@ -34,7 +34,7 @@ def measure_pace(config: TrainConfig, sparsity: float, step: int, steps: int) ->
     """Return the pace of step 0 … steps − 1 at the λ that `config.sparsity` is, or that `find_sparsity` found for `auto`.
 
     `auto` has three parts. At first nothing goes. Then channels go one after another, the more slowly the fewer are left, until
-    just `config.sparsity_ratio` of them are gone when the rest begins, in which the others recover.
+    all that are to go are gone when the rest begins, in which the others recover.
     Source of the second part's curve: Zhu and Gupta, "To prune, or not to prune" (2017), eq. 1.
     """
     rate = measure_learning_rate(config, step, steps)
@@ -46,7 +46,7 @@ def measure_pace(config: TrainConfig, sparsity: float, step: int, steps: int) ->
     if config.sparsity != AUTO or step < SORTING * steps:
         return Pace(rate, measure_step_size(config, rate) * sparsity * _measure_level(config, step, steps))
     left = (end - 1 - step) / (end - math.ceil(SORTING * steps))
-    return Pace(rate, gone=config.sparsity_ratio * (1 - left**3), keeps_zeros=True)
+    return Pace(rate, gone=1 - left**3, keeps_zeros=True)
 
 
 def measure_learning_rate(config: TrainConfig, step: int, steps: int) -> float:

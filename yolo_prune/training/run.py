@@ -16,9 +16,12 @@ from yolo_prune.config import format_config, parse_config
 from yolo_prune.datasets.loader import DetectionDataset, Loader, Share, count_batches, make_loader
 from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
 from yolo_prune.errors import TrainingError
-from yolo_prune.files import count_cores, remove_scraps, save_text
+from yolo_prune.files import remove_scraps, save_text
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance
 from yolo_prune.model.detector import Detector
+from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.silencer import Removal, parse_removal
+from yolo_prune.threads import count_cores
 from yolo_prune.training.board import Board, open_board
 from yolo_prune.training.epoch import Tally, check_sanity, train_epoch
 from yolo_prune.training.epoch_end import finish_epoch
@@ -27,6 +30,7 @@ from yolo_prune.training.pace import Pace, find_sparsity, measure_pace
 from yolo_prune.training.pictures import save_batch_picture, save_detections_picture
 from yolo_prune.training.progress_bar import ProgressBar
 from yolo_prune.training.ranks import Ranks
+from yolo_prune.training.removal import remove_silent_
 from yolo_prune.training.run_state import Progress, Report, Run, restore, save_last
 from yolo_prune.training.settings import AUTO, TrainConfig
 from yolo_prune.training.signals import StopSignal, leave, watch_signals
@@ -35,6 +39,8 @@ from yolo_prune.training.teacher import load_teacher
 from yolo_prune.training.trainee import Trainee, make_trainee
 
 MOST_WORKERS = 16
+WORTH_CUTTING = 0.1
+"""Silent channels are cut out within an epoch once they are more than this share of the prunable ones."""
 
 Pictures: TypeAlias = tuple[DetectionDataset, DetectionDataset]
 """The pictures to train and to validate on."""
@@ -124,16 +130,18 @@ def train(
     *,
     moments: Moments | None = None,
     pictures: Pictures | None = None,
+    removal: Removal | None = None,
 ) -> Path:
     """Train `model` in place, or go on from `last`, and return the path of the run's best checkpoint.
 
     Nothing is written before the data set is read. last.pt holds after every epoch, and every `save_minutes` within one, all
-    that is needed to end in the same bits; best.pt the averaged weights of the best epoch so far by validation AP50, or
+    that is needed to end in the same bits; best.pt the averaged weights of the best epoch so far by validation AP50 (a mean of three), or
     with sparsity of the last epoch, because earlier ones are less sparse.
 
     Args:
         moments: what an optimizer already knew of the model's parameters.
         pictures: those to train and to validate on, where they have been read already; they are `load_pictures` of the run.
+        removal: towards what channels `sparsity: auto` goes, where that is fixed before; of `last` it is in there.
 
     Raises:
         TrainingError: the loss is no longer a number.
@@ -146,7 +154,9 @@ def train(
         data.augment, data.seed = config.augment, config.seed  # those who read the pictures may have had others
         steps_per_epoch = count_batches(len(data), config.batch_size, _get_share(ranks))
         steps = steps_per_epoch * config.epochs
-        trainee = _make_trainee(run, model, data, steps, moments)
+        if last is not None and (state := last.training.get("removal")) is not None:
+            removal = parse_removal(state)
+        trainee = _make_trainee(run, model, data, steps, moments, removal)
         progress = _begin(run, trainee, steps, report) if last is None else restore(trainee, last)
         if ranks.is_first:
             remove_scraps(run.folder)
@@ -183,6 +193,8 @@ def _walk_epoch(walk: _Walk, bar: ProgressBar, board: Board, report: Report) -> 
         before_step=_make_watch(walk),
         after_look=bar.show,
     )
+    if run.config.remove:
+        remove_silent_(walk.trainee, run.config, run.img_size)
     pace = walk.measure_pace(walk.steps_per_epoch - 1)
     finish_epoch(run, walk.trainee, progress, pace, walk.val, report)
     bar.show(progress.tally)
@@ -193,7 +205,7 @@ def _walk_epoch(walk: _Walk, bar: ProgressBar, board: Board, report: Report) -> 
 
 
 def _make_watch(walk: _Walk) -> Callable[[Tally], None]:
-    """Return what saves the run between two steps, when it is asked to stop or has not been saved for long."""
+    """Return what happens between two steps: silent channels are cut out, and the run is saved when it is asked to stop or has not been for long."""
     run, saved = walk.run, time.monotonic()
 
     def watch(tally: Tally) -> None:
@@ -207,6 +219,8 @@ def _make_watch(walk: _Walk) -> Callable[[Tally], None]:
             saved = time.monotonic()
         if code:
             leave(int(code))
+        if run.config.remove:
+            remove_silent_(walk.trainee, run.config, run.img_size, WORTH_CUTTING)
 
     return watch
 
@@ -251,7 +265,14 @@ def load_pictures(run: Run) -> Pictures:
     return data, DetectionDataset(run.spec.samples("val"), classes, run.img_size)
 
 
-def _make_trainee(run: Run, model: Detector, data: DetectionDataset, steps: int, moments: Moments | None) -> Trainee:
+def _make_trainee(
+    run: Run,
+    model: Detector,
+    data: DetectionDataset,
+    steps: int,
+    moments: Moments | None,
+    removal: Removal | None,
+) -> Trainee:
     config, device = run.config, run.device
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = config.multi_scale == 0  # kernels are tried out once for every size
@@ -265,6 +286,8 @@ def _make_trainee(run: Run, model: Detector, data: DetectionDataset, steps: int,
         teacher=teacher,
         ranks=run.ranks,
         moments=moments,
+        removal=removal,
+        img_size=run.img_size,
     )
 
 
@@ -273,8 +296,11 @@ def _begin(run: Run, trainee: Trainee, steps: int, report: Report) -> Progress:
     if config.sparsity == AUTO:
         assert trainee.sparsity is not None
         progress.sparsity = find_sparsity(config, trainee.sparsity, steps)
+        assert trainee.silencer is not None
+        going = int((~trainee.silencer.make_plan().keep).sum())  # a target that is out of reach shows now
         pull = f"λ = {progress.sparsity:.4g}, " if progress.sparsity else ""
-        report(f"sparsity: {pull}{config.sparsity_ratio:.0%} of the channels to zero in {steps} steps")
+        present = int(make_channel_graph(trainee.model.network).prunable.sum())
+        report(f"sparsity: {pull}{going} of {present} channels to zero in {steps} steps")
     elif config.is_sparse:
         progress.sparsity = float(config.sparsity)
     if trainee.zeros is not None:

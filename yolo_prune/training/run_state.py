@@ -40,6 +40,7 @@ class Progress:
     epoch: int = 0
     """Epochs that are finished."""
     best_map50: float = -1.0
+    """The best mean of an epoch's AP50 and those before it; see `epoch_end.JUDGED`."""
     waited: int = 0
     """Validations since the best one."""
     is_done: bool = False

@@ -9,6 +9,7 @@ from pathlib import Path
 from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.settings import DistillConfig, LossConfig, check_img_size
+from yolo_prune.pruning.settings import PlanConfig
 
 RUNTIME = ("device", "workers", "save_minutes", "max_minutes", "tensorboard")
 """Settings that say how a run is carried out and not what comes out of it: a resumed run may change them."""
@@ -44,6 +45,10 @@ class TrainConfig:
     needs none, and takes just the channels of `sparsity_ratio` to zero in the run's time."""
     sparsity_ratio: float = 0.6
     """The share of the prunable channels that `sparsity: auto` is to bring to zero."""
+    sparsity_plan: PlanConfig | None = None
+    """What `auto` silences, where there is more to say than `sparsity_ratio`: targets, floors, rounding."""
+    remove: bool = False
+    """Channels that `auto` has silenced are cut out while training goes on, which the fewer left make faster."""
     sparsity_ramp: float = 0.0
     """Share of the run over which λ rises from zero."""
     sparsity_rest: float | None = None
@@ -52,6 +57,8 @@ class TrainConfig:
     """Weights of convolution kernels that are exactly zero stay so. Without it: if the checkpoint's were pruned away."""
     teacher: Path | None = None
     """A checkpoint with the same heads, whose answers the network learns beside the labels."""
+    parent_teacher: bool = False
+    """Without a `teacher`, the network that the checkpoint was cut from is it, if it is still there as it was."""
     distill: DistillConfig = field(default_factory=DistillConfig)
     """How much the teacher counts."""
     name: str = "train"
@@ -85,7 +92,7 @@ class TrainConfig:
     close_mosaic_fraction: float = 0.2
     """Share of the run, at its end, without mosaic pictures."""
     patience: int = 0
-    """The run ends after so many validations without a better AP50; 0 lets it go to its end."""
+    """The run ends after so many validations without a better AP50, the mean of three; 0 lets it go to its end."""
     rectangular: bool = False
     """Validate on pictures padded to the nearest multiples of 32 px instead of to a square."""
     workers: int | None = None
@@ -132,6 +139,11 @@ class TrainConfig:
     def pulls_gammas(self) -> bool:
         """Whether λ pulls γ towards zero: `auto` with AdamW does without, its squared gradients say what goes."""
         return self.is_sparse and not (self.sparsity == AUTO and self.optimizer == "adamw")
+
+    @property
+    def removal_plan(self) -> PlanConfig:
+        """What `auto` silences."""
+        return self.sparsity_plan or PlanConfig(ratio=self.sparsity_ratio)
 
     def _check_ranges(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
@@ -195,6 +207,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"{value} is out of range", where=name, right="use a number from 0 to 1")
+        for name in ("sparsity_plan", "remove"):
+            if getattr(self, name) and self.sparsity != AUTO:
+                raise ConfigError("says something of sparsity: auto alone", where=name, right="leave it out")
         if self.sparsity_rest == 1 and self.is_sparse:
             raise ConfigError("leaves λ no time", where="sparsity_rest", right="use a smaller share")
         if self.is_sparse and self.goal is not None:

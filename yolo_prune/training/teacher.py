@@ -12,6 +12,7 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector, Heads
 from yolo_prune.model.distillation import measure_attention_gap, measure_distillation
+from yolo_prune.model.fold import fold_batchnorm
 from yolo_prune.model.settings import DistillConfig
 
 
@@ -61,7 +62,7 @@ def load_teacher(path: Path, network: Network, config: DistillConfig, device: to
     if own != other:
         right = "name a checkpoint that the network was pruned from, or one of the same cfg and input size"
         raise ConfigError(f"{path} has other heads than the network to train", where="teacher", right=right)
-    return Teacher(model.to(device).to(memory_format=torch.channels_last), config)
+    return Teacher(fold_batchnorm(model).to(device).to(memory_format=torch.channels_last), config)
 
 
 def _describe_heads(network: Network) -> list[tuple[object, ...]]:

@@ -16,6 +16,7 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.silencer import Removal, Silencer, begin_removal
 from yolo_prune.pruning.sparse import GammaSparsity
 from yolo_prune.training.moments import Moments, put_moments_
 from yolo_prune.training.optimizer import WeightAverage, make_optimizer
@@ -27,9 +28,9 @@ from yolo_prune.training.zeros import KeptZeros
 Answer = Callable[..., list[Tensor]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trainee:
-    """A detector with everything that a step needs and changes."""
+    """A detector with everything that a step needs and changes; cutting channels out replaces some of it."""
 
     model: Detector
     optimizer: Optimizer
@@ -44,6 +45,8 @@ class Trainee:
     """What convolutions are computed in."""
     zeros: KeptZeros | None = None
     """Where weights at zero stay there."""
+    silencer: Silencer | None = None
+    """With `sparsity: auto`."""
     teacher: Teacher | None = None
     ranks: Ranks = field(default_factory=Ranks)
 
@@ -76,6 +79,7 @@ class Trainee:
             "average": self.average.state,
             "average_updates": self.average.updates,
             "scaler": self.scaler.state_dict(),
+            "removal": None if self.silencer is None else self.silencer.removal.format_state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -96,36 +100,33 @@ def make_trainee(
     teacher: Teacher | None = None,
     ranks: Ranks | None = None,
     moments: Moments | None = None,
+    removal: Removal | None = None,
+    img_size: int | None = None,
 ) -> Trainee:
     """Make all that trains a model, which is changed in place, for a run of so many steps.
 
     Args:
         class_counts: objects of each class in the training pictures.
         moments: what an optimizer of the same kind knew of the same parameters.
+        removal: what `sparsity: auto` has done to the model already; without it nothing.
+        img_size: at what side in pixels a target in MACs counts; without it the network's own.
 
     Raises:
         ConfigError: more layers are to be frozen than there are.
-        PlanError: sparsity is wanted of a network without batch normalisation.
+        PlanError: sparsity is wanted of a network without batch normalisation, or its target is out of reach.
     """
     ranks = ranks or Ranks()
     device = next(model.parameters()).device
-    freeze_(model, config.freeze)
-    if ranks.count > 1 and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    model = prepare(model, config, ranks)
     has_gammas = any(layer.batch_normalize for _, layer in model.network.convs)
     dtype = choose_dtype(config.precision, device)
-    answer: Any = model
-    if ranks.count > 1:
-        places = [device] if device.type == "cuda" else None
-        has_idle = any(index not in model.network.reached for index, _ in model.network.convs)
-        answer = DistributedDataParallel(
-            answer, device_ids=places, gradient_as_bucket_view=True, find_unused_parameters=has_idle
-        )
-    if config.compile:
-        answer = torch.compile(answer)
     optimizer = make_optimizer(model, config)
     if moments is not None:
         put_moments_(optimizer, model, moments)
+    silencer = None
+    if config.sparsity == AUTO:
+        removal = removal or begin_removal(model.network)
+        silencer = Silencer(model, removal, config.removal_plan, img_size or model.network.width)
     return Trainee(
         model,
         optimizer,
@@ -133,12 +134,39 @@ def make_trainee(
         DetectionLoss(model.network, config.loss, class_counts).to(device),
         torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         GammaSparsity(model, make_channel_graph(model.network)) if has_gammas or config.is_sparse else None,
-        answer,
+        make_answer(model, config, ranks),
         dtype,
         KeptZeros(model) if config.keep_zeros else None,
+        silencer,
         teacher,
         ranks,
     )
+
+
+def prepare(model: Detector, config: TrainConfig, ranks: Ranks) -> Detector:
+    """Take frozen layers out of training, and have batch norm span several CUDA processes; in place.
+
+    Raises:
+        ConfigError: nothing would be left to train.
+    """
+    freeze_(model, config.freeze)
+    if ranks.count > 1 and next(model.parameters()).device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return model
+
+
+def make_answer(model: Detector, config: TrainConfig, ranks: Ranks) -> Answer:
+    """Return the model as it is called in training: in step with other processes, compiled, or as it is."""
+    device = next(model.parameters()).device
+    answer: Any = model
+    if ranks.count > 1:
+        places = [device] if device.type == "cuda" else None
+        has_idle = any(index not in model.network.reached for index, _ in model.network.convs)
+        answer = DistributedDataParallel(
+            answer, device_ids=places, gradient_as_bucket_view=True, find_unused_parameters=has_idle
+        )
+    compiled: Answer = torch.compile(answer) if config.compile else answer
+    return compiled
 
 
 def freeze_(model: Detector, layers: int) -> None:

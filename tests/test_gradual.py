@@ -1,0 +1,354 @@
+"""Pruning while training: what goes, what is left, what a stopped run does, and what happens without a data set."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import PRUNABLE, SIDE, TINY_CFG, Cli, Killed, before_step, is_same, make_config
+
+from yolo_prune.darknet.cfg import parse_cfg
+from yolo_prune.darknet.cost import measure_cost
+from yolo_prune.errors import ConfigError, Interrupted, PlanError, TimeUp
+from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.detector import Detector
+from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.plan import Plan, prune_network
+from yolo_prune.pruning.plan_file import load_plan
+from yolo_prune.pruning.settings import PlanConfig
+from yolo_prune.pruning.silencer import begin_removal, parse_removal
+from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
+from yolo_prune.stages.gradual import choose_effort, load_journal
+from yolo_prune.stages.lineage import adapt_finetune, adapt_prune, find_training, find_uncut
+from yolo_prune.stages.pruning import PruneResult, prune
+from yolo_prune.stages.settings import PRUNE_TRAINING, PruneConfig
+from yolo_prune.stages.training import start_training
+from yolo_prune.training import removal as removal_module
+from yolo_prune.training.settings import TrainConfig
+
+ORIGINAL = parse_cfg(TINY_CFG)
+TRAINING = replace(PRUNE_TRAINING, batch_size=4, ema_fraction=0.5)
+"""Three steps an epoch."""
+
+
+def make(**changes: Any) -> PruneConfig:
+    return PruneConfig(**{"effort": 4, "ratio": 0.6, "training": TRAINING, "device": "cpu", **changes})
+
+
+def run(trained: Path, folder: Path, **changes: Any) -> PruneResult:
+    result = prune(trained, make(**changes), folder)
+    assert isinstance(result, PruneResult)
+    return result
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_just_the_ratio_goes_and_all_files_agree(trained: Path, tmp_path: Path) -> None:
+    result = run(trained, tmp_path / "run")
+    pruned = load_checkpoint(result.checkpoint)
+    made = load_plan(result.plan, ORIGINAL)
+    assert int((~made.plan.keep).sum()) == round(0.6 * PRUNABLE)
+    assert prune_network(ORIGINAL, made.plan) == pruned.network == parse_cfg(result.cfg.read_text())
+    assert result.max_abs_difference < 1e-9
+    cost = measure_cost(pruned.network, SIDE)
+    assert (result.as_dict()["params"], result.as_dict()["macs"]) == (cost.params, cost.macs)
+    assert result.damage is not None
+    assert result.damage.images == 6
+    best = load_checkpoint(tmp_path / "run/best.pt")
+    assert is_same(pruned.state, best.state)
+    assert pruned.provenance["parent"]["path"] == str(trained.resolve())
+    assert pruned.provenance["stage"] == "prune"
+    assert pruned.provenance["data"] == load_checkpoint(trained).provenance["data"]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("changes", "limit"),
+    [({"target_macs": 0.4}, ("macs", 0.4)), ({"target_params": 0.3}, ("params", 0.3))],
+)
+def test_targets_are_met_by_what_is_left(
+    changes: dict[str, Any], limit: tuple[str, float], trained: Path, tmp_path: Path
+) -> None:
+    values = run(trained, tmp_path / "run", ratio=None, **changes).as_dict()
+    assert values[limit[0]] <= limit[1] * values["before"][limit[0]]
+    assert values["prune_ratio"] < 0.9
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_floors_rounding_and_spared_layers_hold(trained: Path, tmp_path: Path) -> None:
+    result = run(trained, tmp_path / "run", ratio=0.5, round_to=4, min_channels=3, spare=(5,))
+    filters = [layer.filters for _, layer in load_checkpoint(result.checkpoint).network.convs]
+    assert filters[4:] == [16, 12]
+    assert all(count % 4 == 0 for count in filters)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"criterion": "l2"},
+        {"criterion": "bn-gamma", "normalize": "mean"},
+        {"scope": "layer", "criterion": "random"},
+        {"criterion": "taylor", "score_batches": 1},
+    ],
+)
+def test_a_criterion_that_is_named_says_what_goes(changes: dict[str, Any], trained: Path, tmp_path: Path) -> None:
+    gradual = run(trained, tmp_path / "gradual", **changes)
+    at_once = run(trained, tmp_path / "at_once", one_shot=True, **changes)
+    one, other = (load_plan(result.plan, ORIGINAL).plan.keep for result in (gradual, at_once))
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_plan_is_carried_out_while_training(trained: Path, tmp_path: Path) -> None:
+    first = run(trained, tmp_path / "first", one_shot=True, criterion="l1")
+    again = run(trained, tmp_path / "again", ratio=None, plan=first.plan)
+    assert load_checkpoint(again.checkpoint).network == load_checkpoint(first.checkpoint).network
+    assert not torch.equal(
+        load_checkpoint(again.checkpoint).state["layers.0.conv.weight"],
+        load_checkpoint(first.checkpoint).state["layers.0.conv.weight"],
+    )
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_blocks_are_cut_before(trained: Path, tmp_path: Path) -> None:
+    result = run(trained, tmp_path / "run", drop_blocks=1, ratio=0.3)
+    pruned = load_checkpoint(result.checkpoint)
+    assert len(pruned.network.convs) == len(ORIGINAL.convs) - 2
+    assert find_uncut(pruned).path == trained.resolve()
+    made = load_plan(result.plan, ORIGINAL)
+    assert [block.shortcut for block in made.blocks] == [4]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("step", range(1, 13))
+def test_killed_before_any_step_it_ends_in_the_same_bits(step: int, trained: Path, tmp_path: Path) -> None:
+    whole = run(trained, tmp_path / "whole")
+
+    def kill() -> None:
+        raise Killed
+
+    with pytest.raises(Killed), before_step(step, kill):
+        run(trained, tmp_path / "stopped", training=replace(TRAINING, save_minutes=0.0))
+    again = run(trained, tmp_path / "stopped", training=replace(TRAINING, save_minutes=0.0))
+    one, other = load_checkpoint(whole.checkpoint), load_checkpoint(again.checkpoint)
+    assert one.network == other.network
+    assert is_same(one.state, other.state)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_its_time_up_a_run_is_resumed_by_its_name(
+    cli: Cli, trained: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("prune", trained, "--effort", 2, "--ratio", 0.6, "--device", "cpu")
+    stopped = cli(*words, "--max-minutes", 0)
+    assert stopped.code == 124
+    assert not (workplace / "runs/prune/pruned.pt").exists()
+    refused = cli("prune", "--resume", "--ratio", 0.5)
+    assert (refused.code, refused.err) == (
+        2,
+        "error: --ratio: a resumed run keeps its settings; leave it out, or start a new run\n",
+    )
+    done = cli("prune", "--resume", "--max-minutes", 60)
+    assert (done.code, done.out) == (0, "runs/prune/pruned.pt\n"), done.err
+    source, settings = load_journal(workplace / "runs/prune")
+    assert source == trained.resolve()
+    assert settings.ratio == 0.6
+    again = cli("prune", "--resume", "--name", "nothing")
+    assert (again.code, again.err.count("\n")) == (2, 1)
+    assert "there is nothing to resume" in again.err
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_channels_that_training_brought_to_zero_are_cut_at_once(
+    cli: Cli, hands: Path, tiny_cfg: Path, tmp_path: Path, workplace: Path
+) -> None:
+    settings = make_config(hands, tiny_cfg, sparsity="auto", sparsity_ratio=0.5, ema_fraction=0.0)
+    sparse = start_training(settings, tmp_path / "sparse")
+    outcome = cli("prune", sparse, "--ratio", 0.5, "--recalibrate", 0)
+    assert outcome.code == 0
+    assert "the channels that go are at zero: they are cut out at once" in outcome.err
+    assert not (workplace / "runs/prune/last.pt").exists()
+    further = cli("prune", sparse, "--ratio", 0.7, "--effort", 1, "--device", "cpu")
+    assert (workplace / "runs/prune-2/last.pt").exists(), further.err
+
+
+def test_a_source_that_changed_is_not_gone_on_with(trained: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source.pt"
+    source.write_bytes(trained.read_bytes())
+    with pytest.raises(TimeUp):
+        run(source, tmp_path / "run", max_minutes=0.0)
+    source.write_bytes(trained.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match="has changed since the run began; restore it, or start anew"):
+        load_journal(tmp_path / "run")
+
+
+def test_without_the_data_set_channels_go_at_once_and_that_is_said(
+    cli: Cli, hands: Path, tiny_cfg: Path, tmp_path: Path, workplace: Path
+) -> None:
+    checkpoint = load_checkpoint(make_orphan(hands, tiny_cfg, tmp_path))
+    assert checkpoint.provenance["data"]["path"].endswith("moved/data.yaml")
+    outcome = cli("prune", tmp_path / "orphan.pt", "--ratio", 0.5)
+    assert outcome.code == 0, outcome.err
+    lines = [line for line in outcome.err.splitlines() if "without training" in line]
+    assert len(lines) == 1
+    assert "--data names one" in lines[0]
+    assert "no validation images to score on" in outcome.err
+    named = cli("prune", tmp_path / "orphan.pt", "--data", tmp_path / "nowhere.yaml")
+    assert (named.code, named.err.count("\n")) == (2, 1)
+
+
+def make_orphan(hands: Path, tiny_cfg: Path, folder: Path) -> Path:
+    """Write a checkpoint whose data set is not there any more."""
+    from yolo_prune.model.checkpoint import Checkpoint, save_checkpoint
+
+    model = Detector(parse_cfg(tiny_cfg.read_text()))
+    provenance = {
+        "stage": "train",
+        "parent": None,
+        "data": {"path": str(folder / "moved/data.yaml"), "fingerprint": "x"},
+    }
+    return save_checkpoint(
+        folder / "orphan.pt", Checkpoint(model.network, model.state_dict(), ("hand",), SIDE, provenance)
+    )
+
+
+def test_what_is_out_of_reach_is_refused_before_training(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"target_params: 0\.001 of the original cannot be reached"):
+        run(trained, tmp_path / "run", ratio=None, target_params=0.001)
+    with pytest.raises(PlanError, match=r"ratio: 0\.99 of 36 channels cannot go"):
+        run(trained, tmp_path / "other", ratio=0.99)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_wrong_cut_is_noticed(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(model: Detector, plan: Plan) -> Detector:
+        slim = rebuild(model, plan)
+        with torch.no_grad():
+            slim.state_dict()["layers.1.conv.weight"].mul_(1.01)
+        return slim
+
+    monkeypatch.setattr(removal_module, "rebuild", spoil)
+    with pytest.raises(PlanError, match="the rebuilt network differs from the masked one"):
+        run(trained, tmp_path / "run")
+    assert not (tmp_path / "run/pruned.pt").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_ruined_network_is_told(cli: Cli, trained: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "yolo_prune.stages.damage.RUINED_SHARE", 1e9
+    )  # whatever the tiny network still finds is less than that
+    outcome = cli("prune", trained, "--one-shot", "--ratio", 0.5)
+    assert outcome.code == 0
+    line = next(line for line in outcome.err.splitlines() if "is ruined" in line)
+    assert "before" in line
+    assert "after" in line
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_removals_add_up(trained: Path, tmp_path: Path) -> None:
+    run(trained, tmp_path / "run")
+    removal = parse_removal(load_checkpoint(tmp_path / "run/last.pt").training["removal"])
+    assert removal.original == ORIGINAL
+    first = Plan(np.arange(make_channel_graph(ORIGINAL).size) % 5 != 4)
+    first.keep[make_channel_graph(ORIGINAL).frozen] = True
+    slim = prune_network(ORIGINAL, first)
+    graph = make_channel_graph(slim)
+    second = Plan((np.arange(graph.size) % 4 != 3) | graph.frozen)
+    both = begin_removal(ORIGINAL).after(first, 0.0).after(second, 1e-12)
+    assert prune_network(ORIGINAL, Plan(both.kept)) == prune_network(slim, second)
+    assert both.difference == 1e-12
+    model = load_checkpoint(trained).make_model().eval()
+    assert measure_difference(rebuild(rebuild(model, first), second), mask(model, Plan(both.kept)), SIDE) < 1e-9
+
+
+def test_how_long_it_trains_follows_from_the_checkpoint(trained: Path) -> None:
+    checkpoint = load_checkpoint(trained)
+    assert choose_effort(checkpoint) == 4
+    longer = replace(checkpoint, provenance={**checkpoint.provenance, "recipe": {"epochs": 31}})
+    assert choose_effort(longer) == 16
+    assert choose_effort(replace(checkpoint, provenance={"stage": "import"})) == 10
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_finetune_learns_from_the_network_that_it_was_cut_from(cli: Cli, trained: Path, workplace: Path) -> None:
+    assert cli("prune", trained, "--one-shot", "--ratio", 0.5).code == 0
+    outcome = cli("finetune", "--epochs", 1)
+    assert outcome.code == 0, outcome.err
+    assert f"teacher: {trained.resolve()}" in outcome.err
+    assert load_checkpoint(workplace / "runs/finetune/best.pt").provenance["recipe"]["teacher"] == str(
+        trained.resolve()
+    )
+    alone = cli("finetune", "runs/prune/pruned.pt", "--no-teacher", "--epochs", 1)
+    assert alone.code == 0
+    assert "teacher" not in alone.err
+    further = cli("finetune", "runs/finetune/best.pt", "--epochs", 1)
+    assert f"teacher: {trained.resolve()}" in further.err
+    both = cli("finetune", "--teacher", trained, "--no-teacher")
+    assert (both.code, both.err) == (2, "error: --no-teacher: contradicts --teacher; leave one of them out\n")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_teacher_that_is_gone_or_has_changed_is_done_without(
+    cli: Cli, trained: Path, tmp_path: Path, workplace: Path
+) -> None:
+    source = tmp_path / "source.pt"
+    source.write_bytes(trained.read_bytes())
+    assert cli("prune", source, "--one-shot", "--ratio", 0.5).code == 0
+    source.write_bytes(trained.read_bytes() + b"x")
+    changed = cli("finetune", "--epochs", 1)
+    assert changed.code == 0
+    assert f"no teacher: {source}, which it comes from, has changed since" in changed.err
+    source.unlink()
+    gone = cli("finetune", "runs/prune/pruned.pt", "--epochs", 1)
+    assert gone.code == 0
+    assert f"no teacher: {source}, which it comes from, is not there" in gone.err
+
+
+def test_settings_of_the_training_are_inherited(hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:
+    base = TrainConfig(data=hands, cfg=tiny_cfg, epochs=2, batch_size=6, device="cpu", val_interval=0)
+    base = replace(base, augment=replace(base.augment, mosaic=0.0), loss=replace(base.loss, box=3.0))
+    best = start_training(base, tmp_path / "base")
+    trained = find_training(best)
+    finetune, pruning = adapt_finetune(trained), adapt_prune(trained)
+    for settings in (finetune, pruning.training):
+        assert (settings.batch_size, settings.augment.mosaic, settings.loss.box) == (6, 0.0, 3.0)
+    assert finetune.epochs == 2
+    assert finetune.parent_teacher
+    assert pruning.training.remove
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_silenced_channel_is_cut_while_an_epoch_runs(trained: Path, tmp_path: Path) -> None:
+    widths: list[int] = []
+    remove = removal_module.remove_silent_
+
+    def watch(trainee: Any, *arguments: Any) -> bool:
+        done = remove(trainee, *arguments)
+        widths.append(sum(layer.filters for _, layer in trainee.model.network.convs))
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("yolo_prune.training.run.remove_silent_", watch)
+        run(trained, tmp_path / "run")
+    assert len(widths) == 12 + 4  # before every step, and after every epoch
+    assert widths == sorted(widths, reverse=True)
+    assert len(set(widths)) >= 3
+
+
+def test_a_plan_of_auto_belongs_to_auto() -> None:
+    with pytest.raises(ConfigError, match="remove: says something of sparsity: auto alone; leave it out"):
+        TrainConfig(remove=True)
+    with pytest.raises(ConfigError, match="sparsity_plan: says something of sparsity: auto alone"):
+        TrainConfig(sparsity_plan=PlanConfig())
+
+
+def test_journals_are_json(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises((TimeUp, Interrupted)):
+        run(trained, tmp_path / "run", max_minutes=0.0)
+    assert json.loads((tmp_path / "run/prune.json").read_text())["source"] == str(trained.resolve())

@@ -1,0 +1,216 @@
+"""Have threads that wait for each other sleep, while other processes need the cores.
+
+PyTorch computes with the threads of its libgomp, which wait for each other at the end of every parallel region: first awake,
+for some milliseconds, then asleep. Awake a region begins and ends sooner, as long as each thread has a core. Where another
+process takes turns on one of the cores, the others wait awake for the thread that stands still, and use up the time that it
+could run in.
+
+libgomp waits awake only for an instant while the process has more OpenMP threads than cores. A second pool of such threads,
+all asleep, is enough for that: what is computed, and by how many threads, stays the same. So this module has the pool made while
+the threads of this process have to wait for cores, and ended when they do not.
+
+Source: do_spin in GCC's libgomp/config/linux/wait.h, gomp_team_start in team.c; sched-stats.rst of Linux.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+
+from yolo_prune.threads import ROOT
+
+INTERVAL_S = 0.25
+"""Between looks at how long threads wait for cores."""
+BUSY_SHARE = 0.2
+"""Seconds of waiting for a core, of all threads together, per second, from which on threads wait for each other asleep."""
+LEAST_HOLD_S, MOST_HOLD_S = 2.0, 16.0
+"""How long they do so before it is tried again without: at first, and after trials that failed."""
+SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""By which a user says how to wait."""
+RIVALS = ("libiomp", "libomp")
+"""Names of other OpenMP libraries, which PyTorch may use in libgomp's place."""
+MOST_THREADS = 128
+"""In the second pool: libgomp ends the process where the system gives it too few."""
+PATIENCE_S = 1.0
+"""For so long the end of a command waits for the watching thread."""
+
+
+@dataclass
+class WaitRule:
+    """Says whether threads are to wait for each other asleep, from the shares of time for which they wait for cores.
+
+    What the shares are while threads sleep tells little: they then wait for a core each time they are woken, on a machine that has
+    nothing else to do too. So from time to time they are kept awake again, for one look.
+    """
+
+    asleep: bool = False
+    hold_s: float = LEAST_HOLD_S
+    """How long to stay asleep."""
+    state_s: float = LEAST_HOLD_S
+    """For how long the state has been what it is; at first, long enough."""
+
+    def update(self, share: float, seconds: float) -> bool:
+        """Take in the share of the last `seconds`, and return whether to wait asleep from now on."""
+        self.state_s += seconds
+        if self.asleep and self.state_s >= self.hold_s:
+            self._enter(asleep=False)
+        elif not self.asleep and share >= BUSY_SHARE:
+            is_same_load = self.state_s < LEAST_HOLD_S
+            self.hold_s = min(2 * self.hold_s, MOST_HOLD_S) if is_same_load else LEAST_HOLD_S
+            self._enter(asleep=True)
+        return self.asleep
+
+    def _enter(self, asleep: bool) -> None:
+        self.asleep, self.state_s = asleep, 0.0
+
+
+class DelayMeter:
+    """Measures for how long the threads of this process have waited for a core while they could have run."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self._folder = root / "proc/self/task"
+        self._last, self._time = self._read(), time.monotonic()
+
+    def measure(self) -> tuple[float, float]:
+        """Return the seconds of waiting, of all threads together, per second since the last call, and these seconds."""
+        before, since = self._last, self._time
+        self._last, self._time = self._read(), time.monotonic()
+        seconds = self._time - since
+        waited_ns = sum(max(0, delay - before.get(thread, 0)) for thread, delay in self._last.items())
+        return (waited_ns / 1e9 / seconds if seconds > 0 else 0.0), seconds
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether this kernel tells it."""
+        return bool(self._last)
+
+    def _read(self) -> dict[str, int]:
+        """Return the nanoseconds that each thread has waited, by its id."""
+        delays = {}
+        for thread in _list_names(self._folder):
+            try:
+                delays[thread] = int((self._folder / thread / "schedstat").read_text().split()[1])
+            except (OSError, ValueError, IndexError):  # it has just ended, or the kernel does not count
+                continue
+        return delays
+
+
+class SecondPool:
+    """A pool of libgomp's threads that do nothing, kept by a thread of its own, since a pool ends with the thread that made it."""
+
+    def __init__(self, library: Path, threads: int) -> None:
+        """Make it with so many threads, its keeper among them.
+
+        Raises:
+            OSError: libgomp is not loaded from `library`, or is another library.
+        """
+        try:
+            libgomp = ctypes.CDLL(str(library), mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+            nothing = ctypes.cast(libgomp.omp_get_thread_num, ctypes.c_void_p)
+            run = libgomp.GOMP_parallel
+        except AttributeError as error:
+            raise OSError(str(error)) from error
+        run.argtypes, run.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+        self._is_made, self._is_over = Event(), Event()
+
+        def keep() -> None:
+            run(nothing, None, threads, 0)
+            self._is_made.set()
+            self._is_over.wait()
+
+        self._keeper = Thread(target=keep, name="yoloprune second pool", daemon=True)
+        self._keeper.start()
+        self._is_made.wait()
+
+    def end(self) -> None:
+        """Have its threads end."""
+        self._is_over.set()
+        self._keeper.join()
+
+
+@contextmanager
+def watch_contention(environment: Mapping[str, str] = os.environ, root: Path = ROOT) -> Iterator[None]:
+    """Have PyTorch's threads wait asleep while they have to share their cores, until the block is left.
+
+    Nothing happens before torch is imported, where PyTorch has no libgomp or one thread, where the kernel does not tell how
+    long threads wait, and where the user says how to wait (OMP_WAIT_POLICY or GOMP_SPINCOUNT).
+    """
+    meter = DelayMeter(root)
+    if any(environment.get(name) for name in SETTINGS) or not meter.is_possible:
+        yield
+        return
+    is_over = Event()
+    watcher = Thread(target=_watch, args=(meter, is_over, root), name="yoloprune contention", daemon=True)
+    with suppress(RuntimeError):  # the system gives no more threads
+        watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        if watcher.is_alive():
+            watcher.join(PATIENCE_S)
+
+
+def _watch(meter: DelayMeter, is_over: Event, root: Path) -> None:
+    rule, pool = WaitRule(), None
+    try:
+        while not is_over.wait(INTERVAL_S):
+            asleep = rule.update(*meter.measure())
+            if asleep and pool is None:
+                pool = make_second_pool(root)
+            elif not asleep and pool is not None:
+                pool.end()
+                pool = None
+    except Exception:  # noqa: BLE001  # what only makes a run faster must not end it
+        pass
+    finally:
+        if pool is not None:
+            pool.end()
+
+
+def make_second_pool(root: Path = ROOT) -> SecondPool | None:
+    """Make as many threads as libgomp needs to see that there are more than cores.
+
+    Returns None before torch is imported, where it has one thread, or so many that they are more than the cores already, and where it
+    has no libgomp.
+
+    Raises:
+        OSError: libgomp cannot be used.
+    """
+    if "torch" not in sys.modules or (library := find_libgomp(root)) is None:
+        return None
+    import torch  # waits until another thread has imported all of it
+
+    threads, cores = torch.get_num_threads(), _count_cores_of(library)
+    size = cores - threads + 2
+    return SecondPool(library, size) if 1 < threads <= cores and size <= MOST_THREADS else None
+
+
+def find_libgomp(root: Path = ROOT) -> Path | None:
+    """Return the libgomp that is loaded; None without one, with several, or with another OpenMP library beside it."""
+    try:
+        lines = (root / "proc/self/maps").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    paths = {Path(fields[5]) for line in lines if len(fields := line.split(maxsplit=5)) > 5}
+    found = [path for path in paths if path.name.startswith("libgomp")]
+    has_rival = any(path.name.startswith(RIVALS) for path in paths)
+    return found[0] if len(found) == 1 and not has_rival else None
+
+
+def _count_cores_of(library: Path) -> int:
+    return int(ctypes.CDLL(str(library), mode=os.RTLD_NOLOAD | os.RTLD_NOW).omp_get_num_procs())
+
+
+def _list_names(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError:
+        return []

@@ -1,0 +1,218 @@
+"""The order in which channels go if every layer that reads them is fitted anew to what is left (optimal brain surgeon).
+
+    loss ─ backward ─► G of every convolution: ∂L/∂y ∂L/∂yᵀ, summed over positions, of what it gives before batch norm
+    images ─ forward ─► Σ of every convolution: the covariance of the channels that it reads
+
+A convolution W reads the channels x. Without channel c, its other weights take over what they can: x_c is predicted by
+−Σ_k (Σ⁻¹)_ck / (Σ⁻¹)_cc x_k, and what is left unexplained has the variance 1 / (Σ⁻¹)_cc. To second order the loss rises by
+
+    M_cc / (Σ⁻¹)_cc,   M = Σ over the kernel's places of Wᵀ G W
+
+added up over all convolutions that read c. The cheapest channels go, Σ⁻¹ and M are brought up to date, and so on to the last:
+a channel whose twin is gone already has become expensive, so that no layer empties while others have channels to spare.
+
+Sources: Hassibi and Stork, "Second order derivatives for network pruning: Optimal Brain Surgeon" (1993), §2; Wang et al.,
+"EigenDamage: Structured Pruning in the Kronecker-Factored Eigenbasis" (2019), §3 (G and Σ in place of the Hessian); Kurtic
+et al., "ZipLM" (2023), §3 (one structure after another).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from yolo_prune.errors import PlanError
+from yolo_prune.model.detector import ConvLayer, Detector, evaluating
+from yolo_prune.model.loss import DetectionLoss
+from yolo_prune.pruning.channels import BoolArray, ChannelGraph, Group, IntArray
+from yolo_prune.pruning.plan import FloatArray
+
+RIDGE = 1e-2
+"""The share of every channel's variance that is taken for noise, which no other channel predicts."""
+CONSTANT = 1e-9
+"""The variance, as a share of the mean, of a channel that never varies, so that Σ has an inverse."""
+STEPS = 64
+"""A step takes this fraction of the channels that a group still has, or one."""
+POSITIONS = 2048
+"""Positions of a batch that go into a covariance, at most, spread evenly."""
+
+
+@dataclass
+class _Reader:
+    """What one convolution makes of a group's channels: both (C, C), over those that are left."""
+
+    precision: FloatArray
+    """Σ⁻¹."""
+    weight: FloatArray
+    """M."""
+
+    def measure_costs(self) -> FloatArray:
+        """Return (C,) how much the loss rises without each."""
+        return np.diag(self.weight) / np.diag(self.precision)
+
+    def remove(self, gone: BoolArray) -> None:
+        """Take channels away and let the others take over what they can."""
+        kept = ~gone
+        precision, weight = self.precision, self.weight
+        takeover = -np.linalg.solve(precision[np.ix_(gone, gone)], precision[np.ix_(gone, kept)])
+        crossed = weight[np.ix_(kept, gone)] @ takeover
+        own = takeover.T @ (weight[np.ix_(gone, gone)] @ takeover)
+        self.weight = weight[np.ix_(kept, kept)] + crossed + crossed.T + own
+        self.precision = precision[np.ix_(kept, kept)] + precision[np.ix_(kept, gone)] @ takeover
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What one convolution sees, and what the loss thinks of what it gives."""
+
+    covariance: FloatArray
+    """(in, in) of the channels that it reads, over images and positions."""
+    gradients: FloatArray
+    """(out, out) the mean over batches of the sum over positions of ∂L/∂y ∂L/∂yᵀ."""
+
+
+def score_by_reconstruction(
+    model: Detector, graph: ChannelGraph, examples: Iterable[tuple[Tensor, Tensor]]
+) -> FloatArray:
+    """Score every channel by what its going costs once all that are worth less have gone: (N,) float64, infinity for frozen ones.
+
+    Raises:
+        PlanError: there are no examples.
+    """
+    statistics = measure_statistics(model, graph, examples)
+    scores = np.full(graph.size, np.inf)
+    for group in graph.groups:
+        if not group.frozen:
+            scores[group.ids] = _order(list(_find_readers(model, graph, statistics, group)), len(group.ids))
+    return scores
+
+
+def measure_statistics(
+    model: Detector, graph: ChannelGraph, examples: Iterable[tuple[Tensor, Tensor]]
+) -> dict[int, Statistics]:
+    """Measure every convolution that is not grouped by channel, in evaluation mode.
+
+    Raises:
+        PlanError: there are no examples.
+    """
+    sums: dict[int, list[Tensor]] = {}
+    device = next(model.parameters()).device
+    loss, batches = DetectionLoss(model.network).to(device), 0
+    with evaluating(model), torch.enable_grad(), _Watch(model, graph.conv_layers) as seen:
+        for images, targets in examples:
+            total = loss.measure(model(images), targets, *images.shape[-2:]).total
+            outputs = [output for _, output in seen.values()]
+            gradients = torch.autograd.grad(total, outputs, materialize_grads=True)  # zeros where no head looks
+            for (layer, (inputs, _)), gradient in zip(seen.items(), gradients, strict=True):
+                rows = inputs.permute(1, 0, 2, 3).flatten(1)
+                rows = rows[
+                    :, :: -(-rows.shape[1] // POSITIONS) | 1
+                ].double()  # odd, so that all columns of an image come
+                slopes = gradient.permute(1, 0, 2, 3).flatten(1)
+                parts = [rows @ rows.T, rows.sum(1), rows.new_tensor(rows.shape[1]), (slopes @ slopes.T).double()]
+                sums[layer] = [a + b for a, b in zip(sums[layer], parts, strict=True)] if layer in sums else parts
+            batches += 1
+    if not batches:
+        raise PlanError("obs has no pictures to look at", where="criterion", right="name a data set")
+    made = {}
+    for layer, (squares, total, count, slopes) in sums.items():
+        covariance = squares / count - torch.outer(total, total) / count**2
+        made[layer] = Statistics(covariance.cpu().numpy(), (slopes / batches).cpu().numpy())
+    return made
+
+
+class _Watch:
+    """Shows the input and the output of convolutions' kernels, by layer, while it is open."""
+
+    def __init__(self, model: Detector, layers: Sequence[int]) -> None:
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+        self._kernels = {layer: _get_kernel(model, layer) for layer in layers}
+
+    def __enter__(self) -> dict[int, tuple[Tensor, Tensor]]:
+        self._handles = [
+            kernel.register_forward_hook(self._make_hook(layer)) for layer, kernel in self._kernels.items()
+        ]
+        return self._seen
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _make_hook(self, layer: int):  # type: ignore[no-untyped-def]
+        def hook(kernel: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            self._seen[layer] = (inputs[0].detach(), output)
+            return output.clone()  # what follows may work in place
+
+        return hook
+
+
+def _find_readers(
+    model: Detector, graph: ChannelGraph, statistics: Mapping[int, Statistics], group: Group
+) -> Iterator[_Reader]:
+    """Yield what every convolution makes of the group's channels; one that reads a channel n times is n readers."""
+    for layer in graph.conv_layers:
+        kernel = _get_kernel(model, layer)
+        reads = graph.reads[layer]
+        if len(reads) == kernel.groups > 1:
+            continue  # depthwise: the channel goes with the one that is made of it, which others read
+        places = np.searchsorted(group.ids, reads).clip(max=len(group.ids) - 1)
+        columns = np.flatnonzero(group.ids[places] == reads)
+        while len(columns):
+            _, first = np.unique(places[columns], return_index=True)
+            own = columns[np.sort(first)]
+            yield _make_reader(statistics[layer], _widen(kernel), own, places[own], len(group.ids))
+            columns = np.setdiff1d(columns, own)
+
+
+def _widen(kernel: nn.Conv2d) -> FloatArray:
+    """Return a convolution's weights (out, in, h, w) with zeros for the channels of other groups."""
+    weight = kernel.weight.detach().double().cpu().numpy()
+    if kernel.groups == 1:
+        return weight
+    out, width = len(weight) // kernel.groups, weight.shape[1]
+    wide = np.zeros((len(weight), kernel.groups * width, *weight.shape[2:]))
+    for number in range(kernel.groups):
+        rows = slice(number * out, (number + 1) * out)
+        wide[rows, number * width : (number + 1) * width] = weight[rows]
+    return wide
+
+
+def _make_reader(seen: Statistics, weight: FloatArray, columns: IntArray, places: IntArray, count: int) -> _Reader:
+    """Make a reader of `count` channels, of which the convolution reads `places` as its `columns`."""
+    covariance, importance = np.zeros((count, count)), np.zeros((count, count))
+    covariance[np.ix_(places, places)] = seen.covariance[np.ix_(columns, columns)]
+    own = weight[:, columns].transpose(1, 0, 2, 3)  # (in, out, h, w)
+    judged = np.einsum("op,cphw->cohw", seen.gradients, own, optimize=True)
+    importance[np.ix_(places, places)] = own.reshape(len(own), -1) @ judged.reshape(len(own), -1).T
+    variances = np.diag(covariance)
+    if not (mean := variances.mean()) > 0:
+        return _Reader(np.eye(count), np.zeros((count, count)))
+    return _Reader(np.linalg.inv(covariance + np.diag(RIDGE * variances + CONSTANT * mean)), importance)
+
+
+def _order(readers: Sequence[_Reader], count: int) -> FloatArray:
+    """Return (count,) what each channel costs at the time when it goes, in rising order of their going."""
+    scores, left, worst = np.zeros(count), np.arange(count), 0.0
+    while len(left):
+        costs = sum((reader.measure_costs() for reader in readers), np.zeros(len(left)))
+        chosen = np.argsort(costs, kind="stable")[: max(1, len(left) // STEPS)]
+        for channel in chosen:
+            worst = max(np.nextafter(worst, np.inf), float(costs[channel]))
+            scores[left[channel]] = worst
+        gone = np.zeros(len(left), dtype=bool)
+        gone[chosen] = True
+        if not gone.all():
+            for reader in readers:
+                reader.remove(gone)
+        left = left[~gone]
+    return scores
+
+
+def _get_kernel(model: Detector, layer: int) -> nn.Conv2d:
+    module = model.layers[layer]
+    assert isinstance(module, ConvLayer)
+    return module.conv

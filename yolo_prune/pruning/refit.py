@@ -1,0 +1,132 @@
+"""What removed channels gave, taken over by the kept ones: every convolution of a pruned network fitted by least squares.
+
+    original   x ─► conv W ─► y ─► batch norm ─► activation ─► …
+    pruned     x' ─► conv W' ─► y' ─► …          x': what is left of x, as the fitted layers before give it
+
+W' and a bias b minimise the mean of ‖W' x' + b − y‖² over images and positions, plus a ridge that holds W' at what is left of
+W. Layer by layer in the network's order, so that each makes up for what those before have lost too. b goes into the batch
+norm's running mean, or into the bias. The constants of `constants.py` are the same with W' held: b alone.
+
+Sources: He et al., "Channel Pruning for Accelerating Very Deep Neural Networks" (2017), §3.1 (the least squares, and inputs
+of the pruned network, targets of the original); Luo et al., "ThiNet" (2017), §3.2.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from yolo_prune.darknet.layers import Network, get_sources
+from yolo_prune.errors import PlanError
+from yolo_prune.model.detector import ConvLayer, Detector, evaluating
+from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
+from yolo_prune.pruning.least_squares import Moments
+from yolo_prune.pruning.plan import Plan
+from yolo_prune.pruning.replay import Replay
+from yolo_prune.pruning.surgery import rebuild
+
+RIDGE = 0.1
+"""λ of the ridge, as a share of the inputs' mean variance."""
+MIN_POSITIONS, POSITIONS_PER_INPUT = 4096, 4
+"""How many positions a layer is fitted on, if the images have as many: the larger of a number, and one per input and tap."""
+MAX_PIXELS = 2**24
+"""More pixels than this, all images together, are not worth their time and memory."""
+
+
+def count_images(wanted: int, img_size: int) -> int:
+    """Return how many square images to fit on: as many as wanted, but no more pixels than `MAX_PIXELS`."""
+    return max(1, min(wanted, MAX_PIXELS // img_size**2))
+
+
+@torch.no_grad()
+def refit(model: Detector, plan: Plan, batches: Sequence[Tensor], ridge: float = RIDGE, seed: int = 0) -> Detector:
+    """Return the slimmer model of `rebuild` with every convolution after a cut fitted to give what it gave in `model`.
+
+    `batches` are images (B, 3, H, W) in 0 … 1 on the model's device. Weights of grouped convolutions stay; they get the
+    bias alone. What no cut reaches stays to the bit, and `model` is left unchanged.
+
+    Raises:
+        PlanError: the plan does not fit the network, or there are no images.
+    """
+    if not sum(map(len, batches)):
+        raise PlanError("there are no pictures to fit weights on", where="fold", right="name a data set, or use leaky")
+    graph, slim = make_channel_graph(model.network), rebuild(model, plan).requires_grad_(False)
+    reached, generator = find_reached(model.network, graph, plan), torch.Generator().manual_seed(seed)
+    with evaluating(model), evaluating(slim):
+        original, pruned = Replay(model, batches), Replay(slim, batches)
+        for index in graph.conv_layers:
+            if index in reached:
+                keep = torch.from_numpy(plan.keep[graph.writes[index]])
+                _fit_(slim, model, index, keep, (original, pruned), ridge, generator)
+    return slim.requires_grad_(True)
+
+
+def find_reached(network: Network, graph: ChannelGraph, plan: Plan) -> frozenset[int]:
+    """Return the layers whose inputs a plan changes: it drops some, or changes a layer that they come from."""
+    reached: set[int] = set()
+    for index, layer in enumerate(network.layers):
+        if any(source in reached for source in get_sources(layer, index)) or not plan.keep[graph.reads[index]].all():
+            reached.add(index)
+    return frozenset(reached)
+
+
+def _fit_(
+    slim: Detector,
+    model: Detector,
+    index: int,
+    keep: Tensor,
+    replays: tuple[Replay, Replay],
+    ridge: float,
+    generator: torch.Generator,
+) -> None:
+    """Fit one convolution of `slim` in place; `keep` (out,) are the channels that it still has of the model's."""
+    old, new = _get_conv(model, index), _get_conv(slim, index)
+    kernel, width = new.conv, new.conv.weight[0].numel()
+    is_grouped = kernel.groups > 1
+    weight = kernel.weight.flatten(1).double()
+    moments = Moments(0 if is_grouped else width, len(weight), weight.device)
+    wanted = max(MIN_POSITIONS, POSITIONS_PER_INPUT * width)
+    images = replays[0].images
+    for before, after in zip(*(replay.iterate_inputs(index) for replay in replays), strict=True):
+        targets = old.conv(before)[:, keep.to(before.device)] - kernel(after)
+        places = _pick(targets, -(-wanted * len(targets) // images), generator)
+        inputs = after.new_zeros(len(places), 0) if is_grouped else _take_patches(after, kernel, places)
+        moments.add(inputs, targets.permute(0, 2, 3, 1).flatten(0, 2)[places])
+    slopes, intercept = moments.solve(ridge)
+    if not is_grouped:
+        kernel.weight.add_(slopes.view_as(kernel.weight).to(kernel.weight))
+    if new.bn is not None:
+        new.bn.running_mean.sub_(intercept.to(kernel.weight))
+    else:
+        kernel.bias.add_(intercept.to(kernel.weight))
+
+
+def _pick(outputs: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return up to `count` of the B·H·W positions of outputs (B, C, H, W), at random, in order."""
+    total = outputs[:, 0].numel()
+    if count >= total:
+        return torch.arange(total, device=outputs.device)
+    return torch.randperm(total, generator=generator)[:count].sort().values.to(outputs.device)
+
+
+def _take_patches(inputs: Tensor, kernel: nn.Conv2d, places: Tensor) -> Tensor:
+    """Return (P, C·h·w) what the kernel sees of inputs (B, C, H, W) at positions of its output, numbered image by image."""
+    (size, _), (stride, _), (padding, _) = kernel.kernel_size, kernel.stride, _get_padding(kernel)
+    windows = functional.pad(inputs, (padding,) * 4).unfold(2, size, stride).unfold(3, size, stride)
+    height, width = windows.shape[2:4]
+    image, row, column = places // (height * width), places // width % height, places % width
+    return windows[image, :, row, column].flatten(1)
+
+
+def _get_padding(kernel: nn.Conv2d) -> tuple[int, ...]:
+    assert not isinstance(kernel.padding, str)
+    return kernel.padding
+
+
+def _get_conv(model: Detector, layer: int) -> ConvLayer:
+    module = model.layers[layer]
+    assert isinstance(module, ConvLayer)
+    return module

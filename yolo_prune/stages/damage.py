@@ -1,0 +1,65 @@
+"""What a cut did to a network: AP50 on some validation images, before and after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from yolo_prune.bench.table import RUINED_SHARE
+from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.evaluation.evaluate import measure_score_of
+from yolo_prune.model.detector import Detector
+from yolo_prune.stages.calibration import BATCH, pick_samples
+
+IMAGES = 200
+"""Validation images to look at."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """AP50 of a network before and after a cut, on so many validation images."""
+
+    images: int
+    before: float
+    after: float
+
+    @property
+    def is_ruin(self) -> bool:
+        """Whether next to nothing is left of what the network found."""
+        return self.after < RUINED_SHARE * self.before
+
+    def format(self) -> str:
+        """Say it in one line, and what would help where the network is ruined."""
+        line = f"AP50 on {self.images} validation images: {self.before:.4f} before, {self.after:.4f} after"
+        if not self.is_ruin:
+            return line
+        return (
+            f"{line}: the network is ruined; prune less, without --one-shot, or finetune for many epochs with a teacher"
+        )
+
+
+def measure_damage(
+    before: Detector, after: Detector, spec: DataSpec | None, img_size: int, device: torch.device
+) -> Damage | None:
+    """Score a network before and after a cut on validation images; None where there are none.
+
+    Raises:
+        DatasetError: an image or a label cannot be read.
+    """
+    if spec is None or not spec.splits.get("val"):
+        return None
+    data = pick_samples(spec, "val", IMAGES, img_size)
+    scores = []
+    for model in (before, after):
+        placed = model.to(device).to(memory_format=torch.channels_last).eval()
+        scores.append(measure_score_of(placed, data, device=device, batch_size=BATCH).map50)
+        model.cpu()
+    return Damage(len(data), *scores)
+
+
+def format_damage(damage: Damage | None) -> dict[str, float | int | None]:
+    """Return it under the names that JSON output uses."""
+    if damage is None:
+        return {"map50_before": None, "map50_after": None, "scored_images": 0}
+    return {"map50_before": damage.before, "map50_after": damage.after, "scored_images": damage.images}

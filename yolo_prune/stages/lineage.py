@@ -1,0 +1,74 @@
+"""Where a pruned checkpoint comes from: the network that it was cut from, and how that was trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from yolo_prune.config import parse_config
+from yolo_prune.errors import ConfigError
+from yolo_prune.files import measure_sha256
+from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
+from yolo_prune.stages.settings import FINETUNE, PRUNE_TRAINING, PruneConfig
+from yolo_prune.training.settings import TrainConfig
+
+CUTS = ("prune", "iterate")
+"""Stages whose checkpoint has less than its parent."""
+INHERITED = ("batch_size", "accumulate", "multi_scale", "rectangular", "augment", "loss")
+"""How a network was trained is also how it is trained further, unless told otherwise."""
+
+
+class Uncut(NamedTuple):
+    """The network that a checkpoint was cut from: its file, or why there is none to be had."""
+
+    path: Path | None
+    reason: str
+
+
+def find_uncut(checkpoint: Checkpoint) -> Uncut:
+    """Find the network that a checkpoint was cut from, through all that was done to it since, and hold it against its hash."""
+    was_cut, found = False, None
+    while (parent := checkpoint.provenance.get("parent")) is not None:
+        stage, path = checkpoint.provenance.get("stage"), Path(parent["path"])
+        if was_cut and stage not in CUTS:
+            break
+        was_cut |= stage in CUTS
+        if not path.is_file():
+            return Uncut(None, f"{path}, which it comes from, is not there")
+        if measure_sha256(path) != parent["sha256"]:
+            return Uncut(None, f"{path}, which it comes from, has changed since")
+        found, checkpoint = path, load_checkpoint(path)
+    return Uncut(found, "") if was_cut else Uncut(None, "it was not pruned")
+
+
+def find_training(path: Path) -> TrainConfig | None:
+    """Return how a checkpoint, or the one that it was cut from, was trained; None where that is not known.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    checkpoint = load_checkpoint(path)
+    if checkpoint.provenance.get("stage") in CUTS:
+        if (uncut := find_uncut(checkpoint).path) is None:
+            return None
+        checkpoint = load_checkpoint(uncut)
+    try:
+        recipe = dict(checkpoint.provenance["recipe"])
+        return parse_config(TrainConfig(), recipe, "recipe") if "epochs" in recipe else None
+    except (KeyError, TypeError, ConfigError):
+        return None  # imported, or written by another version: its own defaults are all there is
+
+
+def adapt_finetune(trained: TrainConfig | None) -> TrainConfig:
+    """Return the defaults of `finetune` for a network that was trained so before it was pruned: as long again."""
+    return FINETUNE if trained is None else replace(_inherit(FINETUNE, trained), epochs=trained.epochs)
+
+
+def adapt_prune(trained: TrainConfig | None) -> PruneConfig:
+    """Return the defaults of `prune` for a network that was trained so."""
+    return PruneConfig() if trained is None else PruneConfig(training=_inherit(PRUNE_TRAINING, trained))
+
+
+def _inherit(settings: TrainConfig, trained: TrainConfig) -> TrainConfig:
+    return replace(settings, **{name: getattr(trained, name) for name in INHERITED})
