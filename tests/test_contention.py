@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ class TestMeter:
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now = [100.0]
-        monkeypatch.setattr("yolo_prune.contention.time.monotonic", lambda: now[0])
+        monkeypatch.setattr("yolo_prune.contention.time", SimpleNamespace(monotonic=lambda: now[0]))
         return now
 
     def test_it_adds_up_what_threads_waited(self, tmp_path: Path, clock: list[float]) -> None:
@@ -203,9 +204,15 @@ class TestWatch:
         assert make_second_pool(tree) is None
 
     def test_before_torch_is_there_nothing_happens(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delitem(sys.modules, "torch")
-        assert make_second_pool(tree) is None
-        assert "torch" not in sys.modules
+        monkeypatch.setattr(contention, "sys", SimpleNamespace(modules={}))
+        looks: list[int] = []
+        made: list[Path] = []
+        monkeypatch.setattr(contention, "make_second_pool", made.append)
+        measure = DelayMeter.measure
+        monkeypatch.setattr(DelayMeter, "measure", lambda meter: looks.append(1) or measure(meter))
+        with watch_contention({}, tree), waiting(tree):
+            wait_until(lambda: len(looks) > 20)
+        assert made == []
 
     def test_what_goes_wrong_in_the_thread_ends_it_alone(
         self, tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

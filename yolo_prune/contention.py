@@ -159,13 +159,17 @@ def watch_contention(environment: Mapping[str, str] = os.environ, root: Path = R
 
 
 def _watch(meter: DelayMeter, is_over: Event, root: Path) -> None:
-    rule, pool = WaitRule(), None
+    rule = WaitRule()
+    pool: SecondPool | None = None
     try:
         while not is_over.wait(INTERVAL_S):
-            asleep = rule.update(*meter.measure())
-            if asleep and pool is None:
+            look = meter.measure()
+            if "torch" not in sys.modules:
+                continue
+            was_asleep = rule.asleep
+            if rule.update(*look) and not was_asleep:
                 pool = make_second_pool(root)
-            elif not asleep and pool is not None:
+            elif not rule.asleep and pool is not None:
                 pool.end()
                 pool = None
     except Exception:  # noqa: BLE001  # what only makes a run faster must not end it
@@ -178,19 +182,19 @@ def _watch(meter: DelayMeter, is_over: Event, root: Path) -> None:
 def make_second_pool(root: Path = ROOT) -> SecondPool | None:
     """Make as many threads as libgomp needs to see that there are more than cores.
 
-    Returns None before torch is imported, where it has one thread, or so many that they are more than the cores already, and where it
-    has no libgomp.
+    Returns None where PyTorch has one thread, or more than there are cores already, and where it has no libgomp.
 
     Raises:
         OSError: libgomp cannot be used.
     """
-    if "torch" not in sys.modules or (library := find_libgomp(root)) is None:
-        return None
     import torch  # waits until another thread has imported all of it
 
-    threads, cores = torch.get_num_threads(), _count_cores_of(library)
+    threads = torch.get_num_threads()
+    if threads == 1 or (library := find_libgomp(root)) is None:
+        return None
+    cores = _count_cores_of(library)
     size = cores - threads + 2
-    return SecondPool(library, size) if 1 < threads <= cores and size <= MOST_THREADS else None
+    return SecondPool(library, size) if threads <= cores and size <= MOST_THREADS else None
 
 
 def find_libgomp(root: Path = ROOT) -> Path | None:

@@ -77,7 +77,7 @@ def _list_mounts(root: Path) -> Iterator[tuple[str, list[str], str, str]]:
 def _make_relative(path: str, source: str) -> str:
     """Return a cgroup's path from the folder that is mounted; that folder itself where the cgroup is not in it."""
     inside = path.removeprefix(source.rstrip("/"))
-    if ".." in path.split("/") or (inside and not inside.startswith("/")) or (inside == path and source != "/"):
+    if (inside and not inside.startswith("/")) or (inside == path and source != "/"):
         return ""
     return inside.lstrip("/")
 
