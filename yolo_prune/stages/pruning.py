@@ -169,6 +169,9 @@ def _are_at_zero(checkpoint: Checkpoint, config: PruneConfig) -> bool:
 def _prune_at_once(source: Path, config: PruneConfig, folder: Path, spec: DataSpec | None) -> PruneResult:
     planned = make_planned(source, config)
     short, plan = planned.short, planned.made.plan
+    if config.fold == AUTO:
+        is_fitted = config.criterion == AUTO and planned.spec is not None and _cuts_what_works(short, plan)
+        config = replace(config, fold="regress" if is_fitted else "leaky")
     slim = rebuild(short, plan)
     difference = verify(mask(short, plan), slim, source)
     if planned.made.blocks:

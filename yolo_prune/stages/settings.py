@@ -29,7 +29,7 @@ LEAST_EFFORT = 4
 DEFAULT_EFFORT = 10
 """Epochs of `prune` for a checkpoint that does not say how long it was trained."""
 
-FOLDS = ("leaky", "mean", "regress", "none")
+FOLDS = (AUTO, "leaky", "mean", "regress", "none")
 FOLDS_ON_IMAGES = ("mean", "regress")
 FOR_CHANNELS = (
     *(
@@ -78,8 +78,8 @@ class PruneConfig(ScoreConfig, PlanConfig):
     """A table of `yoloprune sensitivity`: every group is pruned up to the same damage instead of the same importance."""
     plan: Path | None = None
     """A plan of `yoloprune plan` to apply as it stands; nothing else says then what to drop."""
-    fold: str = "leaky"
-    """What consumers take up for a dropped channel: leaky: act(β), what it gives once its γ is 0; mean: its measured mean
+    fold: str = AUTO
+    """What consumers take up for a dropped channel. auto: regress where criterion auto cuts what still works, else leaky; leaky: act(β), what it gives once its γ is 0; mean: its measured mean
     activation; regress: what the kept channels can say of it, all weights after a cut fitted by least squares; none: nothing."""
     recalibrate: int = 256
     """Training pictures on which batch-norm statistics are measured anew after a cut that took channels which still worked; 0 leaves them."""
