@@ -89,7 +89,7 @@ def idle_most(state: dict[str, Tensor]) -> None:
 
 
 def test_prune_says_which_it_took_and_why_and_prunes_by_it(cli: Cli, trained: Path) -> None:
-    outcome = cli("prune", trained, "--criterion", "auto", "--ratio", 0.5, "--recalibrate", 0)
+    outcome = cli("prune", "--one-shot", trained, "--criterion", "auto", "--ratio", 0.5, "--recalibrate", 0)
     said = [line for line in outcome.err.splitlines() if "criterion auto" in line]
     assert len(said) == 1
     assert said[0].startswith("criterion auto takes obs: γ is at zero in 0% of the prunable channels, and of the 18")
@@ -99,20 +99,20 @@ def test_prune_says_which_it_took_and_why_and_prunes_by_it(cli: Cli, trained: Pa
     assert drops[0] == drops[1] != drops[2]
 
     sparse = change_state(trained, idle_most)
-    outcome = cli("prune", sparse, "--criterion", "auto", "--ratio", 0.55, "--recalibrate", 0)
+    outcome = cli("prune", "--one-shot", sparse, "--criterion", "auto", "--ratio", 0.55, "--recalibrate", 0)
     assert "criterion auto takes bn-gamma: all 20 channels that go have a γ at zero" in outcome.err
     by_gamma = read_drops(prune(cli, sparse, "--criterion", "auto", "--ratio", 0.55))
     assert by_gamma == {(0,): list(range(6)), (1, 3): [], (2,): [], (5,): list(range(14))}
 
 
 def test_without_images_it_takes_norms(cli: Cli, lone: Path) -> None:  # noqa: F811
-    outcome = cli("prune", lone, "--criterion", "auto", "--ratio", 0.5, "--recalibrate", 0)
+    outcome = cli("prune", "--one-shot", lone, "--criterion", "auto", "--ratio", 0.5, "--recalibrate", 0)
     assert outcome.code == 0
     assert "criterion auto takes l2: " in outcome.err
     assert "there are no images to look at" in outcome.err
     by_norm = prune(cli, lone, "--criterion", "l2", "--normalize", "mean", "--ratio", 0.5)
     assert read_drops(prune(cli, lone, "--criterion", "auto", "--ratio", 0.5)) == read_drops(by_norm)
-    assert cli("prune", lone, "--criterion", "obs", "--recalibrate", 0).err == (
+    assert cli("prune", "--one-shot", lone, "--criterion", "obs", "--recalibrate", 0).err == (
         "error: --data: the checkpoint names no data set; name a data.yaml, or use another --criterion\n"
     )
 

@@ -209,7 +209,12 @@ class TestWatch:
         made: list[Path] = []
         monkeypatch.setattr(contention, "make_second_pool", made.append)
         measure = DelayMeter.measure
-        monkeypatch.setattr(DelayMeter, "measure", lambda meter: looks.append(1) or measure(meter))
+
+        def count(meter: DelayMeter) -> tuple[float, float]:
+            looks.append(1)
+            return measure(meter)
+
+        monkeypatch.setattr(DelayMeter, "measure", count)
         with watch_contention({}, tree), waiting(tree):
             wait_until(lambda: len(looks) > 20)
         assert made == []

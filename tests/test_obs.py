@@ -124,7 +124,7 @@ def test_a_channel_costs_in_every_layer_that_reads_it() -> None:
     (group,) = (group for group in graph.groups if group.is_tied)
     readers = list(obs._find_readers(model, graph, measure_statistics(model, graph, make_examples(model)), group))
     assert len(readers) == 4  # layers 1 and 3, and 5 twice
-    costs = sum(reader.measure_costs() for reader in readers)
+    costs = np.sum([reader.measure_costs() for reader in readers], axis=0)
     assert score(model)[group.ids].min() == pytest.approx(costs.min())
 
 

@@ -360,7 +360,9 @@ def test_with_a_floor_budgets_are_met_or_the_nearest_is_told(
         assert told is not None
         where = error.where
         assert where in ("target_params", "target_macs")
-        plan(PlanConfig(round_to=round_to, **{str(where): float(told[1])}))
+        nearest = float(told[1])
+        params, macs = (nearest if where == name else None for name in ("target_params", "target_macs"))
+        plan(PlanConfig(round_to=round_to, target_params=params, target_macs=macs))
         return
     cost = measure_cost(prune_network(network, made, GRAPH), 64)
     assert cost.params <= params * full.params

@@ -116,7 +116,8 @@ def test_a_layer_is_what_lstsq_makes_of_what_it_reads(layer: int) -> None:
     model, batches = randomise_(Detector(network)), make_batches(randomise_(Detector(network)))
     plan = drop(network, 0, [1, 3])
     slim = refit(model, plan, batches, ridge=1e-12)
-    read, wanted, given = [], [], []
+    read: list[Tensor] = []
+    wanted: list[Tensor] = []
 
     def see(into: list[Tensor]) -> object:
         def visit(index: int, inputs: list[Tensor], _: Tensor) -> None:
@@ -144,6 +145,7 @@ def test_a_layer_is_what_lstsq_makes_of_what_it_reads(layer: int) -> None:
     else:
         old = get_conv(model, layer).bn
         assert old is not None
+        assert old.running_mean is not None
         assert norm.running_mean is not None
         assert torch.allclose(old.running_mean - norm.running_mean, solution[-1], 1e-5, 1e-6)
         given = given + (old.running_mean - norm.running_mean)
@@ -214,6 +216,7 @@ def test_grouped_convolutions_keep_their_weights_and_get_the_mean() -> None:
         for name, one in (("slim", slim), ("model", model)):
             norm = get_conv(one, layer).bn
             assert norm is not None
+            assert norm.running_mean is not None
             (total,) = (
                 get_conv(one, layer).conv(
                     torch.cat(list(Replay(one.requires_grad_(False), batches).iterate_inputs(layer)))

@@ -515,7 +515,7 @@ def test_a_measured_table_prunes(cli: Cli, trained: Path, finished: dict[str, Pa
     ("changes", "words", "said"),
     [
         ({"network": "0" * 64}, "", "table.json: was measured on another network; measure this one with yoloprune sensitivity"),
-        ({"criterion": "l1"}, "", "table.json: was measured by criterion l1; use criterion l1 here as well"),
+        ({"criterion": "l1"}, "--criterion l2", "table.json: was measured by criterion l1; use criterion l1 here as well"),
         ({"group_reduce": "max"}, "", "table.json: was measured by group_reduce max; use group_reduce max here as well"),
         ({}, "--criterion l2", "table.json: was measured by criterion bn-gamma; use criterion bn-gamma here as well"),
         ({"groups": ()}, "", "from_sensitivity: the group of layer 0 was not measured; finish the measurement with yoloprune sensitivity --resume"),

@@ -191,7 +191,8 @@ def _make_reader(seen: Statistics, weight: FloatArray, columns: IntArray, places
     variances = np.diag(covariance)
     if not (mean := variances.mean()) > 0:
         return _Reader(np.eye(count), np.zeros((count, count)))
-    return _Reader(np.linalg.inv(covariance + np.diag(RIDGE * variances + CONSTANT * mean)), importance)
+    precision = np.linalg.inv(covariance + np.diag(RIDGE * variances + CONSTANT * mean))
+    return _Reader(precision.astype(np.float64, copy=False), importance)
 
 
 def _order(readers: Sequence[_Reader], count: int) -> FloatArray:

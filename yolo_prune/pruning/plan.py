@@ -125,7 +125,7 @@ def rank_with_floor(graph: ChannelGraph, importance: FloatArray, config: PlanCon
     total = int(candidates.sum())
     ready: list[tuple[float, int, int]] = []
     waiting: list[tuple[float, int, int]] = []
-    queues = {}
+    queues: dict[int, tuple[list[int], int]] = {}
 
     def push(number: int) -> None:
         ids, size = queues[number]

@@ -99,8 +99,10 @@ def _fit_(
     if not is_grouped:
         kernel.weight.add_(slopes.view_as(kernel.weight).to(kernel.weight))
     if new.bn is not None:
+        assert new.bn.running_mean is not None
         new.bn.running_mean.sub_(intercept.to(kernel.weight))
     else:
+        assert kernel.bias is not None
         kernel.bias.add_(intercept.to(kernel.weight))
 
 
