@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -361,8 +362,12 @@ def test_with_a_floor_budgets_are_met_or_the_nearest_is_told(
         where = error.where
         assert where in ("target_params", "target_macs")
         nearest = float(told[1])
-        params, macs = (nearest if where == name else None for name in ("target_params", "target_macs"))
-        plan(PlanConfig(round_to=round_to, target_params=params, target_macs=macs))
+        told_of = PlanConfig(round_to=round_to)
+        plan(
+            replace(told_of, target_params=nearest)
+            if where == "target_params"
+            else replace(told_of, target_macs=nearest)
+        )
         return
     cost = measure_cost(prune_network(network, made, GRAPH), 64)
     assert cost.params <= params * full.params
