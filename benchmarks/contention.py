@@ -46,7 +46,8 @@ RULE, PLAIN, SINGLE = "with the rule", "without", "one thread"
 NICE = 10
 SETTLE_S = 2 * INTERVAL_S + 0.2
 """Seconds of work before a measurement with the rule."""
-BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(1000000): pass"
+BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n    for _ in range(1000000): pass"
+"""It ends when the process whose number it is given is no longer its parent."""
 WORKER = Path(__file__).resolve().with_name("contention_work.py")
 
 Job = argparse.Namespace
@@ -120,7 +121,7 @@ def busy(load: str, can_raise: bool) -> Iterator[None]:
     in_session = load == "session" or (load == "higher" and not can_raise)
     with ExitStack() as stack:
         for _ in range(LOADS[load]):
-            process = subprocess.Popen([sys.executable, "-c", BUSY], start_new_session=not in_session)
+            process = subprocess.Popen([sys.executable, "-c", BUSY, str(os.getpid())], start_new_session=not in_session)
             stack.callback(process.wait)
             stack.callback(process.kill)
             if load == "higher" and can_raise:

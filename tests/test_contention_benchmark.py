@@ -139,9 +139,8 @@ def test_busy_processes_are_ended(load: str, tmp_path: Path, monkeypatch: pytest
 
 def test_busy_processes_end_with_a_benchmark_that_is_killed(tmp_path: Path) -> None:
     mark = f"mark = {str(tmp_path)!r}\n"
-    code = (
-        f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {mark + benchmark.BUSY!r}]); os._exit(0)"
-    )
+    busy = f"[sys.executable, '-c', {mark + benchmark.BUSY!r}, str(os.getpid())]"
+    code = f"import os, subprocess, sys; subprocess.Popen({busy}); os._exit(0)"
     subprocess.run([sys.executable, "-c", code], check=True)
     for _ in range(6000):
         if not list_processes(mark):
