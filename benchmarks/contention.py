@@ -2,8 +2,9 @@
 
 Steps of `train`, whole runs of `iterate` (one step of it), `evaluate`, `detect` and `bench` (eager engine), and forward passes of
 the sparse engine, alone and beside busy processes, with yolo_prune/contention.py's rule and without it, as PyTorch waits by
-itself. Loads: one busy process of the same priority in a session of its own (with autogroups Linux shares cores between sessions
-first), one in this session, one of a higher priority, four. Each command is a process of its own for each variant, and waits while
+itself. Loads: one busy process of the same priority in a session of its own, one in this session (`session`), one of a higher
+priority in a session of its own, four in one session, four in one each (`sessions`). With autogroups Linux shares cores between
+sessions first: beside four sessions a fair share is a fifth, beside one a half. Each command is a process of its own for each variant, and waits while
 others are measured; rounds are interleaved. A measurement with the rule begins once the rule has had time to act. Ratios are formed,
 round by round, to the rate alone and without the rule; what one thread reaches alone stands beside them, which is what a process
 that gets one core can do.
@@ -21,7 +22,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +40,26 @@ from yolo_prune.stages.training import start_training
 from yolo_prune.threads import count_cores
 from yolo_prune.training.settings import TrainConfig
 
-LOADS = {"alone": 0, "one": 1, "session": 1, "higher": 1, "four": 4}
-"""Busy processes: in sessions of their own, but for `session`, which has one in this session."""
-GOALS = {"alone": 0.96, "one": 0.6, "session": 0.6, "higher": 0.6, "four": 0.3}
+LOADS = {"alone": (0, 0), "one": (1, 1), "session": (0, 1), "higher": (1, 1), "four": (1, 4), "sessions": (4, 1)}
+"""How many sessions of busy processes, and how many in each; 0 sessions: in this one."""
+GOALS = {"alone": 0.96, "one": 0.6, "session": 0.6, "higher": 0.6, "four": 0.3, "sessions": 0.3}
 """The least ratios to the rate alone without the rule."""
 RULE, PLAIN, SINGLE = "with the rule", "without", "one thread"
 NICE = 10
 SETTLE_S = 2 * INTERVAL_S + 0.2
 """Seconds of work before a measurement with the rule."""
-BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n    for _ in range(1000000): pass"
-"""It ends when the process whose number it is given is no longer its parent."""
+BUSY = """
+import os, sys
+parent = int(sys.argv[2])
+for _ in range(int(sys.argv[1]) - 1):
+    own = os.getpid()
+    if not os.fork():
+        parent = own
+        break
+while os.getppid() == parent:
+    for _ in range(1000000): pass
+"""
+"""It is told its parent, which may have ended before it looks, and ends when it has another."""
 WORKER = Path(__file__).resolve().with_name("contention_work.py")
 
 Job = argparse.Namespace
@@ -69,7 +81,7 @@ class Worker:
     """A command in a process of its own."""
 
     def __init__(self, command: str, variant: str, job: Job) -> None:
-        """Start it; `wait` until it is ready."""
+        """Start it; it imports what it needs, and then waits for `begin`."""
         self.command, self.variant, self._seconds = command, variant, job.seconds
         own = {name: value for name, value in os.environ.items() if name not in SETTINGS}
         own["OMP_NUM_THREADS"] = "1" if variant == SINGLE else str(job.threads)
@@ -86,24 +98,28 @@ class Worker:
                 env=own,
             )
 
-    def wait(self) -> dict[str, Any]:
-        """Return its next answer.
+    def begin(self) -> None:
+        """Have it do its work once, so that it is warm."""
+        self._ask({})
+
+    def measure(self) -> dict[str, float]:
+        """Have it work for a while."""
+        return self._ask({"settle_s": SETTLE_S if self.variant == RULE else 0.0, "seconds": self._seconds})
+
+    def _ask(self, order: dict[str, float]) -> dict[str, Any]:
+        """Return the answer to an order.
 
         Raises:
             SystemExit: it has ended.
         """
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
+        with suppress(BrokenPipeError):
+            print(json.dumps(order), file=self.process.stdin, flush=True)
         if not (line := self.process.stdout.readline()):
             last = self._log.read_text(errors="replace").strip().rpartition("\n")[2]
             raise SystemExit(f"{self.command}, {self.variant}: {last}")
         return dict(json.loads(line))
-
-    def measure(self) -> dict[str, float]:
-        """Have it work for a while."""
-        assert self.process.stdin is not None
-        order = {"settle_s": SETTLE_S if self.variant == RULE else 0.0, "seconds": self._seconds}
-        print(json.dumps(order), file=self.process.stdin, flush=True)
-        return self.wait()
 
     def give_way(self) -> None:
         """Lower the priority of all its threads, for good."""
@@ -112,21 +128,26 @@ class Worker:
 
     def close(self) -> None:
         """End it: it leaves when its stdin ends."""
-        self.process.communicate()
+        with suppress(BrokenPipeError):
+            self.process.communicate()
 
 
 @contextmanager
 def busy(load: str, can_raise: bool) -> Iterator[None]:
     """Keep a load's processes busy, and end them whatever happens; should this process be killed, they end by themselves."""
-    in_session = load == "session" or (load == "higher" and not can_raise)
+    sessions, count = LOADS[load]
+    is_raised = load == "higher" and can_raise
+    has_own = sessions > 0 and (load != "higher" or can_raise)
     with ExitStack() as stack:
-        for _ in range(LOADS[load]):
-            process = subprocess.Popen([sys.executable, "-c", BUSY, str(os.getpid())], start_new_session=not in_session)
+        for _ in range(max(1, sessions) if count else 0):
+            process = subprocess.Popen(
+                [sys.executable, "-c", BUSY, str(count), str(os.getpid())], start_new_session=has_own
+            )
             stack.callback(process.wait)
-            stack.callback(process.kill)
-            if load == "higher" and can_raise:
+            stack.callback(partial(os.killpg, process.pid, signal.SIGKILL) if has_own else process.kill)
+            if is_raised:
                 raise_priority(process.pid)
-        time.sleep(0.3 if LOADS[load] else 0.0)
+        time.sleep(0.3 if count else 0.0)
         yield
 
 
@@ -224,7 +245,7 @@ def parse() -> Job:
     parser.add_argument("--loads", default="alone,one,higher,four", help=f"of {', '.join(LOADS)}; alone is always one")
     parser.add_argument("--also", action="append", default=[], metavar="NAME=VALUE", help="also without the rule and with a setting of the environment, such as GOMP_SPINCOUNT=1000 or OMP_WAIT_POLICY=passive")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--max-minutes", type=float, default=6.0, help="rounds that would end later are left out")
+    parser.add_argument("--max-minutes", type=float, default=5.5, help="rounds that would end later are left out")
     parser.add_argument("--seconds", type=float, default=1.0, help="the least that each measurement takes")
     parser.add_argument("--threads", type=int, default=count_cores())
     parser.add_argument("--cfg", type=Path, default=Path("configs/demo-hand.cfg"))
@@ -254,7 +275,7 @@ def main() -> None:
             workers.append(Worker(command, variant, job))
             stack.callback(workers[-1].close)
         for worker in workers:
-            worker.wait()
+            worker.begin()  # one after the other: together they would keep each other from the cores
         cells = judge(measure_all(workers, job, can_raise))
     busy_is = f"nice {-NICE}" if can_raise else f"nice 0, ours {NICE}, measured last and in one session"
     facts = {"torch": torch.__version__, "cores": count_cores(), "higher": busy_is}

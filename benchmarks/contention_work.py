@@ -155,6 +155,7 @@ def work(order: dict[str, Any]) -> None:
     """Make the unit, and measure it as often as an order comes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a command prints is no answer
+    sys.stdin.readline()
     unit = make_unit(order["command"], Path(order["folder"]), order["batch_size"])
     unit()
     print(json.dumps({"threads": torch.get_num_threads()}), file=answers, flush=True)

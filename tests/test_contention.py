@@ -208,13 +208,13 @@ class TestWatch:
         looks: list[int] = []
         made: list[Path] = []
         monkeypatch.setattr(contention, "make_second_pool", made.append)
-        measure = DelayMeter.measure
 
-        def count(meter: DelayMeter) -> tuple[float, float]:
-            looks.append(1)
-            return measure(meter)
+        class CountedMeter(DelayMeter):
+            def measure(self) -> tuple[float, float]:
+                looks.append(1)
+                return super().measure()
 
-        monkeypatch.setattr(DelayMeter, "measure", count)
+        monkeypatch.setattr(contention, "DelayMeter", CountedMeter)
         with watch_contention({}, tree), waiting(tree):
             wait_until(lambda: len(looks) > 20)
         assert made == []

@@ -8,6 +8,7 @@ can be cut out exactly; the silencer of the slimmer network then goes on where t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -110,8 +111,19 @@ class Silencer:
         self._gammas.clear_(chosen.to(self._gammas.trained.device))
 
     def find_silent(self) -> Plan:
-        """Return the plan that cuts out the channels which are silent now."""
-        return Plan(~self._gammas.find_silent().cpu().numpy())
+        """Return the plan that cuts out the channels which are silent now.
+
+        With `round_to` every group keeps a multiple, or all of its channels; silent ones stay where that needs them. So the
+        next plan, which may want to keep more of a group than this one, begins with whole multiples as well.
+        """
+        keep = ~self._gammas.find_silent().cpu().numpy()
+        if (multiple := self._config.round_to) > 1:
+            for group in self._graph.groups:
+                needed = max(int(keep[group.ids].sum()), self._config.min_channels)
+                width = min(len(group.ids), math.ceil(needed / multiple) * multiple)
+                silent = group.ids[~keep[group.ids]]
+                keep[silent[len(group.ids) - width :]] = True
+        return Plan(keep)
 
     def _rank(self, worth: Tensor | None) -> FloatArray:
         """Return (N,) by which channels go: those that are silent first, then by worth for what their absence saves."""
