@@ -284,7 +284,7 @@ def spoiled(workplace: Path, trained: Path) -> Path:
         ("prune {pt} --group-reduce min", "group_reduce: unknown group_reduce min", "use one of mean, max, sum"),
         ("prune {pt} --scope local", "scope: unknown scope local", "use one of global, layer"),
         ("prune {pt} --normalize sum", "normalize: unknown normalize sum", "use one of none, mean, max"),
-        ("prune {pt} --fold relu", "fold: unknown fold relu", "use one of leaky, mean, none"),
+        ("prune {pt} --fold relu", "fold: unknown fold relu", "use one of auto, leaky, mean, regress, none"),
         ("plan {pt} --fold none", "No such option: --fold", "yoloprune --help"),
         ("prune {pt} --score-batches 0", "score_batches: 0 is out of range", "use at least 1"),
         ("prune {pt} --seed -1", "seed: -1 is out of range", "from 0"),
@@ -340,8 +340,8 @@ def test_a_checkpoint_whose_data_set_has_gone(cli: Cli, data: Path, tiny_cfg: Pa
     assert cli("train", "--data", data, "--cfg", tiny_cfg, "--epochs", 1, "--batch-size", 12).code == 0
     shutil.rmtree("hands")
     for words, flag in (
-        ("prune --ratio 0.5", "--recalibrate 0"),
-        ("prune --criterion taylor --fold mean", "another --criterion and --fold leaky and --recalibrate 0"),
+        ("prune --one-shot --ratio 0.5", "--recalibrate 0"),
+        ("prune --one-shot --criterion taylor --fold mean", "another --criterion and --fold leaky and --recalibrate 0"),
         ("plan --drop-blocks 1", "--drop-blocks 0"),
         ("bench", "--no-score"),
         ("evaluate", "--data"),

@@ -21,7 +21,7 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.files import load_json, measure_sha256, save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from yolo_prune.pruning.blocks import Block, number_kept_layers, pick_blocks
-from yolo_prune.pruning.plan import Plan
+from yolo_prune.pruning.plan import Plan, check_spare
 from yolo_prune.pruning.plan_file import BlockPlan
 from yolo_prune.pruning.settings import PlanConfig
 from yolo_prune.pruning.silencer import begin_removal, parse_removal
@@ -54,6 +54,7 @@ def train_pruned(source: Path, config: PruneConfig, folder: Path, spec: DataSpec
         Interrupted, TimeUp: `resume_pruned` goes on.
     """
     checkpoint = load_checkpoint(source)
+    check_spare((index for index, _ in checkpoint.network.convs), config.spare)
     config = replace(config, data=spec.source, effort=config.effort or choose_effort(checkpoint))
     about = {"source": str(source.resolve()), "sha256": measure_sha256(source), "recipe": format_config(config)}
     last = folder / "last.pt"

@@ -154,13 +154,9 @@ def train(
         data.augment, data.seed = config.augment, config.seed  # those who read the pictures may have had others
         steps_per_epoch = count_batches(len(data), config.batch_size, _get_share(ranks))
         steps = steps_per_epoch * config.epochs
-        if last is not None and (state := last.training.get("removal")) is not None:
-            removal = parse_removal(state)
-        trainee = _make_trainee(run, model, data, steps, moments, removal)
+        trainee = _make_trainee(run, model, data, steps, moments, removal if last is None else _get_removal(last))
         progress = _begin(run, trainee, steps, report) if last is None else restore(trainee, last)
-        if ranks.is_first:
-            remove_scraps(run.folder)
-            save_text(run.folder / "config.yaml", yaml.safe_dump(format_config(config), sort_keys=False))
+        _save_settings(run)
         walk = _Walk(run, trainee, progress, data, val, steps_per_epoch, stop)
         images = min(len(data), steps_per_epoch * config.batch_size)
         with (
@@ -263,6 +259,17 @@ def load_pictures(run: Run) -> Pictures:
     largest = max(list_sizes(run.img_size, config.multi_scale))
     data = DetectionDataset(run.spec.samples("train"), classes, largest, augment=config.augment, seed=config.seed)
     return data, DetectionDataset(run.spec.samples("val"), classes, run.img_size)
+
+
+def _save_settings(run: Run) -> None:
+    if run.ranks.is_first:
+        remove_scraps(run.folder)
+        save_text(run.folder / "config.yaml", yaml.safe_dump(format_config(run.config), sort_keys=False))
+
+
+def _get_removal(last: Checkpoint) -> Removal | None:
+    state = last.training.get("removal")
+    return None if state is None else parse_removal(state)
 
 
 def _make_trainee(
