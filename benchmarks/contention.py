@@ -264,7 +264,6 @@ def main() -> None:
     """Measure all commands under all loads and print the figures."""
     job = parse()
     job.end = time.monotonic() + 60 * job.max_minutes
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     resize(load_cfg(job.cfg), job.img_size)  # says what is wrong before anything is started
     can_raise = "higher" not in job.loads or can_raise_priority()
     variants = [RULE, PLAIN, *job.also, *([SINGLE] if job.threads > 1 else [])]
@@ -291,4 +290,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     main()

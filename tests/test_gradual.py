@@ -315,7 +315,8 @@ def test_settings_of_the_training_are_inherited(hands: Path, tiny_cfg: Path, tmp
     finetune, pruning = adapt_finetune(trained), adapt_prune(trained)
     for settings in (finetune, pruning.training):
         assert (settings.batch_size, settings.augment.mosaic, settings.loss.box) == (6, 0.0, 3.0)
-    assert finetune.epochs == 2
+    assert trained is not None
+    assert [adapt_finetune(replace(trained, epochs=epochs)).epochs for epochs in (1, 12, 30)] == [1, 9, 23]
     assert finetune.parent_teacher
     assert pruning.training.remove
 

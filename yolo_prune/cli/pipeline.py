@@ -113,7 +113,9 @@ def finetune(
     data: Data = None,
     epochs: Annotated[
         int | None,
-        typer.Option(help="Passes over the training pictures.", show_default="as many as before it was pruned"),
+        typer.Option(
+            help="Passes over the training pictures.", show_default="three quarters of those before it was pruned"
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Pictures per step.", show_default=str(FINETUNE.batch_size))

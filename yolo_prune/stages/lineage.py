@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from yolo_prune.training.settings import TrainConfig
 
 CUTS = ("prune", "iterate")
 """Stages whose checkpoint has less than its parent."""
+FINETUNE_SHARE = 0.75
+"""So many of its network's epochs `finetune` takes: with `prune`, which takes half, about as long as those took."""
 INHERITED = ("batch_size", "accumulate", "multi_scale", "rectangular", "augment", "loss")
 """How a network was trained is also how it is trained further, unless told otherwise."""
 
@@ -61,8 +64,10 @@ def find_training(path: Path) -> TrainConfig | None:
 
 
 def adapt_finetune(trained: TrainConfig | None) -> TrainConfig:
-    """Return the defaults of `finetune` for a network that was trained so before it was pruned: as long again."""
-    return FINETUNE if trained is None else replace(_inherit(FINETUNE, trained), epochs=trained.epochs)
+    """Return the defaults of `finetune` for a network that was trained so before it was pruned: three quarters as many epochs."""
+    if trained is None:
+        return FINETUNE
+    return replace(_inherit(FINETUNE, trained), epochs=math.ceil(FINETUNE_SHARE * trained.epochs))
 
 
 def adapt_prune(trained: TrainConfig | None) -> PruneConfig:
