@@ -62,6 +62,9 @@ while os.getppid() == parent:
 """It is told its parent, which may have ended before it looks, and ends when it has another."""
 WORKER = Path(__file__).resolve().with_name("contention_work.py")
 
+MEASURED = ("rate", "cores", "waited", "others")
+"""What a worker measures: units of work per second, cores used, seconds of waiting for a core and of others on the cores, per second."""
+
 Job = argparse.Namespace
 """The command's options, `folder` (data, checkpoint and what commands leave)."""
 
@@ -181,7 +184,7 @@ def measure_all(workers: Sequence[Worker], job: Job, can_raise: bool) -> list[di
     Rounds that would end too late are left out, and `job.rounds` is set to those that were made.
     """
     cells = {
-        (worker, load): {"command": worker.command, "variant": worker.variant, "load": load, "rate": [], "cores": [], "waited": []}
+        (worker, load): {"command": worker.command, "variant": worker.variant, "load": load} | {name: [] for name in MEASURED}
         for worker in workers
         for load in job.loads
         if worker.variant != SINGLE or load == "alone"
@@ -224,7 +227,7 @@ def judge(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def report(cells: list[dict[str, Any]]) -> None:
     """Print the cells as a table: medians, ratios with the least and most of the rounds."""
-    print(f"{'':<52}{'per s':>8}  {'ratio to alone, without':<24}{'cores':>6}{'waited':>8}")
+    print(f"{'':<52}{'per s':>8}  {'ratio to alone, without':<24}{'cores':>6}{'waited':>8}{'others':>8}")
     for cell in cells:
         middle, low, high = np.percentile(cell["ratio"], (50, 0, 100))
         verdict = ""
@@ -232,7 +235,7 @@ def report(cells: list[dict[str, Any]]) -> None:
             verdict = f"  {'met' if cell['is_met'] else 'MISSED'} (goal {cell['goal']})"
         print(
             f"{cell['command']:<10}{cell['load']:<10}{cell['variant']:<32}{np.median(cell['rate']):8.1f}  "
-            f"{f'{middle:.2f} [{low:.2f}, {high:.2f}]':<24}{np.median(cell['cores']):6.2f}{np.median(cell['waited']):8.3f}{verdict}"
+            f"{f'{middle:.2f} [{low:.2f}, {high:.2f}]':<24}{np.median(cell['cores']):6.2f}{np.median(cell['waited']):8.3f}{np.median(cell['others']):8.3f}{verdict}"
         )
     judged = [cell["is_met"] for cell in cells if "goal" in cell]
     print(f"{sum(judged)} of {len(judged)} goals met")

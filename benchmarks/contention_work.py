@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import torch
 
-from yolo_prune.contention import DelayMeter, watch_contention
+from yolo_prune.contention import LoadMeter, watch_contention
 from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
 from yolo_prune.datasets.spec import find_images, load_spec
 from yolo_prune.evaluation.settings import DetectConfig
@@ -136,7 +136,7 @@ def make_sparse_unit(source: Path) -> Unit:
 
 
 def measure(unit: Unit, settle_s: float, seconds: float) -> dict[str, float]:
-    """Return units of work per second, the cores used, and the share of time that threads waited for a core, all added up.
+    """Return units of work per second, the cores used, for how long threads waited for a core, and how much of these others used.
 
     Args:
         settle_s: seconds of work before, which do not count.
@@ -144,11 +144,17 @@ def measure(unit: Unit, settle_s: float, seconds: float) -> dict[str, float]:
     started = time.perf_counter()
     while time.perf_counter() - started < settle_s:
         unit()
-    meter, used, done = DelayMeter(), time.process_time(), 0
+    meter, used, done = LoadMeter(), time.process_time(), 0
     started = time.perf_counter()
     while (took := time.perf_counter() - started) < seconds or not done:
         done += unit()
-    return {"rate": done / took, "cores": (time.process_time() - used) / took, "waited": meter.measure()[0]}
+    load = meter.measure()
+    return {
+        "rate": done / took,
+        "cores": (time.process_time() - used) / took,
+        "waited": load.waited,
+        "others": load.others,
+    }
 
 
 def work(order: dict[str, Any]) -> None:

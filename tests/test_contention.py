@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +23,8 @@ from yolo_prune.contention import (
     INTERVAL_S,
     LEAST_HOLD_S,
     MOST_HOLD_S,
-    DelayMeter,
+    Load,
+    LoadMeter,
     SecondPool,
     WaitRule,
     find_libgomp,
@@ -36,36 +37,45 @@ POOL, WATCHER = "yoloprune second pool", "yoloprune contention"
 LIBRARY = find_libgomp()
 
 needs_libgomp = pytest.mark.skipif(LIBRARY is None, reason="PyTorch has no libgomp here")
-shares = st.lists(st.floats(0, 4), max_size=60)
+shares = st.floats(0, 4)
+loads = st.lists(st.tuples(shares, shares).map(lambda pair: Load(*pair, INTERVAL_S)), max_size=60)
+BUSY = Load(BUSY_SHARE, BUSY_SHARE, 1.0)
 
 
 class TestRule:
-    @given(shares)
-    def test_a_change_has_a_cause(self, given_shares: list[float]) -> None:
+    @given(loads)
+    def test_a_change_has_a_cause(self, given_loads: list[Load]) -> None:
         rule = WaitRule()
-        states = [False, *(rule.update(share, INTERVAL_S) for share in given_shares)]
+        states = [False, *(rule.update(load) for load in given_loads)]
         asleep_s = 0.0
-        for share, before, after in zip(given_shares, states, states[1:], strict=False):
+        for load, before, after in zip(given_loads, states, states[1:], strict=False):
             asleep_s = asleep_s + INTERVAL_S if before else 0.0
             if not before:
-                assert after == (share >= BUSY_SHARE)  # at once
+                assert after == (load.waited >= BUSY_SHARE and load.others >= BUSY_SHARE)  # at once
+            elif load.others < BUSY_SHARE:
+                assert not after
             elif not after:
                 assert LEAST_HOLD_S <= asleep_s <= MOST_HOLD_S
 
     def test_a_load_that_stays_is_tried_ever_less_often(self) -> None:
         rule = WaitRule()
-        assert list(groups([rule.update(BUSY_SHARE, 1.0) for _ in range(60)])) == [2, 1, 4, 1, 8, 1, 16, 1, 16, 1, 9]
+        assert list(groups([rule.update(BUSY) for _ in range(60)])) == [2, 1, 4, 1, 8, 1, 16, 1, 16, 1, 9]
 
-    @given(shares, st.floats(0, BUSY_SHARE, exclude_max=True))
-    def test_it_ends_with_the_load(self, given_shares: list[float], share: float) -> None:
+    @given(loads, shares, st.floats(0, BUSY_SHARE, exclude_max=True))
+    def test_it_ends_with_the_load(self, given_loads: list[Load], more: float, less: float) -> None:
+        for waited, others, looks in ((less, more, MOST_HOLD_S / INTERVAL_S), (more, less, 1)):
+            rule = WaitRule()
+            for load in given_loads:
+                rule.update(load)
+            assert not [rule.update(Load(waited, others, INTERVAL_S)) for _ in range(round(looks))][-1]
+
+    def test_threads_that_wait_for_each_other_alone_stay_awake(self) -> None:
         rule = WaitRule()
-        for one in given_shares:
-            rule.update(one, INTERVAL_S)
-        assert not [rule.update(share, INTERVAL_S) for _ in range(round(MOST_HOLD_S / INTERVAL_S))][-1]
+        assert not any(rule.update(Load(1.9, 0.05, INTERVAL_S)) for _ in range(60))
 
     def test_a_load_that_comes_later_is_a_new_one(self) -> None:
         rule = WaitRule()
-        states = [rule.update(share, 1.0) for share in [*[BUSY_SHARE] * 20, *[0.0] * 20, *[BUSY_SHARE] * 4]]
+        states = [rule.update(load) for load in [*[BUSY] * 20, *[Load(0.0, 0.0, 1.0)] * 20, *[BUSY] * 4]]
         assert list(groups(states[-5:])) == [2, 1, 1]
 
 
@@ -74,28 +84,50 @@ class TestMeter:
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now = [100.0]
         monkeypatch.setattr("yolo_prune.contention.time", SimpleNamespace(monotonic=lambda: now[0]))
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2})
         return now
 
     def test_it_adds_up_what_threads_waited(self, tmp_path: Path, clock: list[float]) -> None:
-        write_delays(tmp_path, {"1": 5e9, "2": 0})
-        meter = DelayMeter(tmp_path)
-        write_delays(tmp_path, {"1": 5.5e9, "2": 0.25e9, "3": 0.25e9})
+        write_clocks(tmp_path, {"1": 5e9, "2": 0})
+        meter = LoadMeter(tmp_path)
+        write_clocks(tmp_path, {"1": 5.5e9, "2": 0.25e9, "3": 0.25e9})
         clock[0] += 2
-        assert meter.measure() == (0.5, 2.0)
+        assert meter.measure() == (0.5, 0.0, 2.0)
         (tmp_path / "proc/self/task/1/schedstat").unlink()  # it ends
-        write_delays(tmp_path, {"2": 0.5e9})
+        write_clocks(tmp_path, {"2": 0.5e9})
         clock[0] += 1
-        assert meter.measure() == (0.25, 1.0)
-        assert meter.measure() == (0.0, 0.0)
+        assert meter.measure() == (0.25, 0.0, 1.0)
+        assert meter.measure() == (0.0, 0.0, 0.0)
+
+    def test_others_are_what_is_used_of_its_cores_and_not_by_itself(self, tmp_path: Path, clock: list[float]) -> None:
+        write_clocks(tmp_path, {"1": 0}, used=[10, 0, 20], ran_ns=3e9)
+        meter = LoadMeter(tmp_path)
+        write_clocks(tmp_path, {"1": 0}, used=[11.5, 9, 21], ran_ns=4e9)  # core 1 is not this process's
+        clock[0] += 2
+        assert meter.measure() == (0.0, 0.75, 2.0)
+        write_clocks(tmp_path, {"1": 0}, used=[12, 9, 21], ran_ns=4.6e9)  # ticks are late
+        clock[0] += 1
+        assert meter.measure() == (0.0, 0.0, 1.0)
 
     def test_a_kernel_that_does_not_tell_is_known(self, tmp_path: Path) -> None:
-        assert not DelayMeter(tmp_path).is_possible
+        assert not LoadMeter(tmp_path).is_possible
         (tmp_path / "proc/self/task/1").mkdir(parents=True)
-        assert not DelayMeter(tmp_path).is_possible
+        assert not LoadMeter(tmp_path).is_possible
         (tmp_path / "proc/self/task/1/schedstat").write_text("0\n")
-        assert not DelayMeter(tmp_path).is_possible
-        write_delays(tmp_path, {"1": 0})
-        assert DelayMeter(tmp_path).is_possible
+        assert not LoadMeter(tmp_path).is_possible
+        write_clocks(tmp_path, {"1": 0})
+        assert LoadMeter(tmp_path).is_possible
+        for line in ("", "cpu 1 2 3", "cpu0 1 2 3", "cpu0 a b c d e f g h"):
+            (tmp_path / "proc/stat").write_text(line)
+            assert not LoadMeter(tmp_path).is_possible
+
+    def test_another_process_is_seen(self) -> None:
+        meter = LoadMeter()
+        if not meter.is_possible:
+            pytest.skip("this kernel does not count")
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+            wait_until(lambda: meter.measure().others > 0.1)
+            process.kill()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +189,7 @@ class TestWatch:
     @pytest.fixture
     def tree(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """Lay out a kernel's files of a process whose only thread has not waited yet, and look at them often."""
-        write_delays(tmp_path, {"1": 0})
+        write_clocks(tmp_path, {"1": 0})
         (tmp_path / "proc/self/maps").symlink_to("/proc/self/maps")
         monkeypatch.setattr(contention, "INTERVAL_S", 0.01)
         monkeypatch.setattr(contention, "LEAST_HOLD_S", 0.1)
@@ -209,12 +241,12 @@ class TestWatch:
         made: list[Path] = []
         monkeypatch.setattr(contention, "make_second_pool", made.append)
 
-        class CountedMeter(DelayMeter):
-            def measure(self) -> tuple[float, float]:
+        class CountedMeter(LoadMeter):
+            def measure(self) -> Load:
                 looks.append(1)
                 return super().measure()
 
-        monkeypatch.setattr(contention, "DelayMeter", CountedMeter)
+        monkeypatch.setattr(contention, "LoadMeter", CountedMeter)
         with watch_contention({}, tree), waiting(tree):
             wait_until(lambda: len(looks) > 20)
         assert made == []
@@ -267,16 +299,22 @@ def groups(states: list[bool]) -> Iterator[int]:
             yield len(list(same))
 
 
-def write_delays(root: Path, delays_ns: dict[str, float]) -> None:
-    for thread, delay_ns in delays_ns.items():
-        path = root / "proc/self/task" / thread / "schedstat"
+def write_clocks(root: Path, waited_ns: dict[str, float], used: Iterable[float] = (0,), ran_ns: float = 0) -> None:
+    """Lay out for how long each thread has run and waited, and in seconds for how long each core was used."""
+    lines = [f"cpu{number} 0 0 {round(100 * seconds)} 0 0 0 0 0 0 0" for number, seconds in enumerate(used)]
+    texts = {"stat": "\n".join(["cpu 0 0 0 0 0 0 0 0", *lines, "ctxt 1"])}
+    texts |= {
+        f"self/task/{thread}/schedstat": f"{int(ran_ns)} {int(waited)} 4\n" for thread, waited in waited_ns.items()
+    }
+    for name, text in texts.items():
+        path = root / "proc" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_name("new").write_text(f"123 {int(delay_ns)} 4\n")
+        path.with_name("new").write_text(text)
         path.with_name("new").replace(path)
 
 
 class waiting:  # reads as a word
-    """Have the thread of a tree wait for a core all the time, within a block."""
+    """Have the thread of a tree wait for a core that another process uses all the time, within a block."""
 
     def __init__(self, root: Path) -> None:
         self._root, self._is_over = root, threading.Event()
@@ -291,7 +329,7 @@ class waiting:  # reads as a word
 
     def _write(self) -> None:
         while not self._is_over.wait(0.001):
-            write_delays(self._root, {"1": 1e9 * time.monotonic()})
+            write_clocks(self._root, {"1": 1e9 * (now := time.monotonic())}, [now])
 
 
 def list_threads() -> list[str]:

@@ -37,7 +37,7 @@ def test_every_command_has_work(command: str, folder: Path, undrawn: None) -> No
     counts = [unit(), unit()]
     assert counts[0] == counts[1] > 0
     figures = measure(unit, settle_s=0.0, seconds=0.0)
-    assert set(figures) == {"rate", "cores", "waited"}
+    assert set(figures) == {"rate", "cores", "waited", "others"}
     assert figures["rate"] > 0
 
 
@@ -57,7 +57,7 @@ def test_the_whole_is_measured_and_nothing_is_left(
     }
     for (load, variant), cell in cells.items():
         assert cell["command"] == "sparse"
-        assert [len(cell[name]) for name in ("rate", "cores", "waited", "ratio")] == [2] * 4
+        assert [len(cell[name]) for name in ("rate", "cores", "waited", "others", "ratio")] == [2] * 5
         assert ("is_met" in cell) == (variant == "with the rule")
         assert cell.get("goal", benchmark.GOALS[load]) == benchmark.GOALS[load]
     assert cells["alone", "without"]["ratio"] == [1.0, 1.0]
@@ -66,7 +66,7 @@ def test_the_whole_is_measured_and_nothing_is_left(
 
 def test_a_verdict_is_by_the_median_of_rounds(capsys: pytest.CaptureFixture[str]) -> None:
     def make(variant: str, load: str, *rates: float) -> dict[str, Any]:
-        return {"command": "train", "variant": variant, "load": load, "rate": rates, "cores": [1.0] * 3, "waited": [0.1] * 3}  # fmt: skip
+        return {"command": "train", "variant": variant, "load": load, "rate": rates, "cores": [1.0] * 3, "waited": [0.1] * 3, "others": [0.5] * 3}  # fmt: skip
 
     cells = [
         make("without", "alone", 100, 100, 50),
@@ -92,7 +92,7 @@ class FakeWorker:
 
     def measure(self) -> dict[str, float]:
         self._log.append(self.variant)
-        return {"rate": 1.0, "cores": 1.0, "waited": 0.0}
+        return {"rate": 1.0, "cores": 1.0, "waited": 0.0, "others": 0.0}
 
     def give_way(self) -> None:
         self._log.append("give way")

@@ -7,9 +7,9 @@ could run in.
 
 libgomp waits awake only for an instant while the process has more OpenMP threads than cores. A second pool of such threads,
 all asleep, is enough for that: what is computed, and by how many threads, stays the same. So this module has the pool made while
-the threads of this process have to wait for cores, and ended when they do not.
+the threads of this process have to wait for cores that other processes use, and ended when they do not.
 
-Source: do_spin in GCC's libgomp/config/linux/wait.h, gomp_team_start in team.c; sched-stats.rst of Linux.
+Source: do_spin in GCC's libgomp/config/linux/wait.h, gomp_team_start in team.c; sched-stats.rst of Linux; proc_stat(5).
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
+from typing import NamedTuple
 
 from yolo_prune.threads import ROOT
 
 INTERVAL_S = 0.25
 """Between looks at how long threads wait for cores."""
 BUSY_SHARE = 0.2
-"""Seconds of waiting for a core, of all threads together, per second, from which on threads wait for each other asleep."""
+"""Seconds of waiting for a core, of all threads together, per second, from which on threads wait for each other asleep, if other
+processes use as many seconds of the cores. Training has its threads wait as long for each other where nothing else runs."""
 LEAST_HOLD_S, MOST_HOLD_S = 2.0, 16.0
 """How long they do so before it is tried again without: at first, and after trials that failed."""
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -42,12 +44,22 @@ PATIENCE_S = 1.0
 """For so long the end of a command waits for the watching thread."""
 
 
+class Load(NamedTuple):
+    """What was seen between two looks."""
+
+    waited: float
+    """Seconds for which the threads of this process waited for a core, all together, per second."""
+    others: float
+    """Seconds of its cores that other processes used, per second."""
+    seconds: float
+
+
 @dataclass
 class WaitRule:
-    """Says whether threads are to wait for each other asleep, from the shares of time for which they wait for cores.
+    """Says whether threads are to wait for each other asleep.
 
-    What the shares are while threads sleep tells little: they then wait for a core each time they are woken, on a machine that has
-    nothing else to do too. So from time to time they are kept awake again, for one look.
+    For how long they wait for cores tells little while they sleep: they then do each time they are woken. So they are kept awake again
+    when other processes hardly use the cores, and from time to time for one look.
     """
 
     asleep: bool = False
@@ -56,12 +68,13 @@ class WaitRule:
     state_s: float = LEAST_HOLD_S
     """For how long the state has been what it is; at first, long enough."""
 
-    def update(self, share: float, seconds: float) -> bool:
-        """Take in the share of the last `seconds`, and return whether to wait asleep from now on."""
-        self.state_s += seconds
-        if self.asleep and self.state_s >= self.hold_s:
+    def update(self, load: Load) -> bool:
+        """Take in what was seen last, and return whether to wait asleep from now on."""
+        self.state_s += load.seconds
+        is_shared = load.others >= BUSY_SHARE
+        if self.asleep and (self.state_s >= self.hold_s or not is_shared):
             self._enter(asleep=False)
-        elif not self.asleep and share >= BUSY_SHARE:
+        elif not self.asleep and is_shared and load.waited >= BUSY_SHARE:
             is_same_load = self.state_s < LEAST_HOLD_S
             self.hold_s = min(2 * self.hold_s, MOST_HOLD_S) if is_same_load else LEAST_HOLD_S
             self._enter(asleep=True)
@@ -71,35 +84,67 @@ class WaitRule:
         self.asleep, self.state_s = asleep, 0.0
 
 
-class DelayMeter:
-    """Measures for how long the threads of this process have waited for a core while they could have run."""
+class LoadMeter:
+    """Measures for how long threads of this process wait for cores, and how much of these others use."""
 
     def __init__(self, root: Path = ROOT) -> None:
-        self._folder = root / "proc/self/task"
-        self._last, self._time = self._read(), time.monotonic()
+        self._root = root
+        self._last = self._read()
 
-    def measure(self) -> tuple[float, float]:
-        """Return the seconds of waiting, of all threads together, per second since the last call, and these seconds."""
-        before, since = self._last, self._time
-        self._last, self._time = self._read(), time.monotonic()
-        seconds = self._time - since
-        waited_ns = sum(max(0, delay - before.get(thread, 0)) for thread, delay in self._last.items())
-        return (waited_ns / 1e9 / seconds if seconds > 0 else 0.0), seconds
+    def measure(self) -> Load:
+        """Return what there was since the last call."""
+        before, self._last = self._last, self._read()
+        now = self._last
+        seconds = now.time_s - before.time_s
+        if seconds <= 0:
+            return Load(0.0, 0.0, 0.0)
+        used_s = _add_up(before.used_s, now.used_s) - _add_up(before.ran_s, now.ran_s)
+        return Load(_add_up(before.waited_s, now.waited_s) / seconds, max(0.0, used_s) / seconds, seconds)
 
     @property
     def is_possible(self) -> bool:
         """Whether this kernel tells it."""
-        return bool(self._last)
+        return bool(self._last.waited_s and self._last.used_s)
 
-    def _read(self) -> dict[str, int]:
-        """Return the nanoseconds that each thread has waited, by its id."""
-        delays = {}
-        for thread in _list_names(self._folder):
+    def _read(self) -> _Clocks:
+        ran_s, waited_s = {}, {}
+        folder = self._root / "proc/self/task"
+        for thread in _list_names(folder):
             try:
-                delays[thread] = int((self._folder / thread / "schedstat").read_text().split()[1])
-            except (OSError, ValueError, IndexError):  # it has just ended, or the kernel does not count
+                ran_ns, waited_ns = map(int, (folder / thread / "schedstat").read_text().split()[:2])
+            except (OSError, ValueError):  # it has just ended, or the kernel does not count
                 continue
-        return delays
+            ran_s[thread], waited_s[thread] = ran_ns / 1e9, waited_ns / 1e9
+        return _Clocks(time.monotonic(), ran_s, waited_s, _read_used(self._root))
+
+
+class _Clocks(NamedTuple):
+    time_s: float
+    ran_s: dict[str, float]
+    waited_s: dict[str, float]
+    """Of each thread of this process by its id."""
+    used_s: dict[str, float]
+    """Of each core that this process may use, by whatever process."""
+
+
+def _read_used(root: Path) -> dict[str, float]:
+    """Return for how many seconds each core that this process may use was not idle, by its name; empty where it is not told."""
+    names = {f"cpu{number}" for number in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
+    used_s = {}
+    try:
+        for line in (root / "proc/stat").read_text().splitlines():
+            name, *ticks = line.split()
+            if name in names:
+                user, nice, system, _idle, _waits_for_disk, irq, softirq, stolen = map(int, ticks[:8])
+                used_s[name] = (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return {}
+    return used_s
+
+
+def _add_up(before: Mapping[str, float], now: Mapping[str, float]) -> float:
+    """Return by how much all clocks went on together, one that was not there before since it is there."""
+    return sum(max(0.0, value - before.get(name, 0.0)) for name, value in now.items())
 
 
 class SecondPool:
@@ -140,9 +185,9 @@ def watch_contention(environment: Mapping[str, str] = os.environ, root: Path = R
     """Have PyTorch's threads wait asleep while they have to share their cores, until the block is left.
 
     Nothing happens before torch is imported, where PyTorch has no libgomp or one thread, where the kernel does not tell how
-    long threads wait, and where the user says how to wait (OMP_WAIT_POLICY or GOMP_SPINCOUNT).
+    long threads wait and cores are used, and where the user says how to wait (OMP_WAIT_POLICY or GOMP_SPINCOUNT).
     """
-    meter = DelayMeter(root)
+    meter = LoadMeter(root)
     if any(environment.get(name) for name in SETTINGS) or not meter.is_possible:
         yield
         return
@@ -158,16 +203,16 @@ def watch_contention(environment: Mapping[str, str] = os.environ, root: Path = R
             watcher.join(PATIENCE_S)
 
 
-def _watch(meter: DelayMeter, is_over: Event, root: Path) -> None:
+def _watch(meter: LoadMeter, is_over: Event, root: Path) -> None:
     rule = WaitRule()
     pool: SecondPool | None = None
     try:
         while not is_over.wait(INTERVAL_S):
-            look = meter.measure()
+            load = meter.measure()
             if "torch" not in sys.modules:
                 continue
             was_asleep = rule.asleep
-            if rule.update(*look) and not was_asleep:
+            if rule.update(load) and not was_asleep:
                 pool = make_second_pool(root)
             elif not rule.asleep and pool is not None:
                 pool.end()
