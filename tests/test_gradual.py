@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ from tiny import PRUNABLE, SIDE, TINY_CFG, Cli, Killed, before_step, is_same, ma
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.errors import ConfigError, Interrupted, PlanError, TimeUp
-from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.model.detector import Detector
+from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
+from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.plan import Plan, prune_network
 from yolo_prune.pruning.plan_file import load_plan
@@ -93,6 +95,54 @@ def test_floors_rounding_and_spared_layers_hold(trained: Path, tmp_path: Path) -
     filters = [layer.filters for _, layer in load_checkpoint(result.checkpoint).network.convs]
     assert filters[4:] == [16, 12]
     assert all(count % 4 == 0 for count in filters)
+
+
+@pytest.fixture(scope="module")
+def wide(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a checkpoint of the tiny network with sixteen times as many channels, 64 to 256 in a group."""
+    folder = tmp_path_factory.mktemp("wide")
+    cfg = folder / "wide.cfg"
+    cfg.write_text(re.sub(r"filters=(4|8|16)$", lambda found: f"filters={16 * int(found[1])}", TINY_CFG, flags=re.M))
+    return start_training(make_config(hands, cfg, epochs=1, val_interval=0), folder / "train")
+
+
+@pytest.mark.parametrize(
+    ("changes", "multiple"),
+    [
+        ({}, 8),  # a sixteenth of 128
+        ({"criterion": "l2"}, 8),
+        ({"one_shot": True}, 8),
+        ({"round_to": 4}, 4),
+        ({"round_to": 1}, 1),
+        ({"one_shot": True, "criterion": "l2"}, 1),
+        ({"one_shot": True, "criterion": "bn-gamma"}, 1),
+    ],
+)
+def test_widths_suit_engines_where_working_channels_go(
+    changes: dict[str, Any], multiple: int, wide: Path, tmp_path: Path
+) -> None:
+    result = run(wide, tmp_path / "run", effort=1, **changes)
+    widths = [layer.filters for _, layer in load_checkpoint(result.checkpoint).network.convs][:-1]
+    assert math.gcd(*widths) % multiple == 0
+    assert result.planned.prune_ratio == pytest.approx(0.6, abs=0.001 if multiple == 1 else 0.02)
+
+
+@pytest.mark.parametrize("one_shot", [False, True])
+def test_channels_at_zero_go_to_the_last_and_no_other(one_shot: bool, wide: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(wide)
+    model = checkpoint.make_model()
+    with torch.no_grad():
+        for index, _ in model.network.convs[:-1]:
+            layer = model.layers[index]
+            assert isinstance(layer, ConvLayer)
+            assert layer.bn is not None
+            layer.bn.weight[5:] = layer.bn.bias[5:] = 0
+    graph = make_channel_graph(model.network)
+    kept = 5 * sum(not group.frozen for group in graph.groups)
+    source = save_checkpoint(tmp_path / "zeros.pt", replace(checkpoint, state=model.state_dict()))
+    result = run(source, tmp_path / "run", ratio=float(1 - kept / graph.prunable.sum()), one_shot=one_shot)
+    widths = [layer.filters for _, layer in load_checkpoint(result.checkpoint).network.convs]
+    assert widths[:-1] == [5] * (len(widths) - 1)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import make_plan_at_random, make_small_network, networks
+from tiny import TINY_CFG
 
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
+from yolo_prune.darknet.cfg import load_cfg, parse_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Network
 from yolo_prune.errors import PlanError
@@ -18,6 +22,7 @@ from yolo_prune.pruning.plan import (
     FloatArray,
     Plan,
     check_plan,
+    choose_multiple,
     make_cost_budgets,
     make_plan,
     prune_network,
@@ -104,7 +109,7 @@ def test_a_larger_ratio_drops_a_superset(
 def list_widths(size: int, config: PlanConfig) -> list[int]:
     """Return the widths that rounding allows a group: multiples, at least one and no fewer than its floor, or all of it."""
     least = min(config.min_channels, size)
-    return sorted({width for width in range(config.round_to, size + 1, config.round_to) if width >= least} | {size})
+    return sorted({width for width in range(config.multiple, size + 1, config.multiple) if width >= least} | {size})
 
 
 @given(
@@ -372,3 +377,20 @@ def test_with_a_floor_budgets_are_met_or_the_nearest_is_told(
     cost = measure_cost(prune_network(network, made, GRAPH), 64)
     assert cost.params <= params * full.params
     assert cost.macs <= macs * full.macs
+
+
+@pytest.mark.parametrize(
+    ("name", "multiple"),
+    [("yolov3-hand", 16), ("yolov3-tiny-hand", 16), ("demo-hand", 8), ("yolov3-hand-quarter", 4)],
+)
+def test_the_default_multiple_keeps_the_ratio(name: str, multiple: int) -> None:
+    network = load_cfg(Path(__file__).parents[1] / f"configs/{name}.cfg")
+    graph = make_channel_graph(network)
+    assert choose_multiple(graph) == multiple
+    for seed, ratio in itertools.product(range(5), (0.5, 0.8)):
+        plan = make_plan(graph, make_importance(graph, seed), PlanConfig(ratio, round_to=multiple))
+        assert plan.measure_ratio(graph) == pytest.approx(ratio, abs=0.03)
+
+
+def test_narrow_networks_take_any_width() -> None:
+    assert choose_multiple(make_channel_graph(parse_cfg(TINY_CFG))) == 1

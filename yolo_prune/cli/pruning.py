@@ -156,7 +156,7 @@ def prune(
         int | None,
         typer.Option(
             help="Keep the nearest multiple of this many channels in every group, at least one.",
-            show_default=str(_PRUNE.round_to),
+            show_default="16, fewer where layers are narrow",
         ),
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="A plan.json to apply as it stands.", show_default=False)] = None,

@@ -73,9 +73,8 @@ class PlanConfig:
     """Prune the channels that shortcuts tie together as well; without, those groups are left alone."""
     min_channels: int = 2
     """Channels that every group keeps, whatever their importance (a smaller group keeps all)."""
-    round_to: int = 1
-    """Keep a multiple of this many channels in every group, the nearest, at least one; a group with fewer keeps all. 8 suits
-    AVX and tensor cores."""
+    round_to: int | None = 1
+    """Keep a multiple of this many channels in every group, the nearest, at least one; a group with fewer keeps all."""
     target_params: float | None = None
     """Share of the original's parameters that may stay, in (0, 1]."""
     target_macs: float | None = None
@@ -112,8 +111,13 @@ class PlanConfig:
             raise PlanError(
                 f"{self.min_channels} would let a layer vanish", where="min_channels", right="use at least 1"
             )
-        if self.round_to < 1:
+        if self.round_to is not None and self.round_to < 1:
             raise PlanError(f"{self.round_to} is no multiple", where="round_to", right="use at least 1")
+
+    @property
+    def multiple(self) -> int:
+        """`round_to`, 1 without it."""
+        return self.round_to or 1
 
     @property
     def is_timed(self) -> bool:

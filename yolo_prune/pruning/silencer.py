@@ -117,7 +117,7 @@ class Silencer:
         next plan, which may want to keep more of a group than this one, begins with whole multiples as well.
         """
         keep = ~self._gammas.find_silent().cpu().numpy()
-        if (multiple := self._config.round_to) > 1:
+        if (multiple := self._config.multiple) > 1:
             for group in self._graph.groups:
                 needed = max(int(keep[group.ids].sum()), self._config.min_channels)
                 width = min(len(group.ids), math.ceil(needed / multiple) * multiple)

@@ -24,6 +24,7 @@ from yolo_prune.pruning.plan import (
     FloatArray,
     Plan,
     check_spare,
+    choose_multiple,
     make_cost_budgets,
     make_plan,
     prune_network,
@@ -180,6 +181,8 @@ def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig, stop
         report(f"criterion auto takes {choice.criterion}: {choice.why}")
         normalize = choice.normalize if config.normalize == "none" else config.normalize
         config, scores = replace(config, criterion=choice.criterion, normalize=normalize), choice.scores
+        if config.round_to is None and choice.criterion != "bn-gamma":
+            config = replace(config, round_to=choose_multiple(graph))
     if scores is None:
         scores = score(short, graph, config, subject.spec, subject.img_size, subject.device)
     importance = scores if table is None else rank_by_damage(graph, scores, table)

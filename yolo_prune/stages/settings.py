@@ -58,6 +58,9 @@ class PruneConfig(ScoreConfig, PlanConfig):
     criterion: str = "auto"
     """auto: while training, what a channel's silence would cost by the squared gradients that the optimizer keeps; others: see
     `ScoreConfig`."""
+    round_to: int | None = None
+    """Keep a multiple of this many channels in every group, the nearest, at least one; a group with fewer keeps all. Without it
+    16, 8, 4 or 1, at most a sixteenth of the median width, and 1 where channels go at once by a named criterion or because they are at zero."""
     one_shot: bool = False
     """Cut at once, without training."""
     effort: int | None = None
