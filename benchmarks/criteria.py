@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch_pruning_peer import prune_with_torch_pruning
+from torch_pruning_peer import prune_to_macs
 
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Network, Upsample
@@ -37,15 +37,13 @@ from yolo_prune.training.recalibrate import recalibrate_
 CPU = torch.device("cpu")
 TORCH_PRUNING = "Torch-Pruning, l2, same share of every layer"
 PUBLISHED = "published rule: global γ, no shortcuts, none before upsampling"
-RATIO_STEPS = 12
-"""Bisections of Torch-Pruning's ratio, which knows no budget."""
 NO_FOLDER = str.maketrans(" ,:γ", "---g")
 
 
 def list_methods(network: Network) -> dict[str, PruneConfig]:
     """Return our ways to prune by their row's name; a group's scores are divided by their mean but where γ is taken raw."""
     before_upsampling = tuple(index - 1 for index, layer in enumerate(network.layers) if isinstance(layer, Upsample))
-    base = PruneConfig(normalize="mean", min_channels=1)
+    base = PruneConfig(one_shot=True, criterion="bn-gamma", normalize="mean", min_channels=1)
     return {
         "bn-gamma, raw": replace(base, normalize="none"),
         **{name: replace(base, criterion=name) for name in CRITERIA},
@@ -120,16 +118,9 @@ def describe_after(whole: Sequence[Matches], evaluation: Evaluation) -> dict[str
 
 def prune_by_peer(path: Path, source: Checkpoint, spec: DataSpec, share: float, folder: Path) -> Path:
     """Write what Torch-Pruning makes of the checkpoint at the smallest ratio that meets the share of MACs."""
-    model, full = source.make_model().eval(), measure_cost(source.network, source.img_size)
-    low, high = 0.0, 1.0
-    for _ in range(RATIO_STEPS):
-        middle = (low + high) / 2
-        slim = prune_with_torch_pruning(model, middle).network
-        fits = measure_cost(slim, source.img_size).macs <= share * full.macs
-        low, high = (low, middle) if fits else (middle, high)
-    pruned = prune_with_torch_pruning(model, high)
+    pruned, ratio = prune_to_macs(source.make_model().eval(), source.img_size, share)
     recalibrate_(pruned, iterate_batches(pick_samples(spec, "train", PruneConfig().recalibrate, source.img_size)), CPU)
-    provenance = make_provenance("prune", {"pruning_ratio": high}, path, data=source.provenance.get("data"))
+    provenance = make_provenance("prune", {"pruning_ratio": ratio}, path, data=source.provenance.get("data"))
     checkpoint = Checkpoint(pruned.network, pruned.state_dict(), source.names, source.img_size, provenance)
     return save_checkpoint(folder / "pruned.pt", checkpoint)
 

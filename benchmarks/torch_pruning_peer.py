@@ -3,30 +3,55 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
 import torch_pruning as tp
 from torch import nn
 
+from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Layer, change_layers
 from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.loss import DetectionLoss
+from yolo_prune.pruning.importance import Example
 
 IMPORTANCES: dict[str, Callable[[], object]] = {
     "bn-gamma": lambda: tp.importance.BNScaleImportance(group_reduction="mean", normalizer=None),
     "l1": lambda: tp.importance.MagnitudeImportance(p=1),
     "l2": lambda: tp.importance.MagnitudeImportance(p=2),
+    "taylor": lambda: tp.importance.GroupTaylorImportance(),
 }
 """Torch-Pruning's importance by the name of our criterion; its l1 and l2 count the weights that read a channel as well."""
+RATIO_STEPS = 12
+"""Bisections of the ratio, as Torch-Pruning knows no budget."""
 
 
-def prune_with_torch_pruning(model: Detector, ratio: float, criterion: str = "l2") -> Detector:
+def prune_to_macs(
+    model: Detector, img_size: int, share: float, criterion: str = "l2", examples: Iterable[Example] = ()
+) -> tuple[Detector, float]:
+    """Return what Torch-Pruning leaves at the smallest ratio that meets a share of the MACs, and that ratio."""
+    kept, full = tuple(examples), measure_cost(model.network, img_size)
+    low, high = 0.0, 1.0
+    for _ in range(RATIO_STEPS):
+        middle = (low + high) / 2
+        slim = prune_with_torch_pruning(model, middle, criterion, kept).network
+        fits = measure_cost(slim, img_size).macs <= share * full.macs
+        low, high = (low, middle) if fits else (middle, high)
+    return prune_with_torch_pruning(model, high, criterion, kept), high
+
+
+def prune_with_torch_pruning(
+    model: Detector, ratio: float, criterion: str = "l2", examples: Iterable[Example] = ()
+) -> Detector:
     """Return what Torch-Pruning's BasePruner leaves of a model at its defaults: every layer loses the share `ratio`.
 
-    Head convolutions keep their outputs. `model` is left as it was.
+    Head convolutions keep their outputs. `model` is left as it was. Taylor takes the gradients of our loss over `examples`.
     """
     twin = copy.deepcopy(model).train(False).requires_grad_(True)
+    loss = DetectionLoss(model.network)
+    for images, targets in examples:
+        torch.autograd.backward(loss.measure(twin(images), targets, *images.shape[-2:]).total)
     side = 2 * model.network.stride
     pruner = tp.pruner.BasePruner(
         twin,
