@@ -119,9 +119,10 @@ def wide(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_widths_suit_engines_where_working_channels_go(
-    changes: dict[str, Any], multiple: int, wide: Path, tmp_path: Path
+    changes: dict[str, Any], multiple: int, wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = run(wide, tmp_path / "run", effort=1, **changes)
+    assert ("widths are multiples of 8, which are faster" in capsys.readouterr().err) == (multiple == 8)
     widths = [layer.filters for _, layer in load_checkpoint(result.checkpoint).network.convs][:-1]
     assert math.gcd(*widths) % multiple == 0
     assert result.planned.prune_ratio == pytest.approx(0.6, abs=0.001 if multiple == 1 else 0.02)

@@ -181,8 +181,8 @@ def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig, stop
         report(f"criterion auto takes {choice.criterion}: {choice.why}")
         normalize = choice.normalize if config.normalize == "none" else config.normalize
         config, scores = replace(config, criterion=choice.criterion, normalize=normalize), choice.scores
-        if config.round_to is None and choice.criterion != "bn-gamma":
-            config = replace(config, round_to=choose_multiple(graph))
+        if choice.criterion != "bn-gamma":
+            config = fill_round_to(config, graph)
     if scores is None:
         scores = score(short, graph, config, subject.spec, subject.img_size, subject.device)
     importance = scores if table is None else rank_by_damage(graph, scores, table)
@@ -192,6 +192,16 @@ def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig, stop
     if config.criterion == "bn-gamma" and config.normalize == "none":
         _warn_of_lively_channels(graph, scores, plan)
     return plan
+
+
+def fill_round_to(config: PruneConfig, graph: ChannelGraph) -> PruneConfig:
+    """Return the settings with the multiple of channels that suits engines and the network, where they leave it open."""
+    if config.round_to is not None or config.plan is not None:
+        return config
+    multiple = choose_multiple(graph)
+    if multiple > 1:
+        report(f"widths are multiples of {multiple}, which are faster; --round-to 1 takes any")
+    return replace(config, round_to=multiple)
 
 
 def _spread(graph: ChannelGraph, scores: FloatArray, config: PruneConfig) -> FloatArray:

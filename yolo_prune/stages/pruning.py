@@ -16,7 +16,7 @@ from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.constants import Constants, carry_constants, measure_constants
 from yolo_prune.pruning.importance import check_finite, score_channels
 from yolo_prune.pruning.pictures import draw_plan
-from yolo_prune.pruning.plan import Plan, choose_multiple
+from yolo_prune.pruning.plan import Plan
 from yolo_prune.pruning.plan_file import save_plan
 from yolo_prune.pruning.refit import count_images, refit
 from yolo_prune.pruning.settings import AUTO, ScoreConfig
@@ -27,7 +27,7 @@ from yolo_prune.stages.calibration import iterate_batches, iterate_images, pick_
 from yolo_prune.stages.damage import Damage, format_damage, measure_damage
 from yolo_prune.stages.data import find_data_of, report
 from yolo_prune.stages.gradual import make_plan_config, train_pruned
-from yolo_prune.stages.planning import Planned, format_layers, make_planned
+from yolo_prune.stages.planning import Planned, fill_round_to, format_layers, make_planned
 from yolo_prune.stages.settings import PruneConfig
 from yolo_prune.stages.weight_pruning import WeightPruneResult, prune_weights
 from yolo_prune.training.device import make_device
@@ -125,8 +125,7 @@ def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult | Weig
         return _prune_at_once(source, config, folder, spec)
     if spec is None:
         return _prune_at_once(source, replace(config, one_shot=True, recalibrate=0), folder, spec)
-    if config.round_to is None and config.plan is None:
-        config = replace(config, round_to=choose_multiple(make_channel_graph(checkpoint.network)))
+    config = fill_round_to(config, make_channel_graph(checkpoint.network))
     planned, difference = train_pruned(source, config, folder, spec)
     best = load_checkpoint(folder / "best.pt")
     return _finish(
