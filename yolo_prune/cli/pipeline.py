@@ -209,6 +209,9 @@ def run(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="the file's")] = None,
     name: Annotated[str | None, typer.Option(help="The run's folder below runs/.", show_default="the file's")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Every random number follows from this one.", show_default="the file's")
+    ] = None,
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
 ) -> None:
@@ -216,7 +219,7 @@ def run(
     from yolo_prune.cli.measure import print_bench
     from yolo_prune.stages.chain import load_chain, run_chain
 
-    flags: dict[str, Any] = {"data": data, "device": device, "name": name}
+    flags: dict[str, Any] = {"data": data, "device": device, "name": name, "seed": seed}
     if weights is not None:
         flags["train"] = {"weights": weights}
     print_bench(run_chain(overlay(load_chain(config), None, flags)).bench, as_json, markdown)
