@@ -249,6 +249,8 @@ def test_run_prints_the_table(cli: Cli, hands: Path, tiny_cfg: Path) -> None:
     assert cli(*words, "--markdown").out.startswith("| model | params |")
     rows = read_json(cli(*words, "--json"))["rows"]
     assert [row["name"] for row in rows] == ["Original", "Pruned", "Finetuned"]
+    for product in ("train/best.pt", "prune/pruned.pt", "finetune/best.pt"):
+        assert load_checkpoint(Path("runs/mine", product)).provenance["recipe"]["seed"] == 3
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -59,7 +59,7 @@ class TestRule:
 
     def test_a_load_that_stays_is_tried_ever_less_often(self) -> None:
         rule = WaitRule()
-        assert list(groups([rule.update(BUSY) for _ in range(60)])) == [2, 1, 4, 1, 8, 1, 16, 1, 16, 1, 9]
+        assert list(groups([rule.update(BUSY) for _ in range(200)])) == [8, 1, 16, 1, 32, 1, 64, 1, 64, 1, 11]
 
     @given(loads, shares, st.floats(0, BUSY_SHARE, exclude_max=True))
     def test_it_ends_with_the_load(self, given_loads: list[Load], more: float, less: float) -> None:
@@ -75,8 +75,8 @@ class TestRule:
 
     def test_a_load_that_comes_later_is_a_new_one(self) -> None:
         rule = WaitRule()
-        states = [rule.update(load) for load in [*[BUSY] * 20, *[Load(0.0, 0.0, 1.0)] * 20, *[BUSY] * 4]]
-        assert list(groups(states[-5:])) == [2, 1, 1]
+        states = [rule.update(load) for load in [*[BUSY] * 80, *[Load(0.0, 0.0, 1.0)] * 20, *[BUSY] * 10]]
+        assert list(groups(states[-11:])) == [8, 1, 1]
 
 
 class TestMeter:

@@ -32,8 +32,9 @@ INTERVAL_S = 0.25
 BUSY_SHARE = 0.2
 """Seconds of waiting for a core, of all threads together, per second, from which on threads wait for each other asleep, if other
 processes use as many seconds of the cores. Training has its threads wait as long for each other where nothing else runs."""
-LEAST_HOLD_S, MOST_HOLD_S = 2.0, 16.0
-"""How long they do so before it is tried again without: at first, and after trials that failed."""
+LEAST_HOLD_S, MOST_HOLD_S = 8.0, 64.0
+"""How long they do so, while others use the cores, before it is tried again without: at first, and after trials that failed. A process of
+low priority keeps the cores busy and nobody waiting."""
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 """By which a user says how to wait."""
 RIVALS = ("libiomp", "libomp")
