@@ -79,8 +79,8 @@ def test_a_verdict_is_by_the_median_of_rounds(capsys: pytest.CaptureFixture[str]
     assert judged[1]["ratio"] == pytest.approx([0.97, 0.95, 0.98])
     benchmark.report(judged)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].endswith("0.97 [0.95, 0.98]         1.00   0.100  met (goal 0.96)")
-    assert lines[4].endswith("0.59 [0.59, 0.80]         1.00   0.100  MISSED (goal 0.6)")
+    assert lines[2].endswith("0.97 [0.95, 0.98]         1.00   0.100   0.500  met (goal 0.96)")
+    assert lines[4].endswith("0.59 [0.59, 0.80]         1.00   0.100   0.500  MISSED (goal 0.6)")
     assert lines[-1] == "1 of 2 goals met"
 
 
