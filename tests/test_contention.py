@@ -153,12 +153,12 @@ def test_the_library_is_found_where_it_is_the_only_one(tmp_path: Path, names: li
 class TestPool:
     def test_it_comes_and_goes_with_its_threads(self) -> None:
         assert LIBRARY is not None
-        before = count_threads()
+        before = list_tasks()
         for size in (2, 5):
             pool = SecondPool(LIBRARY, size)
-            assert count_threads() == before + size
+            assert len(list_tasks() - before) == size
             pool.end()
-            wait_until(lambda: count_threads() == before)
+            wait_until(lambda: not list_tasks() - before)
 
     def test_another_library_is_an_error(self) -> None:
         for library in ("/nowhere/libgomp.so.1", "libc.so.6"):
@@ -227,11 +227,12 @@ class TestWatch:
 
     def test_fewer_threads_than_cores_need_a_larger_pool(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(contention, "_count_cores_of", lambda library: 6)
-        before = count_threads()
+        before = list_tasks()
         pool = make_second_pool(tree)
         assert pool is not None
-        assert count_threads() - before == 6  # with the one that PyTorch's pool adds to its caller, one more than cores
+        made = list_tasks() - before
         pool.end()
+        assert len(made) == 6  # with the one that PyTorch's pool adds to its caller, one more than cores
         monkeypatch.setattr(contention, "_count_cores_of", lambda library: 1000)
         assert make_second_pool(tree) is None
 
@@ -336,8 +337,9 @@ def list_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("yoloprune")]
 
 
-def count_threads() -> int:
-    return len(list(Path("/proc/self/task").iterdir()))
+def list_tasks() -> set[str]:
+    """Return the ids of this process's threads; some that are there may be about to end."""
+    return {path.name for path in Path("/proc/self/task").iterdir()}
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
