@@ -27,8 +27,9 @@ from yolo_prune.evaluation.evaluate import Evaluation, evaluate
 from yolo_prune.evaluation.matching import Matches
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
-from yolo_prune.pruning.settings import CRITERIA
-from yolo_prune.stages.calibration import iterate_batches, pick_samples
+from yolo_prune.model.detector import Detector
+from yolo_prune.pruning.settings import CRITERIA, ON_IMAGES
+from yolo_prune.stages.calibration import iterate_batches, iterate_examples, pick_samples
 from yolo_prune.stages.pruning import prune
 from yolo_prune.stages.settings import FINETUNE, PruneConfig
 from yolo_prune.stages.training import start_training
@@ -116,12 +117,21 @@ def describe_after(whole: Sequence[Matches], evaluation: Evaluation) -> dict[str
     return {"after": evaluation.score.map50, "difference": paired_difference(whole, evaluation.matches)}
 
 
-def prune_by_peer(path: Path, source: Checkpoint, spec: DataSpec, share: float, folder: Path) -> Path:
+def prune_by_peer(
+    path: Path, source: Checkpoint, spec: DataSpec, share: float, folder: Path, criterion: str = "l2"
+) -> Path:
     """Write what Torch-Pruning makes of the checkpoint at the smallest ratio that meets the share of MACs."""
-    pruned, ratio = prune_to_macs(source.make_model().eval(), source.img_size, share)
-    recalibrate_(pruned, iterate_batches(pick_samples(spec, "train", PruneConfig().recalibrate, source.img_size)), CPU)
-    provenance = make_provenance("prune", {"pruning_ratio": ratio}, path, data=source.provenance.get("data"))
-    checkpoint = Checkpoint(pruned.network, pruned.state_dict(), source.names, source.img_size, provenance)
+    images = pick_samples(spec, "train", PruneConfig().recalibrate, source.img_size)
+    examples = iterate_examples(images, CPU) if criterion in ON_IMAGES else ()
+    pruned, ratio = prune_to_macs(source.make_model().eval(), source.img_size, share, criterion, examples)
+    recalibrate_(pruned, iterate_batches(images), CPU)
+    return save_peer(folder, pruned, path, source, {"criterion": criterion, "pruning_ratio": ratio})
+
+
+def save_peer(folder: Path, model: Detector, path: Path, source: Checkpoint, recipe: dict[str, Any]) -> Path:
+    """Write a network as one that was cut from the checkpoint at `path`, which `finetune` takes as its teacher."""
+    provenance = make_provenance("prune", recipe, path, data=source.provenance.get("data"))
+    checkpoint = Checkpoint(model.network, model.state_dict(), source.names, source.img_size, provenance)
     return save_checkpoint(folder / "pruned.pt", checkpoint)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 import torch_pruning as tp
-from torch import nn
+from torch import Tensor, nn
 
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Layer, change_layers
@@ -31,27 +32,34 @@ def prune_to_macs(
     model: Detector, img_size: int, share: float, criterion: str = "l2", examples: Iterable[Example] = ()
 ) -> tuple[Detector, float]:
     """Return what Torch-Pruning leaves at the smallest ratio that meets a share of the MACs, and that ratio."""
-    kept, full = tuple(examples), measure_cost(model.network, img_size)
+    gradients, full = measure_gradients(model, examples), measure_cost(model.network, img_size)
     low, high = 0.0, 1.0
     for _ in range(RATIO_STEPS):
         middle = (low + high) / 2
-        slim = prune_with_torch_pruning(model, middle, criterion, kept).network
+        slim = prune_with_torch_pruning(model, middle, criterion, gradients).network
         fits = measure_cost(slim, img_size).macs <= share * full.macs
         low, high = (low, middle) if fits else (middle, high)
-    return prune_with_torch_pruning(model, high, criterion, kept), high
+    return prune_with_torch_pruning(model, high, criterion, gradients), high
+
+
+def measure_gradients(model: Detector, examples: Iterable[Example]) -> dict[str, Tensor]:
+    """Return the gradients of our loss by each parameter's name, added up over the examples; none without examples."""
+    twin, loss = copy.deepcopy(model).train(False).requires_grad_(True), DetectionLoss(model.network)
+    for images, targets in examples:
+        torch.autograd.backward(loss.measure(twin(images), targets, *images.shape[-2:]).total)
+    return {name: weight.grad for name, weight in twin.named_parameters() if weight.grad is not None}
 
 
 def prune_with_torch_pruning(
-    model: Detector, ratio: float, criterion: str = "l2", examples: Iterable[Example] = ()
+    model: Detector, ratio: float, criterion: str = "l2", gradients: Mapping[str, Tensor] = MappingProxyType({})
 ) -> Detector:
     """Return what Torch-Pruning's BasePruner leaves of a model at its defaults: every layer loses the share `ratio`.
 
-    Head convolutions keep their outputs. `model` is left as it was. Taylor takes the gradients of our loss over `examples`.
+    Head convolutions keep their outputs. `model` is left as it was. Taylor needs `gradients`.
     """
     twin = copy.deepcopy(model).train(False).requires_grad_(True)
-    loss = DetectionLoss(model.network)
-    for images, targets in examples:
-        torch.autograd.backward(loss.measure(twin(images), targets, *images.shape[-2:]).total)
+    for name, weight in twin.named_parameters():
+        weight.grad = gradients[name].clone() if name in gradients else None
     side = 2 * model.network.stride
     pruner = tp.pruner.BasePruner(
         twin,
