@@ -164,6 +164,8 @@ class TestPool:
         for library in ("/nowhere/libgomp.so.1", "libc.so.6"):
             with pytest.raises(OSError, match=r"libgomp|libc|omp_get_thread_num|GOMP"):
                 SecondPool(Path(library), 2)
+            with pytest.raises(OSError, match=r"libgomp|libc|omp_get_num_procs"):
+                contention._count_cores_of(Path(library))
 
     def test_threads_wait_asleep_and_compute_the_same(self) -> None:
         """In a process of its own, whose OpenMP threads nobody else uses."""
@@ -252,16 +254,31 @@ class TestWatch:
             wait_until(lambda: len(looks) > 20)
         assert made == []
 
-    def test_what_goes_wrong_in_the_thread_ends_it_alone(
-        self, tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    @pytest.mark.parametrize("error", [OSError, RuntimeError, ImportError])
+    def test_a_pool_that_cannot_be_made_ends_the_watching_alone(
+        self,
+        error: type[Exception],
+        tree: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
         def fail(root: Path) -> SecondPool:
-            raise OSError("cannot be")
+            raise error("cannot be")
 
         monkeypatch.setattr(contention, "make_second_pool", fail)
         with watch_contention({}, tree), waiting(tree):
             wait_until(lambda: list_threads() == [])
         assert capsys.readouterr() == ("", "")
+
+    def test_a_defect_is_not_silent(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(root: Path) -> SecondPool:
+            raise TypeError("a defect")
+
+        seen: list[type[BaseException]] = []
+        monkeypatch.setattr(contention, "make_second_pool", fail)
+        monkeypatch.setattr(threading, "excepthook", lambda told: seen.append(told.exc_type))
+        with watch_contention({}, tree), waiting(tree):
+            wait_until(lambda: seen == [TypeError])
 
     def test_a_system_without_threads_to_spare_runs_the_command(
         self, tree: Path, monkeypatch: pytest.MonkeyPatch

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from yolo_prune.threads import ROOT
 
@@ -157,12 +157,8 @@ class SecondPool:
         Raises:
             OSError: libgomp is not loaded from `library`, or is another library.
         """
-        try:
-            libgomp = ctypes.CDLL(str(library), mode=os.RTLD_NOLOAD | os.RTLD_NOW)
-            nothing = ctypes.cast(libgomp.omp_get_thread_num, ctypes.c_void_p)
-            run = libgomp.GOMP_parallel
-        except AttributeError as error:
-            raise OSError(str(error)) from error
+        nothing = ctypes.cast(_get_function(library, "omp_get_thread_num"), ctypes.c_void_p)
+        run = _get_function(library, "GOMP_parallel")
         run.argtypes, run.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
         self._is_made, self._is_over = Event(), Event()
 
@@ -218,7 +214,11 @@ def _watch(meter: LoadMeter, is_over: Event, root: Path) -> None:
             elif not rule.asleep and pool is not None:
                 pool.end()
                 pool = None
-    except Exception:  # noqa: BLE001  # what only makes a run faster must not end it
+    except (
+        OSError,
+        RuntimeError,
+        ImportError,
+    ):  # no such libgomp, no more threads, or torch is broken, which its importer tells
         pass
     finally:
         if pool is not None:
@@ -256,7 +256,19 @@ def find_libgomp(root: Path = ROOT) -> Path | None:
 
 
 def _count_cores_of(library: Path) -> int:
-    return int(ctypes.CDLL(str(library), mode=os.RTLD_NOLOAD | os.RTLD_NOW).omp_get_num_procs())
+    return int(_get_function(library, "omp_get_num_procs")())
+
+
+def _get_function(library: Path, name: str) -> Any:
+    """Return a function of a library that is loaded.
+
+    Raises:
+        OSError: the library is not loaded, or has no such function.
+    """
+    try:
+        return getattr(ctypes.CDLL(str(library), mode=os.RTLD_NOLOAD | os.RTLD_NOW), name)
+    except AttributeError as error:
+        raise OSError(str(error)) from error
 
 
 def _list_names(folder: Path) -> list[str]:
