@@ -361,7 +361,7 @@ def test_a_server_that_says_nothing_and_one_that_talks_something_else(path: Path
 def test_a_transfer_that_stands_still_is_broken_and_goes_on(server: Server, path: Path) -> None:
     server.answers = [Answer(cut=70_000, wait=(still := threading.Event()))]
     lines: list[str] = []
-    download(server.url, path, config=DownloadConfig(tries=2, pause_s=0, timeout_s=0.2), report=lines.append)
+    download(server.url, path, config=DownloadConfig(tries=2, pause_s=0, timeout_s=2.0), report=lines.append)
     still.set()
     check_whole(path)
     assert server.ranges == [None, "bytes=70000-"]
