@@ -36,7 +36,7 @@ from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.layers import resize
 from yolo_prune.datasets.settings import SyntheticConfig
 from yolo_prune.datasets.synthetic import make_dataset
-from yolo_prune.stages.training import start_training
+from yolo_prune.commands.train import start_training
 from yolo_prune.threads import count_cores
 from yolo_prune.training.settings import TrainConfig
 

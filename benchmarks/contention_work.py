@@ -27,12 +27,12 @@ from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.sparse.engine import SparseDetector
-from yolo_prune.stages.bench import bench
-from yolo_prune.stages.detect import detect
-from yolo_prune.stages.evaluate import evaluate_models
-from yolo_prune.stages.iterate import start_iterate
-from yolo_prune.stages.iterate_settings import IterateConfig
-from yolo_prune.stages.settings import FINETUNE, BenchConfig, EvaluateConfig
+from yolo_prune.commands.bench import bench
+from yolo_prune.commands.detect import detect
+from yolo_prune.commands.evaluate import evaluate_models
+from yolo_prune.commands.iterate import start_iterate
+from yolo_prune.commands.iterate_config import IterateConfig
+from yolo_prune.commands.config import FINETUNE, BenchConfig, EvaluateConfig
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.pace import measure_pace
 from yolo_prune.training.settings import TrainConfig
@@ -44,7 +44,7 @@ COMMANDS = ("train", "iterate", "evaluate", "detect", "bench", "sparse")
 RUNS = 20
 """Forward passes in a unit of `bench` and of the sparse engine."""
 SPARSITY = 0.9
-PLOTS = ("yolo_prune.training.report._draw_results", "yolo_prune.stages.iterate.draw_frontier")
+PLOTS = ("yolo_prune.training.report._draw_results", "yolo_prune.commands.iterate.draw_frontier")
 STEPS = 10_000
 """How long the training believes it is, for its schedules."""
 

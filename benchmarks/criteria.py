@@ -29,10 +29,10 @@ from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.settings import CRITERIA, ON_IMAGES
-from yolo_prune.stages.calibration import iterate_batches, iterate_examples, pick_samples
-from yolo_prune.stages.pruning import prune
-from yolo_prune.stages.settings import FINETUNE, PruneConfig
-from yolo_prune.stages.training import start_training
+from yolo_prune.commands.calibration import iterate_batches, iterate_examples, pick_samples
+from yolo_prune.commands.prune import prune
+from yolo_prune.commands.config import FINETUNE, PruneConfig
+from yolo_prune.commands.train import start_training
 from yolo_prune.training.recalibrate import recalibrate_
 
 CPU = torch.device("cpu")

@@ -23,7 +23,7 @@ from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
 from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import Detector
-from yolo_prune.stages.data import load_data
+from yolo_prune.commands.data import load_data
 from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.trainee import Trainee, make_trainee
 

@@ -242,7 +242,7 @@ def work(kind: str) -> None:
 
 def lay_out(job: Job) -> None:
     """Put the pictures into the job's folder as every side reads them, with pytorchyolo's other files."""
-    from yolo_prune.stages.data import load_data
+    from yolo_prune.commands.data import load_data
 
     spec, folder, pictures = load_data(job.data), Path(job.folder), ""
     for part in ("images", "labels"):

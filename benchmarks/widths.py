@@ -48,7 +48,7 @@ from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
 from yolo_prune.pruning.plan import make_cost_budgets, make_plan, make_threshold_plan, prune_network
 from yolo_prune.pruning.settings import PlanConfig
-from yolo_prune.stages.data import report
+from yolo_prune.commands.data import report
 from yolo_prune.training.recalibrate import recalibrate_
 
 CONFIGS = Path(__file__).parents[1] / "configs"

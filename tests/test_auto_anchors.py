@@ -23,8 +23,8 @@ from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.settings import LossConfig
 from yolo_prune.model.weights import save_weights
-from yolo_prune.stages.chain import load_chain
-from yolo_prune.stages.training import resume_training, start_training
+from yolo_prune.commands.run import load_chain
+from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.start import DEFAULT_IMG_SIZE, make_start
 

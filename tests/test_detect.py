@@ -16,7 +16,7 @@ from yolo_prune.evaluation.pictures import PALETTE
 from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
-from yolo_prune.stages.detect import DetectResult, detect
+from yolo_prune.commands.detect import DetectResult, detect
 
 CONFIG = DetectConfig(confidence=0.25)
 
@@ -51,7 +51,7 @@ class FakeEngine:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("yolo_prune.stages.detect.DecodedDetector", FakeEngine)
+    monkeypatch.setattr("yolo_prune.commands.detect.DecodedDetector", FakeEngine)
 
 
 def run(trained: Path, images: list[Path], out: Path, config: DetectConfig = CONFIG, size: int = 64) -> DetectResult:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from yolo_prune.errors import ConfigError
-from yolo_prune.stages.folders import RUNS, find_latest, make_run_folder, remember_latest, resolve_checkpoint
+from yolo_prune.commands.run_folders import RUNS, find_latest, make_run_folder, remember_latest, resolve_checkpoint
 
 pytestmark = pytest.mark.usefixtures("workplace")
 

@@ -25,11 +25,11 @@ from yolo_prune.pruning.plan_file import load_plan
 from yolo_prune.pruning.settings import PlanConfig
 from yolo_prune.pruning.silencer import begin_removal, parse_removal
 from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
-from yolo_prune.stages.gradual import choose_effort, load_journal
-from yolo_prune.stages.lineage import adapt_finetune, adapt_prune, find_training, find_uncut
-from yolo_prune.stages.pruning import PruneResult, prune
-from yolo_prune.stages.settings import PRUNE_TRAINING, PruneConfig
-from yolo_prune.stages.training import start_training
+from yolo_prune.commands.prune_gradually import choose_effort, load_journal
+from yolo_prune.commands.lineage import adapt_finetune, adapt_prune, find_training, find_uncut
+from yolo_prune.commands.prune import PruneResult, prune
+from yolo_prune.commands.config import PRUNE_TRAINING, PruneConfig
+from yolo_prune.commands.train import start_training
 from yolo_prune.training import removal as removal_module
 from yolo_prune.training.settings import TrainConfig
 
@@ -291,7 +291,7 @@ def test_a_wrong_cut_is_noticed(trained: Path, tmp_path: Path, monkeypatch: pyte
 
 def test_a_ruined_network_is_told(cli: Cli, trained: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "yolo_prune.stages.damage.RUINED_SHARE", 1e9
+        "yolo_prune.commands.damage.RUINED_SHARE", 1e9
     )  # whatever the tiny network still finds is less than that
     outcome = cli("prune", trained, "--one-shot", "--ratio", 0.5)
     assert outcome.code == 0

@@ -27,10 +27,10 @@ from yolo_prune.pruning.importance import score_by_squares
 from yolo_prune.pruning.plan import Plan
 from yolo_prune.pruning.settings import ScoreConfig
 from yolo_prune.pruning.surgery import rebuild, slice_tensors
-from yolo_prune.stages import iterate as module
-from yolo_prune.stages.cuts import cut
-from yolo_prune.stages.iterate import IterateResult, resume_iterate, start_iterate
-from yolo_prune.stages.iterate_settings import IterateConfig
+from yolo_prune.commands import iterate as module
+from yolo_prune.commands.iterate_step import cut
+from yolo_prune.commands.iterate import IterateResult, resume_iterate, start_iterate
+from yolo_prune.commands.iterate_config import IterateConfig
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.moments import MEAN_SQUARE, get_moments, slice_moments

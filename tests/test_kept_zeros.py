@@ -26,7 +26,7 @@ from yolo_prune.pruning.surgery import zero_weights
 from yolo_prune.pruning.weight_plan import (
     make_weight_plan,
 )
-from yolo_prune.stages.training import resume_training, start_training
+from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.pace import Pace
 from yolo_prune.training.settings import TrainConfig

@@ -14,8 +14,8 @@ from tiny import is_same_run, make_config
 
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.stages.chain import run_chain
-from yolo_prune.stages.settings import ChainConfig
+from yolo_prune.commands.run import run_chain
+from yolo_prune.commands.config import ChainConfig
 from yolo_prune.training.ranks import Ranks, join_ranks
 
 TESTS = Path(__file__).parent

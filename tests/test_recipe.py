@@ -26,7 +26,7 @@ from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.loss import DetectionLoss, measure_class_weights, measure_offsets
 from yolo_prune.model.settings import DistillConfig, LossConfig
-from yolo_prune.stages.training import start_training
+from yolo_prune.commands.train import start_training
 from yolo_prune.training import epoch_end
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.pace import Pace

@@ -27,7 +27,7 @@ from yolo_prune.pruning.settings import PlanConfig, ScoreConfig
 from yolo_prune.pruning.silencer import Silencer, begin_removal
 from yolo_prune.pruning.sparse import GammaSparsity
 from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
-from yolo_prune.stages.training import start_training
+from yolo_prune.commands.train import start_training
 from yolo_prune.training.gamma_picture import BINS, count_gammas, draw_gammas
 from yolo_prune.training.pace import AUTO_REST, SORTING, find_sparsity, measure_pace, measure_step_size
 from yolo_prune.training.settings import TrainConfig
@@ -269,7 +269,7 @@ def test_a_sparse_run_reports_what_a_prune_would_leave(hands: Path, tiny_cfg: Pa
     config = make_config(hands, tiny_cfg, sparsity="auto", sparsity_ratio=0.6, optimizer="sgd", learning_rate=0.05)
     lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("yolo_prune.stages.training.report", lines.append)
+        patch.setattr("yolo_prune.commands.train.report", lines.append)
         best = start_training(config, tmp_path / "run")
     last = load_checkpoint(tmp_path / "run/last.pt").training
     row = last["rows"][-1]

@@ -20,7 +20,7 @@ from yolo_prune.bench.table import (
 )
 from yolo_prune.errors import OutputError
 from yolo_prune.files import save_json
-from yolo_prune.stages.bench import BenchResult, load_bench
+from yolo_prune.commands.bench import BenchResult, load_bench
 
 ORIGINAL = Row(
     name="Original",

@@ -19,7 +19,7 @@ from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.distillation import measure_attention_gap, measure_distillation
 from yolo_prune.model.settings import DistillConfig
-from yolo_prune.stages.training import start_training
+from yolo_prune.commands.train import start_training
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.pace import Pace
 from yolo_prune.training.settings import TrainConfig

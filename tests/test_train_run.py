@@ -27,7 +27,7 @@ from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.weights import save_weights
 from yolo_prune.pruning.balance import MEAN_GAMMA
-from yolo_prune.stages.training import resume_training, start_training
+from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training import epoch_end, run_state
 from yolo_prune.training import run as run_module
@@ -235,7 +235,7 @@ def test_sparsity_reaches_zeros_and_keeps_the_last_epoch(config: TrainConfig, tm
     changes = {"sparsity": 2.0, "learning_rate": 0.1, "warmup_fraction": 0.0, "close_mosaic_fraction": 1.0}
     lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("yolo_prune.stages.training.report", lines.append)
+        patch.setattr("yolo_prune.commands.train.report", lines.append)
         best = start_training(parse_config(config, changes, "test"), tmp_path / "run")
     last = load_checkpoint(tmp_path / "run/last.pt")
     model = last.make_last_step_model()

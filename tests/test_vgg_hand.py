@@ -44,7 +44,7 @@ from yolo_prune.datasets.settings import VggHandConfig
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.datasets.vgg_hand import FOLDERS, choose_place, enclose, load_corners
 from yolo_prune.errors import DatasetError
-from yolo_prune.stages import vgg_hand as stage
+from yolo_prune.commands import data_vgg_hand as stage
 
 TRAIN, TEST = "hand_dataset/training_dataset/training_data", "hand_dataset/test_dataset/test_data"
 COUNTS = "3/1/2 pictures for train/val/test and 8 hands"

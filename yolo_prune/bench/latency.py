@@ -36,7 +36,7 @@ Call = Callable[[], object]
 
 
 def make_engine(model: Detector, engine: str, device: torch.device) -> DecodedDetector:
-    """Make the network with its decoding as it is run: see `ENGINES` in the stages' settings.
+    """Make the network with its decoding as it is run: see `ENGINES` in commands/config.py.
 
     Raises:
         ConfigError: `device` is none that `engine` runs on.

@@ -23,8 +23,8 @@ def import_(
     seed: Annotated[int, typer.Option(help="What random numbers follow from.")] = 0,
 ) -> None:
     """Make a checkpoint of a Darknet cfg and its weights, and print its path."""
-    from yolo_prune.stages.darknet import import_darknet
-    from yolo_prune.stages.folders import RUNS, remember_latest
+    from yolo_prune.commands.import_export import import_darknet
+    from yolo_prune.commands.run_folders import RUNS, remember_latest
 
     classes = None if names is None else names.split(",")
     path = import_darknet(cfg, weights, classes, out or RUNS / "import" / f"{cfg.stem}.pt", seed)
@@ -46,8 +46,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a checkpoint as Darknet cfg and .weights, and print the .weights' path."""
-    from yolo_prune.stages.darknet import export_darknet
-    from yolo_prune.stages.folders import resolve_checkpoint
+    from yolo_prune.commands.import_export import export_darknet
+    from yolo_prune.commands.run_folders import resolve_checkpoint
 
     source = resolve_checkpoint(checkpoint, "finetune", "prune", "train")
     result = export_darknet(source, out or source.with_suffix(""), fold)

@@ -31,7 +31,7 @@ def synthetic(
 ) -> None:
     """Draw synthetic hands with exact labels, and print the path of their data.yaml."""
     from yolo_prune.datasets.synthetic import make_dataset
-    from yolo_prune.stages.data import report_progress
+    from yolo_prune.commands.data import report_progress
 
     config = SyntheticConfig(train=train, val=val, test=test, size_px=size, max_hands=max_hands, seed=seed)
     print(make_dataset(out, config, progress=report_progress("drawing synthetic hands")))
@@ -55,7 +55,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Print what a data set holds and what is wrong with it; exit with 2 where there are errors."""
-    from yolo_prune.stages.check import check_data
+    from yolo_prune.commands.data_check import check_data
 
     result = check_data(data, out, CheckConfig(img_size=img_size, near=near, workers=workers))
     if as_json:
@@ -78,7 +78,7 @@ def anchors(
     as_json: Json = False,
 ) -> None:
     """Find anchors for a data set's boxes by k-means on IoU; print them, for cfg make --anchors, and the recall they allow."""
-    from yolo_prune.stages.anchors import find_data_anchors
+    from yolo_prune.commands.data_anchors import find_data_anchors
 
     result = find_data_anchors(data, count, img_size, split, cfg, seed)
     if as_json:
@@ -108,8 +108,8 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Turn COCO json, YOLO txt or Pascal VOC xml into another of these, and print the data.yaml's or folder's path."""
-    from yolo_prune.stages.convert import ConvertConfig, parse_names
-    from yolo_prune.stages.convert import convert as make_conversion
+    from yolo_prune.commands.data_convert import ConvertConfig, parse_names
+    from yolo_prune.commands.data_convert import convert as make_conversion
 
     chosen = None if names is None else parse_names(names)
     result = make_conversion(sources, ConvertConfig(to, out, images, chosen, link))
@@ -144,7 +144,7 @@ def vgg_hand(
     as_json: Json = False,
 ) -> None:
     """Make a data set of the Visual Geometry Group's hands, with the official splits, and print the path of its data.yaml."""
-    from yolo_prune.stages.vgg_hand import make_vgg_hand
+    from yolo_prune.commands.data_vgg_hand import make_vgg_hand
 
     result = make_vgg_hand(out, VggHandConfig(url, archive, sha256, trainval, any_counts))
     if as_json:

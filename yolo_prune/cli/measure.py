@@ -9,10 +9,10 @@ import typer
 
 from yolo_prune.cli.flags import Config, Data, Device, Json, overlay, print_json
 from yolo_prune.evaluation.settings import DetectConfig
-from yolo_prune.stages.settings import BenchConfig, EvaluateConfig
+from yolo_prune.commands.config import BenchConfig, EvaluateConfig
 
 if TYPE_CHECKING:
-    from yolo_prune.stages.bench import BenchResult
+    from yolo_prune.commands.bench import BenchResult
 
 _BENCH = BenchConfig()
 _EVALUATE = EvaluateConfig()
@@ -61,9 +61,9 @@ def bench(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
 ) -> None:
     """Print params, size, MACs, latency and mAP of checkpoints, each with its change against the first."""
-    from yolo_prune.stages.bench import bench as make_bench
-    from yolo_prune.stages.bench import find_lineage, name_rows
-    from yolo_prune.stages.folders import resolve_checkpoint
+    from yolo_prune.commands.bench import bench as make_bench
+    from yolo_prune.commands.bench import find_lineage, name_rows
+    from yolo_prune.commands.run_folders import resolve_checkpoint
 
     flags = {
         "data": data, "split": split, "score": score, "img_size": img_size, "engine": engine, "batch_size": batch_size,
@@ -132,8 +132,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Print the mAP of checkpoints or of any detections with bootstrap intervals, COCO's AP, best F1, recall by size."""
-    from yolo_prune.stages.evaluate import evaluate_models
-    from yolo_prune.stages.folders import resolve_checkpoint
+    from yolo_prune.commands.evaluate import evaluate_models
+    from yolo_prune.commands.run_folders import resolve_checkpoint
 
     flags = {
         "data": data, "split": split, "subset": subset, "annotations": annotations, "img_size": img_size,
@@ -169,8 +169,8 @@ def detect(
     as_json: Json = False,
 ) -> None:
     """Draw detections into copies of pictures, write them as COCO results, and print that file's path."""
-    from yolo_prune.stages.detect import detect as make_detections
-    from yolo_prune.stages.folders import make_run_folder, resolve_checkpoint
+    from yolo_prune.commands.detect import detect as make_detections
+    from yolo_prune.commands.run_folders import make_run_folder, resolve_checkpoint
 
     config = DetectConfig(confidence=confidence, nms_iou=nms_iou)
     folder = make_run_folder("detect", "detect") if out is None else out

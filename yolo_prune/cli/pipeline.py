@@ -9,7 +9,7 @@ import typer
 
 from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay, print_json
 from yolo_prune.errors import ConfigError
-from yolo_prune.stages.settings import FINETUNE
+from yolo_prune.commands.config import FINETUNE
 from yolo_prune.training.settings import RUNTIME, TrainConfig
 
 _TRAIN = TrainConfig()
@@ -155,8 +155,8 @@ def finetune(
     as_json: Json = False,
 ) -> None:
     """Train a pruned checkpoint further and print the path of its best checkpoint."""
-    from yolo_prune.stages.folders import resolve_checkpoint
-    from yolo_prune.stages.lineage import adapt_finetune, find_training
+    from yolo_prune.commands.run_folders import resolve_checkpoint
+    from yolo_prune.commands.lineage import adapt_finetune, find_training
 
     if no_teacher and teacher is not None:
         raise ConfigError("contradicts --teacher", where="--no-teacher", right="leave one of them out")
@@ -173,8 +173,8 @@ def finetune(
 
 
 def _train(stage: str, base: TrainConfig, flags: dict[str, Any], file: Path | None, resume: bool) -> Path:
-    from yolo_prune.stages.folders import RUNS
-    from yolo_prune.stages.training import launch_training, resume_training
+    from yolo_prune.commands.run_folders import RUNS
+    from yolo_prune.commands.train import launch_training, resume_training
 
     if not resume:
         return launch_training(overlay(base, file, flags), base.name, stage)
@@ -187,7 +187,7 @@ def _train(stage: str, base: TrainConfig, flags: dict[str, Any], file: Path | No
 
 
 def _print_trained(stage: str, path: Path, as_json: bool) -> None:
-    from yolo_prune.stages.folders import remember_latest
+    from yolo_prune.commands.run_folders import remember_latest
     from yolo_prune.training.ranks import is_speaker
 
     if not is_speaker():
@@ -217,7 +217,7 @@ def run(
 ) -> None:
     """Train, prune, finetune and bench; stages that are up to date are skipped, a stopped one goes on."""
     from yolo_prune.cli.measure import print_bench
-    from yolo_prune.stages.chain import load_chain, run_chain
+    from yolo_prune.commands.run import load_chain, run_chain
 
     flags: dict[str, Any] = {"data": data, "device": device, "name": name, "seed": seed}
     if weights is not None:

@@ -22,7 +22,7 @@ from yolo_prune.pruning.settings import (
     SCOPES,
     WEIGHT_CRITERIA,
 )
-from yolo_prune.stages.settings import FOLDS, PruneConfig, SensitivityConfig
+from yolo_prune.commands.config import FOLDS, PruneConfig, SensitivityConfig
 
 _PRUNE, _PLAN, _SENSITIVITY = PruneConfig(), PruneConfig(name="plan"), SensitivityConfig()
 
@@ -186,12 +186,12 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Train a checkpoint on while its least important channels are cut out, or zero its least weights, and print the path of the new one."""
-    from yolo_prune.stages.data import report
-    from yolo_prune.stages.folders import make_run_folder, remember_latest, resolve_checkpoint
-    from yolo_prune.stages.lineage import adapt_prune, find_training
-    from yolo_prune.stages.planning import format_layers
-    from yolo_prune.stages.pruning import make_plan_files
-    from yolo_prune.stages.pruning import prune as make_pruned
+    from yolo_prune.commands.data import report
+    from yolo_prune.commands.run_folders import make_run_folder, remember_latest, resolve_checkpoint
+    from yolo_prune.commands.lineage import adapt_prune, find_training
+    from yolo_prune.commands.plan import format_layers
+    from yolo_prune.commands.prune import make_plan_files
+    from yolo_prune.commands.prune import prune as make_pruned
 
     flags = {
         "one_shot": one_shot, "effort": effort, "max_minutes": max_minutes,
@@ -227,8 +227,8 @@ def prune(
 def _find_stopped(name: str, flags: dict[str, Any], is_told: bool) -> tuple[Path, PruneConfig, Path]:
     """Return the checkpoint, the settings and the folder of the run that stopped, with what may be changed of them."""
     from yolo_prune.config import parse_config
-    from yolo_prune.stages.folders import RUNS
-    from yolo_prune.stages.gradual import CHANGEABLE, load_journal
+    from yolo_prune.commands.run_folders import RUNS
+    from yolo_prune.commands.prune_gradually import CHANGEABLE, load_journal
 
     changes = {key: value for key, value in flags.items() if value is not None and key != "name"}
     if other := [key for key in changes if key not in CHANGEABLE] or (["config"] if is_told else []):
@@ -293,9 +293,9 @@ def sensitivity(
     as_json: Json = False,
 ) -> None:
     """Measure what pruning each group alone costs, and print the path of the table that prune --from-sensitivity takes."""
-    from yolo_prune.stages.data import report
-    from yolo_prune.stages.folders import RUNS, make_run_folder, resolve_checkpoint
-    from yolo_prune.stages.sensitivity import resume_sensitivity, start_sensitivity
+    from yolo_prune.commands.data import report
+    from yolo_prune.commands.run_folders import RUNS, make_run_folder, resolve_checkpoint
+    from yolo_prune.commands.sensitivity import resume_sensitivity, start_sensitivity
 
     flags = {
         "ratios": parse_list(ratios, float, "ratios", "0.25,0.5,0.75"), "metric": metric, "pictures": pictures,

@@ -26,7 +26,7 @@ from yolo_prune.datasets.vgg_hand import (
 )
 from yolo_prune.errors import DatasetError, Interrupted
 from yolo_prune.files import make_folder_atomically
-from yolo_prune.stages.data import report, report_progress
+from yolo_prune.commands.data import report, report_progress
 
 ARCHIVE = "hand_dataset.tar.gz"
 

@@ -17,8 +17,8 @@ from yolo_prune.datasets.statistics import COCO_BOUNDS_PX, Spread, Statistics
 from yolo_prune.errors import ConfigError, DatasetError, OutputError
 from yolo_prune.files import save_json
 from yolo_prune.model.settings import check_img_size
-from yolo_prune.stages.data import report, report_progress
-from yolo_prune.stages.folders import make_run_folder
+from yolo_prune.commands.data import report, report_progress
+from yolo_prune.commands.run_folders import make_run_folder
 
 SHOWN = 20
 """How many faults of a kind the text lists; report.json has all."""

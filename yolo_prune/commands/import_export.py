@@ -16,7 +16,7 @@ from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_proven
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.fold import fold_batchnorm
 from yolo_prune.model.weights import load_weights, save_weights
-from yolo_prune.stages.data import report
+from yolo_prune.commands.data import report
 
 
 @dataclass(frozen=True)

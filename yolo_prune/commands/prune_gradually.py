@@ -26,10 +26,10 @@ from yolo_prune.pruning.plan_file import BlockPlan
 from yolo_prune.pruning.settings import PlanConfig
 from yolo_prune.pruning.silencer import begin_removal, parse_removal
 from yolo_prune.pruning.surgery import cut_blocks
-from yolo_prune.stages.planning import Planned, choose_blocks_of, make_planned
-from yolo_prune.stages.settings import DEFAULT_EFFORT, LEAST_EFFORT, PruneConfig
-from yolo_prune.stages.timing import Stopwatch
-from yolo_prune.stages.training import resume_training, start_training
+from yolo_prune.commands.plan import Planned, choose_blocks_of, make_planned
+from yolo_prune.commands.config import DEFAULT_EFFORT, LEAST_EFFORT, PruneConfig
+from yolo_prune.commands.time_budgets import Stopwatch
+from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.training.device import make_device
 from yolo_prune.training.settings import TrainConfig
 

@@ -12,8 +12,8 @@ from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.settings import WeightConfig
 from yolo_prune.pruning.surgery import zero_weights
 from yolo_prune.pruning.weight_plan import count_nonzeros, find_prunable_layers, make_weight_plan
-from yolo_prune.stages.cuts import Cut, Limits, load_moments
-from yolo_prune.stages.iterate_settings import IterateConfig
+from yolo_prune.commands.iterate_step import Cut, Limits, load_moments
+from yolo_prune.commands.iterate_config import IterateConfig
 
 
 def cut_weights(previous: Path, out: Path, config: IterateConfig, limits: Limits) -> Cut:

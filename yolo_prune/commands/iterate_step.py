@@ -20,10 +20,10 @@ from yolo_prune.pruning.importance import score_by_squares
 from yolo_prune.pruning.plan import FloatArray, Plan, make_cost_budgets, make_plan, rank_within_groups
 from yolo_prune.pruning.settings import PlanConfig
 from yolo_prune.pruning.surgery import mask, rebuild
-from yolo_prune.stages.iterate_settings import IterateConfig
-from yolo_prune.stages.planning import score
-from yolo_prune.stages.pruning import verify
-from yolo_prune.stages.timing import Stopwatch, make_time_budgets
+from yolo_prune.commands.iterate_config import IterateConfig
+from yolo_prune.commands.plan import score
+from yolo_prune.commands.prune import verify
+from yolo_prune.commands.time_budgets import Stopwatch, make_time_budgets
 from yolo_prune.training.moments import MEAN_SQUARE, Moments, get_moments, slice_moments
 
 

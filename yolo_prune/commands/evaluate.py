@@ -19,9 +19,9 @@ from yolo_prune.evaluation.picture_ids import PictureIds, load_picture_ids, name
 from yolo_prune.evaluation.results import format_results, load_results
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
-from yolo_prune.stages.bench import describe_weights, name_rows
-from yolo_prune.stages.data import load_data_of, report
-from yolo_prune.stages.settings import EvaluateConfig
+from yolo_prune.commands.bench import describe_weights, name_rows
+from yolo_prune.commands.data import load_data_of, report
+from yolo_prune.commands.config import EvaluateConfig
 from yolo_prune.training.device import make_device
 
 

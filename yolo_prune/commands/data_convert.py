@@ -15,7 +15,7 @@ from yolo_prune.datasets.spec import SPLITS
 from yolo_prune.datasets.voc_xml import load_voc, save_voc
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import make_folder_atomically
-from yolo_prune.stages.data import report, report_progress
+from yolo_prune.commands.data import report, report_progress
 
 _WRITERS: dict[str, Callable[..., None]] = {"yolo": save_yolo, "coco": save_coco, "voc": save_voc}
 _KINDS = {".yaml": "yolo", ".yml": "yolo", ".json": "coco", ".txt": "voc"}
