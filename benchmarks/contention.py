@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from contention_work import COMMANDS
 
+from yolo_prune.commands.train import start_training
 from yolo_prune.contention import INTERVAL_S, SETTINGS
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.layers import resize
-from yolo_prune.datasets.settings import SyntheticConfig
-from yolo_prune.datasets.synthetic import make_dataset
-from yolo_prune.commands.train import start_training
+from yolo_prune.datasets.config import SyntheticConfig
+from yolo_prune.datasets.synthetic.dataset import make_dataset
 from yolo_prune.threads import count_cores
 from yolo_prune.training.settings import TrainConfig
 

@@ -18,6 +18,10 @@ from typing import Any
 import torch
 from torch_pruning_peer import prune_to_macs
 
+from yolo_prune.commands.calibration import iterate_batches, iterate_examples, pick_samples
+from yolo_prune.commands.config import FINETUNE, PruneConfig
+from yolo_prune.commands.prune import prune
+from yolo_prune.commands.train import start_training
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Network, Upsample
 from yolo_prune.datasets.spec import DataSpec, load_spec
@@ -29,10 +33,6 @@ from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.settings import CRITERIA, ON_IMAGES
-from yolo_prune.commands.calibration import iterate_batches, iterate_examples, pick_samples
-from yolo_prune.commands.prune import prune
-from yolo_prune.commands.config import FINETUNE, PruneConfig
-from yolo_prune.commands.train import start_training
 from yolo_prune.training.recalibrate import recalibrate_
 
 CPU = torch.device("cpu")

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from criteria import PUBLISHED, list_methods, prune_by_peer, save_peer
 
+from yolo_prune.commands.data import load_data_of
+from yolo_prune.commands.prune import prune
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
-from yolo_prune.commands.data import load_data_of
-from yolo_prune.commands.prune import prune
 
 
 def main() -> None:

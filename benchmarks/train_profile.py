@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from yolo_prune.commands.data import load_data
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.layers import resize
+from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
-from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import Detector
-from yolo_prune.commands.data import load_data
 from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.trainee import Trainee, make_trainee
 

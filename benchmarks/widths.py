@@ -37,6 +37,7 @@ from torch import Tensor
 from widths_table import Measured, format_tables
 
 from yolo_prune.bench.latency import describe_environment, make_engine
+from yolo_prune.commands.data import report
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Network, resize
@@ -48,7 +49,6 @@ from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
 from yolo_prune.pruning.plan import make_cost_budgets, make_plan, make_threshold_plan, prune_network
 from yolo_prune.pruning.settings import PlanConfig
-from yolo_prune.commands.data import report
 from yolo_prune.training.recalibrate import recalibrate_
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -23,8 +23,8 @@ import yaml
 
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import format_cfg
-from yolo_prune.datasets.settings import SyntheticConfig
-from yolo_prune.datasets.synthetic import make_dataset
+from yolo_prune.datasets.config import SyntheticConfig
+from yolo_prune.datasets.synthetic.dataset import make_dataset
 from yolo_prune.model.checkpoint import load_checkpoint
 
 INCIDENTAL = {"images_per_s", "git_revision", "recipe"}

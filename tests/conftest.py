@@ -13,9 +13,9 @@ import typer
 from tiny import DRAW_RESULTS, SIDE, TINY_CFG, Cli, Outcome, make_config
 
 from yolo_prune.cli import main as command_line
-from yolo_prune.datasets.settings import SyntheticConfig
-from yolo_prune.datasets.synthetic import make_dataset
 from yolo_prune.commands.train import start_training
+from yolo_prune.datasets.config import SyntheticConfig
+from yolo_prune.datasets.synthetic.dataset import make_dataset
 
 torch.set_num_threads(1)
 

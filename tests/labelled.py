@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import Outcome
 
-from yolo_prune.datasets.convert import LabelledPicture, LabelledSet
+from yolo_prune.datasets.formats.labelled_set import LabelledPicture, LabelledSet
 from yolo_prune.datasets.labels import Objects
 from yolo_prune.datasets.spec import SPLITS
 

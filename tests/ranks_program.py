@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from tiny import IDLE_CFG, SIDE, TINY_CFG, make_config
 
+from yolo_prune.commands.train import launch_training
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.datasets.loader import DetectionDataset, Share, make_loader
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.model.detector import Detector
-from yolo_prune.commands.train import launch_training
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.pace import Pace

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from vgg_archive import make_member, write_archive
 
-from yolo_prune.datasets.archive import unpack
+from yolo_prune.datasets.vgg_hand.archive import unpack
 from yolo_prune.errors import DatasetError
 
 FILES = {"top/a/one.txt": b"1" * 1024, "top/a/two.txt": os.urandom(100_000), "top/b/three.bin": b"", "./four.txt": b"4"}

@@ -8,8 +8,8 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from yolo_prune.datasets.augment import Picture, affine, augment, flip, jitter_hsv, mosaic
+from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import GREY
-from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.errors import ConfigError
 
 STILL = AugmentConfig(mosaic=0, flip=0, hue=0, saturation=0, value=0, scale=0, translate=0, degrees=0)

@@ -12,6 +12,8 @@ from test_prune_command import change_state, lone, prune, read_drops  # noqa: F4
 from tiny import Cli
 from torch import Tensor
 
+from yolo_prune.commands.config import PruneConfig, SensitivityConfig
+from yolo_prune.commands.iterate_config import IterateConfig
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Shortcut
 from yolo_prune.model.checkpoint import load_checkpoint
@@ -20,8 +22,6 @@ from yolo_prune.pruning.auto import Choice, choose_criterion, measure_gammas
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.plan import make_cost_budgets, make_plan
 from yolo_prune.pruning.settings import PlanConfig
-from yolo_prune.commands.iterate_config import IterateConfig
-from yolo_prune.commands.config import PruneConfig, SensitivityConfig
 
 NETWORK = make_small_network(Conv(20, 3, 1, 1), Conv(20, 3, 1, 1), Conv(10, 1), Conv(20, 1), Shortcut(1))
 PRUNABLE = 50

@@ -13,6 +13,8 @@ import yaml
 from networks import copy_state, is_same_state
 from tiny import DRAW_RESULTS, SIDE, TINY_CFG, Cli, Killed, before_step, is_same_run, make_config, read_json
 
+from yolo_prune.commands.run import load_chain
+from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.darknet.architectures import TINY_ANCHORS, make_network
 from yolo_prune.darknet.cfg import parse_cfg, save_cfg
 from yolo_prune.darknet.layers import Anchors, get_anchors
@@ -23,8 +25,6 @@ from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.settings import LossConfig
 from yolo_prune.model.weights import save_weights
-from yolo_prune.commands.run import load_chain
-from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.start import DEFAULT_IMG_SIZE, make_start
 

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from tiny import Cli, read_json
 
+from yolo_prune.commands import bench as bench_module
+from yolo_prune.commands.config import BenchConfig
+from yolo_prune.commands.run import load_chain, run_chain
 from yolo_prune.config import parse_config
 from yolo_prune.errors import DatasetError
-from yolo_prune.commands import bench as bench_module
-from yolo_prune.commands.run import load_chain, run_chain
-from yolo_prune.commands.config import BenchConfig
 
 WITHOUT = "path: .\ntrain: images/train\nval: images/val\nnames: [hand]\n"
 MISSING = WITHOUT + "test: images/nowhere\n"

@@ -14,12 +14,12 @@ import torch
 import yaml
 from tiny import DRAW_RESULTS, Killed, before_step, is_same
 
-from yolo_prune.datasets.images import read_image
-from yolo_prune.errors import ConfigError, DatasetError, Interrupted, YoloPruneError
-from yolo_prune.model.checkpoint import load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.commands import run as chain_module
 from yolo_prune.commands.bench import find_lineage
 from yolo_prune.commands.run import ChainResult, load_chain, run_chain
+from yolo_prune.datasets.images import read_image
+from yolo_prune.errors import ConfigError, DatasetError, Interrupted, YoloPruneError
+from yolo_prune.model.checkpoint import load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training.epoch import train_step
 

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from tiny import Cli, read_json
 
-from yolo_prune.datasets.check import Check, check_dataset
-from yolo_prune.datasets.check_settings import CheckConfig
-from yolo_prune.datasets.findings import KINDS, Finding
-from yolo_prune.datasets.settings import SyntheticConfig
+from yolo_prune.datasets.check.check import Check, check_dataset
+from yolo_prune.datasets.check.config import CheckConfig
+from yolo_prune.datasets.check.issues import KINDS, Finding
+from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.spec import load_spec
-from yolo_prune.datasets.synthetic import make_dataset
+from yolo_prune.datasets.synthetic.dataset import make_dataset
 from yolo_prune.errors import ConfigError
 
 TRAIN, VAL, TEST = (Path("hands/images", split) for split in ("train", "val", "test"))

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from yolo_prune.datasets import check_pictures
-from yolo_prune.datasets.check_pictures import COLUMNS, ROWS, pick_pictures, save_box_plots, save_contact_sheet
-from yolo_prune.datasets.facts import Content, Labels, Picture, read_content, read_labels
-from yolo_prune.datasets.findings import Finding
+from yolo_prune.datasets.check import plots as check_pictures
+from yolo_prune.datasets.check.issues import Finding
+from yolo_prune.datasets.check.plots import COLUMNS, ROWS, pick_pictures, save_box_plots, save_contact_sheet
+from yolo_prune.datasets.check.scan import Content, Labels, Picture, read_content, read_labels
+from yolo_prune.datasets.check.statistics import collect_figures
 from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.labels import LabelLines
 from yolo_prune.datasets.spec import Sample
-from yolo_prune.datasets.statistics import collect_figures
 from yolo_prune.errors import OutputError
 
 TILE = check_pictures._TILE_PX

@@ -222,7 +222,7 @@ def test_detect_prints_the_results_file(cli: Cli, trained: Path, hands: Path) ->
 
 
 def test_data_synthetic_prints_its_data_yaml(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("yolo_prune.datasets.synthetic.count_cores", lambda: 1)
+    monkeypatch.setattr("yolo_prune.datasets.synthetic.dataset.count_cores", lambda: 1)
     words = ("data", "synthetic", "--out", "few", "--train", 1, "--val", 1, "--test", 1, "--size", 64)
     for _ in range(2):  # the second time it is there
         outcome = cli(*words)

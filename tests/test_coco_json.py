@@ -18,9 +18,9 @@ from pycocotools import mask
 from pycocotools.coco import COCO
 from tiny import Cli
 
-from yolo_prune.datasets.coco_json import format_coco, load_coco, save_coco
-from yolo_prune.datasets.coco_masks import measure_box
-from yolo_prune.datasets.convert import LabelledPicture, LabelledSet, Source
+from yolo_prune.datasets.formats.coco import format_coco, load_coco, save_coco
+from yolo_prune.datasets.formats.coco_masks import measure_box
+from yolo_prune.datasets.formats.labelled_set import LabelledPicture, LabelledSet, Source
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import DatasetError
 

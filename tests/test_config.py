@@ -9,10 +9,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from yolo_prune.commands.config import PruneConfig
 from yolo_prune.config import format_config, load_yaml, parse_config
 from yolo_prune.errors import ConfigError, PlanError
 from yolo_prune.pruning.settings import PlanConfig
-from yolo_prune.commands.config import PruneConfig
 from yolo_prune.training.settings import TrainConfig
 
 

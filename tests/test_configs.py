@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from yolo_prune.commands.run import load_chain
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import format_cfg, load_cfg, parse_anchors
-from yolo_prune.commands.run import load_chain
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DEMO_ANCHORS = "35,23,26,38,39,33,38,52,53,43,60,63"

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from labelled import check_refused, is_same, labelled_sets, list_rows, make_objects, save_picture, save_pictures
 from tiny import Cli, read_json
 
-from yolo_prune.datasets.coco_json import load_coco, save_coco
-from yolo_prune.datasets.convert import LabelledPicture, LabelledSet, Source, load_yolo, save_yolo
+from yolo_prune.datasets.formats.coco import load_coco, save_coco
+from yolo_prune.datasets.formats.labelled_set import LabelledPicture, LabelledSet, Source, load_yolo, save_yolo
+from yolo_prune.datasets.formats.voc import load_voc, save_voc
 from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.labels import load_objects
 from yolo_prune.datasets.spec import SPLITS, load_spec
-from yolo_prune.datasets.voc_xml import load_voc, save_voc
 from yolo_prune.errors import DatasetError
 
 YAML = "train: images/train\nval: images/val\nnames: [hand, foot]\n"

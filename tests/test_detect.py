@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from yolo_prune.commands.detect import DetectResult, detect
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import CheckpointError, ConfigError, DatasetError
 from yolo_prune.evaluation.pictures import PALETTE
 from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
-from yolo_prune.commands.detect import DetectResult, detect
 
 CONFIG = DetectConfig(confidence=0.25)
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vgg_archive import Answer, Server, serve
 
-from yolo_prune.datasets.download import DownloadConfig, check_sha256, download
+from yolo_prune.datasets.vgg_hand.download import DownloadConfig, check_sha256, download
 from yolo_prune.errors import ConfigError, DatasetError, OutputError
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 300_000, np.uint8).tobytes()
@@ -67,7 +67,7 @@ def test_each_break_goes_on_where_it_was_after_a_growing_pause(
     server: Server, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("yolo_prune.datasets.download.time.sleep", pauses.append)
+    monkeypatch.setattr("yolo_prune.datasets.vgg_hand.download.time.sleep", pauses.append)
     server.answers = [Answer(cut=100_000), Answer(cut=0), Answer(cut=50_000), Answer(status=503)]
     lines: list[str] = []
     assert download(server.url, path, SHA256.upper(), DownloadConfig(tries=5, pause_s=0.5), lines.append) == SHA256

@@ -12,6 +12,8 @@ import torch
 from tiny import SIDE
 from torch import Tensor
 
+from yolo_prune.commands.config import EvaluateConfig
+from yolo_prune.commands.evaluate import evaluate_models
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.datasets.spec import Sample, load_spec
 from yolo_prune.errors import ConfigError
@@ -19,8 +21,6 @@ from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate, measure_score_of
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.model.detector import Detector
-from yolo_prune.commands.evaluate import evaluate_models
-from yolo_prune.commands.config import EvaluateConfig
 
 CPU = torch.device("cpu")
 Answers = list[tuple[list[list[float]], list[float]]]

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from yolo_prune.datasets import facts
-from yolo_prune.datasets.check import check_dataset
-from yolo_prune.datasets.check_settings import CheckConfig
-from yolo_prune.datasets.facts import Content, read_content, read_pictures
-from yolo_prune.datasets.findings import Finding
+from yolo_prune.datasets.check import scan as facts
+from yolo_prune.datasets.check.check import check_dataset
+from yolo_prune.datasets.check.config import CheckConfig
+from yolo_prune.datasets.check.issues import Finding
+from yolo_prune.datasets.check.scan import Content, read_content, read_pictures
 from yolo_prune.datasets.labels import parse_labels, scan_labels
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import DatasetError

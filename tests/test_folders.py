@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from yolo_prune.errors import ConfigError
 from yolo_prune.commands.run_folders import RUNS, find_latest, make_run_folder, remember_latest, resolve_checkpoint
+from yolo_prune.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("workplace")
 

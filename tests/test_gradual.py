@@ -14,6 +14,11 @@ import pytest
 import torch
 from tiny import PRUNABLE, SIDE, TINY_CFG, Cli, Killed, before_step, is_same, make_config
 
+from yolo_prune.commands.config import PRUNE_TRAINING, PruneConfig
+from yolo_prune.commands.lineage import adapt_finetune, adapt_prune, find_training, find_uncut
+from yolo_prune.commands.prune import PruneResult, prune
+from yolo_prune.commands.prune_gradually import choose_effort, load_journal
+from yolo_prune.commands.train import start_training
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.errors import ConfigError, Interrupted, PlanError, TimeUp
@@ -25,11 +30,6 @@ from yolo_prune.pruning.plan_file import load_plan
 from yolo_prune.pruning.settings import PlanConfig
 from yolo_prune.pruning.silencer import begin_removal, parse_removal
 from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
-from yolo_prune.commands.prune_gradually import choose_effort, load_journal
-from yolo_prune.commands.lineage import adapt_finetune, adapt_prune, find_training, find_uncut
-from yolo_prune.commands.prune import PruneResult, prune
-from yolo_prune.commands.config import PRUNE_TRAINING, PruneConfig
-from yolo_prune.commands.train import start_training
 from yolo_prune.training import removal as removal_module
 from yolo_prune.training.settings import TrainConfig
 

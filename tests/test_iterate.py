@@ -15,6 +15,10 @@ from hypothesis import strategies as st
 from networks import networks, randomise_
 from tiny import PRUNABLE, SIDE, TINY_CFG, Cli, Killed, before_step, is_same, read_json
 
+from yolo_prune.commands import iterate as module
+from yolo_prune.commands.iterate import IterateResult, resume_iterate, start_iterate
+from yolo_prune.commands.iterate_config import IterateConfig
+from yolo_prune.commands.iterate_step import cut
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.layers import Network
 from yolo_prune.datasets.loader import DetectionDataset, make_loader
@@ -27,10 +31,6 @@ from yolo_prune.pruning.importance import score_by_squares
 from yolo_prune.pruning.plan import Plan
 from yolo_prune.pruning.settings import ScoreConfig
 from yolo_prune.pruning.surgery import rebuild, slice_tensors
-from yolo_prune.commands import iterate as module
-from yolo_prune.commands.iterate_step import cut
-from yolo_prune.commands.iterate import IterateResult, resume_iterate, start_iterate
-from yolo_prune.commands.iterate_config import IterateConfig
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.moments import MEAN_SQUARE, get_moments, slice_moments

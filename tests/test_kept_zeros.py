@@ -14,6 +14,7 @@ from networks import copy_state, is_same_state, randomise_
 from tiny import SIDE, TINY_CFG, Killed, before_step, is_same_run, make_config
 from torch import Tensor
 
+from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import parse_config
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
@@ -26,7 +27,6 @@ from yolo_prune.pruning.surgery import zero_weights
 from yolo_prune.pruning.weight_plan import (
     make_weight_plan,
 )
-from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.pace import Pace
 from yolo_prune.training.settings import TrainConfig

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import fit_image, letterbox, read_image
 from yolo_prune.datasets.loader import (
     Batch,
@@ -21,7 +22,6 @@ from yolo_prune.datasets.loader import (
     make_loader,
     read_in_order,
 )
-from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from yolo_prune.datasets import lookalikes
+from yolo_prune.datasets.check import perceptual_hash as lookalikes
+from yolo_prune.datasets.check.perceptual_hash import LEAST_CORRELATION, Look, Pairs, find_pairs, measure_look, sum_up
+from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.images import read_image
-from yolo_prune.datasets.lookalikes import LEAST_CORRELATION, Look, Pairs, find_pairs, measure_look, sum_up
-from yolo_prune.datasets.settings import SyntheticConfig
-from yolo_prune.datasets.synthetic import make_picture
+from yolo_prune.datasets.synthetic.dataset import make_picture
 
 Picture = NDArray[np.uint8]
 NEAR = 12

@@ -8,11 +8,11 @@ from pathlib import Path
 import peers
 import pytest
 
-from yolo_prune.darknet.cost import measure_cost
-from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.commands.config import PruneConfig
 from yolo_prune.commands.lineage import find_uncut
 from yolo_prune.commands.prune import PruneResult, prune
-from yolo_prune.commands.config import PruneConfig
+from yolo_prune.darknet.cost import measure_cost
+from yolo_prune.model.checkpoint import load_checkpoint
 
 
 def test_each_peer_costs_no_more_than_ours(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import SIDE
 
+from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.loader import DetectionDataset
-from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import OutputError
 from yolo_prune.evaluation.detections import make_detections

@@ -17,6 +17,8 @@ from tiny import PRUNABLE, SIDE, TINY_CFG, Cli, is_same, read_json
 from torch import Tensor
 
 from yolo_prune.bench.latency import Latency
+from yolo_prune.commands import time_budgets as timing
+from yolo_prune.commands.calibration import iterate_images, pick_samples
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Shortcut
@@ -24,8 +26,6 @@ from yolo_prune.datasets.spec import load_spec
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from yolo_prune.model.decode import DecodedDetector
 from yolo_prune.model.detector import ConvLayer, Detector
-from yolo_prune.commands import time_budgets as timing
-from yolo_prune.commands.calibration import iterate_images, pick_samples
 
 COSTS = {"params", "macs", "flops", "size_bytes"}
 GROUPS = {(0,): 8, (1, 3): 8, (2,): 4, (5,): 16}

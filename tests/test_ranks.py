@@ -12,10 +12,10 @@ import torch
 from ranks_program import take_steps
 from tiny import is_same_run, make_config
 
+from yolo_prune.commands.config import ChainConfig
+from yolo_prune.commands.run import run_chain
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.commands.run import run_chain
-from yolo_prune.commands.config import ChainConfig
 from yolo_prune.training.ranks import Ranks, join_ranks
 
 TESTS = Path(__file__).parent

@@ -16,6 +16,7 @@ from tiny import SIDE, TINY_CFG, is_same, is_same_run, make_config
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from yolo_prune.commands.train import start_training
 from yolo_prune.config import parse_config
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
@@ -26,7 +27,6 @@ from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.loss import DetectionLoss, measure_class_weights, measure_offsets
 from yolo_prune.model.settings import DistillConfig, LossConfig
-from yolo_prune.commands.train import start_training
 from yolo_prune.training import epoch_end
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.pace import Pace

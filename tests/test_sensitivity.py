@@ -19,6 +19,9 @@ from hypothesis import strategies as st
 from networks import make_small_network, randomise_
 from tiny import PRUNABLE, SIDE, Cli, read_json
 
+from yolo_prune.commands import sensitivity as stage
+from yolo_prune.commands.config import SensitivityConfig
+from yolo_prune.commands.sensitivity import resume_sensitivity, start_sensitivity
 from yolo_prune.darknet.layers import Conv
 from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.loader import DetectionDataset, make_loader
@@ -41,9 +44,6 @@ from yolo_prune.pruning.sensitivity import (
     plan_group,
     rank_by_damage,
 )
-from yolo_prune.commands import sensitivity as stage
-from yolo_prune.commands.sensitivity import resume_sensitivity, start_sensitivity
-from yolo_prune.commands.config import SensitivityConfig
 
 NETWORK = make_small_network(Conv(4, 3, 1, 1), Conv(6, 1), Conv(2, 1), Conv(1, 1))
 """Ids: image 0-2, then convolutions of 4, 6, 2 and 1, 3-6, 7-12, 13-14 and 15, the head from 16 on."""

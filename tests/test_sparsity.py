@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from networks import make_images, networks, randomise_
 from tiny import IDLE_CFG, PRUNABLE, SIDE, TINY_CFG, make_config
 
+from yolo_prune.commands.train import start_training
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Network
@@ -27,7 +28,6 @@ from yolo_prune.pruning.settings import PlanConfig, ScoreConfig
 from yolo_prune.pruning.silencer import Silencer, begin_removal
 from yolo_prune.pruning.sparse import GammaSparsity
 from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
-from yolo_prune.commands.train import start_training
 from yolo_prune.training.gamma_picture import BINS, count_gammas, draw_gammas
 from yolo_prune.training.pace import AUTO_REST, SORTING, find_sparsity, measure_pace, measure_step_size
 from yolo_prune.training.settings import TrainConfig

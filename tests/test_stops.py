@@ -15,12 +15,12 @@ import pytest
 import torch
 from tiny import Cli, Killed, before_step, is_same, is_same_run, make_config
 
+from yolo_prune.commands.run_folders import find_run_folder, make_run_folder
+from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import parse_config
 from yolo_prune.errors import DatasetError, Interrupted, OutputError, TimeUp, TrainingError
 from yolo_prune.files import open_atomically
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.commands.run_folders import find_run_folder, make_run_folder
-from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.signals import watch_signals

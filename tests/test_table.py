@@ -18,9 +18,9 @@ from yolo_prune.bench.table import (
     format_rows,
     format_text,
 )
+from yolo_prune.commands.bench import BenchResult, load_bench
 from yolo_prune.errors import OutputError
 from yolo_prune.files import save_json
-from yolo_prune.commands.bench import BenchResult, load_bench
 
 ORIGINAL = Row(
     name="Original",

@@ -11,6 +11,7 @@ from networks import make_images, randomise_
 from tiny import SIDE, TINY_CFG, Cli, is_same
 from torch import Tensor
 
+from yolo_prune.commands.train import start_training
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.datasets.spec import load_spec
@@ -19,7 +20,6 @@ from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.distillation import measure_attention_gap, measure_distillation
 from yolo_prune.model.settings import DistillConfig
-from yolo_prune.commands.train import start_training
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.pace import Pace
 from yolo_prune.training.settings import TrainConfig

@@ -16,10 +16,11 @@ import yaml
 from networks import copy_state, is_same_state
 from tiny import PRUNABLE, SIDE, TINY_CFG, Killed, before_step, is_same, is_same_run, make_config
 
+from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import parse_config
 from yolo_prune.darknet.cfg import parse_cfg
+from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.loader import DetectionDataset, make_loader
-from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError, DatasetError, Interrupted, TrainingError, YoloPruneError
 from yolo_prune.evaluation.evaluate import measure_score_of
@@ -27,7 +28,6 @@ from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.weights import save_weights
 from yolo_prune.pruning.balance import MEAN_GAMMA
-from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training import epoch_end, run_state
 from yolo_prune.training import run as run_module

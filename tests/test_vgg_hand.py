@@ -40,11 +40,11 @@ from vgg_archive import (
     write_archive,
 )
 
-from yolo_prune.datasets.settings import VggHandConfig
-from yolo_prune.datasets.spec import load_spec
-from yolo_prune.datasets.vgg_hand import FOLDERS, choose_place, enclose, load_corners
-from yolo_prune.errors import DatasetError
 from yolo_prune.commands import data_vgg_hand as stage
+from yolo_prune.datasets.config import VggHandConfig
+from yolo_prune.datasets.spec import load_spec
+from yolo_prune.datasets.vgg_hand.annotations import FOLDERS, choose_place, enclose, load_corners
+from yolo_prune.errors import DatasetError
 
 TRAIN, TEST = "hand_dataset/training_dataset/training_data", "hand_dataset/test_dataset/test_data"
 COUNTS = "3/1/2 pictures for train/val/test and 8 hands"
@@ -63,7 +63,7 @@ LABELS = {
 @pytest.fixture(autouse=True)
 def no_proxy_and_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr("yolo_prune.datasets.download.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("yolo_prune.datasets.vgg_hand.download.time.sleep", lambda seconds: None)
 
 
 @pytest.fixture(scope="session")
@@ -81,8 +81,8 @@ def server(packed: bytes) -> Iterator[Server]:
 def published(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the small archive be what was published."""
     counts = {split: len(pictures) for split, pictures in HANDS.items()}
-    monkeypatch.setattr("yolo_prune.datasets.vgg_hand.PUBLISHED_IMAGES", counts)
-    monkeypatch.setattr("yolo_prune.datasets.vgg_hand.PUBLISHED_INSTANCES", 8)
+    monkeypatch.setattr("yolo_prune.datasets.vgg_hand.annotations.PUBLISHED_IMAGES", counts)
+    monkeypatch.setattr("yolo_prune.datasets.vgg_hand.annotations.PUBLISHED_INSTANCES", 8)
 
 
 def read_boxes(label: Path) -> list[list[float]]:

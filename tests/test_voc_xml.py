@@ -16,9 +16,9 @@ from labelled import check_refused, list_rows, make_objects, save_picture
 from tiny import Cli
 from torchvision.datasets import VOCDetection
 
-from yolo_prune.datasets.convert import LabelledPicture, LabelledSet, Source
+from yolo_prune.datasets.formats.labelled_set import LabelledPicture, LabelledSet, Source
+from yolo_prune.datasets.formats.voc import load_voc, parse_xml, save_voc
 from yolo_prune.datasets.images import read_image
-from yolo_prune.datasets.voc_xml import load_voc, parse_xml, save_voc
 from yolo_prune.errors import DatasetError
 
 PERSON = """\

@@ -13,11 +13,11 @@ from tiny import Cli, is_same, read_json
 
 from yolo_prune.bench.latency import Latency
 from yolo_prune.bench.table import Row, format_conditions, format_markdown, format_rows, format_text
+from yolo_prune.commands.bench import load_bench
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
 from yolo_prune.pruning.settings import WeightConfig
 from yolo_prune.pruning.weight_plan import make_weight_plan
-from yolo_prune.commands.bench import load_bench
 
 PRUNABLE = (1, 2, 3, 5)
 WEIGHTS = 8 * 8 * 9 + 8 * 4 + 4 * 8 * 9 + 8 * 16 * 9

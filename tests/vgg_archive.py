@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from yolo_prune.datasets.vgg_hand import FOLDERS
+from yolo_prune.datasets.vgg_hand.annotations import FOLDERS
 
 Quad = tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]]
 """Corners a, b, c, d as MATLAB has them: (y, x), the first pixel's centre being (1, 1)."""

@@ -8,9 +8,9 @@ import typer
 
 from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay, print_json
 from yolo_prune.cli.pruning import parse_list
+from yolo_prune.commands.iterate_config import IterateConfig
 from yolo_prune.errors import ConfigError
 from yolo_prune.pruning.settings import CRITERIA, GRANULARITIES, SCOPES, WEIGHT_CRITERIA
-from yolo_prune.commands.iterate_config import IterateConfig
 
 _DEFAULTS = IterateConfig()
 _CHANGEABLE = ("name", "device", "max_minutes")
@@ -104,8 +104,8 @@ def iterate(
 ) -> None:
     """Prune a few channels, or weights, finetune, and again until the target; print the path of the last good checkpoint."""
     from yolo_prune.commands.data import report
-    from yolo_prune.commands.run_folders import RUNS, make_run_folder, remember_latest, resolve_checkpoint
     from yolo_prune.commands.iterate import resume_iterate, start_iterate
+    from yolo_prune.commands.run_folders import RUNS, make_run_folder, remember_latest, resolve_checkpoint
 
     flags: dict[str, Any] = {
         "granularity": granularity, "step": step, "target_ratio": target_ratio, "target_params": target_params, "target_macs": target_macs,

@@ -8,8 +8,8 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay, print_json
-from yolo_prune.errors import ConfigError
 from yolo_prune.commands.config import FINETUNE
+from yolo_prune.errors import ConfigError
 from yolo_prune.training.settings import RUNTIME, TrainConfig
 
 _TRAIN = TrainConfig()
@@ -155,8 +155,8 @@ def finetune(
     as_json: Json = False,
 ) -> None:
     """Train a pruned checkpoint further and print the path of its best checkpoint."""
-    from yolo_prune.commands.run_folders import resolve_checkpoint
     from yolo_prune.commands.lineage import adapt_finetune, find_training
+    from yolo_prune.commands.run_folders import resolve_checkpoint
 
     if no_teacher and teacher is not None:
         raise ConfigError("contradicts --teacher", where="--no-teacher", right="leave one of them out")

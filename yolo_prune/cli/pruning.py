@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay, print_json
+from yolo_prune.commands.config import FOLDS, PruneConfig, SensitivityConfig
 from yolo_prune.errors import ConfigError
 from yolo_prune.pruning.settings import (
     AUTO,
@@ -22,7 +23,6 @@ from yolo_prune.pruning.settings import (
     SCOPES,
     WEIGHT_CRITERIA,
 )
-from yolo_prune.commands.config import FOLDS, PruneConfig, SensitivityConfig
 
 _PRUNE, _PLAN, _SENSITIVITY = PruneConfig(), PruneConfig(name="plan"), SensitivityConfig()
 
@@ -187,11 +187,11 @@ def prune(
 ) -> None:
     """Train a checkpoint on while its least important channels are cut out, or zero its least weights, and print the path of the new one."""
     from yolo_prune.commands.data import report
-    from yolo_prune.commands.run_folders import make_run_folder, remember_latest, resolve_checkpoint
     from yolo_prune.commands.lineage import adapt_prune, find_training
     from yolo_prune.commands.plan import format_layers
     from yolo_prune.commands.prune import make_plan_files
     from yolo_prune.commands.prune import prune as make_pruned
+    from yolo_prune.commands.run_folders import make_run_folder, remember_latest, resolve_checkpoint
 
     flags = {
         "one_shot": one_shot, "effort": effort, "max_minutes": max_minutes,
@@ -226,9 +226,9 @@ def prune(
 
 def _find_stopped(name: str, flags: dict[str, Any], is_told: bool) -> tuple[Path, PruneConfig, Path]:
     """Return the checkpoint, the settings and the folder of the run that stopped, with what may be changed of them."""
-    from yolo_prune.config import parse_config
-    from yolo_prune.commands.run_folders import RUNS
     from yolo_prune.commands.prune_gradually import CHANGEABLE, load_journal
+    from yolo_prune.commands.run_folders import RUNS
+    from yolo_prune.config import parse_config
 
     changes = {key: value for key, value in flags.items() if value is not None and key != "name"}
     if other := [key for key in changes if key not in CHANGEABLE] or (["config"] if is_told else []):

@@ -29,6 +29,8 @@ from yolo_prune.bench.table import (
     format_text,
     parse_row,
 )
+from yolo_prune.commands.config import BenchConfig
+from yolo_prune.commands.data import choose_split, load_data_of, report
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import ConfigError, OutputError
@@ -38,8 +40,6 @@ from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.files import save_json, save_text
 from yolo_prune.model.checkpoint import AVERAGE, Checkpoint, is_stored_packed, load_checkpoint
 from yolo_prune.model.decode import DecodedDetector
-from yolo_prune.commands.data import choose_split, load_data_of, report
-from yolo_prune.commands.config import BenchConfig
 from yolo_prune.training.device import make_device
 
 ROW_NAMES = {"train": "Original", "import": "Original", "sparse": "Sparse", "prune": "Pruned", "finetune": "Finetuned"}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from yolo_prune.bench.table import RUINED_SHARE
+from yolo_prune.commands.calibration import BATCH, pick_samples
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.evaluation.evaluate import measure_score_of
 from yolo_prune.model.detector import Detector
-from yolo_prune.commands.calibration import BATCH, pick_samples
 
 IMAGES = 200
 """Validation images to look at."""

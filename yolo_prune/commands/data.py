@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from yolo_prune.datasets.settings import SyntheticConfig
+from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.spec import DataSpec, load_spec
 from yolo_prune.errors import ConfigError, DatasetError
 
@@ -27,7 +27,7 @@ def load_data(path: Path | None) -> DataSpec:
     """Read a data set; without a path the synthetic hands, drawn now if they are not there yet."""
     if path is not None:
         return load_spec(path)
-    from yolo_prune.datasets.synthetic import make_dataset
+    from yolo_prune.datasets.synthetic.dataset import make_dataset
 
     return load_spec(
         make_dataset(SYNTHETIC_HANDS, SyntheticConfig(), progress=report_progress("drawing synthetic hands"))

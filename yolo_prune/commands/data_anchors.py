@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from yolo_prune.commands.data import report, report_progress
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.layers import get_anchors, resize
 from yolo_prune.datasets.anchors import (
@@ -22,7 +23,6 @@ from yolo_prune.datasets.anchors import (
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.settings import LossConfig, check_img_size
-from yolo_prune.commands.data import report, report_progress
 
 COUNT = 9
 """Anchors to find without a cfg: YOLOv3's number."""

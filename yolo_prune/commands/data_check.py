@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolo_prune.datasets.check import check_dataset
-from yolo_prune.datasets.check_pictures import save_box_plots, save_contact_sheet
-from yolo_prune.datasets.check_settings import CheckConfig
-from yolo_prune.datasets.findings import KINDS, Finding
+from yolo_prune.commands.data import report, report_progress
+from yolo_prune.commands.run_folders import make_run_folder
+from yolo_prune.datasets.check.check import check_dataset
+from yolo_prune.datasets.check.config import CheckConfig
+from yolo_prune.datasets.check.issues import KINDS, Finding
+from yolo_prune.datasets.check.plots import save_box_plots, save_contact_sheet
+from yolo_prune.datasets.check.statistics import COCO_BOUNDS_PX, Spread, Statistics
 from yolo_prune.datasets.spec import load_spec
-from yolo_prune.datasets.statistics import COCO_BOUNDS_PX, Spread, Statistics
 from yolo_prune.errors import ConfigError, DatasetError, OutputError
 from yolo_prune.files import save_json
 from yolo_prune.model.settings import check_img_size
-from yolo_prune.commands.data import report, report_progress
-from yolo_prune.commands.run_folders import make_run_folder
 
 SHOWN = 20
 """How many faults of a kind the text lists; report.json has all."""

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolo_prune.datasets.coco_json import load_coco, save_coco
-from yolo_prune.datasets.convert import LabelledPicture, LabelledSet, Source, is_file, load_yolo, save_yolo
+from yolo_prune.commands.data import report, report_progress
+from yolo_prune.datasets.formats.coco import load_coco, save_coco
+from yolo_prune.datasets.formats.labelled_set import LabelledPicture, LabelledSet, Source, is_file, load_yolo, save_yolo
+from yolo_prune.datasets.formats.voc import load_voc, save_voc
 from yolo_prune.datasets.spec import SPLITS
-from yolo_prune.datasets.voc_xml import load_voc, save_voc
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import make_folder_atomically
-from yolo_prune.commands.data import report, report_progress
 
 _WRITERS: dict[str, Callable[..., None]] = {"yolo": save_yolo, "coco": save_coco, "voc": save_voc}
 _KINDS = {".yaml": "yolo", ".yml": "yolo", ".json": "coco", ".txt": "voc"}

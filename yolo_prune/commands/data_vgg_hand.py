@@ -13,10 +13,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from yolo_prune.datasets.archive import unpack
-from yolo_prune.datasets.download import DownloadConfig, check_sha256, check_url, download
-from yolo_prune.datasets.settings import VggHandConfig
-from yolo_prune.datasets.vgg_hand import (
+from yolo_prune.commands.data import report, report_progress
+from yolo_prune.datasets.config import VggHandConfig
+from yolo_prune.datasets.vgg_hand.annotations import (
     PUBLISHED_IMAGES,
     PUBLISHED_INSTANCES,
     Found,
@@ -24,9 +23,10 @@ from yolo_prune.datasets.vgg_hand import (
     make_labels,
     save_data,
 )
+from yolo_prune.datasets.vgg_hand.archive import unpack
+from yolo_prune.datasets.vgg_hand.download import DownloadConfig, check_sha256, check_url, download
 from yolo_prune.errors import DatasetError, Interrupted
 from yolo_prune.files import make_folder_atomically
-from yolo_prune.commands.data import report, report_progress
 
 ARCHIVE = "hand_dataset.tar.gz"
 

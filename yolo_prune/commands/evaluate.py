@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yolo_prune.commands.bench import describe_weights, name_rows
+from yolo_prune.commands.config import EvaluateConfig
+from yolo_prune.commands.data import load_data_of, report
 from yolo_prune.datasets.spec import DataSpec, Sample, load_list, load_spec
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.average_precision import RECALLS
@@ -19,9 +22,6 @@ from yolo_prune.evaluation.picture_ids import PictureIds, load_picture_ids, name
 from yolo_prune.evaluation.results import format_results, load_results
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
-from yolo_prune.commands.bench import describe_weights, name_rows
-from yolo_prune.commands.data import load_data_of, report
-from yolo_prune.commands.config import EvaluateConfig
 from yolo_prune.training.device import make_device
 
 

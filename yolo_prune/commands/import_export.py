@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from yolo_prune.commands.data import report
 from yolo_prune.darknet.cfg import load_cfg, save_cfg
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import measure_sha256
@@ -16,7 +17,6 @@ from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_proven
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.fold import fold_batchnorm
 from yolo_prune.model.weights import load_weights, save_weights
-from yolo_prune.commands.data import report
 
 
 @dataclass(frozen=True)

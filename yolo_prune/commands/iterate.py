@@ -16,6 +16,12 @@ from typing import Any
 
 import torch
 
+from yolo_prune.commands.data import load_data_of, report
+from yolo_prune.commands.iterate_config import IterateConfig
+from yolo_prune.commands.iterate_report import draw_frontier, format_steps
+from yolo_prune.commands.iterate_step import Cut, Limits, cut, load_moments
+from yolo_prune.commands.iterate_weights import cut_weights
+from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import format_config, parse_config
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Network
@@ -25,12 +31,6 @@ from yolo_prune.evaluation.evaluate import measure_score_of
 from yolo_prune.files import load_json, measure_sha256, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.pruning.weight_plan import count_nonzeros
-from yolo_prune.commands.iterate_step import Cut, Limits, cut, load_moments
-from yolo_prune.commands.data import load_data_of, report
-from yolo_prune.commands.iterate_report import draw_frontier, format_steps
-from yolo_prune.commands.iterate_config import IterateConfig
-from yolo_prune.commands.train import resume_training, start_training
-from yolo_prune.commands.iterate_weights import cut_weights
 from yolo_prune.training.device import make_device
 from yolo_prune.training.ranks import is_launched
 from yolo_prune.training.run import Pictures, load_pictures

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from yolo_prune.commands.config import FINETUNE
 from yolo_prune.errors import ConfigError
 from yolo_prune.pruning.settings import GRANULARITIES, ScoreConfig, WeightConfig
-from yolo_prune.commands.config import FINETUNE
 from yolo_prune.training.settings import AUTO, TrainConfig, check_run_name
 
 

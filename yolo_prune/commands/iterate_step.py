@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from yolo_prune.commands.iterate_config import IterateConfig
+from yolo_prune.commands.plan import score
+from yolo_prune.commands.prune import verify
+from yolo_prune.commands.time_budgets import Stopwatch, make_time_budgets
 from yolo_prune.config import format_config
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Network
@@ -20,10 +24,6 @@ from yolo_prune.pruning.importance import score_by_squares
 from yolo_prune.pruning.plan import FloatArray, Plan, make_cost_budgets, make_plan, rank_within_groups
 from yolo_prune.pruning.settings import PlanConfig
 from yolo_prune.pruning.surgery import mask, rebuild
-from yolo_prune.commands.iterate_config import IterateConfig
-from yolo_prune.commands.plan import score
-from yolo_prune.commands.prune import verify
-from yolo_prune.commands.time_budgets import Stopwatch, make_time_budgets
 from yolo_prune.training.moments import MEAN_SQUARE, Moments, get_moments, slice_moments
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from yolo_prune.commands.iterate_config import IterateConfig
+from yolo_prune.commands.iterate_step import Cut, Limits, load_moments
 from yolo_prune.config import format_config
 from yolo_prune.errors import PlanError
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance, save_checkpoint
@@ -12,8 +14,6 @@ from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.settings import WeightConfig
 from yolo_prune.pruning.surgery import zero_weights
 from yolo_prune.pruning.weight_plan import count_nonzeros, find_prunable_layers, make_weight_plan
-from yolo_prune.commands.iterate_step import Cut, Limits, load_moments
-from yolo_prune.commands.iterate_config import IterateConfig
 
 
 def cut_weights(previous: Path, out: Path, config: IterateConfig, limits: Limits) -> Cut:

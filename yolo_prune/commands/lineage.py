@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from yolo_prune.commands.config import FINETUNE, PRUNE_TRAINING, PruneConfig
 from yolo_prune.config import parse_config
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import measure_sha256
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
-from yolo_prune.commands.config import FINETUNE, PRUNE_TRAINING, PruneConfig
 from yolo_prune.training.settings import TrainConfig
 
 CUTS = ("prune", "iterate")

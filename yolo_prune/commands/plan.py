@@ -10,6 +10,10 @@ from typing import Any
 
 import torch
 
+from yolo_prune.commands.calibration import EXAMPLE_BATCH, iterate_examples, iterate_images, pick_samples
+from yolo_prune.commands.config import PruneConfig
+from yolo_prune.commands.data import find_data_of, load_data_of, report
+from yolo_prune.commands.time_budgets import Stopwatch, make_time_budgets
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Conv, Network
 from yolo_prune.datasets.spec import DataSpec
@@ -35,10 +39,6 @@ from yolo_prune.pruning.plan_file import BlockPlan, load_plan, measure_network_s
 from yolo_prune.pruning.sensitivity import Sensitivity, load_sensitivity, rank_by_damage
 from yolo_prune.pruning.settings import AUTO, ON_IMAGES, ScoreConfig
 from yolo_prune.pruning.surgery import cut_blocks, rebuild
-from yolo_prune.commands.calibration import EXAMPLE_BATCH, iterate_examples, iterate_images, pick_samples
-from yolo_prune.commands.data import find_data_of, load_data_of, report
-from yolo_prune.commands.config import PruneConfig
-from yolo_prune.commands.time_budgets import Stopwatch, make_time_budgets
 from yolo_prune.training.device import make_device
 from yolo_prune.training.epoch_end import GAMMA_THRESHOLD
 

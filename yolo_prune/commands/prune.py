@@ -6,6 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from yolo_prune.commands.calibration import iterate_batches, iterate_images, pick_samples
+from yolo_prune.commands.config import PruneConfig
+from yolo_prune.commands.damage import Damage, format_damage, measure_damage
+from yolo_prune.commands.data import find_data_of, report
+from yolo_prune.commands.plan import Planned, fill_round_to, format_layers, make_planned
+from yolo_prune.commands.prune_gradually import make_plan_config, train_pruned
+from yolo_prune.commands.prune_weights import WeightPruneResult, prune_weights
 from yolo_prune.config import format_config
 from yolo_prune.darknet.cfg import save_cfg
 from yolo_prune.datasets.spec import DataSpec
@@ -23,13 +30,6 @@ from yolo_prune.pruning.settings import AUTO, ScoreConfig
 from yolo_prune.pruning.silencer import Silencer, begin_removal
 from yolo_prune.pruning.surgery import mask, rebuild, silence_blocks
 from yolo_prune.pruning.verify import verify_response
-from yolo_prune.commands.calibration import iterate_batches, iterate_images, pick_samples
-from yolo_prune.commands.damage import Damage, format_damage, measure_damage
-from yolo_prune.commands.data import find_data_of, report
-from yolo_prune.commands.prune_gradually import make_plan_config, train_pruned
-from yolo_prune.commands.plan import Planned, fill_round_to, format_layers, make_planned
-from yolo_prune.commands.config import PruneConfig
-from yolo_prune.commands.prune_weights import WeightPruneResult, prune_weights
 from yolo_prune.training.device import make_device
 from yolo_prune.training.recalibrate import recalibrate_
 

@@ -14,6 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from yolo_prune.commands.config import DEFAULT_EFFORT, LEAST_EFFORT, PruneConfig
+from yolo_prune.commands.plan import Planned, choose_blocks_of, make_planned
+from yolo_prune.commands.time_budgets import Stopwatch
+from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import format_config, parse_config
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
@@ -26,10 +30,6 @@ from yolo_prune.pruning.plan_file import BlockPlan
 from yolo_prune.pruning.settings import PlanConfig
 from yolo_prune.pruning.silencer import begin_removal, parse_removal
 from yolo_prune.pruning.surgery import cut_blocks
-from yolo_prune.commands.plan import Planned, choose_blocks_of, make_planned
-from yolo_prune.commands.config import DEFAULT_EFFORT, LEAST_EFFORT, PruneConfig
-from yolo_prune.commands.time_budgets import Stopwatch
-from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.training.device import make_device
 from yolo_prune.training.settings import TrainConfig
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from yolo_prune.commands.calibration import iterate_batches, pick_samples
+from yolo_prune.commands.config import PruneConfig
+from yolo_prune.commands.data import load_data_of
 from yolo_prune.config import format_config
 from yolo_prune.darknet.cfg import save_cfg
 from yolo_prune.darknet.cost import measure_cost
@@ -18,9 +21,6 @@ from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.sparse_storage import pack, unpack
 from yolo_prune.pruning.surgery import compare, zero_weights
 from yolo_prune.pruning.weight_plan import WeightPlan, count_by_layer, count_nonzeros, make_weight_plan
-from yolo_prune.commands.calibration import iterate_batches, pick_samples
-from yolo_prune.commands.data import load_data_of
-from yolo_prune.commands.config import PruneConfig
 from yolo_prune.training.device import make_device
 from yolo_prune.training.recalibrate import recalibrate_
 

@@ -10,6 +10,10 @@ from typing import Any
 
 import torch
 
+from yolo_prune.commands.calibration import BATCH, iterate_examples, pick_samples
+from yolo_prune.commands.config import SensitivityConfig
+from yolo_prune.commands.data import load_data_of, report
+from yolo_prune.commands.plan import score
 from yolo_prune.config import format_config, parse_config
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
@@ -27,10 +31,6 @@ from yolo_prune.pruning.plan import name_group
 from yolo_prune.pruning.plan_file import measure_network_sha256
 from yolo_prune.pruning.sensitivity import GroupCurve, Sensitivity, load_sensitivity, plan_group
 from yolo_prune.pruning.surgery import rebuild
-from yolo_prune.commands.calibration import BATCH, iterate_examples, pick_samples
-from yolo_prune.commands.data import load_data_of, report
-from yolo_prune.commands.plan import score
-from yolo_prune.commands.config import SensitivityConfig
 from yolo_prune.training.device import make_device
 from yolo_prune.training.signals import watch_signals
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import GREY, FloatArray, ImageArray, fit_image
-from yolo_prune.datasets.settings import AugmentConfig
 
 Picture: TypeAlias = tuple[ImageArray, FloatArray]
 

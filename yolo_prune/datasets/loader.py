@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from yolo_prune.datasets.augment import Picture, augment
+from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import Header, fit_image, letterbox, make_letterbox, read_header, read_image
 from yolo_prune.datasets.labels import load_objects, locate_objects
-from yolo_prune.datasets.settings import AugmentConfig
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
 from yolo_prune.threads import count_cores

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from yolo_prune.datasets.settings import AugmentConfig
+from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.settings import DistillConfig, LossConfig, check_img_size
 from yolo_prune.pruning.settings import PlanConfig

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yolo_prune.datasets.facts import Content, Picture
-from yolo_prune.datasets.findings import Finding
-from yolo_prune.datasets.lookalikes import Crossing, Group, find_pairs, sum_up
+from yolo_prune.datasets.check.issues import Finding
+from yolo_prune.datasets.check.perceptual_hash import Crossing, Group, find_pairs, sum_up
+from yolo_prune.datasets.check.scan import Content, Picture
 from yolo_prune.datasets.spec import SPLITS
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolo_prune.datasets.coco_masks import is_number, measure_box
-from yolo_prune.datasets.convert import (
+from yolo_prune.datasets.formats.coco_masks import is_number, measure_box
+from yolo_prune.datasets.formats.labelled_set import (
     PIXEL_DECIMALS,
     Box,
     LabelledPicture,

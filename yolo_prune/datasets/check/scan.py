@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from yolo_prune.datasets.findings import Finding, make_finding
+from yolo_prune.datasets.check.issues import Finding, make_finding
+from yolo_prune.datasets.check.perceptual_hash import Look, measure_look
 from yolo_prune.datasets.images import read_header, read_image
 from yolo_prune.datasets.labels import LabelLines, scan_labels
-from yolo_prune.datasets.lookalikes import Look, measure_look
 from yolo_prune.datasets.spec import DataSpec, Sample
 from yolo_prune.errors import DatasetError
 from yolo_prune.threads import count_cores

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from yolo_prune.datasets.facts import Content, Picture
-from yolo_prune.datasets.findings import COVERING_SHARE, EXTREME_ASPECT, SAME_BOX_IOU, SMALL_BOX_PX, Finding
+from yolo_prune.datasets.check.issues import COVERING_SHARE, EXTREME_ASPECT, SAME_BOX_IOU, SMALL_BOX_PX, Finding
+from yolo_prune.datasets.check.scan import Content, Picture
 from yolo_prune.datasets.images import make_letterbox
 from yolo_prune.datasets.labels import LabelLines, scan_labels
 from yolo_prune.datasets.spec import SUFFIXES

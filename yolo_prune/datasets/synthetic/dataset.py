@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.labels import format_labels
-from yolo_prune.datasets.scenes import make_scene
-from yolo_prune.datasets.settings import SyntheticConfig
 from yolo_prune.datasets.spec import SPLITS, save_spec
+from yolo_prune.datasets.synthetic.scenes import make_scene
 from yolo_prune.errors import OutputError
 from yolo_prune.files import make_folder_atomically
 from yolo_prune.threads import count_cores

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from yolo_prune.datasets.solids import FloatArray, PointArray
+from yolo_prune.datasets.synthetic.solids import FloatArray, PointArray
 
 _SKIN_RGB = np.array(
     [[245, 212, 190], [232, 186, 155], [212, 160, 124], [183, 129, 93], [145, 97, 67], [106, 68, 47], [74, 48, 36]]

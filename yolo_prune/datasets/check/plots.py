@@ -14,10 +14,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 from PIL import Image, ImageDraw, ImageFont
 
-from yolo_prune.datasets.facts import Content, Picture
+from yolo_prune.datasets.check.scan import Content, Picture
+from yolo_prune.datasets.check.statistics import COCO_BOUNDS_PX, Figures, join_figures
 from yolo_prune.datasets.images import letterbox, read_image
 from yolo_prune.datasets.labels import locate_objects
-from yolo_prune.datasets.statistics import COCO_BOUNDS_PX, Figures, join_figures
 from yolo_prune.files import open_atomically
 
 if TYPE_CHECKING:

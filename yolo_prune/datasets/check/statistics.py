@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yolo_prune.datasets.facts import Content, Picture
+from yolo_prune.datasets.check.scan import Content, Picture
 
 COCO_BOUNDS_PX = (32, 96)
 """Sides of the squares between which COCO calls a box medium."""

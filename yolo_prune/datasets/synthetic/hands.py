@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from yolo_prune.datasets.coverings import Skin, paint_cloth_
-from yolo_prune.datasets.hand_pose import INDEX, LITTLE, THUMB, Skeleton, make_skeleton, make_view
-from yolo_prune.datasets.solids import (
+from yolo_prune.datasets.synthetic.coverings import Skin, paint_cloth_
+from yolo_prune.datasets.synthetic.hand_pose import INDEX, LITTLE, THUMB, Skeleton, make_skeleton, make_view
+from yolo_prune.datasets.synthetic.solids import (
     Canvas,
     FloatArray,
     Layer,

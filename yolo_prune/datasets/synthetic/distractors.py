@@ -7,9 +7,9 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from yolo_prune.datasets.backgrounds import make_palette
-from yolo_prune.datasets.coverings import make_skin, paint_cloth_
-from yolo_prune.datasets.solids import (
+from yolo_prune.datasets.synthetic.backgrounds import make_palette
+from yolo_prune.datasets.synthetic.coverings import make_skin, paint_cloth_
+from yolo_prune.datasets.synthetic.solids import (
     Canvas,
     FloatArray,
     Layer,

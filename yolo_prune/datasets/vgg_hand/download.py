@@ -19,7 +19,7 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
-from yolo_prune.datasets.download_part import Part, Version, refuse_writing
+from yolo_prune.datasets.vgg_hand.download_part import Part, Version, refuse_writing
 from yolo_prune.errors import ConfigError, DatasetError
 from yolo_prune.files import measure_sha256
 

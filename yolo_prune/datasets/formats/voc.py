@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree as ET
 from xml.parsers import expat
 
-from yolo_prune.datasets.convert import (
+from yolo_prune.datasets.formats.labelled_set import (
     PIXEL_DECIMALS,
     Box,
     LabelledPicture,

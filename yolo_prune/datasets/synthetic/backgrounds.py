@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from yolo_prune.datasets.solids import FloatArray, blur, make_mottle
+from yolo_prune.datasets.synthetic.solids import FloatArray, blur, make_mottle
 
 ByteImage = npt.NDArray[np.uint8]
 
