@@ -39,15 +39,15 @@ from torch.nn import functional
 from yolo_prune.bench.latency import describe_environment
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.layers import Conv, Network, resize
+from yolo_prune.engines.sparse.build import load_kernel
+from yolo_prune.engines.sparse.engine import SparseDetector
+from yolo_prune.engines.sparse.packing import can_pack, pack_weights
+from yolo_prune.engines.sparse.planes import Planes
+from yolo_prune.engines.sparse.steps import Block, Step, make_conv_step, make_split_step
+from yolo_prune.engines.sparse.tiling import Limits
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.fold import fold_batchnorm
-from yolo_prune.sparse.build import load_kernel
-from yolo_prune.sparse.engine import SparseDetector
-from yolo_prune.sparse.packing import can_pack, pack_weights
-from yolo_prune.sparse.planes import Planes
-from yolo_prune.sparse.steps import Block, Step, make_conv_step, make_split_step
-from yolo_prune.sparse.tiling import Limits
 
 SPARSE = "sparse"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

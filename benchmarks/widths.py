@@ -36,12 +36,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from widths_table import Measured, format_tables
 
-from yolo_prune.bench.latency import describe_environment, make_engine
+from yolo_prune.bench.latency import describe_environment
 from yolo_prune.commands.data import report
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Network, resize
 from yolo_prune.datasets.loader import Batch
+from yolo_prune.engines.make import make_engine
 from yolo_prune.errors import EngineError, PlanError
 from yolo_prune.files import save_json
 from yolo_prune.model.decode import DecodedDetector

@@ -8,15 +8,16 @@ from networks import make_small_network, measure_largest_gap, randomise_, run
 from torch import Tensor
 from torch.sparse import SparseSemiStructuredTensorCUTLASS
 
-from yolo_prune.bench.latency import describe_environment, make_engine
+from yolo_prune.bench.latency import describe_environment
 from yolo_prune.darknet.layers import Conv, Shortcut
+from yolo_prune.engines import half
+from yolo_prune.engines.half import COLUMNS, ROWS, HalfDetector, SemiStructuredDetector, is_semi_structured
+from yolo_prune.engines.make import make_engine
 from yolo_prune.errors import ConfigError, EngineError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.settings import WeightConfig
 from yolo_prune.pruning.surgery import zero_weights
 from yolo_prune.pruning.weight_plan import make_weight_plan
-from yolo_prune.sparse import half
-from yolo_prune.sparse.half import COLUMNS, ROWS, HalfDetector, SemiStructuredDetector, is_semi_structured
 
 LAYERS = (
     Conv(64, 3, padding=1), Conv(32, 1), Conv(64, 3, padding=1), Shortcut(0), Conv(128, 3, 2, 1), Conv(96, 1), Conv(48, 1),

@@ -11,12 +11,12 @@ from networks import make_images, make_small_network, randomise_
 from yolo_prune.bench.latency import (
     Latency,
     describe_environment,
-    make_engine,
     make_network_call,
     make_suppression_call,
     measure_latencies,
 )
 from yolo_prune.darknet.layers import Conv
+from yolo_prune.engines.make import make_engine
 from yolo_prune.evaluation.detections import Detections, suppress
 from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.model.checkpoint import load_checkpoint

@@ -19,18 +19,18 @@ from networks import copy_state, is_same_state, make_small_network, measure_larg
 from torch import Tensor
 from torch.nn import functional
 
-from yolo_prune.bench.latency import make_engine
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample, resize
+from yolo_prune.engines.make import make_engine
+from yolo_prune.engines.sparse import tiling
+from yolo_prune.engines.sparse.build import INSTRUCTIONS, load_kernel
+from yolo_prune.engines.sparse.engine import MOST_PROGRAMS, SparseDetector
+from yolo_prune.engines.sparse.packing import can_pack, pack_weights
+from yolo_prune.engines.sparse.planes import Planes
+from yolo_prune.engines.sparse.steps import ACTIVATIONS, Block, Step, make_conv_step, make_pool_step, make_split_step
 from yolo_prune.errors import ConfigError, EngineError
 from yolo_prune.model.detector import ConvLayer, Detector, MaxPoolLayer, activate
 from yolo_prune.model.fold import fold_batchnorm
-from yolo_prune.sparse import tiling
-from yolo_prune.sparse.build import INSTRUCTIONS, load_kernel
-from yolo_prune.sparse.engine import MOST_PROGRAMS, SparseDetector
-from yolo_prune.sparse.packing import can_pack, pack_weights
-from yolo_prune.sparse.planes import Planes
-from yolo_prune.sparse.steps import ACTIVATIONS, Block, Step, make_conv_step, make_pool_step, make_split_step
 
 TOLERANCE = 1e-4
 CPU_FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""

@@ -10,13 +10,7 @@ from typing import Any
 
 import torch
 
-from yolo_prune.bench.latency import (
-    describe_environment,
-    make_engine,
-    make_network_call,
-    make_suppression_call,
-    measure_latencies,
-)
+from yolo_prune.bench.latency import describe_environment, make_network_call, make_suppression_call, measure_latencies
 from yolo_prune.bench.table import (
     IS_RUINED,
     RUINED_MARK,
@@ -33,6 +27,7 @@ from yolo_prune.commands.config import BenchConfig
 from yolo_prune.commands.data import choose_split, load_data_of, report
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.engines.make import make_engine
 from yolo_prune.errors import ConfigError, OutputError
 from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate

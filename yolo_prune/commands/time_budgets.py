@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from yolo_prune.bench.latency import Call, make_engine, make_network_call, measure_latencies
+from yolo_prune.bench.latency import Call, make_network_call, measure_latencies
+from yolo_prune.engines.make import make_engine
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.budget import Budget

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from yolo_prune.sparse.packing import PackedWeights
-from yolo_prune.sparse.planes import Planes
+from yolo_prune.engines.sparse.packing import PackedWeights
+from yolo_prune.engines.sparse.planes import Planes
 
 SECOND_LEVEL_BYTES = 700 * 1024
 """What a tile of pixels may take over all input channels: most of a core's 1 MiB of second-level cache."""

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Route, Shortcut, Upsample, Yolo, get_sources, infer_shapes
-from yolo_prune.errors import EngineError
-from yolo_prune.model.detector import ConvLayer, Detector, Heads, activate, run_layer
-from yolo_prune.sparse.packing import PackedWeights
-from yolo_prune.sparse.planes import Planes
-from yolo_prune.sparse.steps import (
+from yolo_prune.engines.sparse.packing import PackedWeights
+from yolo_prune.engines.sparse.planes import Planes
+from yolo_prune.engines.sparse.steps import (
     ACTIVATIONS,
     Block,
     Step,
@@ -27,7 +25,9 @@ from yolo_prune.sparse.steps import (
     make_writing_step,
     point_at_images_,
 )
-from yolo_prune.sparse.tiling import Limits
+from yolo_prune.engines.sparse.tiling import Limits
+from yolo_prune.errors import EngineError
+from yolo_prune.model.detector import ConvLayer, Detector, Heads, activate, run_layer
 
 Call = Callable[[], None]
 MOST_FLOATS = 2**30

@@ -8,12 +8,12 @@ from threading import Lock
 import torch
 from torch import Tensor
 
+from yolo_prune.engines.sparse.build import load_kernel
+from yolo_prune.engines.sparse.packing import PackedWeights, can_pack, pack_weights
+from yolo_prune.engines.sparse.program import Program
 from yolo_prune.errors import EngineError
 from yolo_prune.model.detector import ConvLayer, Detector, Heads, Visit
 from yolo_prune.model.fold import fold_batchnorm
-from yolo_prune.sparse.build import load_kernel
-from yolo_prune.sparse.packing import PackedWeights, can_pack, pack_weights
-from yolo_prune.sparse.program import Program
 
 MOST_DENSITY = 0.5
 """The share of non-zeros up to which a convolution runs sparse: there 3×3 ones of PyTorch take 0.9 to 1.3 times as long,

@@ -12,8 +12,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from yolo_prune.engines.sparse.steps import Step
 from yolo_prune.errors import EngineError
-from yolo_prune.sparse.steps import Step
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
 COMPILERS = ("c++", "g++", "clang++")

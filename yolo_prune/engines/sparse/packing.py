@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from yolo_prune.darknet.layers import Conv
-from yolo_prune.sparse.planes import Planes
+from yolo_prune.engines.sparse.planes import Planes
 
 WEIGHT = np.dtype([("offset", np.int32), ("value", np.float32)])
 """One non-zero weight; `Weight` in kernel.cpp."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from yolo_prune.darknet.layers import MaxPool
-from yolo_prune.sparse.packing import PackedWeights
-from yolo_prune.sparse.planes import Planes
-from yolo_prune.sparse.tiling import Limits, make_tiling
+from yolo_prune.engines.sparse.packing import PackedWeights
+from yolo_prune.engines.sparse.planes import Planes
+from yolo_prune.engines.sparse.tiling import Limits, make_tiling
 
 CONV, COPY, SPLIT, ADD, POOL = range(5)
 ACTIVATIONS = ("linear", "leaky", "relu")
