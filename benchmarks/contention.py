@@ -38,7 +38,7 @@ from yolo_prune.darknet.layers import resize
 from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.synthetic.dataset import make_dataset
 from yolo_prune.threads import count_cores
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.config import TrainConfig
 
 LOADS = {"alone": (0, 0), "one": (1, 1), "session": (0, 1), "higher": (1, 1), "four": (1, 4), "sessions": (4, 1)}
 """How many sessions of busy processes, and how many in each; 0 sessions: in this one."""

@@ -30,13 +30,13 @@ from yolo_prune.contention import LoadMeter, watch_contention
 from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
 from yolo_prune.datasets.spec import find_images, load_spec
 from yolo_prune.engines.sparse.engine import SparseDetector
-from yolo_prune.evaluation.settings import DetectConfig
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
-from yolo_prune.training.pace import measure_pace
-from yolo_prune.training.settings import TrainConfig
-from yolo_prune.training.trainee import make_trainee
+from yolo_prune.training.schedule import measure_pace
+from yolo_prune.training.state import make_trainee
 
 Unit = Callable[[], int]
 """Do a little of a command, and return how many images, or runs of `iterate`, that was."""

@@ -32,8 +32,8 @@ from yolo_prune.evaluation.matching import Matches
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import Detector
-from yolo_prune.pruning.settings import CRITERIA, ON_IMAGES
-from yolo_prune.training.recalibrate import recalibrate_
+from yolo_prune.pruning.config import CRITERIA, ON_IMAGES
+from yolo_prune.pruning.recalibrate import recalibrate_
 
 CPU = torch.device("cpu")
 TORCH_PRUNING = "Torch-Pruning, l2, same share of every layer"

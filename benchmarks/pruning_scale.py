@@ -24,10 +24,10 @@ from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.files import open_atomically
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.config import PlanConfig, ScoreConfig
 from yolo_prune.pruning.constants import carry_constants
 from yolo_prune.pruning.importance import score_channels
 from yolo_prune.pruning.plan import make_cost_budgets, make_plan
-from yolo_prune.pruning.settings import PlanConfig, ScoreConfig
 from yolo_prune.pruning.surgery import rebuild
 
 T = TypeVar("T")

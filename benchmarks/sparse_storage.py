@@ -24,7 +24,7 @@ from yolo_prune.darknet.architectures import make_network
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.sparse_storage import is_worth_packing
-from yolo_prune.pruning.settings import WeightConfig
+from yolo_prune.pruning.config import WeightConfig
 from yolo_prune.pruning.surgery import zero_weights
 from yolo_prune.pruning.weight_plan import make_weight_plan
 

@@ -24,8 +24,8 @@ from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
 from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import Detector
-from yolo_prune.training.settings import TrainConfig
-from yolo_prune.training.trainee import Trainee, make_trainee
+from yolo_prune.training.config import TrainConfig
+from yolo_prune.training.state import Trainee, make_trainee
 
 PARTS = ("next batch", "forward", "loss", "backward", "optimizer, sparsity, average")
 WARMUP = 3

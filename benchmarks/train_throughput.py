@@ -157,10 +157,10 @@ def train_with_yolo_prune(job: Job, answers: TextIO) -> None:
     from yolo_prune.datasets.loader import DetectionDataset, make_loader
     from yolo_prune.datasets.spec import load_spec
     from yolo_prune.model.detector import Detector
+    from yolo_prune.training.config import TrainConfig
     from yolo_prune.training.epoch import Tally, train_epoch
-    from yolo_prune.training.pace import measure_pace
-    from yolo_prune.training.settings import TrainConfig
-    from yolo_prune.training.trainee import make_trainee
+    from yolo_prune.training.schedule import measure_pace
+    from yolo_prune.training.state import make_trainee
 
     cv2.setNumThreads(job.threads)
     torch.backends.cudnn.benchmark = job.device == "cuda"

@@ -28,8 +28,8 @@ from yolo_prune.model.weights import save_weights
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.constants import carry_constants
 from yolo_prune.pruning.plan import Plan
+from yolo_prune.pruning.recalibrate import recalibrate_
 from yolo_prune.pruning.surgery import rebuild
-from yolo_prune.training.recalibrate import recalibrate_
 
 OPENCV_BN_EPS = 1e-6
 """What OpenCV adds to a variance. Here, as in AlexeyAB's Darknet, that is 1e-5, and no Darknet file says which: the two ε

@@ -17,11 +17,11 @@ from yolo_prune.datasets.loader import DetectionDataset, Share, make_loader
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.model.detector import Detector
 from yolo_prune.training import epoch as epoch_module
+from yolo_prune.training.config import TrainConfig
+from yolo_prune.training.distributed import Ranks, join_ranks
 from yolo_prune.training.epoch import train_step
-from yolo_prune.training.pace import Pace
-from yolo_prune.training.ranks import Ranks, join_ranks
-from yolo_prune.training.settings import TrainConfig
-from yolo_prune.training.trainee import make_trainee
+from yolo_prune.training.schedule import Pace
+from yolo_prune.training.state import make_trainee
 
 
 def take_steps(ranks: Ranks, hands: Path, accumulate: int, what: str) -> dict[str, torch.Tensor]:

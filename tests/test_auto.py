@@ -20,8 +20,8 @@ from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.auto import Choice, choose_criterion, measure_gammas
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plan import make_cost_budgets, make_plan
-from yolo_prune.pruning.settings import PlanConfig
 
 NETWORK = make_small_network(Conv(20, 3, 1, 1), Conv(20, 3, 1, 1), Conv(10, 1), Conv(20, 1), Shortcut(1))
 PRUNABLE = 50

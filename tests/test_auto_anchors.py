@@ -22,11 +22,11 @@ from yolo_prune.datasets.anchors import find_anchors, load_sides, measure_fit, r
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError, DatasetError
 from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.config import LossConfig
 from yolo_prune.model.detector import Detector
-from yolo_prune.model.settings import LossConfig
 from yolo_prune.model.weights import save_weights
-from yolo_prune.training.settings import TrainConfig
-from yolo_prune.training.start import DEFAULT_IMG_SIZE, make_start
+from yolo_prune.training.config import TrainConfig
+from yolo_prune.training.initial_model import DEFAULT_IMG_SIZE, make_start
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 STEPS = 9
@@ -77,7 +77,7 @@ def test_a_killed_run_ends_in_the_same_bits(config: TrainConfig, finished: Path,
     with before_step(step, kill), pytest.raises(Killed):
         start_training(config, tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:  # they are not looked for again
-        patch.setattr("yolo_prune.training.start.find_anchors", None)
+        patch.setattr("yolo_prune.training.initial_model.find_anchors", None)
         resume_training(tmp_path / "run")
     assert is_same_run(tmp_path / "run", finished)
 
@@ -248,8 +248,8 @@ def test_only_some_pictures_are_looked_at_before_a_plain_run(
         seen.extend(samples)
         return load_sides(samples, *arguments)
 
-    monkeypatch.setattr("yolo_prune.training.start.CHECKED_PICTURES", 4)
-    monkeypatch.setattr("yolo_prune.training.start.load_sides", watch)
+    monkeypatch.setattr("yolo_prune.training.initial_model.CHECKED_PICTURES", 4)
+    monkeypatch.setattr("yolo_prune.training.initial_model.load_sides", watch)
     samples = load_spec(hands).samples("train")
     make_start(make_config(hands, tiny_cfg), 1, print, samples)
     assert seen == [samples[0], samples[3], samples[6], samples[9]]

@@ -16,8 +16,8 @@ from yolo_prune.darknet.layers import Conv, Network, Shortcut
 from yolo_prune.errors import PlanError
 from yolo_prune.pruning.budget import Budget, find_shortest
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plan import FloatArray, Plan, check_plan, make_cost_budgets, make_plan, prune_network
-from yolo_prune.pruning.settings import PlanConfig
 
 SHARES = st.floats(0.005, 1)
 NETWORK = make_network("yolov3", width=0.1)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from yolo_prune.commands.config import PruneConfig
 from yolo_prune.config import format_config, load_yaml, parse_config
 from yolo_prune.errors import ConfigError, PlanError
-from yolo_prune.pruning.settings import PlanConfig
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.pruning.config import PlanConfig
+from yolo_prune.training.config import TrainConfig
 
 
 @dataclass(frozen=True)

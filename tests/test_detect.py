@@ -13,8 +13,8 @@ from torch import Tensor
 from yolo_prune.commands.detect import DetectResult, detect
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import CheckpointError, ConfigError, DatasetError
-from yolo_prune.evaluation.pictures import PALETTE
-from yolo_prune.evaluation.settings import DetectConfig
+from yolo_prune.evaluation.config import DetectConfig
+from yolo_prune.evaluation.previews import PALETTE
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation import detections as subject
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import Detections, make_detections, suppress
-from yolo_prune.evaluation.settings import DetectConfig
 
 BOX = [0.0, 0.0, 10.0, 10.0]
 SHIFTED = [0.0, 2.0, 10.0, 12.0]  # overlaps BOX by 80 / 120

@@ -25,13 +25,13 @@ from yolo_prune.errors import ConfigError, Interrupted, PlanError, TimeUp
 from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plan import Plan, prune_network
 from yolo_prune.pruning.plan_file import load_plan
-from yolo_prune.pruning.settings import PlanConfig
 from yolo_prune.pruning.silencer import begin_removal, parse_removal
 from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
 from yolo_prune.training import removal as removal_module
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.config import TrainConfig
 
 ORIGINAL = parse_cfg(TINY_CFG)
 TRAINING = replace(PRUNE_TRAINING, batch_size=4, ema_fraction=0.5)

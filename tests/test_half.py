@@ -15,7 +15,7 @@ from yolo_prune.engines.half import COLUMNS, ROWS, HalfDetector, SemiStructuredD
 from yolo_prune.engines.make import make_engine
 from yolo_prune.errors import ConfigError, EngineError
 from yolo_prune.model.detector import ConvLayer, Detector
-from yolo_prune.pruning.settings import WeightConfig
+from yolo_prune.pruning.config import WeightConfig
 from yolo_prune.pruning.surgery import zero_weights
 from yolo_prune.pruning.weight_plan import make_weight_plan
 

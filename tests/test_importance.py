@@ -14,9 +14,9 @@ from yolo_prune.errors import ConfigError, PlanError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.config import CRITERIA, GROUP_REDUCTIONS, NORMALIZATIONS, ScoreConfig
 from yolo_prune.pruning.importance import Example, normalize_groups, reduce_members, score_channels
 from yolo_prune.pruning.plan import FloatArray, rank_within_groups
-from yolo_prune.pruning.settings import CRITERIA, GROUP_REDUCTIONS, NORMALIZATIONS, ScoreConfig
 
 TIED = make_small_network(Conv(2, 1), Conv(2, 1), Shortcut(0), Conv(3, 1, batch_normalize=False))
 """Ids: image 0-2, the tied pair 3-4, the plain convolution 5-7, the head from 8 on."""

@@ -27,16 +27,16 @@ from yolo_prune.errors import ConfigError, Interrupted, PlanError
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.config import ScoreConfig
 from yolo_prune.pruning.importance import score_by_squares
 from yolo_prune.pruning.plan import Plan
-from yolo_prune.pruning.settings import ScoreConfig
 from yolo_prune.pruning.surgery import rebuild, slice_tensors
 from yolo_prune.training import epoch as epoch_module
+from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.moments import MEAN_SQUARE, get_moments, slice_moments
-from yolo_prune.training.pace import Pace
-from yolo_prune.training.settings import TrainConfig
-from yolo_prune.training.trainee import Trainee, make_trainee
+from yolo_prune.training.schedule import Pace
+from yolo_prune.training.state import Trainee, make_trainee
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 FINETUNE = TrainConfig(batch_size=6, learning_rate=1e-3, warmup_fraction=0.0)

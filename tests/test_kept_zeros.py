@@ -22,15 +22,15 @@ from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, load_checkpoint, save_checkpoint
 from yolo_prune.model.detector import Detector
-from yolo_prune.pruning.settings import WeightConfig
+from yolo_prune.pruning.config import WeightConfig
 from yolo_prune.pruning.surgery import zero_weights
 from yolo_prune.pruning.weight_plan import (
     make_weight_plan,
 )
+from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
-from yolo_prune.training.pace import Pace
-from yolo_prune.training.settings import TrainConfig
-from yolo_prune.training.trainee import Trainee, make_trainee
+from yolo_prune.training.schedule import Pace
+from yolo_prune.training.state import Trainee, make_trainee
 
 TINY = parse_cfg(TINY_CFG)
 

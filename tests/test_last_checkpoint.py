@@ -19,7 +19,7 @@ from yolo_prune.commands.iterate_step import load_moments
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.errors import CheckpointError
 from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 SMALL = ("--epochs", 1, "--batch-size", 6, "--device", "cpu")

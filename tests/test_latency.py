@@ -17,8 +17,8 @@ from yolo_prune.bench.latency import (
 )
 from yolo_prune.darknet.layers import Conv
 from yolo_prune.engines.make import make_engine
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import Detections, suppress
-from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
 

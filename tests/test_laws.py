@@ -18,9 +18,9 @@ from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.weights import load_weights, save_weights
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.config import CRITERIA, PlanConfig, ScoreConfig
 from yolo_prune.pruning.importance import Example, score_channels
 from yolo_prune.pruning.plan import FloatArray, Plan, check_plan, make_cost_budgets, make_plan, prune_network
-from yolo_prune.pruning.settings import CRITERIA, PlanConfig, ScoreConfig
 from yolo_prune.pruning.surgery import compare, mask, measure_difference, rebuild
 
 CFGS = sorted((Path(__file__).parents[1] / "configs").glob("*.cfg"))

@@ -13,9 +13,9 @@ from torchvision.ops import box_convert, complete_box_iou_loss
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.layers import Conv, Network, Yolo
 from yolo_prune.model.assignment import assign
+from yolo_prune.model.config import LossConfig
 from yolo_prune.model.detector import Detector, Heads
 from yolo_prune.model.loss import DetectionLoss, Losses, measure_ciou
-from yolo_prune.model.settings import LossConfig
 
 YOLOS = (
     Yolo((2,), ((8.0, 8.0), (16.0, 16.0), (64.0, 64.0)), 3),

@@ -9,9 +9,9 @@ from torch import nn
 
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.model.detector import Detector
+from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.optimizer import WeightAverage, make_optimizer
-from yolo_prune.training.pace import measure_learning_rate, measure_step_size
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.schedule import measure_learning_rate, measure_step_size
 
 
 def test_the_schedule_of_a_hand_worked_run() -> None:

@@ -19,7 +19,7 @@ from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import OutputError
 from yolo_prune.evaluation.detections import make_detections
 from yolo_prune.evaluation.matching import GroundTruth
-from yolo_prune.evaluation.pictures import (
+from yolo_prune.evaluation.previews import (
     PALETTE,
     PAPER,
     TRUTH_COLOUR,
@@ -29,7 +29,7 @@ from yolo_prune.evaluation.pictures import (
     save_picture,
 )
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.training.pictures import (
+from yolo_prune.training.previews import (
     COLUMNS,
     ROWS,
     draw_found,

@@ -18,6 +18,7 @@ from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Network
 from yolo_prune.errors import PlanError
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
+from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plan import (
     FloatArray,
     Plan,
@@ -29,7 +30,6 @@ from yolo_prune.pruning.plan import (
     rank_with_floor,
     rank_within_groups,
 )
-from yolo_prune.pruning.settings import PlanConfig
 
 GRAPH = make_channel_graph(make_network("yolov3", width=0.1))
 RATIOS = st.floats(0, 0.99)

@@ -19,12 +19,12 @@ from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.layers import Conv, Layer, Network, Shortcut
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import OutputError
-from yolo_prune.pruning import pictures
+from yolo_prune.pruning import plots as pictures
 from yolo_prune.pruning.blocks import drop_blocks, find_blocks
 from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.pictures import ALONE, BEFORE, FROZEN, draw_plan, draw_sensitivity, name_layers
 from yolo_prune.pruning.plan import Plan, prune_network
 from yolo_prune.pruning.plan_file import BlockPlan
+from yolo_prune.pruning.plots import ALONE, BEFORE, FROZEN, draw_plan, draw_sensitivity, name_layers
 from yolo_prune.pruning.sensitivity import GroupCurve, Sensitivity
 
 TINY = parse_cfg(TINY_CFG)

@@ -16,7 +16,7 @@ from yolo_prune.commands.config import ChainConfig
 from yolo_prune.commands.run import run_chain
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.training.ranks import Ranks, join_ranks
+from yolo_prune.training.distributed import Ranks, join_ranks
 
 TESTS = Path(__file__).parent
 

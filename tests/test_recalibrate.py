@@ -14,7 +14,7 @@ from yolo_prune.datasets.spec import load_spec
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import Detector
-from yolo_prune.training.recalibrate import recalibrate_
+from yolo_prune.pruning.recalibrate import recalibrate_
 
 CPU = torch.device("cpu")
 

@@ -24,16 +24,16 @@ from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.evaluate import predict_with
 from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.config import DistillConfig, LossConfig
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.loss import DetectionLoss, measure_class_weights, measure_offsets
-from yolo_prune.model.settings import DistillConfig, LossConfig
 from yolo_prune.training import epoch_end
+from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
-from yolo_prune.training.pace import Pace
 from yolo_prune.training.run import count_workers, list_sizes
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.schedule import Pace
+from yolo_prune.training.state import Trainee, choose_dtype, freeze_, make_trainee
 from yolo_prune.training.teacher import Teacher
-from yolo_prune.training.trainee import Trainee, choose_dtype, freeze_, make_trainee
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
 from yolo_prune.evaluation.detections import make_detections
-from yolo_prune.evaluation.picture_ids import ImageId, PictureIds, load_picture_ids, name_pictures
+from yolo_prune.evaluation.image_ids import ImageId, PictureIds, load_picture_ids, name_pictures
 from yolo_prune.evaluation.results import format_results, load_results
 
 NOTHING = make_detections((), (), ())

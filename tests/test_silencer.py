@@ -15,8 +15,8 @@ from yolo_prune.darknet.layers import Conv, Network
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plan import Plan
-from yolo_prune.pruning.settings import PlanConfig
 from yolo_prune.pruning.silencer import Removal, Silencer, begin_removal
 from yolo_prune.pruning.surgery import rebuild
 

@@ -14,7 +14,7 @@ from yolo_prune.darknet.layers import Conv, Network, Shortcut
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.sparse import GammaSparsity
+from yolo_prune.pruning.gamma_sparsity import GammaSparsity
 
 TIED = make_small_network(Conv(3, 1), Conv(3, 1), Shortcut(0), Conv(4, 1))
 

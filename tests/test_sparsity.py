@@ -21,16 +21,16 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.config import PlanConfig, ScoreConfig
 from yolo_prune.pruning.constants import carry_constants
+from yolo_prune.pruning.gamma_sparsity import GammaSparsity
 from yolo_prune.pruning.importance import score_by_squares
 from yolo_prune.pruning.plan import make_threshold_plan
-from yolo_prune.pruning.settings import PlanConfig, ScoreConfig
 from yolo_prune.pruning.silencer import Silencer, begin_removal
-from yolo_prune.pruning.sparse import GammaSparsity
 from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
-from yolo_prune.training.gamma_picture import BINS, count_gammas, draw_gammas
-from yolo_prune.training.pace import AUTO_REST, SORTING, find_sparsity, measure_pace, measure_step_size
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.config import TrainConfig
+from yolo_prune.training.gamma_plot import BINS, count_gammas, draw_gammas
+from yolo_prune.training.schedule import AUTO_REST, SORTING, find_sparsity, measure_pace, measure_step_size
 from yolo_prune.training.validate import make_slim
 
 STEPS = 100

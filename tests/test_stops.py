@@ -22,7 +22,7 @@ from yolo_prune.errors import DatasetError, Interrupted, OutputError, TimeUp, Tr
 from yolo_prune.files import open_atomically
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.training import epoch as epoch_module
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.signals import watch_signals
 
 pytestmark = pytest.mark.usefixtures("undrawn")

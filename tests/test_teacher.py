@@ -17,14 +17,14 @@ from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.config import DistillConfig
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.distillation import measure_attention_gap, measure_distillation
-from yolo_prune.model.settings import DistillConfig
+from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
-from yolo_prune.training.pace import Pace
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.schedule import Pace
+from yolo_prune.training.state import make_trainee
 from yolo_prune.training.teacher import Teacher, Watch, load_teacher
-from yolo_prune.training.trainee import make_trainee
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 NETWORK = parse_cfg(TINY_CFG)

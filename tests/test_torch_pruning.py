@@ -11,9 +11,9 @@ from torch_pruning_peer import prune_with_torch_pruning
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.config import PlanConfig, ScoreConfig
 from yolo_prune.pruning.importance import score_channels
 from yolo_prune.pruning.plan import Plan, make_plan, rank_within_groups
-from yolo_prune.pruning.settings import PlanConfig, ScoreConfig
 from yolo_prune.pruning.surgery import rebuild
 
 

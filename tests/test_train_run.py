@@ -31,11 +31,11 @@ from yolo_prune.pruning.balance import MEAN_GAMMA
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training import epoch_end, run_state
 from yolo_prune.training import run as run_module
+from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
-from yolo_prune.training.pace import Pace
-from yolo_prune.training.settings import TrainConfig
-from yolo_prune.training.start import make_start
-from yolo_prune.training.trainee import Trainee, make_trainee
+from yolo_prune.training.initial_model import make_start
+from yolo_prune.training.schedule import Pace
+from yolo_prune.training.state import Trainee, make_trainee
 
 pytestmark = [
     pytest.mark.usefixtures("undrawn"),

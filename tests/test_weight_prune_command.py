@@ -16,7 +16,7 @@ from yolo_prune.bench.table import Row, format_conditions, format_markdown, form
 from yolo_prune.commands.bench import load_bench
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
-from yolo_prune.pruning.settings import WeightConfig
+from yolo_prune.pruning.config import WeightConfig
 from yolo_prune.pruning.weight_plan import make_weight_plan
 
 PRUNABLE = (1, 2, 3, 5)

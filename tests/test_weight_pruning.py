@@ -24,7 +24,7 @@ from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Network
 from yolo_prune.errors import PlanError, YoloPruneError
 from yolo_prune.model.detector import ConvLayer, Detector
-from yolo_prune.pruning.settings import WeightConfig
+from yolo_prune.pruning.config import WeightConfig
 from yolo_prune.pruning.surgery import zero_weights
 from yolo_prune.pruning.weight_plan import (
     count_by_layer,

@@ -22,7 +22,7 @@ from yolo_prune.darknet.layers import Network, resize
 from yolo_prune.errors import EngineError
 from yolo_prune.model.detector import ConvLayer
 from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.settings import PlanConfig
+from yolo_prune.pruning.config import PlanConfig
 
 MULTIPLES = (1, 4, 8, 16)
 TIMES = ["--seeds", "2", "--rounds", "2"]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.training import epoch as epoch_module
+from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
-from yolo_prune.training.settings import TrainConfig
 
 SIDE = 64
 TINY_CFG = """\

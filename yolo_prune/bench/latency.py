@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import suppress
-from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.model.decode import DecodedDetector
 
 

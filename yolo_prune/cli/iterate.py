@@ -10,7 +10,7 @@ from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay
 from yolo_prune.cli.pruning import parse_list
 from yolo_prune.commands.iterate_config import IterateConfig
 from yolo_prune.errors import ConfigError
-from yolo_prune.pruning.settings import CRITERIA, GRANULARITIES, SCOPES, WEIGHT_CRITERIA
+from yolo_prune.pruning.config import CRITERIA, GRANULARITIES, SCOPES, WEIGHT_CRITERIA
 
 _DEFAULTS = IterateConfig()
 _CHANGEABLE = ("name", "device", "max_minutes")

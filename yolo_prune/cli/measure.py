@@ -9,7 +9,7 @@ import typer
 
 from yolo_prune.cli.flags import Config, Data, Device, Json, overlay, print_json
 from yolo_prune.commands.config import BenchConfig, EvaluateConfig
-from yolo_prune.evaluation.settings import DetectConfig
+from yolo_prune.evaluation.config import DetectConfig
 
 if TYPE_CHECKING:
     from yolo_prune.commands.bench import BenchResult

@@ -10,7 +10,7 @@ import typer
 from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay, print_json
 from yolo_prune.commands.config import FINETUNE
 from yolo_prune.errors import ConfigError
-from yolo_prune.training.settings import RUNTIME, TrainConfig
+from yolo_prune.training.config import RUNTIME, TrainConfig
 
 _TRAIN = TrainConfig()
 _SYNTHETIC = "the synthetic hands, drawn on first use"
@@ -188,7 +188,7 @@ def _train(stage: str, base: TrainConfig, flags: dict[str, Any], file: Path | No
 
 def _print_trained(stage: str, path: Path, as_json: bool) -> None:
     from yolo_prune.commands.run_folders import remember_latest
-    from yolo_prune.training.ranks import is_speaker
+    from yolo_prune.training.distributed import is_speaker
 
     if not is_speaker():
         return

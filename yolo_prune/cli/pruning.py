@@ -12,7 +12,7 @@ import typer
 from yolo_prune.cli.flags import Checkpoint, Config, Data, Device, Json, overlay, print_json
 from yolo_prune.commands.config import FOLDS, PruneConfig, SensitivityConfig
 from yolo_prune.errors import ConfigError
-from yolo_prune.pruning.settings import (
+from yolo_prune.pruning.config import (
     AUTO,
     CRITERIA,
     DEFAULT_RATIO,

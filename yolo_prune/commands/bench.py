@@ -30,12 +30,12 @@ from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.engines.make import make_engine
 from yolo_prune.errors import ConfigError, OutputError
 from yolo_prune.evaluation.bootstrap import paired_difference
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate
-from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.files import save_json, save_text
 from yolo_prune.model.checkpoint import AVERAGE, Checkpoint, is_stored_packed, load_checkpoint
 from yolo_prune.model.decode import DecodedDetector
-from yolo_prune.training.device import make_device
+from yolo_prune.model.device import make_device
 
 ROW_NAMES = {"train": "Original", "import": "Original", "sparse": "Sparse", "prune": "Pruned", "finetune": "Finetuned"}
 

@@ -9,9 +9,9 @@ import torch
 
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.datasets.spec import Sample
-from yolo_prune.evaluation.pictures import make_side_by_side, save_picture
+from yolo_prune.evaluation.previews import make_side_by_side, save_picture
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.training.pictures import draw_found, pick_evenly
+from yolo_prune.training.previews import draw_found, pick_evenly
 
 PICTURES = 5
 

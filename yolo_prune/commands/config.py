@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from yolo_prune.errors import ConfigError
-from yolo_prune.model.settings import check_img_size
-from yolo_prune.pruning.settings import (
+from yolo_prune.model.config import check_img_size
+from yolo_prune.pruning.config import (
     AUTO,
     GRANULARITIES,
     METRICS,
@@ -17,7 +17,7 @@ from yolo_prune.pruning.settings import (
     ScoreConfig,
     WeightConfig,
 )
-from yolo_prune.training.settings import TrainConfig, check_run_name
+from yolo_prune.training.config import TrainConfig, check_run_name
 
 FINETUNE = replace(TrainConfig(), epochs=15, learning_rate=2e-3, parent_teacher=True, name="finetune")
 """What `finetune` does differently from `train` unless told otherwise."""

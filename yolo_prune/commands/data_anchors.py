@@ -22,7 +22,7 @@ from yolo_prune.datasets.anchors import (
 )
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError
-from yolo_prune.model.settings import LossConfig, check_img_size
+from yolo_prune.model.config import LossConfig, check_img_size
 
 COUNT = 9
 """Anchors to find without a cfg: YOLOv3's number."""

@@ -18,7 +18,7 @@ from yolo_prune.datasets.check.statistics import COCO_BOUNDS_PX, Spread, Statist
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError, DatasetError, OutputError
 from yolo_prune.files import save_json
-from yolo_prune.model.settings import check_img_size
+from yolo_prune.model.config import check_img_size
 
 SHOWN = 20
 """How many faults of a kind the text lists; report.json has all."""

@@ -12,15 +12,15 @@ import torch
 from yolo_prune.datasets.images import letterbox, read_image
 from yolo_prune.datasets.spec import find_images
 from yolo_prune.errors import DatasetError
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import Detections, suppress
-from yolo_prune.evaluation.pictures import draw_detections, save_picture
+from yolo_prune.evaluation.previews import draw_detections, save_picture
 from yolo_prune.evaluation.results import format_results
-from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.config import check_img_size
 from yolo_prune.model.decode import DecodedDetector, normalise
-from yolo_prune.model.settings import check_img_size
-from yolo_prune.training.device import make_device
+from yolo_prune.model.device import make_device
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from yolo_prune.datasets.spec import DataSpec, Sample, load_list, load_spec
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.average_precision import RECALLS
 from yolo_prune.evaluation.bootstrap import paired_difference
-from yolo_prune.evaluation.curve_pictures import draw_curves
+from yolo_prune.evaluation.curve_plots import draw_curves
 from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.evaluate import Evaluation, load_truths, make_dataset, predict, score_detections
-from yolo_prune.evaluation.picture_ids import PictureIds, load_picture_ids, name_pictures
+from yolo_prune.evaluation.image_ids import PictureIds, load_picture_ids, name_pictures
 from yolo_prune.evaluation.results import format_results, load_results
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
-from yolo_prune.training.device import make_device
+from yolo_prune.model.device import make_device
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,12 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.evaluate import measure_score_of
 from yolo_prune.files import load_json, measure_sha256, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.device import make_device
 from yolo_prune.pruning.weight_plan import count_nonzeros
-from yolo_prune.training.device import make_device
-from yolo_prune.training.ranks import is_launched
+from yolo_prune.training.config import TrainConfig
+from yolo_prune.training.distributed import is_launched
+from yolo_prune.training.resume import Run
 from yolo_prune.training.run import Pictures, load_pictures
-from yolo_prune.training.run_state import Run
-from yolo_prune.training.settings import TrainConfig
 from yolo_prune.training.signals import StopSignal, watch_signals
 
 STEPS = "steps.json"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from yolo_prune.commands.config import FINETUNE
 from yolo_prune.errors import ConfigError
-from yolo_prune.pruning.settings import GRANULARITIES, ScoreConfig, WeightConfig
-from yolo_prune.training.settings import AUTO, TrainConfig, check_run_name
+from yolo_prune.pruning.config import GRANULARITIES, ScoreConfig, WeightConfig
+from yolo_prune.training.config import AUTO, TrainConfig, check_run_name
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
+from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.constants import carry_constants
 from yolo_prune.pruning.importance import score_by_squares
 from yolo_prune.pruning.plan import FloatArray, Plan, make_cost_budgets, make_plan, rank_within_groups
-from yolo_prune.pruning.settings import PlanConfig
 from yolo_prune.pruning.surgery import mask, rebuild
 from yolo_prune.training.moments import MEAN_SQUARE, Moments, get_moments, slice_moments
 

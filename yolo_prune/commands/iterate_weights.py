@@ -11,7 +11,7 @@ from yolo_prune.config import format_config
 from yolo_prune.errors import PlanError
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import ConvLayer, Detector
-from yolo_prune.pruning.settings import WeightConfig
+from yolo_prune.pruning.config import WeightConfig
 from yolo_prune.pruning.surgery import zero_weights
 from yolo_prune.pruning.weight_plan import count_nonzeros, find_prunable_layers, make_weight_plan
 

@@ -12,7 +12,7 @@ from yolo_prune.config import parse_config
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import measure_sha256
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.config import TrainConfig
 
 CUTS = ("prune", "iterate")
 """Stages whose checkpoint has less than its parent."""

@@ -20,9 +20,11 @@ from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import PlanError
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.model.detector import Detector
+from yolo_prune.model.device import make_device
 from yolo_prune.pruning.auto import choose_criterion
 from yolo_prune.pruning.blocks import Block, find_blocks, number_kept_layers
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
+from yolo_prune.pruning.config import AUTO, ON_IMAGES, ScoreConfig
 from yolo_prune.pruning.importance import check_finite, score_blocks, score_channels
 from yolo_prune.pruning.plan import (
     FloatArray,
@@ -37,9 +39,7 @@ from yolo_prune.pruning.plan import (
 )
 from yolo_prune.pruning.plan_file import BlockPlan, load_plan, measure_network_sha256
 from yolo_prune.pruning.sensitivity import Sensitivity, load_sensitivity, rank_by_damage
-from yolo_prune.pruning.settings import AUTO, ON_IMAGES, ScoreConfig
 from yolo_prune.pruning.surgery import cut_blocks, rebuild
-from yolo_prune.training.device import make_device
 from yolo_prune.training.epoch_end import GAMMA_THRESHOLD
 
 

@@ -19,19 +19,19 @@ from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import Detector
+from yolo_prune.model.device import make_device
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.config import AUTO, ScoreConfig
 from yolo_prune.pruning.constants import Constants, carry_constants, measure_constants
 from yolo_prune.pruning.importance import check_finite, score_channels
-from yolo_prune.pruning.pictures import draw_plan
 from yolo_prune.pruning.plan import Plan
 from yolo_prune.pruning.plan_file import save_plan
+from yolo_prune.pruning.plots import draw_plan
+from yolo_prune.pruning.recalibrate import recalibrate_
 from yolo_prune.pruning.refit import count_images, refit
-from yolo_prune.pruning.settings import AUTO, ScoreConfig
 from yolo_prune.pruning.silencer import Silencer, begin_removal
 from yolo_prune.pruning.surgery import mask, rebuild, silence_blocks
 from yolo_prune.pruning.verify import verify_response
-from yolo_prune.training.device import make_device
-from yolo_prune.training.recalibrate import recalibrate_
 
 AT_ZERO = 1e-6
 """A γ that is no larger is what a moving average leaves of one at zero."""

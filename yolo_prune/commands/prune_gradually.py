@@ -24,14 +24,14 @@ from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import load_json, measure_sha256, save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from yolo_prune.model.device import make_device
 from yolo_prune.pruning.blocks import Block, number_kept_layers, pick_blocks
+from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plan import Plan, check_spare
 from yolo_prune.pruning.plan_file import BlockPlan
-from yolo_prune.pruning.settings import PlanConfig
 from yolo_prune.pruning.silencer import begin_removal, parse_removal
 from yolo_prune.pruning.surgery import cut_blocks
-from yolo_prune.training.device import make_device
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.config import TrainConfig
 
 JOURNAL = "prune.json"
 CHANGEABLE = ("device", "max_minutes")

@@ -18,11 +18,11 @@ from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.errors import PlanError
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.device import make_device
 from yolo_prune.model.sparse_storage import pack, unpack
+from yolo_prune.pruning.recalibrate import recalibrate_
 from yolo_prune.pruning.surgery import compare, zero_weights
 from yolo_prune.pruning.weight_plan import WeightPlan, count_by_layer, count_nonzeros, make_weight_plan
-from yolo_prune.training.device import make_device
-from yolo_prune.training.recalibrate import recalibrate_
 
 VERIFY_IMG_SIZE = 64
 

@@ -26,9 +26,9 @@ from yolo_prune.datasets.spec import measure_fingerprint
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import measure_sha256, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.training.device import make_device
-from yolo_prune.training.ranks import is_launched
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.model.device import make_device
+from yolo_prune.training.config import TrainConfig
+from yolo_prune.training.distributed import is_launched
 from yolo_prune.training.signals import watch_signals
 
 SHARED = ("data", "device", "seed")

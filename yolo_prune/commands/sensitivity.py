@@ -22,16 +22,16 @@ from yolo_prune.evaluation.evaluate import measure_score_of
 from yolo_prune.files import load_json, measure_sha256, save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.model.detector import Detector
+from yolo_prune.model.device import make_device
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.constants import carry_constants
 from yolo_prune.pruning.importance import check_finite
-from yolo_prune.pruning.pictures import draw_sensitivity, name_layers
 from yolo_prune.pruning.plan import name_group
 from yolo_prune.pruning.plan_file import measure_network_sha256
+from yolo_prune.pruning.plots import draw_sensitivity, name_layers
 from yolo_prune.pruning.sensitivity import GroupCurve, Sensitivity, load_sensitivity, plan_group
 from yolo_prune.pruning.surgery import rebuild
-from yolo_prune.training.device import make_device
 from yolo_prune.training.signals import watch_signals
 
 TABLE, PICTURE = "sensitivity.json", "sensitivity.png"

@@ -12,8 +12,8 @@ from yolo_prune.engines.make import make_engine
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.budget import Budget
+from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plan import Plan
-from yolo_prune.pruning.settings import PlanConfig
 from yolo_prune.pruning.surgery import rebuild
 
 RUNS = 15

@@ -16,12 +16,12 @@ from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.pruning.balance import balance_gammas_
 from yolo_prune.pruning.silencer import Removal
+from yolo_prune.training.config import TrainConfig
+from yolo_prune.training.distributed import Ranks, count_restarts, join_ranks
+from yolo_prune.training.initial_model import make_start
 from yolo_prune.training.moments import Moments
-from yolo_prune.training.ranks import Ranks, count_restarts, join_ranks
+from yolo_prune.training.resume import Report
 from yolo_prune.training.run import Pictures, load_last, make_run, make_run_of, train
-from yolo_prune.training.run_state import Report
-from yolo_prune.training.settings import TrainConfig
-from yolo_prune.training.start import make_start
 
 
 def launch_training(config: TrainConfig, default_name: str, stage: str) -> Path:

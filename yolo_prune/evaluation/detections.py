@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torchvision.ops import nms
 
-from yolo_prune.evaluation.settings import DetectConfig
+from yolo_prune.evaluation.config import DetectConfig
 
 MAX_CANDIDATES = 30_000
 """Only so many of a picture's highest scores enter suppression, whose work grows with their square."""

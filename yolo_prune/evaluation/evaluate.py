@@ -17,14 +17,14 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.average_precision import Score, measure_score
 from yolo_prune.evaluation.bootstrap import map50_interval
 from yolo_prune.evaluation.coco_ap import measure_coco_ap
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.curves import Curve, SizeRecall, measure_curve, measure_size_recalls
 from yolo_prune.evaluation.detections import Detections, suppress
 from yolo_prune.evaluation.matching import GroundTruth, Matches, match
-from yolo_prune.evaluation.settings import DetectConfig
 from yolo_prune.model.checkpoint import Checkpoint
+from yolo_prune.model.config import check_img_size
 from yolo_prune.model.decode import DecodedDetector, normalise
 from yolo_prune.model.detector import Detector
-from yolo_prune.model.settings import check_img_size
 
 BATCH_SIZE = 16
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from yolo_prune.errors import DatasetError
 from yolo_prune.evaluation.detections import Detections, make_detections
-from yolo_prune.evaluation.picture_ids import ImageId, PictureIds, find_picture
+from yolo_prune.evaluation.image_ids import ImageId, PictureIds, find_picture
 from yolo_prune.files import load_json
 
 RESULT_KEYS = ("image_id", "category_id", "bbox", "score")

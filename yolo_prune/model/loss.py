@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from yolo_prune.darknet.layers import Network, Yolo
 from yolo_prune.model.assignment import Assignment, Goals, make_goals
+from yolo_prune.model.config import LossConfig
 from yolo_prune.model.decode import MAX_LOG_SCALE, decode_boxes, make_grid, split_head
 from yolo_prune.model.detector import Heads
-from yolo_prune.model.settings import LossConfig
 
 IGNORED_SHARE = 0.5
 """A box that lies in an ignored one by this share of its area counts neither way, as in COCO's matching."""

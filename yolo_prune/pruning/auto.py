@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.budget import Budget
 from yolo_prune.pruning.channels import ChannelGraph
+from yolo_prune.pruning.config import PlanConfig, ScoreConfig
 from yolo_prune.pruning.importance import normalize_groups, score_channels
 from yolo_prune.pruning.plan import FloatArray, Plan, make_plan
-from yolo_prune.pruning.settings import PlanConfig, ScoreConfig
 
 AT_ZERO = 0.01
 """A γ is at zero that is no larger than this share of the largest of its group."""

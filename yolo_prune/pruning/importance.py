@@ -35,9 +35,9 @@ from yolo_prune.model.detector import ConvLayer, Detector, evaluating
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.blocks import Block
 from yolo_prune.pruning.channels import ChannelGraph
+from yolo_prune.pruning.config import ScoreConfig
 from yolo_prune.pruning.obs import score_by_reconstruction
 from yolo_prune.pruning.plan import FloatArray
-from yolo_prune.pruning.settings import ScoreConfig
 
 Example = tuple[Tensor, Tensor]
 """Pictures (B, 3, H, W) in 0 … 1 and targets (M, 6): image, class, cx, cy, w, h in 0 … 1."""

@@ -20,7 +20,7 @@ from yolo_prune.darknet.layers import Conv, Layer, Network, change_layers
 from yolo_prune.errors import PlanError
 from yolo_prune.pruning.budget import Budget, find_shortest
 from yolo_prune.pruning.channels import BoolArray, ChannelGraph, Group, IntArray, make_channel_graph
-from yolo_prune.pruning.settings import PlanConfig
+from yolo_prune.pruning.config import PlanConfig
 
 FloatArray = NDArray[np.float64]
 ROUNDING = 1e-9

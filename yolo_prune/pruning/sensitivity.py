@@ -19,8 +19,8 @@ import numpy as np
 from yolo_prune.errors import PlanError
 from yolo_prune.files import load_json, replace_nan
 from yolo_prune.pruning.channels import ChannelGraph, Group
+from yolo_prune.pruning.config import METRICS
 from yolo_prune.pruning.plan import FloatArray, Plan, name_group
-from yolo_prune.pruning.settings import METRICS
 
 FORMAT = "yolo_prune sensitivity"
 FORMAT_VERSION = 1

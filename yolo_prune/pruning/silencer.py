@@ -22,9 +22,9 @@ from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Network
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import BoolArray, ChannelGraph, make_channel_graph
+from yolo_prune.pruning.config import PlanConfig
+from yolo_prune.pruning.gamma_sparsity import GammaSparsity
 from yolo_prune.pruning.plan import FloatArray, Plan, count_candidates, make_cost_budgets, make_plan
-from yolo_prune.pruning.settings import PlanConfig
-from yolo_prune.pruning.sparse import GammaSparsity
 
 
 @dataclass(frozen=True)

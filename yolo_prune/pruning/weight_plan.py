@@ -24,9 +24,9 @@ from torch import Tensor
 from yolo_prune.darknet.layers import Network, infer_shapes
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.pruning.config import WeightConfig
 from yolo_prune.pruning.importance import check_finite
 from yolo_prune.pruning.plan import check_spare
-from yolo_prune.pruning.settings import WeightConfig
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from yolo_prune.datasets.loader import Batch
 from yolo_prune.errors import TrainingError
 from yolo_prune.model.assignment import Goals
 from yolo_prune.model.decode import normalise
-from yolo_prune.pruning.sparse import GammaSparsity
+from yolo_prune.pruning.gamma_sparsity import GammaSparsity
+from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.moments import MEAN_SQUARE
-from yolo_prune.training.pace import Pace
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.schedule import Pace
+from yolo_prune.training.state import Trainee
 from yolo_prune.training.teacher import Watch
-from yolo_prune.training.trainee import Trainee
 
 PARTS = ("loss", "box", "objectness", "classes", "teacher")
 READ_EVERY = 20

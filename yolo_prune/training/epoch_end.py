@@ -9,15 +9,15 @@ import numpy as np
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.gamma_sparsity import GammaSparsity
 from yolo_prune.pruning.plan import FloatArray
-from yolo_prune.pruning.sparse import GammaSparsity
+from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import PARTS, Tally
-from yolo_prune.training.gamma_picture import count_gammas, draw_gammas
-from yolo_prune.training.pace import Pace
+from yolo_prune.training.gamma_plot import count_gammas, draw_gammas
 from yolo_prune.training.report import save_results
-from yolo_prune.training.run_state import Progress, Report, Run, save_best, save_last
-from yolo_prune.training.settings import TrainConfig
-from yolo_prune.training.trainee import Trainee
+from yolo_prune.training.resume import Progress, Report, Run, save_best, save_last
+from yolo_prune.training.schedule import Pace
+from yolo_prune.training.state import Trainee
 from yolo_prune.training.validate import make_averaged, make_slim, measure_map50, measure_slimness
 
 JUDGED = 3

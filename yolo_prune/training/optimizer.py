@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.config import TrainConfig
 
 DECAYS = {"adamw": 0.02, "sgd": 5e-4}
 """AdamW multiplies its decay by the learning rate alone; SGD's is part of the gradient, which momentum makes larger."""

@@ -7,7 +7,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from yolo_prune.training.epoch import Tally
-from yolo_prune.training.run_state import Progress
+from yolo_prune.training.resume import Progress
 
 
 class ProgressBar:

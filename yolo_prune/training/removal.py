@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.gamma_sparsity import GammaSparsity
 from yolo_prune.pruning.silencer import Silencer
-from yolo_prune.pruning.sparse import GammaSparsity
 from yolo_prune.pruning.surgery import rebuild, slice_tensors
 from yolo_prune.pruning.verify import verify
+from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.moments import get_moments, put_moments_, slice_moments
 from yolo_prune.training.optimizer import make_optimizer
-from yolo_prune.training.settings import TrainConfig
-from yolo_prune.training.trainee import Trainee, make_answer, prepare
-from yolo_prune.training.zeros import KeptZeros
+from yolo_prune.training.state import Trainee, make_answer, prepare
+from yolo_prune.training.zero_mask import KeptZeros
 
 
 def remove_silent_(trainee: Trainee, config: TrainConfig, img_size: int, least_share: float = 0.0) -> bool:

@@ -22,21 +22,21 @@ from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.silencer import Removal, parse_removal
 from yolo_prune.threads import count_cores
-from yolo_prune.training.board import Board, open_board
+from yolo_prune.training.config import AUTO, TrainConfig
+from yolo_prune.training.distributed import Ranks
 from yolo_prune.training.epoch import Tally, check_sanity, train_epoch
 from yolo_prune.training.epoch_end import finish_epoch
+from yolo_prune.training.initial_model import Start
 from yolo_prune.training.moments import Moments
-from yolo_prune.training.pace import Pace, find_sparsity, measure_pace
-from yolo_prune.training.pictures import save_batch_picture, save_detections_picture
+from yolo_prune.training.previews import save_batch_picture, save_detections_picture
 from yolo_prune.training.progress_bar import ProgressBar
-from yolo_prune.training.ranks import Ranks
 from yolo_prune.training.removal import remove_silent_
-from yolo_prune.training.run_state import Progress, Report, Run, restore, save_last
-from yolo_prune.training.settings import AUTO, TrainConfig
+from yolo_prune.training.resume import Progress, Report, Run, restore, save_last
+from yolo_prune.training.schedule import Pace, find_sparsity, measure_pace
 from yolo_prune.training.signals import StopSignal, leave, watch_signals
-from yolo_prune.training.start import Start
+from yolo_prune.training.state import Trainee, make_trainee
 from yolo_prune.training.teacher import load_teacher
-from yolo_prune.training.trainee import Trainee, make_trainee
+from yolo_prune.training.tensorboard import Board, open_board
 
 MOST_WORKERS = 16
 WORTH_CUTTING = 0.1

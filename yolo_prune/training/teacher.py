@@ -10,10 +10,10 @@ from torch import Tensor
 from yolo_prune.darknet.layers import Network
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.config import DistillConfig
 from yolo_prune.model.detector import Detector, Heads
 from yolo_prune.model.distillation import measure_attention_gap, measure_distillation
 from yolo_prune.model.fold import fold_batchnorm
-from yolo_prune.model.settings import DistillConfig
 
 
 class Watch:

@@ -13,11 +13,11 @@ from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.evaluation.evaluate import predict_with, score_found
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.constants import carry_constants
 from yolo_prune.pruning.plan import FloatArray, make_threshold_plan
-from yolo_prune.pruning.settings import PlanConfig
 from yolo_prune.pruning.surgery import rebuild
-from yolo_prune.training.ranks import Ranks, broadcast
+from yolo_prune.training.distributed import Ranks, broadcast
 
 
 @dataclass(frozen=True)

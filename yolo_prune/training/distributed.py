@@ -19,7 +19,7 @@ from torch import Tensor, distributed
 from torch.distributed.rendezvous import rendezvous
 
 from yolo_prune.errors import ConfigError
-from yolo_prune.training.device import make_device
+from yolo_prune.model.device import make_device
 
 T = TypeVar("T")
 _MEETINGS = itertools.count()

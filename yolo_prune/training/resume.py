@@ -11,10 +11,10 @@ import torch
 
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.model.checkpoint import Checkpoint, save_checkpoint
+from yolo_prune.training.config import TrainConfig
+from yolo_prune.training.distributed import Ranks
 from yolo_prune.training.epoch import Tally
-from yolo_prune.training.ranks import Ranks
-from yolo_prune.training.settings import TrainConfig
-from yolo_prune.training.trainee import Trainee
+from yolo_prune.training.state import Trainee
 
 Report = Callable[[str], None]
 

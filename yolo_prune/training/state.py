@@ -16,14 +16,14 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.gamma_sparsity import GammaSparsity
 from yolo_prune.pruning.silencer import Removal, Silencer, begin_removal
-from yolo_prune.pruning.sparse import GammaSparsity
+from yolo_prune.training.config import AUTO, TrainConfig
+from yolo_prune.training.distributed import Ranks
 from yolo_prune.training.moments import Moments, put_moments_
 from yolo_prune.training.optimizer import WeightAverage, make_optimizer
-from yolo_prune.training.ranks import Ranks
-from yolo_prune.training.settings import AUTO, TrainConfig
 from yolo_prune.training.teacher import Teacher
-from yolo_prune.training.zeros import KeptZeros
+from yolo_prune.training.zero_mask import KeptZeros
 
 Answer = Callable[..., list[Tensor]]
 

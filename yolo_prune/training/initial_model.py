@@ -16,10 +16,10 @@ from yolo_prune.datasets.anchors import find_anchors, format_anchors, load_sides
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.config import LossConfig
 from yolo_prune.model.detector import Detector
-from yolo_prune.model.settings import LossConfig
 from yolo_prune.model.weights import load_weights
-from yolo_prune.training.settings import TrainConfig
+from yolo_prune.training.config import TrainConfig
 
 DEFAULT_WIDTH = 0.25
 DEFAULT_IMG_SIZE = 192

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from yolo_prune.datasets.loader import DetectionDataset
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import make_detections, suppress
 from yolo_prune.evaluation.matching import GroundTruth
-from yolo_prune.evaluation.pictures import Image, draw_detections, make_side_by_side, save_picture
-from yolo_prune.evaluation.settings import DetectConfig
+from yolo_prune.evaluation.previews import Image, draw_detections, make_side_by_side, save_picture
 from yolo_prune.model.decode import DecodedDetector, normalise
 from yolo_prune.model.detector import Detector
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.errors import ConfigError
-from yolo_prune.model.settings import DistillConfig, LossConfig, check_img_size
-from yolo_prune.pruning.settings import PlanConfig
+from yolo_prune.model.config import DistillConfig, LossConfig, check_img_size
+from yolo_prune.pruning.config import PlanConfig
 
 RUNTIME = ("device", "workers", "save_minutes", "max_minutes", "tensorboard")
 """Settings that say how a run is carried out and not what comes out of it: a resumed run may change them."""
