@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch_pruning_peer import prune_to_macs
 
-from yolo_prune.commands.calibration import iterate_batches, iterate_examples, pick_samples
+from yolo_prune.commands.calibration import iterate_examples, iterate_images, pick_samples
 from yolo_prune.commands.config import FINETUNE, PruneConfig
 from yolo_prune.commands.prune import prune
 from yolo_prune.commands.train import start_training
@@ -124,7 +124,7 @@ def prune_by_peer(
     images = pick_samples(spec, "train", PruneConfig().recalibrate, source.img_size)
     examples = iterate_examples(images, CPU) if criterion in ON_IMAGES else ()
     pruned, ratio = prune_to_macs(source.make_model().eval(), source.img_size, share, criterion, examples)
-    recalibrate_(pruned, iterate_batches(images), CPU)
+    recalibrate_(pruned, iterate_images(images, CPU), CPU)
     return save_peer(folder, pruned, path, source, {"criterion": criterion, "pruning_ratio": ratio})
 
 

@@ -41,7 +41,6 @@ from yolo_prune.commands.data import report
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Network, resize
-from yolo_prune.datasets.loader import Batch
 from yolo_prune.engines.make import make_engine
 from yolo_prune.errors import EngineError, PlanError
 from yolo_prune.files import save_json
@@ -265,8 +264,7 @@ def make_model(network: Network, images: Tensor) -> Detector:
     So numbers neither grow from layer to layer nor fall to denormal ones, which are slow.
     """
     model = make_random_detector(network)
-    batch = Batch((255 * images).byte(), torch.zeros(0, 7), torch.zeros(len(images), dtype=torch.int64))
-    recalibrate_(model, [batch], CPU)
+    recalibrate_(model, [images], CPU)
     return model
 
 

@@ -20,7 +20,6 @@ from torch import Tensor
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.cfg import save_cfg
 from yolo_prune.darknet.layers import ACTIVATIONS, Conv, Layer, MaxPool, Network, Route, Shortcut, Upsample, Yolo
-from yolo_prune.datasets.loader import Batch
 from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import BN_EPS, ConvLayer, Detector
 from yolo_prune.model.fold import fold_batchnorm
@@ -145,7 +144,7 @@ def write_case(folder: Path, model: Detector, images: Tensor, fold: bool = False
 
     With any others a deep network of random numbers answers every picture alike, and no error in its first layers shows.
     """
-    recalibrate_(model, [Batch(images, torch.empty(0, 6), torch.arange(len(images)))], torch.device("cpu"))
+    recalibrate_(model, [normalise(images)], torch.device("cpu"))
     written = fold_batchnorm(model) if fold else model
     save_cfg(written.network, folder / "net.cfg")
     save_weights(written, folder / "net.weights")

@@ -153,10 +153,10 @@ def test_too_much_lost_ends_with_the_last_good_network(trained: Path, tmp_path: 
         progress.rows[-1]["val_map50"] = next(scores)
         save_last(run, trainee, progress)
 
-    from yolo_prune.training import epoch_end, run_state
+    from yolo_prune.training import epoch_end, resume
     from yolo_prune.training import run as run_module
 
-    finish, save_last = epoch_end.finish_epoch, run_state.save_last
+    finish, save_last = epoch_end.finish_epoch, resume.save_last
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "finish_epoch", tell)
         patch.setattr(module, "measure_score_of", lambda *arguments, **named: type("Score", (), {"map50": 0.52}))

@@ -9,7 +9,7 @@ from networks import copy_state
 from tiny import SIDE
 from torch import Tensor, nn
 
-from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
+from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.decode import normalise
@@ -25,10 +25,10 @@ def model(trained: Path) -> Detector:
 
 
 @pytest.fixture
-def batches(hands: Path) -> list[Batch]:
-    """Return batches of 5, 5 and 2 pictures."""
+def batches(hands: Path) -> list[Tensor]:
+    """Return 5, 5 and 2 images."""
     data = DetectionDataset(load_spec(hands).samples("train"), 1, SIDE)
-    return list(make_loader(data, 5, shuffle=False, epoch=0))
+    return [normalise(batch.images) for batch in make_loader(data, 5, shuffle=False, epoch=0)]
 
 
 def list_norms(model: Detector) -> dict[str, nn.BatchNorm2d]:
@@ -36,7 +36,7 @@ def list_norms(model: Detector) -> dict[str, nn.BatchNorm2d]:
 
 
 @torch.no_grad()
-def measure_by_hand(model: Detector, batches: list[Batch]) -> dict[str, tuple[Tensor, Tensor]]:
+def measure_by_hand(model: Detector, batches: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the mean over the batches of each batch's own mean and unbiased variance."""
     twin = copy.deepcopy(model).train()
     seen: dict[str, list[Tensor]] = {}
@@ -44,7 +44,7 @@ def measure_by_hand(model: Detector, batches: list[Batch]) -> dict[str, tuple[Te
         seen[name] = []
         norm.register_forward_pre_hook(lambda module, inputs, name=name: seen[name].append(inputs[0].double().clone()))
     for batch in batches:
-        twin(normalise(batch.images))
+        twin(batch)
     return {
         name: (
             torch.stack([values.mean((0, 2, 3)) for values in inputs]).mean(0),
@@ -54,7 +54,7 @@ def measure_by_hand(model: Detector, batches: list[Batch]) -> dict[str, tuple[Te
     }
 
 
-def test_statistics_are_the_plain_mean_over_the_batches(model: Detector, batches: list[Batch]) -> None:
+def test_statistics_are_the_plain_mean_over_the_batches(model: Detector, batches: list[Tensor]) -> None:
     expected = measure_by_hand(model, batches)
     assert recalibrate_(model, batches, CPU) == 12
     for name, norm in list_norms(model).items():
@@ -65,7 +65,7 @@ def test_statistics_are_the_plain_mean_over_the_batches(model: Detector, batches
         torch.testing.assert_close(norm.running_var.double(), variance, rtol=1e-4, atol=1e-5)
 
 
-def test_old_statistics_leave_no_trace(model: Detector, batches: list[Batch]) -> None:
+def test_old_statistics_leave_no_trace(model: Detector, batches: list[Tensor]) -> None:
     other = copy.deepcopy(model)
     for norm in list_norms(other).values():
         assert norm.running_mean is not None
@@ -76,7 +76,7 @@ def test_old_statistics_leave_no_trace(model: Detector, batches: list[Batch]) ->
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_weights_mode_and_momentum_stay_as_they_were(model: Detector, batches: list[Batch], training: bool) -> None:
+def test_weights_mode_and_momentum_stay_as_they_were(model: Detector, batches: list[Tensor], training: bool) -> None:
     momenta: list[float | None] = [0.1 * (number + 1) for number in range(len(list_norms(model)))]
     for norm, momentum in zip(list_norms(model).values(), momenta, strict=True):
         norm.momentum = momentum

@@ -12,9 +12,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo_prune.datasets import scenes, synthetic
 from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.labels import format_labels
+from yolo_prune.datasets.synthetic import dataset as synthetic
+from yolo_prune.datasets.synthetic import scenes
 from yolo_prune.datasets.synthetic.coverings import make_skin
 from yolo_prune.datasets.synthetic.dataset import make_dataset, make_picture
 from yolo_prune.datasets.synthetic.hand_pose import make_skeleton, make_view

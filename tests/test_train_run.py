@@ -29,7 +29,7 @@ from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.weights import save_weights
 from yolo_prune.pruning.balance import MEAN_GAMMA
 from yolo_prune.training import epoch as epoch_module
-from yolo_prune.training import epoch_end, run_state
+from yolo_prune.training import epoch_end, resume
 from yolo_prune.training import run as run_module
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
@@ -66,7 +66,7 @@ def killed_after_save(number: int) -> Iterator[None]:
         return path
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_state, "save_checkpoint", save)
+        patch.setattr(resume, "save_checkpoint", save)
         yield
 
 

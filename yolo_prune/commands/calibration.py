@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from yolo_prune.datasets.loader import DetectionDataset, Loader, make_loader
+from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.model.decode import normalise
 from yolo_prune.pruning.importance import Example
@@ -30,14 +30,9 @@ def pick_samples(spec: DataSpec, split: str, pictures: int, img_size: int) -> De
     return DetectionDataset(chosen, len(spec.names), img_size)
 
 
-def iterate_batches(data: DetectionDataset) -> Loader:
-    """Return the data set's batches in order."""
-    return make_loader(data, BATCH, shuffle=False, epoch=0)
-
-
 def iterate_images(data: DetectionDataset, device: torch.device) -> Iterator[Tensor]:
     """Yield batches of pictures (B, 3, S, S) in 0 … 1."""
-    for batch in iterate_batches(data):
+    for batch in make_loader(data, BATCH, shuffle=False, epoch=0):
         yield normalise(batch.images.to(device))
 
 

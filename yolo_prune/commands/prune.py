@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from yolo_prune.commands.calibration import iterate_batches, iterate_images, pick_samples
+from yolo_prune.commands.calibration import iterate_images, pick_samples
 from yolo_prune.commands.config import PruneConfig
 from yolo_prune.commands.damage import Damage, format_damage, measure_damage
 from yolo_prune.commands.data import find_data_of, report
@@ -217,7 +217,8 @@ def _recalibrate_(slim: Detector, planned: Planned, config: PruneConfig) -> int:
         return 0
     assert planned.spec is not None
     data = pick_samples(planned.spec, "train", config.recalibrate, planned.checkpoint.img_size)
-    return recalibrate_(slim, iterate_batches(data), make_device(config.device))
+    device = make_device(config.device)
+    return recalibrate_(slim, iterate_images(data, device), device)
 
 
 def _cuts_what_works(model: Detector, plan: Plan) -> bool:

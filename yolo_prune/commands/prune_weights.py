@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from yolo_prune.commands.calibration import iterate_batches, pick_samples
+from yolo_prune.commands.calibration import iterate_images, pick_samples
 from yolo_prune.commands.config import PruneConfig
 from yolo_prune.commands.data import load_data_of
 from yolo_prune.config import format_config
@@ -87,8 +87,9 @@ def prune_weights(source: Path, config: PruneConfig, folder: Path) -> WeightPrun
     difference = _verify(model, plan, pruned, source)
     seen = 0
     if spec is not None:
-        batches = iterate_batches(pick_samples(spec, "train", config.recalibrate, img_size))
-        seen = recalibrate_(pruned, batches, make_device(config.device))
+        device = make_device(config.device)
+        data = pick_samples(spec, "train", config.recalibrate, img_size)
+        seen = recalibrate_(pruned, iterate_images(data, device), device)
     after = _measure(pruned, img_size)
     metrics = {"prune_ratio": plan.ratio, "before": before, "after": after, "max_abs_difference": difference}
     facts = {"metrics": metrics, "data": checkpoint.provenance.get("data"), KEEPS_ZEROS: True}

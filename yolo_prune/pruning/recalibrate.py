@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from yolo_prune.datasets.loader import Batch
-from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import Detector
 
 
 @torch.no_grad()
-def recalibrate_(model: Detector, batches: Iterable[Batch], device: torch.device) -> int:
-    """Replace every running mean and variance by their plain average over the batches, in place; return the pictures seen.
+def recalibrate_(model: Detector, batches: Iterable[Tensor], device: torch.device) -> int:
+    """Replace every running mean and variance by their plain average over batches of images, in place; return how many images.
+
+    `batches` are (B, 3, H, W) in 0 … 1.
 
     Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithm 2.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
-    was_training, pictures = model.training, 0
+    was_training, count = model.training, 0
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # PyTorch's sign for a cumulative average
     model.to(device).train()
-    for batch in batches:
-        model(normalise(batch.images.to(device)).to(memory_format=torch.channels_last))
-        pictures += len(batch.images)
+    for images in batches:
+        model(images.to(device).to(memory_format=torch.channels_last))
+        count += len(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(was_training)
-    return pictures
+    return count
