@@ -37,7 +37,7 @@ from torch import Tensor
 from widths_table import Measured, format_tables
 
 from yolo_prune.bench.latency import describe_environment
-from yolo_prune.commands.data import report
+from yolo_prune.console import report
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Network, resize

@@ -15,9 +15,8 @@ from PIL import Image
 from tiny import Cli, read_json
 
 from yolo_prune.datasets.check.check import Check, check_dataset
-from yolo_prune.datasets.check.config import CheckConfig
 from yolo_prune.datasets.check.issues import KINDS, Finding
-from yolo_prune.datasets.config import SyntheticConfig
+from yolo_prune.datasets.config import CheckConfig, SyntheticConfig
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.datasets.synthetic.dataset import make_dataset
 from yolo_prune.errors import ConfigError

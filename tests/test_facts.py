@@ -14,9 +14,9 @@ from PIL import Image
 
 from yolo_prune.datasets.check import scan as facts
 from yolo_prune.datasets.check.check import check_dataset
-from yolo_prune.datasets.check.config import CheckConfig
 from yolo_prune.datasets.check.issues import Finding
 from yolo_prune.datasets.check.scan import Content, read_content, read_pictures
+from yolo_prune.datasets.config import CheckConfig
 from yolo_prune.datasets.labels import parse_labels, scan_labels
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import DatasetError

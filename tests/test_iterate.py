@@ -34,7 +34,7 @@ from yolo_prune.pruning.surgery import rebuild, slice_tensors
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
-from yolo_prune.training.moments import MEAN_SQUARE, get_moments, slice_moments
+from yolo_prune.training.optimizer import MEAN_SQUARE, get_moments, slice_moments
 from yolo_prune.training.schedule import Pace
 from yolo_prune.training.state import Trainee, make_trainee
 

@@ -25,18 +25,13 @@ from yolo_prune.evaluation.previews import (
     TRUTH_COLOUR,
     Image,
     draw_detections,
+    draw_found,
     make_side_by_side,
+    pick_evenly,
     save_picture,
 )
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.training.previews import (
-    COLUMNS,
-    ROWS,
-    draw_found,
-    pick_evenly,
-    save_batch_picture,
-    save_detections_picture,
-)
+from yolo_prune.training.previews import COLUMNS, ROWS, save_batch_picture, save_detections_picture
 from yolo_prune.training.report import make_results_figure, save_results
 
 NOTHING = make_detections([], [], [])

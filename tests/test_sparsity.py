@@ -29,7 +29,7 @@ from yolo_prune.pruning.plan import make_threshold_plan
 from yolo_prune.pruning.silencer import Silencer, begin_removal
 from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.gamma_plot import BINS, count_gammas, draw_gammas
+from yolo_prune.training.report import BINS, count_gammas, draw_gammas
 from yolo_prune.training.schedule import AUTO_REST, SORTING, find_sparsity, measure_pace, measure_step_size
 from yolo_prune.training.validate import make_slim
 

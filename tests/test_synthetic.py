@@ -16,12 +16,11 @@ from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.labels import format_labels
 from yolo_prune.datasets.synthetic import dataset as synthetic
 from yolo_prune.datasets.synthetic import scenes
-from yolo_prune.datasets.synthetic.coverings import make_skin
 from yolo_prune.datasets.synthetic.dataset import make_dataset, make_picture
 from yolo_prune.datasets.synthetic.hand_pose import make_skeleton, make_view
 from yolo_prune.datasets.synthetic.hands import draw_hand
 from yolo_prune.datasets.synthetic.scenes import MAX_EXTENT, MIN_VISIBLE, Scene, make_scene
-from yolo_prune.datasets.synthetic.solids import NOTHING, Canvas, Layer, Light, RoundCone, raise_cones
+from yolo_prune.datasets.synthetic.solids import NOTHING, Canvas, Layer, Light, RoundCone, make_skin, raise_cones
 from yolo_prune.errors import ConfigError, OutputError
 
 SMALL = SyntheticConfig(train=9, val=2, test=3, size_px=96)

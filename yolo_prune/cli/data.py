@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from yolo_prune.cli.flags import Json, print_json
-from yolo_prune.datasets.check.config import CheckConfig
-from yolo_prune.datasets.config import SyntheticConfig, VggHandConfig
+from yolo_prune.datasets.config import CheckConfig, SyntheticConfig, VggHandConfig
 
 app = typer.Typer(
     help="Make data sets, check them, and find anchors for them.", no_args_is_help=True, rich_markup_mode=None
@@ -30,7 +29,7 @@ def synthetic(
     seed: Annotated[int, typer.Option(help="Every picture follows from this number.")] = _DEFAULTS.seed,
 ) -> None:
     """Draw synthetic hands with exact labels, and print the path of their data.yaml."""
-    from yolo_prune.commands.data import report_progress
+    from yolo_prune.console import report_progress
     from yolo_prune.datasets.synthetic.dataset import make_dataset
 
     config = SyntheticConfig(train=train, val=val, test=test, size_px=size, max_hands=max_hands, seed=seed)

@@ -103,9 +103,9 @@ def iterate(
     as_json: Json = False,
 ) -> None:
     """Prune a few channels, or weights, finetune, and again until the target; print the path of the last good checkpoint."""
-    from yolo_prune.commands.data import report
     from yolo_prune.commands.iterate import resume_iterate, start_iterate
     from yolo_prune.commands.run_folders import RUNS, make_run_folder, remember_latest, resolve_checkpoint
+    from yolo_prune.console import report
 
     flags: dict[str, Any] = {
         "granularity": granularity, "step": step, "target_ratio": target_ratio, "target_params": target_params, "target_macs": target_macs,

@@ -186,12 +186,12 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Train a checkpoint on while its least important channels are cut out, or zero its least weights, and print the path of the new one."""
-    from yolo_prune.commands.data import report
     from yolo_prune.commands.lineage import adapt_prune, find_training
     from yolo_prune.commands.plan import format_layers
     from yolo_prune.commands.prune import make_plan_files
     from yolo_prune.commands.prune import prune as make_pruned
     from yolo_prune.commands.run_folders import make_run_folder, remember_latest, resolve_checkpoint
+    from yolo_prune.console import report
 
     flags = {
         "one_shot": one_shot, "effort": effort, "max_minutes": max_minutes,
@@ -293,9 +293,9 @@ def sensitivity(
     as_json: Json = False,
 ) -> None:
     """Measure what pruning each group alone costs, and print the path of the table that prune --from-sensitivity takes."""
-    from yolo_prune.commands.data import report
     from yolo_prune.commands.run_folders import RUNS, make_run_folder, resolve_checkpoint
     from yolo_prune.commands.sensitivity import resume_sensitivity, start_sensitivity
+    from yolo_prune.console import report
 
     flags = {
         "ratios": parse_list(ratios, float, "ratios", "0.25,0.5,0.75"), "metric": metric, "pictures": pictures,

@@ -24,7 +24,8 @@ from yolo_prune.bench.table import (
     parse_row,
 )
 from yolo_prune.commands.config import BenchConfig
-from yolo_prune.commands.data import choose_split, load_data_of, report
+from yolo_prune.commands.data import choose_split, load_data_of
+from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.engines.make import make_engine

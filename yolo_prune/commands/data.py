@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
+from yolo_prune.console import report, report_progress
 from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.spec import DataSpec, load_spec
 from yolo_prune.errors import ConfigError, DatasetError
@@ -13,14 +13,6 @@ from yolo_prune.errors import ConfigError, DatasetError
 SYNTHETIC_HANDS = Path("data/synthetic-hands")
 CHOSEN_BY = "the split that training chooses its epoch by"
 """What a score on val has to be read with."""
-
-
-def report(line: str) -> None:
-    """Say something about progress on stderr, above any bar; stdout is for results."""
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stderr)
-    sys.stderr.flush()
 
 
 def load_data(path: Path | None) -> DataSpec:
@@ -78,21 +70,3 @@ def find_data_of(path: Path | None, provenance: dict[str, Any]) -> DataSpec | No
         return load_data_of(path, provenance, "")
     except ConfigError:
         return None
-
-
-class _Progress:
-    def __init__(self, title: str) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(desc=title, unit="picture", leave=False, disable=None)
-
-    def __call__(self, done: int, total: int) -> None:
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
-        if done >= total:
-            self._bar.close()
-
-
-def report_progress(title: str) -> _Progress:
-    """Return a callable (done, total) that draws a bar on a terminal's stderr."""
-    return _Progress(title)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from yolo_prune.commands.data import report, report_progress
+from yolo_prune.console import report, report_progress
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.layers import get_anchors, resize
 from yolo_prune.datasets.anchors import (

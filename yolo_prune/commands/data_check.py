@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolo_prune.commands.data import report, report_progress
 from yolo_prune.commands.run_folders import make_run_folder
+from yolo_prune.console import report, report_progress
 from yolo_prune.datasets.check.check import check_dataset
-from yolo_prune.datasets.check.config import CheckConfig
 from yolo_prune.datasets.check.issues import KINDS, Finding
 from yolo_prune.datasets.check.plots import save_box_plots, save_contact_sheet
 from yolo_prune.datasets.check.statistics import COCO_BOUNDS_PX, Spread, Statistics
+from yolo_prune.datasets.config import CheckConfig
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError, DatasetError, OutputError
 from yolo_prune.files import save_json

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolo_prune.commands.data import report, report_progress
+from yolo_prune.console import report, report_progress
 from yolo_prune.datasets.formats.coco import load_coco, save_coco
 from yolo_prune.datasets.formats.labelled_set import LabelledPicture, LabelledSet, Source, is_file, load_yolo, save_yolo
 from yolo_prune.datasets.formats.voc import load_voc, save_voc

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from yolo_prune.commands.data import report, report_progress
+from yolo_prune.console import report, report_progress
 from yolo_prune.datasets.config import VggHandConfig
 from yolo_prune.datasets.vgg_hand.annotations import (
     PUBLISHED_IMAGES,

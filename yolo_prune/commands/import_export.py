@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from yolo_prune.commands.data import report
+from yolo_prune.console import report
 from yolo_prune.darknet.cfg import load_cfg, save_cfg
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import measure_sha256

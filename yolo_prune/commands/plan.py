@@ -12,8 +12,9 @@ import torch
 
 from yolo_prune.commands.calibration import EXAMPLE_BATCH, iterate_examples, iterate_images, pick_samples
 from yolo_prune.commands.config import PruneConfig
-from yolo_prune.commands.data import find_data_of, load_data_of, report
+from yolo_prune.commands.data import find_data_of, load_data_of
 from yolo_prune.commands.time_budgets import Stopwatch, make_time_budgets
+from yolo_prune.console import report
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Conv, Network
 from yolo_prune.datasets.spec import DataSpec
@@ -25,6 +26,7 @@ from yolo_prune.pruning.auto import choose_criterion
 from yolo_prune.pruning.blocks import Block, find_blocks, number_kept_layers
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
 from yolo_prune.pruning.config import AUTO, ON_IMAGES, ScoreConfig
+from yolo_prune.pruning.gamma_sparsity import GAMMA_THRESHOLD
 from yolo_prune.pruning.importance import check_finite, score_blocks, score_channels
 from yolo_prune.pruning.plan import (
     FloatArray,
@@ -40,7 +42,6 @@ from yolo_prune.pruning.plan import (
 from yolo_prune.pruning.plan_file import BlockPlan, load_plan, measure_network_sha256
 from yolo_prune.pruning.sensitivity import Sensitivity, load_sensitivity, rank_by_damage
 from yolo_prune.pruning.surgery import cut_blocks, rebuild
-from yolo_prune.training.epoch_end import GAMMA_THRESHOLD
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from typing import Any
 from yolo_prune.commands.calibration import iterate_images, pick_samples
 from yolo_prune.commands.config import PruneConfig
 from yolo_prune.commands.damage import Damage, format_damage, measure_damage
-from yolo_prune.commands.data import find_data_of, report
+from yolo_prune.commands.data import find_data_of
 from yolo_prune.commands.plan import Planned, fill_round_to, format_layers, make_planned
 from yolo_prune.commands.prune_gradually import make_plan_config, train_pruned
 from yolo_prune.commands.prune_weights import WeightPruneResult, prune_weights
 from yolo_prune.config import format_config
+from yolo_prune.console import report
 from yolo_prune.darknet.cfg import save_cfg
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import ConfigError

@@ -14,16 +14,17 @@ from typing import Any
 
 from yolo_prune import __version__
 from yolo_prune.commands.bench import BenchResult, bench, load_bench
-from yolo_prune.commands.compare import save_comparison
 from yolo_prune.commands.config import ChainConfig
-from yolo_prune.commands.data import choose_split, load_data, report
+from yolo_prune.commands.data import choose_split, load_data
 from yolo_prune.commands.lineage import adapt_finetune, adapt_prune
 from yolo_prune.commands.prune import prune
 from yolo_prune.commands.run_folders import RUNS
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import format_config, load_yaml, parse_config
+from yolo_prune.console import report
 from yolo_prune.datasets.spec import measure_fingerprint
 from yolo_prune.errors import ConfigError
+from yolo_prune.evaluation.previews import save_comparison
 from yolo_prune.files import measure_sha256, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.device import make_device

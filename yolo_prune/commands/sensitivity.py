@@ -12,9 +12,10 @@ import torch
 
 from yolo_prune.commands.calibration import BATCH, iterate_examples, pick_samples
 from yolo_prune.commands.config import SensitivityConfig
-from yolo_prune.commands.data import load_data_of, report
+from yolo_prune.commands.data import load_data_of
 from yolo_prune.commands.plan import score
 from yolo_prune.config import format_config, parse_config
+from yolo_prune.console import report
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
 from yolo_prune.errors import PlanError

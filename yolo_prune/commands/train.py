@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from yolo_prune.commands.data import CHOSEN_BY, explain_no_test, load_data, load_data_of, report
+from yolo_prune.commands.data import CHOSEN_BY, explain_no_test, load_data, load_data_of
 from yolo_prune.commands.lineage import find_uncut
 from yolo_prune.commands.run_folders import find_run_folder, make_run_folder
+from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
@@ -19,7 +20,7 @@ from yolo_prune.pruning.silencer import Removal
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import Ranks, count_restarts, join_ranks
 from yolo_prune.training.initial_model import make_start
-from yolo_prune.training.moments import Moments
+from yolo_prune.training.optimizer import Moments
 from yolo_prune.training.resume import Report
 from yolo_prune.training.run import Pictures, load_last, make_run, make_run_of, train
 

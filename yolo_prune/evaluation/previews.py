@@ -1,17 +1,24 @@
-"""Detections drawn on pictures, and pictures laid side by side. All pictures are RGB uint8 (H, W, 3)."""
+"""Previews: detections drawn on images, and images side by side, all RGB uint8 (H, W, 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from yolo_prune.evaluation.detections import Detections
+from yolo_prune.datasets.loader import DetectionDataset
+from yolo_prune.datasets.spec import Sample
+from yolo_prune.evaluation.config import DetectConfig
+from yolo_prune.evaluation.detections import Detections, suppress
 from yolo_prune.evaluation.matching import GroundTruth
 from yolo_prune.files import open_atomically
+from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.decode import DecodedDetector, normalise
+from yolo_prune.model.detector import Detector
 
 Image = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -28,6 +35,8 @@ PAPER: Colour = (250, 250, 250)
 INK: Colour = (30, 30, 30)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 SUBPIXEL_BITS = 4
+COMPARED = 5
+"""Images in a comparison of checkpoints."""
 
 
 def draw_detections(
@@ -90,6 +99,28 @@ def save_picture(path: Path, image: Image) -> Path:
     return path
 
 
+@torch.inference_mode()
+def draw_found(
+    model: Detector, data: DetectionDataset, index: int, names: Sequence[str], device: torch.device
+) -> Image:
+    """Draw what a model in evaluation mode finds in one picture of a data set, over the truth in white."""
+    image, boxes = data.make_item(index)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
+    candidates, scores = DecodedDetector(model).to(device)(normalise(pixels))
+    (found,) = suppress(candidates, scores, DetectConfig())
+    return draw_detections(image, found, names, get_truth(boxes))
+
+
+def pick_evenly(count: int, wanted: int) -> range:
+    """Return up to `wanted` indices below `count`, spread evenly."""
+    return range(0, count, max(1, -(-count // wanted)))
+
+
+def get_truth(boxes: NDArray[np.float32]) -> GroundTruth:
+    """Return what a loader's item holds as boxes (M, 6), class first, as ground truth."""
+    return GroundTruth(boxes[:, 1:5], boxes[:, 0].astype(np.int64), boxes[:, 5] > 0)
+
+
 def _draw_box(canvas: Image, box_xyxy: NDArray[np.floating], colour: Colour, width: int) -> None:
     limit = 2 * max(canvas.shape)  # what lies further out is not seen, and would overflow OpenCV's integers
     x1, y1, x2, y2 = np.rint(np.clip(box_xyxy, -limit, limit) * (1 << SUBPIXEL_BITS)).astype(int).tolist()
@@ -118,3 +149,22 @@ def _draw_title(band: Image, title: str) -> None:
 
 def _write(canvas: Image, text: str, origin: tuple[int, int], scale: float, colour: Colour) -> None:
     cv2.putText(canvas, text, origin, FONT, scale, colour, max(1, round(scale * 1.2)), cv2.LINE_AA)
+
+
+@torch.inference_mode()
+def save_comparison(
+    path: Path, checkpoints: Mapping[str, Path], samples: Sequence[Sample], names: Sequence[str], device: torch.device
+) -> Path:
+    """Draw what each checkpoint finds in a few pictures, one column per checkpoint, the truth in white.
+
+    Pictures without objects are passed over where others are enough.
+    """
+    columns = []
+    for name, place in checkpoints.items():
+        checkpoint = load_checkpoint(place)
+        model = checkpoint.make_model().to(device).eval()
+        data = DetectionDataset(samples, len(names), checkpoint.img_size, cache_bytes=0)
+        with_objects = [index for index, labels in enumerate(data.labels) if len(labels)] or list(range(len(data)))
+        chosen = [with_objects[place] for place in pick_evenly(len(with_objects), COMPARED)]
+        columns.append((name, [draw_found(model, data, index, names, device) for index in chosen]))
+    return save_picture(path, make_side_by_side(columns))

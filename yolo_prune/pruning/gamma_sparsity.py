@@ -13,6 +13,9 @@ from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import ChannelGraph
 
+GAMMA_THRESHOLD = 0.01
+"""A channel with a smaller |γ| counts as removable in what is reported of γ sparsity."""
+
 
 class GammaSparsity:
     """The γ of every prunable channel, seen as one vector per channel id.

@@ -18,7 +18,7 @@ from yolo_prune.model.assignment import Goals
 from yolo_prune.model.decode import normalise
 from yolo_prune.pruning.gamma_sparsity import GammaSparsity
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.moments import MEAN_SQUARE
+from yolo_prune.training.optimizer import MEAN_SQUARE
 from yolo_prune.training.schedule import Pace
 from yolo_prune.training.state import Trainee
 from yolo_prune.training.teacher import Watch

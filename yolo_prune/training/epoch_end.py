@@ -9,12 +9,11 @@ import numpy as np
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.gamma_sparsity import GammaSparsity
+from yolo_prune.pruning.gamma_sparsity import GAMMA_THRESHOLD, GammaSparsity
 from yolo_prune.pruning.plan import FloatArray
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import PARTS, Tally
-from yolo_prune.training.gamma_plot import count_gammas, draw_gammas
-from yolo_prune.training.report import save_results
+from yolo_prune.training.report import count_gammas, draw_gammas, save_results
 from yolo_prune.training.resume import Progress, Report, Run, save_best, save_last
 from yolo_prune.training.schedule import Pace
 from yolo_prune.training.state import Trainee
@@ -23,8 +22,6 @@ from yolo_prune.training.validate import make_averaged, make_slim, measure_map50
 JUDGED = 3
 """The best epoch is that of the best mean of so many validations, its own the last: a single one that happens to score high is
 no reason to keep weights that the learning rate had not settled yet."""
-GAMMA_THRESHOLD = 0.01
-"""A channel with a smaller |γ| counts as gone in the report of sparsity."""
 
 
 def finish_epoch(

@@ -10,8 +10,7 @@ from yolo_prune.pruning.silencer import Silencer
 from yolo_prune.pruning.surgery import rebuild, slice_tensors
 from yolo_prune.pruning.verify import verify
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.moments import get_moments, put_moments_, slice_moments
-from yolo_prune.training.optimizer import make_optimizer
+from yolo_prune.training.optimizer import get_moments, make_optimizer, put_moments_, slice_moments
 from yolo_prune.training.state import Trainee, make_answer, prepare
 from yolo_prune.training.zero_mask import KeptZeros
 

@@ -27,7 +27,7 @@ from yolo_prune.training.distributed import Ranks
 from yolo_prune.training.epoch import Tally, check_sanity, train_epoch
 from yolo_prune.training.epoch_end import finish_epoch
 from yolo_prune.training.initial_model import Start
-from yolo_prune.training.moments import Moments
+from yolo_prune.training.optimizer import Moments
 from yolo_prune.training.previews import save_batch_picture, save_detections_picture
 from yolo_prune.training.progress_bar import ProgressBar
 from yolo_prune.training.removal import remove_silent_

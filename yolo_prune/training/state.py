@@ -20,8 +20,7 @@ from yolo_prune.pruning.gamma_sparsity import GammaSparsity
 from yolo_prune.pruning.silencer import Removal, Silencer, begin_removal
 from yolo_prune.training.config import AUTO, TrainConfig
 from yolo_prune.training.distributed import Ranks
-from yolo_prune.training.moments import Moments, put_moments_
-from yolo_prune.training.optimizer import WeightAverage, make_optimizer
+from yolo_prune.training.optimizer import Moments, WeightAverage, make_optimizer, put_moments_
 from yolo_prune.training.teacher import Teacher
 from yolo_prune.training.zero_mask import KeptZeros
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from yolo_prune.datasets.check.config import CheckConfig
 from yolo_prune.datasets.check.duplicates import find_copies
 from yolo_prune.datasets.check.issues import KINDS, SMALL_PICTURE_PX, Finding
 from yolo_prune.datasets.check.label_issues import find_label_faults
 from yolo_prune.datasets.check.scan import Content, Picture, read_pictures
 from yolo_prune.datasets.check.statistics import Figures, Statistics, collect_figures, join_figures, measure_statistics
+from yolo_prune.datasets.config import CheckConfig
 from yolo_prune.datasets.spec import DataSpec
 
 

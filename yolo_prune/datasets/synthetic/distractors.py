@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 
 from yolo_prune.datasets.synthetic.backgrounds import make_palette
-from yolo_prune.datasets.synthetic.coverings import make_skin, paint_cloth_
 from yolo_prune.datasets.synthetic.solids import (
     Canvas,
     FloatArray,
@@ -19,6 +18,8 @@ from yolo_prune.datasets.synthetic.solids import (
     cut_layer,
     fit_canvas,
     make_mottle,
+    make_skin,
+    paint_cloth_,
     raise_cones,
     shade,
     soften,

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from yolo_prune.datasets.synthetic.coverings import Skin, paint_cloth_
 from yolo_prune.datasets.synthetic.hand_pose import INDEX, LITTLE, THUMB, Skeleton, make_skeleton, make_view
 from yolo_prune.datasets.synthetic.solids import (
     Canvas,
@@ -16,11 +15,13 @@ from yolo_prune.datasets.synthetic.solids import (
     PointArray,
     Relief,
     RoundCone,
+    Skin,
     blur,
     cut_layer,
     fit_canvas,
     make_mottle,
     merge,
+    paint_cloth_,
     raise_cones,
     shade,
     soften,

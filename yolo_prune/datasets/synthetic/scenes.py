@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from yolo_prune.datasets.synthetic.backgrounds import make_background
-from yolo_prune.datasets.synthetic.coverings import make_skin
 from yolo_prune.datasets.synthetic.distractors import draw_distractor, draw_obstacle
 from yolo_prune.datasets.synthetic.hands import draw_hand
-from yolo_prune.datasets.synthetic.solids import FloatArray, Layer, Light, blur
+from yolo_prune.datasets.synthetic.solids import FloatArray, Layer, Light, blur, make_skin
 
 MIN_VISIBLE = 0.6
 MIN_EXTENT, MAX_EXTENT = 0.2, 0.5

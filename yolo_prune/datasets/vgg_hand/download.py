@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from email.message import Message
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
@@ -19,9 +19,8 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
-from yolo_prune.datasets.vgg_hand.download_part import Part, Version, refuse_writing
-from yolo_prune.errors import ConfigError, DatasetError
-from yolo_prune.files import measure_sha256
+from yolo_prune.errors import ConfigError, DatasetError, OutputError, YoloPruneError
+from yolo_prune.files import load_json, measure_sha256, save_json
 
 Progress = Callable[[int, int | None], None]
 """Takes the bytes that are done, and those of the whole where they are known."""
@@ -296,3 +295,62 @@ def _refuse_answer(status: int, reason: str, url: str) -> Exception:
 
 def _say(error: object) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a server said of a file: enough to know later whether it is still the same."""
+
+    url: str
+    etag: str | None
+    last_modified: str | None
+    total_bytes: int | None
+
+    @property
+    def validator(self) -> str | None:
+        """What If-Range may hold: an ETag that stands for the very bytes, else a date."""
+        word = self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
+        return word if word and word.isascii() and word.isprintable() else None
+
+
+class Part:
+    """The beginning of a file on disk, and the version that it is of."""
+
+    def __init__(self, path: Path, url: str) -> None:
+        self.path, self.url = path, url
+        self.bytes_path = path.with_name(f"{path.name}.part")
+        self.version_path = path.with_name(f"{path.name}.part.json")
+
+    def load(self) -> tuple[int, Version | None]:
+        """Return how many bytes there are, and of which version; (0, None) when nothing is there to go on from."""
+        try:
+            have, record = self.bytes_path.stat().st_size, load_json(self.version_path, DatasetError, "")
+            version = Version(**record)
+            types_are_right = isinstance(version.total_bytes, int | None) and all(
+                isinstance(word, str | None) for word in (version.etag, version.last_modified)
+            )
+        except (OSError, TypeError, YoloPruneError):
+            return 0, None
+        if not types_are_right or version.url != self.url or version.validator is None:
+            return 0, None
+        if have == 0 or (version.total_bytes is not None and have > version.total_bytes):
+            return 0, None
+        return have, version
+
+    def start(self, version: Version) -> None:
+        """Forget what was there, and remember what the bytes to come are of."""
+        self.discard()
+        save_json(self.version_path, asdict(version))
+
+    def discard(self) -> None:
+        """Forget what was there."""
+        try:
+            self.bytes_path.unlink(missing_ok=True)
+            self.version_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise refuse_writing(self.bytes_path, error) from error
+
+
+def refuse_writing(path: Path, error: OSError) -> OutputError:
+    """Return the error that the disk refuses a file."""
+    return OutputError(f"cannot be written ({error.strerror or error})", where=path)
