@@ -13,7 +13,7 @@ import yaml
 from networks import copy_state, is_same_state
 from tiny import DRAW_RESULTS, SIDE, TINY_CFG, Cli, Killed, before_step, is_same_run, make_config, read_json
 
-from yolo_prune.commands.run import load_chain
+from yolo_prune.commands.run import load_run
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.darknet.architectures import TINY_ANCHORS, make_network
 from yolo_prune.darknet.cfg import parse_cfg, save_cfg
@@ -162,7 +162,7 @@ def test_a_checkpoint_keeps_its_anchors(cli: Cli, trained: Path, hands: Path) ->
     Path("settings.yaml").write_text("auto_anchors: true\n")
     Path("chain.yaml").write_text(f"train: {{auto_anchors: true, weights: {trained}}}\n")
     with pytest.raises(ConfigError, match=r"^auto_anchors: a checkpoint's heads"):
-        load_chain(Path("chain.yaml"))
+        load_run(Path("chain.yaml"))
     for words in (
         ("train", "--weights", trained, "--auto-anchors", "--data", hands),
         ("train", "--weights", trained, "--config", "settings.yaml"),

@@ -13,7 +13,7 @@ from tiny import Cli, read_json
 
 from yolo_prune.commands import bench as bench_module
 from yolo_prune.commands.config import BenchConfig
-from yolo_prune.commands.run import load_chain, run_chain
+from yolo_prune.commands.run import load_run, run_stages
 from yolo_prune.config import parse_config
 from yolo_prune.errors import DatasetError
 
@@ -128,9 +128,9 @@ def write_chain(data: Path, tiny_cfg: Path, **bench: Any) -> Path:
 def test_a_chain_follows_the_same_rule(data: Path, tiny_cfg: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data.write_text(MISSING)
     with pytest.raises(DatasetError, match=r"test: there is no folder hands/images/nowhere"):
-        run_chain(load_chain(write_chain(data, tiny_cfg, split="test")))
+        run_stages(load_run(write_chain(data, tiny_cfg, split="test")))
     assert not Path("runs").exists()
-    result = run_chain(load_chain(write_chain(data, tiny_cfg)))
+    result = run_stages(load_run(write_chain(data, tiny_cfg)))
     err = capsys.readouterr().err
     reason = "hands/data.yaml: test: there is no folder hands/images/nowhere"
     said = f"{reason}: scoring on val, the split that training chooses its epoch by"
@@ -141,7 +141,7 @@ def test_a_chain_follows_the_same_rule(data: Path, tiny_cfg: Path, capsys: pytes
     assert ", on the val split; " in Path("runs/tiny/bench/bench.md").read_text()
     assert Path("runs/tiny/bench/detections.png").is_file()
     before = Path("runs/tiny/bench/bench.json").stat().st_mtime_ns
-    run_chain(load_chain(write_chain(data, tiny_cfg, split="val")))  # the same table, by name
+    run_stages(load_run(write_chain(data, tiny_cfg, split="val")))  # the same table, by name
     assert Path("runs/tiny/bench/bench.json").stat().st_mtime_ns == before
 
 

@@ -16,7 +16,7 @@ from tiny import DRAW_RESULTS, Killed, before_step, is_same
 
 from yolo_prune.commands import run as chain_module
 from yolo_prune.commands.bench import find_lineage
-from yolo_prune.commands.run import ChainResult, load_chain, run_chain
+from yolo_prune.commands.run import ChainResult, load_run, run_stages
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import ConfigError, DatasetError, Interrupted, YoloPruneError
 from yolo_prune.model.checkpoint import load_checkpoint, make_provenance, save_checkpoint
@@ -53,7 +53,7 @@ def finished(hands: Path, tiny_cfg: Path, tmp_path_factory: pytest.TempPathFacto
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(DRAW_RESULTS, lambda path, rows: None)
-        run_chain(load_chain(Path("chain.yaml")))
+        run_stages(load_run(Path("chain.yaml")))
     return folder
 
 
@@ -93,7 +93,7 @@ def change(**stages: Any) -> None:
 
 
 def again() -> ChainResult:
-    return run_chain(load_chain(Path("chain.yaml")))
+    return run_stages(load_run(Path("chain.yaml")))
 
 
 def test_a_chain_leaves_every_stage_and_the_table(place: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_stage_killed_before_its_first_word_starts_anew(place: Path, done: lis
 def test_a_mistake_in_the_file_is_named(text: str, message: str) -> None:
     Path("chain.yaml").write_text(text)
     with pytest.raises(YoloPruneError, match=f"^{message}"):
-        load_chain(Path("chain.yaml"))
+        load_run(Path("chain.yaml"))
 
 
 @pytest.mark.usefixtures("workplace")
@@ -308,8 +308,8 @@ def test_nothing_is_begun_where_the_end_is_out_of_reach(hands: Path, tiny_cfg: P
     path = write_chain(Path(), hands, tiny_cfg)
     change(bench={"split": "tset"})
     with pytest.raises(DatasetError, match="there are no pictures for tset; use one of train, val, test"):
-        run_chain(load_chain(path))
+        run_stages(load_run(path))
     change(device="tpu")
     with pytest.raises(ConfigError, match="unknown device tpu"):
-        run_chain(load_chain(path))
+        run_stages(load_run(path))
     assert not Path("runs").exists()

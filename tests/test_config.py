@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolo_prune.commands.config import PruneConfig
-from yolo_prune.config import format_config, load_yaml, parse_config
+from yolo_prune.config import format_config, parse_config
 from yolo_prune.errors import ConfigError, PlanError
+from yolo_prune.files import load_yaml
 from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.training.config import TrainConfig
 

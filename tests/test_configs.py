@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from yolo_prune.commands.run import load_chain
+from yolo_prune.commands.run import load_run
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import format_cfg, load_cfg, parse_anchors
 
@@ -43,6 +43,6 @@ def test_shipped_cfg_is_what_the_generator_makes(name: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipe_can_be_read_and_names_a_shipped_cfg(path: Path) -> None:
-    chain = load_chain(path)
+    chain = load_run(path)
     assert chain.train.cfg is not None
     assert (CONFIGS.parent / chain.train.cfg).is_file()

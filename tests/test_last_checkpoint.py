@@ -210,7 +210,7 @@ def test_moments_go_with_the_last_step_s_weights(
 
 @pytest.mark.parametrize("granularity", ["channel", "weight"])
 def test_iterate_cuts_the_last_step_s_weights_and_scores_the_averaged(
-    hands: Path, files: Files, tmp_path: Path, granularity: str
+    hands: Path, files: Files, tmp_path: Path, granularity: Any
 ) -> None:
     config = IterateConfig(
         data=hands, granularity=granularity, criterion="l1", step=0.3, target_ratio=0.3, settle_epochs=0, max_drop=1.0,

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def make_model(path: Path) -> Detector:
 
 
 @lru_cache(maxsize=len(CRITERIA))
-def score(path: Path, criterion: str) -> FloatArray:
+def score(path: Path, criterion: Any) -> FloatArray:
     model = make_model(path)
     return score_channels(model, make_channel_graph(model.network), ScoreConfig(criterion), make_examples())
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -42,7 +44,7 @@ def test_the_rate_rises_then_falls_and_stays_in_bounds(steps: int, warmup: float
 
 
 @pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.0), ("sgd", 0.9), ("adamw", 0.9)])
-def test_a_steady_gradient_moves_a_parameter_by_the_step_size(optimizer: str, momentum: float) -> None:
+def test_a_steady_gradient_moves_a_parameter_by_the_step_size(optimizer: Any, momentum: float) -> None:
     config = TrainConfig(optimizer=optimizer, momentum=momentum, learning_rate=0.01)
     parameter = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     stepper = make_optimizer(nn.ParameterList([parameter]), config)
@@ -55,7 +57,7 @@ def test_a_steady_gradient_moves_a_parameter_by_the_step_size(optimizer: str, mo
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_kernels_alone_decay(optimizer: str) -> None:
+def test_kernels_alone_decay(optimizer: Any) -> None:
     model = Detector(parse_cfg(TINY_CFG))
     config = TrainConfig(optimizer=optimizer, weight_decay=0.3)
     decays = {

@@ -12,8 +12,8 @@ import torch
 from ranks_program import take_steps
 from tiny import is_same_run, make_config
 
-from yolo_prune.commands.config import ChainConfig
-from yolo_prune.commands.run import run_chain
+from yolo_prune.commands.config import RunConfig
+from yolo_prune.commands.run import run_stages
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.training.distributed import Ranks, join_ranks
@@ -76,6 +76,6 @@ def test_a_numbered_gpu_cannot_serve_two_processes(monkeypatch: pytest.MonkeyPat
 def test_a_chain_is_for_one_process(hands: Path, tiny_cfg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    config = ChainConfig(data=hands, train=make_config(hands, tiny_cfg))
+    config = RunConfig(data=hands, train=make_config(hands, tiny_cfg))
     with pytest.raises(ConfigError, match="torchrun: a whole chain runs in one process; run train and finetune under"):
-        run_chain(config)
+        run_stages(config)

@@ -55,7 +55,7 @@ def make_double_trainee(config: TrainConfig, **parts: Any) -> Trainee:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("has_teacher", [False, True])
 @pytest.mark.parametrize("accumulate", [2, 3, 5])
-def test_a_step_in_parts_is_the_step(batch: Batch, accumulate: int, optimizer: str, has_teacher: bool) -> None:
+def test_a_step_in_parts_is_the_step(batch: Batch, accumulate: int, optimizer: Any, has_teacher: bool) -> None:
     moved = []
     for parts in (1, accumulate):
         config = TrainConfig(batch_size=60, accumulate=parts, optimizer=optimizer)
@@ -171,7 +171,7 @@ def test_rectangular_validation_is_what_it_says(wide_hands: Path, tiny_cfg: Path
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_mixed_precision_goes_where_single_goes(batch: Batch, precision: str) -> None:
+def test_mixed_precision_goes_where_single_goes(batch: Batch, precision: Any) -> None:
     states = []
     for kind in ("fp32", precision):
         config = TrainConfig(batch_size=12, precision=kind, optimizer="sgd", learning_rate=0.05)

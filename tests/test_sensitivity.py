@@ -235,7 +235,7 @@ def test_any_json_is_a_table_or_one_error(tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def finished(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return the folders of whole measurements of the trained tiny network by metric; not to be changed."""
-    folders = {metric: tmp_path_factory.mktemp(metric) for metric in ("map50", "loss")}
+    folders: dict[Any, Path] = {metric: tmp_path_factory.mktemp(metric) for metric in ("map50", "loss")}
     for metric, folder in folders.items():
         start_sensitivity(trained, SensitivityConfig(metric=metric), folder)
     return folders

@@ -51,7 +51,7 @@ def list_shrinkages(config: TrainConfig, sparsity: float) -> list[float]:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_the_pull_follows_rate_ramp_and_rest(optimizer: str) -> None:
+def test_the_pull_follows_rate_ramp_and_rest(optimizer: Any) -> None:
     config = TrainConfig(optimizer=optimizer, sparsity=0.5, sparsity_ramp=0.2, sparsity_rest=0.3)
     shrinkages = list_shrinkages(config, 0.5)
     for step, shrinkage in enumerate(shrinkages):
@@ -93,7 +93,7 @@ def test_auto_lets_channels_go_one_after_another_and_the_others_rest(changes: di
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_just_the_wanted_channels_reach_zero_however_the_task_pulls(optimizer: str) -> None:
+def test_just_the_wanted_channels_reach_zero_however_the_task_pulls(optimizer: Any) -> None:
     config = TrainConfig(optimizer=optimizer, sparsity="auto", sparsity_ratio=0.5)
     model, sparsity = make_sparsity(parse_cfg(TINY_CFG))
     silencer = make_silencer(model, 0.5)

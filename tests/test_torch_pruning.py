@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from yolo_prune.pruning.plan import Plan, make_plan, rank_within_groups
 from yolo_prune.pruning.surgery import rebuild
 
 
-def make_local_plan(model: Detector, criterion: str, ratio: float) -> Plan:
+def make_local_plan(model: Detector, criterion: Any, ratio: float) -> Plan:
     graph = make_channel_graph(model.network)
     importance = score_channels(model, graph, ScoreConfig(criterion))
     return make_plan(graph, rank_within_groups(graph, importance), PlanConfig(ratio, min_channels=1))

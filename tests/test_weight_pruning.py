@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from torch.sparse._semi_structured_conversions import (  # what CUDA's kernels a
     sparse_semi_structured_to_dense_cutlass,
 )
 
+from yolo_prune.config import parse_config
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Network
@@ -75,7 +77,7 @@ def list_dropped(keep: Mapping[int, Tensor]) -> set[tuple[int, int]]:
 
 @pytest.mark.parametrize("criterion", ["bn-gamma", "l1", "l2"])
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.9, 0.9995])
-def test_the_smallest_weights_go_by_hand(criterion: str, ratio: float) -> None:
+def test_the_smallest_weights_go_by_hand(criterion: Any, ratio: float) -> None:
     model = make_tiny()
     plan = make_weight_plan(model, WeightConfig(criterion, ratio))
     count = min(round(ratio * sum(PRUNABLE.values())), sum(PRUNABLE.values()) - len(PRUNABLE))
@@ -239,10 +241,16 @@ def test_what_is_left_is_counted_by_hand() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: WeightConfig("taylor"), "criterion: taylor cannot rank single weights; use one of bn-gamma, l1, l2"),
-        (lambda: WeightConfig(ratio=1), "ratio: 1 is no fraction of weights to zero"),
-        (lambda: WeightConfig(ratio=math.nan), "ratio: nan is no fraction of weights to zero"),
-        (lambda: WeightConfig(scope="all"), "scope: unknown scope all; use one of global, layer"),
+        (
+            lambda: parse_config(WeightConfig(), {"criterion": "taylor"}, "a.yaml"),
+            "criterion: unknown criterion taylor; use bn-gamma, l1 or l2",
+        ),
+        (lambda: WeightConfig(ratio=1), "ratio: 1 is out of range; use a number from 0 to below 1"),
+        (lambda: WeightConfig(ratio=math.nan), "ratio: nan is out of range"),
+        (
+            lambda: parse_config(WeightConfig(), {"scope": "all"}, "a.yaml"),
+            "scope: unknown scope all; use global or layer",
+        ),
         *(
             (lambda text=text: WeightConfig(pattern=text), f"pattern: {text!r} is no pattern; use N:M")
             for text in ("4:2", "2:2", "0:4", "2", "a:b", "2:4:8", " 2:4", "-1:4", "²:4", "")

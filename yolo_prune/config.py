@@ -1,59 +1,255 @@
-"""Settings: frozen dataclasses filled from YAML text and flags, with every mistake named."""
+"""Settings: each is one field of a frozen config class, with its type, default, range and help text.
+
+    field ──► check on construction ──► YAML keys ──► command-line options ──► JSON schema ──► docs/settings.md
+
+A config class is a dataclass made by `settings`; a field's type says what it may hold, `Literal` lists choices, and a
+`Setting` beside the type holds the rest:
+
+    @settings
+    class Example:
+        epochs: Annotated[int, Setting("Passes over the training images.", ge=1)] = 30
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import Field as DataclassField
 from difflib import get_close_matches
+from functools import cache, partial, wraps
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-import yaml
+import annotated_types
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+from typing_extensions import dataclass_transform
 
 from yolo_prune.errors import ConfigError
 
 C = TypeVar("C")
 
+RUN = "Run"
+"""Heading in --help of what is the same for many commands."""
+LARGEST_SEED = 2**63 - 1
 
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
+
+@dataclass(frozen=True)
+class Setting(annotated_types.GroupedMetadata):
+    """What there is to say of a setting beside its type and default."""
+
+    help: str
+    """One or two sentences, for --help, the schema and the reference page."""
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    unit: str = ""
+    """Such as `px`, `epochs`."""
+    default: str = ""
+    """In words, where it depends on other things."""
+    flag: str = ""
+    """The command-line option, where it is not `--` and the name; `-` for none."""
+    group: str = ""
+    """Heading in --help."""
+    resumable: bool = False
+    """A resumed run may change it: it says how a run is carried out, not what comes out of it."""
+    was: str = ""
+    """An older name, which is still read."""
+    of: str = ""
+    """The granularity, channel or weight, that it has a meaning for; empty for both."""
+
+    def __iter__(self) -> Iterator[annotated_types.BaseMetadata]:
+        """Yield the bounds, which pydantic checks."""
+        bounds = {
+            "ge": annotated_types.Ge,
+            "gt": annotated_types.Gt,
+            "le": annotated_types.Le,
+            "lt": annotated_types.Lt,
+        }
+        for name, kind in bounds.items():
+            if (bound := getattr(self, name)) is not None:
+                yield kind(bound)
+
+
+PathSetting = Annotated[Path, Field(strict=False), AfterValidator(Path.expanduser)]
+"""A path, `~` for the home folder."""
+Numbers = Annotated[tuple[float, ...], Field(strict=False)]
+WholeNumbers = Annotated[tuple[int, ...], Field(strict=False)]
+Words = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+def _check_run_name(name: str) -> str:
+    if name == ".." or Path(name).name != name or not name:
+        raise ConfigError(f"{name!r} is no folder name", where="name", right="use a plain name without slashes")
+    return name
+
+
+RunName = Annotated[str, AfterValidator(_check_run_name), Setting("The run's folder below runs/.", group=RUN)]
+Device = Annotated[str, Setting("auto, cpu, cuda or cuda:N.", group=RUN, resumable=True)]
+Seed = Annotated[int, Setting("All random numbers follow from it.", ge=0, le=LARGEST_SEED, group=RUN)]
+MAX_MINUTES = Setting(
+    "Save and stop with exit code 124 after so long; --resume goes on.",
+    ge=0,
+    unit="minutes",
+    group=RUN,
+    resumable=True,
+)
+MaxMinutes = Annotated[float | None, MAX_MINUTES]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One setting of a config class, as everything that is made from it needs it."""
+
+    name: str
+    kind: Any
+    """The type without None and without metadata; a config class for nested settings."""
+    is_optional: bool
+    setting: Setting
+    factory: Any = field(repr=False)
+
+    @property
+    def default(self) -> Any:
+        """The default value; config classes are made anew."""
+        return None if self.factory is None else self.factory()
+
+    def describe_default(self, value: Any) -> str:
+        """Say a value in words, as that of a config where nothing is given; empty where there is nothing to say."""
+        if value is None or value is False or value == () or (self.setting.default and value == self.default):
+            return self.setting.default
+        if self.is_nested:
+            return ""
+        if value is True:
+            return "yes"
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether it holds a config class of its own."""
+        return is_dataclass(self.kind)
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it holds several values."""
+        return get_origin(self.kind) is tuple
+
+    @property
+    def is_union(self) -> bool:
+        """Whether it may be of several types, such as a number or a word."""
+        return get_origin(self.kind) in (Union, UnionType)
+
+    @property
+    def is_required(self) -> bool:
+        """Whether there is no default."""
+        return self.factory is None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What it may be, where that is a list."""
+        return get_args(self.kind) if get_origin(self.kind) is Literal else ()
+
+    @property
+    def flag(self) -> str:
+        """The command-line option; empty for none."""
+        return "" if self.setting.flag == "-" else self.setting.flag or f"--{self.name.replace('_', '-')}"
+
+    @property
+    def range(self) -> str:
+        """What values it takes, in words."""
+        return describe(self.kind, self.setting)
+
+
+@dataclass_transform(frozen_default=True)
+def settings(cls: type[C]) -> type[C]:
+    """Make a frozen dataclass whose fields are checked on construction.
 
     Raises:
-        ConfigError: the file cannot be read, is no YAML (names the line) or no mapping.
+        ConfigError: on construction, if a value is of the wrong type or out of range; names the field.
     """
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("cannot be read", where=path, right="name a YAML file") from error
-    except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
-        mark = getattr(error, "problem_mark", None)
-        where = path if mark is None else f"{path}:{mark.line + 1}"
-        raise ConfigError(
-            f"is not YAML ({getattr(error, 'problem', error)})", where=where, right="correct that line"
-        ) from error
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ConfigError("is not a mapping", where=path, right="write key: value lines")
-    return value
+    rules = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    made = cast(type[C], checked_dataclass(frozen=True, config=rules)(cls))
+    check = made.__init__
+
+    @wraps(check)
+    def construct(self: Any, *values: Any, **named: Any) -> None:
+        try:
+            check(self, *values, **named)
+        except ValidationError as error:
+            raise _explain(made, error) from None
+
+    setattr(made, "__init__", construct)  # noqa: B010  # mypy knows no other way to wrap it
+    return made
+
+
+def list_settings(cls: Any) -> tuple[Entry, ...]:
+    """Return the settings of a config class in their order."""
+    return _list_settings(cls)
+
+
+@cache
+def _list_settings(cls: Any) -> tuple[Entry, ...]:
+    hints = get_type_hints(cls, include_extras=True)
+    entries = []
+    for one in fields(cls):
+        metadata: list[Any] = []
+        kind, is_optional = _unwrap(hints[one.name], metadata)
+        setting = next((part for part in metadata if isinstance(part, Setting)), Setting(""))
+        factory: Any = one.default_factory
+        if factory is MISSING:
+            factory = None if one.default is MISSING else partial(_get_default, one)
+        entries.append(Entry(one.name, kind, is_optional, setting, factory))
+    return tuple(entries)
+
+
+def _get_default(one: DataclassField[Any]) -> Any:
+    return one.default
+
+
+def list_changed(config: Any) -> tuple[str, ...]:
+    """Return the names of the settings that are not at their defaults."""
+    return tuple(one.name for one in list_settings(type(config)) if getattr(config, one.name) != one.default)
 
 
 def parse_config(base: C, values: Mapping[str, Any], where: str | Path) -> C:
-    """Return the config dataclass `base` with the mapping's values in place, nested ones from nested mappings.
+    """Return the config `base` with the mapping's values in place, nested ones from nested mappings.
 
     Raises:
-        ConfigError: an unknown key (names the nearest known one) or a value of the wrong type.
+        ConfigError: an unknown key (names the nearest known one), or a value of the wrong type or out of range.
     """
-    hints = get_type_hints(type(base))
-    known = [field.name for field in fields(base)]  # type: ignore[arg-type]  # C is always a dataclass
-    for key in values:
-        if key not in known:
-            near = get_close_matches(str(key), known, 1, cutoff=0.4)
-            right = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
-            raise ConfigError(f"unknown key {key}", where=where, right=right)
-    changes = {key: _convert(hints[key], getattr(base, key), value, f"{where}: {key}") for key, value in values.items()}
-    return replace(base, **changes)  # type: ignore[type-var]  # the same
+    return _parse(base, values, where, "")
+
+
+def _parse(base: C, values: Mapping[str, Any], where: str | Path, prefix: str) -> C:
+    entries = {entry.name: entry for entry in list_settings(type(base))}
+    renamed = {entry.setting.was: name for name, entry in entries.items() if entry.setting.was}
+    changes = {}
+    for key, value in values.items():
+        place = _locate(where, values, key)
+        key = renamed.get(key, key)
+        if key not in entries:
+            near = get_close_matches(str(key), entries, 1, cutoff=0.4)
+            right = f"did you mean {prefix}{near[0]}?" if near else f"known keys are {', '.join(entries)}"
+            raise ConfigError(f"unknown key {prefix}{key}", where=place, right=right)
+        entry, present = entries[key], getattr(base, key)
+        if entry.is_nested and isinstance(value, Mapping):
+            value = _parse(entry.kind() if present is None else present, value, where, f"{prefix}{key}.")
+        elif entry.is_nested and value is not None:
+            right = "write key: value lines below it"
+            raise ConfigError(f"{value!r} is no mapping", where=f"{place}: {prefix}{key}", right=right)
+        changes[key] = value
+    try:
+        return replace(base, **changes)  # type: ignore[type-var]  # C is always a dataclass
+    except ConfigError as error:
+        key = (error.where or "").partition(".")[0].partition(":")[0]
+        place = _locate(where, values, key)
+        raise ConfigError(error.what, where=f"{place}: {prefix}{error.where or ''}", right=error.right) from None
+
+
+def _locate(where: str | Path, values: Mapping[str, Any], key: Any) -> str:
+    line = getattr(values, "lines", {}).get(key)
+    return str(where) if line is None else f"{where}:{line}"
 
 
 def format_config(config: Any) -> dict[str, Any]:
@@ -61,7 +257,7 @@ def format_config(config: Any) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if is_dataclass(value):
-            return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+            return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
         if isinstance(value, tuple):
             return [plain(item) for item in value]
         return str(value) if isinstance(value, Path) else value
@@ -69,40 +265,71 @@ def format_config(config: Any) -> dict[str, Any]:
     return dict(plain(config))
 
 
-def _convert_to_any(kinds: Sequence[Any], present: Any, value: Any, where: str) -> Any:
-    for kind in kinds:
-        try:
-            return _convert(kind, present, value, where)
-        except ConfigError:
-            continue
-    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
-    raise ConfigError(f"{value!r} is of the wrong type", where=where, right=f"write a value of type {names}")
+def describe(kind: Any, setting: Setting) -> str:
+    """Say in words which values a setting takes: `a number from 0 to below 1`, `adamw or sgd`."""
+    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return ", or ".join(_describe(option, setting) for option in options)
 
 
-def _convert(kind: Any, present: Any, value: Any, where: str) -> Any:
-    if get_origin(kind) in (Union, UnionType):
-        if value is None and NoneType in get_args(kind):
-            return None
-        kinds = [option for option in get_args(kind) if option is not NoneType]
-        if len(kinds) > 1:
-            return _convert_to_any(kinds, present, value, where)
-        (kind,) = kinds
-    if get_origin(kind) is tuple and isinstance(value, list | tuple):
-        return tuple(_convert(get_args(kind)[0], None, item, where) for item in value)
-    if is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{value!r} is no mapping", where=where, right="write key: value lines below it")
-        return parse_config(kind() if present is None else present, value, where)
-    if kind is Path and isinstance(value, str | Path):
-        return Path(value).expanduser()
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if kind is float and isinstance(value, str):
-        try:
-            return float(value)  # YAML 1.1 reads 1e-3 as text
-        except ValueError:
-            pass
-    if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    name = "str, in quotes" if kind is str else getattr(kind, "__name__", str(kind))
-    raise ConfigError(f"{value!r} is of the wrong type", where=where, right=f"write a value of type {name}")
+def _describe(kind: Any, setting: Setting) -> str:
+    if get_origin(kind) is Annotated:
+        metadata: list[Any] = []
+        kind, _ = _unwrap(kind, metadata)
+        setting = next((part for part in metadata if isinstance(part, Setting)), setting)
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        return choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"
+    if get_origin(kind) is tuple:
+        return f"a list, of {_describe(get_args(kind)[0], setting)} each"
+    noun = {int: "a whole number", float: "a number", bool: "true or false", str: "text, in quotes", Path: "a path"}
+    return f"{noun.get(kind, 'key: value lines')} {describe_bounds(setting)}".rstrip()
+
+
+def describe_bounds(setting: Setting) -> str:
+    """Say in words between which numbers a setting lies: `from 0 to below 1`; empty without bounds."""
+    if setting.gt is not None and setting.lt is not None:
+        return f"between {setting.gt:g} and {setting.lt:g}"
+    high = None if setting.le == LARGEST_SEED else setting.le
+    low = ""
+    if setting.ge is not None or setting.gt is not None:
+        low = f"above {setting.gt:g}" if setting.ge is None else f"from {setting.ge:g}"
+    if high is not None:
+        return f"{low} to {high:g}".lstrip()
+    return f"{low} to below {setting.lt:g}".lstrip() if setting.lt is not None else low
+
+
+def _unwrap(hint: Any, metadata: list[Any]) -> tuple[Any, bool]:
+    """Return a type without None and metadata, which is added to the list, and whether None was in it."""
+    if get_origin(hint) is Annotated:
+        metadata.extend(get_args(hint)[1:])
+        return _unwrap(get_args(hint)[0], metadata)
+    if get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint):
+        options = [option for option in get_args(hint) if option is not NoneType]
+        if len(options) == 1:
+            return _unwrap(options[0], metadata)[0], True
+        return Union[tuple(options)], True  # noqa: UP007  # made at run time
+    return hint, False
+
+
+def _explain(cls: type, error: ValidationError) -> ConfigError:
+    """Return the first mistake as one line in our words."""
+    found = error.errors(include_url=False)
+    name = str(found[0]["loc"][0])
+    mistakes = [one for one in found if str(one["loc"][0]) == name]
+    entry = next((one for one in list_settings(cls) if one.name == name), None)
+    if entry is None:
+        near = get_close_matches(name, [one.name for one in list_settings(cls)], 1, cutoff=0.4)
+        return ConfigError(
+            f"unknown setting {name}", where=cls.__name__, right=f"did you mean {near[0]}?" if near else None
+        )
+    place = next(
+        (f"{name}[{one['loc'][1]}]" for one in mistakes if len(one["loc"]) > 1 and isinstance(one["loc"][1], int)), name
+    )
+    value, kinds = mistakes[0]["input"], [one["type"] for one in mistakes]
+    if any(kind.startswith(("greater", "less", "finite")) for kind in kinds):
+        what = f"{value:g} is out of range" if isinstance(value, float) else f"{value} is out of range"
+    elif all(kind == "literal_error" for kind in kinds) and isinstance(value, str):
+        what = f"unknown {name.replace('_', ' ')} {value}"
+    else:
+        what = f"{value!r} is of the wrong type"
+    return ConfigError(what, where=place, right=f"use {entry.range}")

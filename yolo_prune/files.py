@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from yolo_prune.errors import OutputError, YoloPruneError
+import yaml
+
+from yolo_prune.errors import ConfigError, OutputError, YoloPruneError
 
 
 @contextmanager
@@ -110,3 +113,54 @@ def measure_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+class Located(dict[Any, Any]):
+    """A mapping that knows the lines of its keys in the file that it was read from."""
+
+    lines: Mapping[Any, int]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the numbers of YAML 1.2, such as 1e-3, and with the lines of keys."""
+
+
+def _make_located(loader: _Loader, node: yaml.MappingNode) -> Located:
+    loader.flatten_mapping(node)
+    made = Located(loader.construct_mapping(node, deep=True))
+    made.lines = {loader.construct_object(key): key.start_mark.line + 1 for key, _ in node.value}
+    return made
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _make_located)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; it and those in it know the lines of their keys.
+
+    Raises:
+        ConfigError: the file cannot be read, is no YAML (names the line) or no mapping.
+    """
+    try:
+        value = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("cannot be read", where=path, right="name a YAML file") from error
+    except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
+        mark = getattr(error, "problem_mark", None)
+        where = path if mark is None else f"{path}:{mark.line + 1}"
+        raise ConfigError(
+            f"is not YAML ({getattr(error, 'problem', error)})", where=where, right="correct that line"
+        ) from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError("is not a mapping", where=path, right="write key: value lines")
+    return value
+
+
+def parse_yaml(text: str) -> Any:
+    """Read one YAML value."""
+    return yaml.load(text, _Loader)  # a SafeLoader

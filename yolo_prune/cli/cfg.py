@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from yolo_prune.cli.flags import Json, print_json
+from yolo_prune.cli.options import Json, print_json
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 
-app = typer.Typer(help="Make Darknet cfg files and show what they cost.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Make Darknet cfg files and show what they cost.", no_args_is_help=True, rich_markup_mode="markdown"
+)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from yolo_prune.cli.flags import Checkpoint, Json, print_json
+from yolo_prune.cli.options import Checkpoint, Json, print_json
 
 
 def import_(

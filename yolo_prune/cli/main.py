@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 
 from yolo_prune import __version__
-from yolo_prune.cli import cfg, darknet, data, measure, pipeline, pruning
-from yolo_prune.cli import iterate as iteration
+from yolo_prune.cli import cfg, config, darknet, data, measure, prune, train
 from yolo_prune.contention import watch_contention
 from yolo_prune.errors import Interrupted, YoloPruneError
 from yolo_prune.threads import limit_threads
@@ -21,23 +20,24 @@ app = typer.Typer(
     help="Make YOLOv3 detectors small and fast: train, prune channels, finetune, bench.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cfg.app, name="cfg")
 app.add_typer(data.app, name="data")
+app.add_typer(config.app, name="config")
 for command in (
-    pipeline.train,
-    pruning.sensitivity,
-    pruning.plan,
-    pruning.prune,
-    iteration.iterate,
-    pipeline.finetune,
+    train.train,
+    prune.sensitivity,
+    prune.plan,
+    prune.prune,
+    prune.iterate,
+    train.finetune,
     measure.bench,
     measure.evaluate,
     measure.detect,
-    pipeline.run,
+    train.run,
     darknet.export,
 ):
     app.command()(command)

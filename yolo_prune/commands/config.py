@@ -1,152 +1,199 @@
-"""Settings of the commands that are more than one function's; importing them costs nothing."""
+"""Settings of the commands."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import field, replace
+from typing import Annotated, Literal
 
+from yolo_prune.config import (
+    MAX_MINUTES,
+    Device,
+    Numbers,
+    PathSetting,
+    RunName,
+    Seed,
+    Setting,
+    list_changed,
+    list_settings,
+    parse_config,
+    settings,
+)
 from yolo_prune.errors import ConfigError
-from yolo_prune.model.config import check_img_size
+from yolo_prune.model.config import ImgSize
 from yolo_prune.pruning.config import (
     AUTO,
-    GRANULARITIES,
-    METRICS,
+    CHOICE,
+    KEPT,
     ON_IMAGES,
+    Criterion,
+    Granularity,
+    Metric,
+    Pattern,
     PlanConfig,
     ScoreConfig,
+    SpareEnds,
     WeightConfig,
+    parse_pattern,
 )
-from yolo_prune.training.config import TrainConfig, check_run_name
+from yolo_prune.training.config import TrainConfig
 
-FINETUNE = replace(TrainConfig(), epochs=15, learning_rate=2e-3, parent_teacher=True, name="finetune")
+FINETUNE = TrainConfig(epochs=15, learning_rate=2e-3, parent_teacher=True, name="finetune")
 """What `finetune` does differently from `train` unless told otherwise."""
-
-
-PRUNE_TRAINING = replace(TrainConfig(), sparsity=AUTO, remove=True, sparsity_rest=0.4, val_interval=0, name="prune")
-"""How `prune` trains while channels go."""
+PRUNE_TRAINING = TrainConfig(sparsity=AUTO, remove=True, sparsity_rest=0.4, val_interval=0, name="prune")
+"""How `prune` trains while channels are removed."""
 LEAST_EFFORT = 4
 DEFAULT_EFFORT = 10
 """Epochs of `prune` for a checkpoint that does not say how long it was trained."""
-
-FOLDS = (AUTO, "leaky", "mean", "regress", "none")
 FOLDS_ON_IMAGES = ("mean", "regress")
-FOR_CHANNELS = (
-    *(
-        "group_reduce",
-        "normalize",
-        "floor",
-        "score_batches",
-        "shortcuts",
-        "min_channels",
-        "round_to",
-        "target_params",
-        "target_macs",
-    ),
-    *("target_latency_ms", "target_speedup", "drop_blocks", "from_sensitivity", "plan", "fold", "pictures"),
-    *("effort", "max_minutes"),
-)
-"""Settings of pruning that say nothing about single weights."""
-FOR_WEIGHTS = ("pattern", "spare_ends")
-"""Settings that say nothing about channels."""
+TRAINING, AFTER, SCORED, TIMED = "While it trains", "After the cut", "What is scored", "What is timed"
+
+DataOfCheckpoint = Annotated[PathSetting | None, Setting("A data.yaml.", default="the checkpoint's", group="Data")]
+OwnImgSize = Annotated[
+    ImgSize | None, Setting("Side of the square input.", unit="px", default="each checkpoint's", group="Data")
+]
 
 
-@dataclass(frozen=True)
+@settings
 class PruneConfig(ScoreConfig, PlanConfig):
-    """What to drop, and what happens around it."""
+    """What to remove, and what happens around it."""
 
-    criterion: str = "auto"
-    """auto: while training, what a channel's silence would cost by the squared gradients that the optimizer keeps; others: see
-    `ScoreConfig`."""
-    round_to: int | None = None
-    """Keep a multiple of this many channels in every group, the nearest, at least one; a group with fewer keeps all. Without it
-    16, 8, 4 or 1, at most a sixteenth of the median width, and 1 where channels go at once by a named criterion or because they are at zero."""
-    one_shot: bool = False
-    """Cut at once, without training."""
-    effort: int | None = None
-    """Epochs of training in which channels fall silent one after another and are cut out; half the checkpoint's own by default."""
-    training: TrainConfig = PRUNE_TRAINING
-    """How to train while channels go; data, weights, epochs, seed, device and name are the command's own."""
-    max_minutes: float | None = None
-    """After so many minutes of training the run is saved and stops, to be resumed."""
-    granularity: str = "channel"
-    """channel: whole channels go, and the network gets slimmer; weight: single weights become zero, and it keeps its shape."""
-    pattern: str | None = None
-    """Of weights: N:M, such as "2:4" (in quotes in a file): of every M consecutive input channels at most N stay."""
-    spare_ends: bool = True
-    """Of weights: leave the first convolution and those before detection heads whole."""
-    drop_blocks: int = 0
-    """Residual blocks to cut out first: those whose branch contributes least to the sum, measured on pictures."""
-    from_sensitivity: Path | None = None
-    """A table of `yoloprune sensitivity`: every group is pruned up to the same damage instead of the same importance."""
-    plan: Path | None = None
-    """A plan of `yoloprune plan` to apply as it stands; nothing else says then what to drop."""
-    fold: str = AUTO
-    """What consumers take up for a dropped channel. auto: regress where criterion auto cuts what still works, else leaky; leaky: act(β), what it gives once its γ is 0; mean: its measured mean
-    activation; regress: what the kept channels can say of it, all weights after a cut fitted by least squares; none: nothing."""
-    recalibrate: int = 256
-    """Training pictures on which batch-norm statistics are measured anew after a cut that took channels which still worked; 0 leaves them."""
-    pictures: int = 256
-    """Training pictures on which fold's means, or weights, and the blocks' contributions are measured."""
-    data: Path | None = None
-    """The data.yaml to measure and recalibrate on; without it the one that the checkpoint was trained on."""
-    name: str = "prune"
-    """The run's folder below runs/."""
-    device: str = "auto"
-    """Where to measure, time and recalibrate: auto, cpu, cuda or cuda:N."""
+    criterion: Annotated[
+        Criterion,
+        Setting(
+            "What makes a channel or weight matter. auto: what a channel's removal would cost by the squared gradients that the optimizer "
+            "keeps while prune trains; with --one-shot, bn-gamma where channels with γ at zero are enough, else obs, or l2 without images. "
+            "bn-gamma: |γ|; l1, l2: the norm of the channel's filter; fpgm: its distance to the layer's other filters; taylor, obs: the first- "
+            "or second-order change of the loss without it.",
+            group=CHOICE,
+        ),
+    ] = "auto"
+    round_to: Annotated[
+        int | None,
+        Setting(
+            "Keep a multiple of so many channels in every group, the nearest, at least one; a group with fewer keeps all.",
+            ge=1,
+            default="16, or 8, 4, 1 where layers are narrow; 1 for --one-shot by a named criterion or of γ at zero",
+            of="channel",
+            group=KEPT,
+        ),
+    ] = None
+    one_shot: Annotated[bool, Setting("Cut at once, without training.", group=TRAINING)] = False
+    effort: Annotated[
+        int | None,
+        Setting(
+            "Training in which channels are brought to zero one after another and removed.",
+            ge=1,
+            unit="epochs",
+            default="half the checkpoint's own",
+            of="channel",
+            group=TRAINING,
+        ),
+    ] = None
+    training: Annotated[
+        TrainConfig,
+        Setting(
+            "How to train while channels are removed; data, weights, epochs, seed, device and name are the command's own."
+        ),
+    ] = PRUNE_TRAINING
+    max_minutes: Annotated[float | None, replace(MAX_MINUTES, of="channel")] = None
+    granularity: Granularity = "channel"
+    pattern: Pattern = None
+    spare_ends: SpareEnds = True
+    drop_blocks: Annotated[
+        int,
+        Setting(
+            "Residual blocks to remove first: those whose branch contributes least to the sum, measured on images.",
+            ge=0,
+            unit="blocks",
+            of="channel",
+            group=CHOICE,
+        ),
+    ] = 0
+    from_sensitivity: Annotated[
+        PathSetting | None,
+        Setting("A sensitivity.json: prune every group up to the same damage.", of="channel", group=CHOICE),
+    ] = None
+    plan: Annotated[
+        PathSetting | None,
+        Setting(
+            "A plan.json to apply as it stands; no other setting then says what to remove.", of="channel", group=CHOICE
+        ),
+    ] = None
+    fold: Annotated[
+        Literal["auto", "leaky", "mean", "regress", "none"],
+        Setting(
+            "What the layers that read a removed channel take up for it. auto: regress where criterion auto removes channels that "
+            "still matter, else leaky; leaky: act(β), its value once γ is 0; mean: its measured mean activation; regress: what the kept channels "
+            "can say of it, all later weights fitted by least squares; none: nothing.",
+            of="channel",
+            group=AFTER,
+        ),
+    ] = "auto"
+    recalibrate: Annotated[
+        int,
+        Setting(
+            "Training images on which batch-norm statistics are measured anew after a cut of channels that still matter; 0: none.",
+            ge=0,
+            unit="images",
+            group=AFTER,
+        ),
+    ] = 256
+    images: Annotated[
+        int,
+        Setting(
+            "Training images on which fold's means, or weights, and the blocks' contributions are measured.",
+            ge=1,
+            unit="images",
+            of="channel",
+            group=AFTER,
+            was="pictures",
+        ),
+    ] = 256
+    data: DataOfCheckpoint = None
+    name: RunName = "prune"
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
-        PlanConfig.__post_init__(self)
-        ScoreConfig.__post_init__(self)
-        check_run_name(self.name)
-        if self.fold not in FOLDS:
-            raise ConfigError(f"unknown fold {self.fold}", where="fold", right=f"use one of {', '.join(FOLDS)}")
-        for name, low, unit in (
-            ("recalibrate", 0, "pictures"),
-            ("pictures", 1, "pictures"),
-            ("drop_blocks", 0, "blocks"),
-            ("effort", 1, "epochs"),
-            ("max_minutes", 0, "minutes"),
-        ):
-            if (value := getattr(self, name)) is not None and value < low:
-                raise ConfigError(f"{value} is out of range", where=name, right=f"use {low} or more {unit}")
+        """Raise if two settings contradict each other.
+
+        Raises:
+            ConfigError: names one of them.
+        """
         self._check_granularity()
         if self.plan is not None:
-            choices = {one.name for base in (PlanConfig, ScoreConfig) for one in fields(base)}
-            choices = choices - {"seed"} | {"drop_blocks", "from_sensitivity"}  # a chain's seed is nobody's choice here
-            given = [one.name for one in fields(self) if one.name in choices and getattr(self, one.name) != one.default]
-            if given:
-                raise ConfigError("a plan already says what to drop", where=given[0], right="leave it out, or the plan")
+            choices = {one.name for base in (PlanConfig, ScoreConfig) for one in list_settings(base)}
+            choices = choices - {"seed"} | {"drop_blocks", "from_sensitivity"}  # a run's seed is no choice of channels
+            self._reject(choices, "a plan already says what to remove", "leave it out, or the plan")
         if self.from_sensitivity is not None and (
             self.drop_blocks or self.scope != "global" or self.criterion == "random"
         ):
             raise ConfigError(
-                "the table knows neither cut blocks, nor other orders than its own",
+                "the table knows neither removed blocks, nor other orders than its own",
                 where="from_sensitivity",
                 right="leave out drop_blocks, scope and criterion random",
             )
 
     def _check_granularity(self) -> None:
-        if self.granularity not in GRANULARITIES:
-            right = f"use {' or '.join(GRANULARITIES)}"
-            raise ConfigError(f"unknown granularity {self.granularity}", where="granularity", right=right)
-        is_weight = self.granularity == "weight"
-        self._refuse(FOR_CHANNELS if is_weight else FOR_WEIGHTS, f"means nothing to granularity {self.granularity}")
-        if is_weight and self.pattern is not None:
-            self._refuse(("ratio", "scope"), "does not go with a pattern, which says what stays everywhere")
-        if is_weight:
+        others = {one.name for one in list_settings(PruneConfig) if one.setting.of not in ("", self.granularity)}
+        self._reject(others, f"means nothing to granularity {self.granularity}", "leave it out")
+        if self.granularity == "weight":
+            if self.pattern is not None:
+                parse_pattern(self.pattern)
+                self._reject(
+                    ("ratio", "scope"), "does not go with a pattern, which says what stays everywhere", "leave it out"
+                )
             _ = self.weights
 
-    def _refuse(self, names: Collection[str], what: str) -> None:
-        for one in fields(self):
-            if one.name in names and getattr(self, one.name) != one.default:
-                raise ConfigError(what, where=one.name, right="leave it out")
+    def _reject(self, names: Collection[str], what: str, right: str) -> None:
+        for name in list_changed(self):
+            if name in names:
+                raise ConfigError(what, where=name, right=right)
 
     @property
     def fixes_plan(self) -> bool:
-        """Whether the settings say which channels go before any training."""
-        orders = ("scope", "normalize", "group_reduce")
-        is_ordered = any(getattr(self, one.name) != one.default for one in fields(self) if one.name in orders)
+        """Whether the settings say which channels to remove before any training."""
+        is_ordered = not {"scope", "normalize", "group_reduce"}.isdisjoint(list_changed(self))
         is_told = self.plan is not None or self.from_sensitivity is not None
         return is_told or is_ordered or self.is_timed or self.criterion != AUTO
 
@@ -157,12 +204,19 @@ class PruneConfig(ScoreConfig, PlanConfig):
         Raises:
             ConfigError: a setting has no meaning for weights.
         """
-        criterion = "bn-gamma" if self.criterion == AUTO else self.criterion
-        return WeightConfig(criterion, self.least_ratio, self.scope, self.pattern, self.spare_ends, self.spare)
+        wanted = {
+            "criterion": "bn-gamma" if self.criterion == AUTO else self.criterion,
+            "ratio": self.least_ratio,
+            "scope": self.scope,
+            "pattern": self.pattern,
+            "spare_ends": self.spare_ends,
+            "spare": self.spare,
+        }
+        return parse_config(WeightConfig(), wanted, "granularity weight")
 
     @property
     def ways_without_data(self) -> list[str]:
-        """What to write, all of it, so that no training pictures are looked at; empty where none are anyway."""
+        """What to write, all of it, so that no training images are needed; empty where none are anyway."""
         ways = (
             ("another --criterion", self.criterion in ON_IMAGES),
             ("--drop-blocks 0", self.drop_blocks > 0),
@@ -172,140 +226,123 @@ class PruneConfig(ScoreConfig, PlanConfig):
         return [way for way, is_needed in ways if is_needed]
 
 
-@dataclass(frozen=True)
+@settings
 class SensitivityConfig(ScoreConfig):
     """How the damage of pruning one group after another is measured."""
 
-    ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
-    """The fractions of a group to drop, each measured by itself."""
-    metric: str = "map50"
-    """map50: AP at IoU 0.5; loss: the training loss, finer and a little faster."""
-    pictures: int = 200
-    """Pictures of the validation split to measure on, spread evenly over it."""
-    data: Path | None = None
-    """The data.yaml; without it the one that the checkpoint was trained on."""
-    name: str = "sensitivity"
-    """The run's folder below runs/."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    criterion: Annotated[
+        Criterion, Setting("What makes a channel matter, as for prune.", default="obs", group=CHOICE)
+    ] = "auto"
+    ratios: Annotated[
+        Numbers, Setting("Shares of a group to remove, each measured by itself: 0.25,0.5,0.75.", group=SCORED)
+    ] = (0.25, 0.5, 0.75, 0.9)
+    metric: Annotated[
+        Metric, Setting("map50: AP at IoU 0.5; loss: the training loss, finer and a little faster.", group=SCORED)
+    ] = "map50"
+    images: Annotated[
+        int,
+        Setting("Validation images to measure on, spread evenly.", ge=1, unit="images", group=SCORED, was="pictures"),
+    ] = 200
+    data: DataOfCheckpoint = None
+    name: RunName = "sensitivity"
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
+        """Raise ConfigError if the ratios are no rising shares; criterion auto is obs, since there are always images here."""
         if self.criterion == AUTO:
-            object.__setattr__(self, "criterion", "obs")  # there are always images here
-        super().__post_init__()
-        check_run_name(self.name)
-        if (
-            not self.ratios
-            or list(self.ratios) != sorted(set(self.ratios))
-            or not all(0 < ratio < 1 for ratio in self.ratios)
-        ):
+            object.__setattr__(self, "criterion", "obs")
+        is_rising = bool(self.ratios) and list(self.ratios) == sorted(set(self.ratios))
+        if not is_rising or not all(0 < ratio < 1 for ratio in self.ratios):
             raise ConfigError(
-                f"{', '.join(f'{ratio:g}' for ratio in self.ratios)} are no rising fractions",
+                f"{', '.join(f'{ratio:g}' for ratio in self.ratios)} are no rising shares",
                 where="ratios",
                 right="use numbers between 0 and 1, such as 0.25,0.5,0.75",
             )
-        if self.metric not in METRICS:
-            raise ConfigError(f"unknown metric {self.metric}", where="metric", right=f"use one of {', '.join(METRICS)}")
-        if self.pictures < 1:
-            raise ConfigError(f"{self.pictures} is out of range", where="pictures", right="use 1 or more pictures")
 
 
-@dataclass(frozen=True)
+@settings
 class EvaluateConfig:
     """What checkpoints and files of detections are scored on, and what is left beside the scores."""
 
-    data: Path | None = None
-    """The data.yaml to score on; without it the one that the first checkpoint was trained on."""
-    split: str = "val"
-    """The part of the data set to score on."""
-    subset: Path | None = None
-    """A text file of pictures to score on instead of a split."""
-    annotations: Path | None = None
-    """A COCO annotations file whose ids detections are written and read with; without it pictures' paths are ids."""
-    img_size: int | None = None
-    """Side of the square input in pixels; without it each checkpoint's own."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    save_detections: Path | None = None
-    """Where to write the detections of the one checkpoint, as COCO results."""
-    curves: Path | None = None
-    """Where to draw precision and recall, as PNG."""
+    data: Annotated[PathSetting | None, Setting("A data.yaml.", default="the first checkpoint's", group="Data")] = None
+    split: Annotated[str, Setting("Split to score on.", group="Data")] = "val"
+    subset: Annotated[
+        PathSetting | None,
+        Setting("A text file of image paths, relative to the data set, to score on.", flag="--list", group="Data"),
+    ] = None
+    annotations: Annotated[
+        PathSetting | None,
+        Setting(
+            "COCO annotations whose ids of images and classes the detections use.",
+            default="images by their path, classes by their index",
+            group="Data",
+        ),
+    ] = None
+    img_size: OwnImgSize = None
+    device: Device = "auto"
+    save_detections: Annotated[
+        PathSetting | None, Setting("File for the checkpoint's detections as COCO results.", group="Results")
+    ] = None
+    curves: Annotated[
+        PathSetting | None, Setting("PNG file for precision, recall and F1, and recall by size.", group="Results")
+    ] = None
 
     def __post_init__(self) -> None:
-        check_img_size(self.img_size)
+        """Raise ConfigError if the curves' file is no PNG."""
         if self.curves is not None and self.curves.suffix.lower() != ".png":
             raise ConfigError(f"{self.curves} is no PNG file", where="curves", right="name a file that ends in .png")
 
 
-@dataclass(frozen=True)
+@settings
 class BenchConfig:
     """How checkpoints are timed and scored."""
 
-    data: Path | None = None
-    """The data.yaml to score on; without it the one that the first checkpoint was trained on."""
-    split: str | None = None
-    """The part of the data set to score on; without it test where the data set has one, else val."""
-    score: bool = True
-    """Measure mAP; without, only cost and speed."""
-    img_size: int | None = None
-    """Side of the square input in pixels; without it each checkpoint's own."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    engine: str = "folded"
-    """eager: the network as trained; folded: batch norm folded into the convolutions; sparse: folded, and zero weights
-    skipped, on the CPU; half: folded, in float16, on CUDA; half-2:4: the same, and what is pruned 2:4 skipped in 1×1 convolutions."""
-    batch_size: int = 1
-    """Pictures per timed call."""
-    runs: int = 30
-    """Timed calls of each checkpoint, interleaved with the others'."""
-    warmup: int = 5
-    """Calls of each checkpoint before the timed ones."""
-    threads: int | None = None
-    """CPU threads; without it PyTorch's own choice."""
+    data: DataOfCheckpoint = None
+    split: Annotated[
+        str | None, Setting("Split to score on.", default="test where there is one, else val", group="Data")
+    ] = None
+    score: Annotated[bool, Setting("Measure mAP as well as cost and speed.", group="Data")] = True
+    img_size: OwnImgSize = None
+    device: Device = "auto"
+    engine: Annotated[
+        Literal["eager", "folded", "sparse", "half", "half-2:4"],
+        Setting(
+            "eager: the network as trained; folded: batch norm folded into the convolutions; sparse: folded, zero weights skipped, on the "
+            "CPU; half: folded, in float16, on CUDA; half-2:4: the same, weights pruned 2:4 skipped in 1×1 convolutions.",
+            group=TIMED,
+        ),
+    ] = "folded"
+    batch_size: Annotated[int, Setting("Images per timed call.", ge=1, group=TIMED)] = 1
+    runs: Annotated[int, Setting("Timed calls of each checkpoint, interleaved.", ge=1, group=TIMED)] = 30
+    warmup: Annotated[int, Setting("Calls of each checkpoint before the timed ones.", ge=0, group=TIMED)] = 5
+    threads: Annotated[int | None, Setting("CPU threads.", ge=1, default="PyTorch's choice", group=TIMED)] = None
+
+
+@settings
+class RunConfig:
+    """A whole case study: train, train with γ sparsity, prune, finetune, bench; null leaves a stage out."""
+
+    name: RunName = "run"
+    data: Annotated[
+        PathSetting | None, Setting("A data.yaml for every stage.", default="synthetic hands, drawn on first use")
+    ] = None
+    device: Device = "auto"
+    seed: Seed = 0
+    train: Annotated[TrainConfig, Setting("Plain training, the table's Original row.")] = field(
+        default_factory=TrainConfig
+    )
+    sparse: Annotated[TrainConfig | None, Setting("Training with γ sparsity from the original.")] = None
+    prune: Annotated[PruneConfig, Setting("Pruning.")] = field(default_factory=PruneConfig)
+    finetune: Annotated[TrainConfig | None, Setting("Training of the pruned network.")] = FINETUNE
+    bench: Annotated[BenchConfig, Setting("The table.")] = field(default_factory=BenchConfig)
 
     def __post_init__(self) -> None:
-        for name, low in (("batch_size", 1), ("runs", 1), ("warmup", 0), ("threads", 1)):
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ConfigError(f"{value} is out of range", where=name, right=f"use at least {low}")
-        check_img_size(self.img_size)
-        if self.engine not in ENGINES:
-            raise ConfigError(f"unknown engine {self.engine}", where="engine", right=f"use one of {', '.join(ENGINES)}")
-
-
-ENGINES = ("eager", "folded", "sparse", "half", "half-2:4")
-
-
-@dataclass(frozen=True)
-class ChainConfig:
-    """A whole case study: train, train sparse, prune, finetune, bench; `None` leaves a stage out."""
-
-    name: str = "run"
-    """The run's folder below runs/; every stage has a folder of its own in it."""
-    data: Path | None = None
-    """A data.yaml for every stage; without one the synthetic hands."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N, for every stage."""
-    seed: int = 0
-    """Every random number of every stage follows from this one."""
-    train: TrainConfig = field(default_factory=TrainConfig)
-    """Plain training, the table's Original row."""
-    sparse: TrainConfig | None = None
-    """Sparsity training from the original."""
-    prune: PruneConfig = field(default_factory=PruneConfig)
-    """Channel pruning."""
-    finetune: TrainConfig | None = FINETUNE
-    """Training of the pruned network."""
-    bench: BenchConfig = field(default_factory=BenchConfig)
-    """The table."""
-
-    def __post_init__(self) -> None:
-        check_run_name(self.name)
+        """Raise ConfigError if a later stage is to find anchors."""
         for stage in ("sparse", "finetune"):
-            settings: TrainConfig | None = getattr(self, stage)
-            if settings is not None and settings.auto_anchors:
+            own: TrainConfig | None = getattr(self, stage)
+            if own is not None and own.auto_anchors:
                 raise ConfigError(
-                    "starts from a checkpoint, whose heads were taught with its own anchors",
-                    where=f"{stage}: auto_anchors",
+                    "starts from a checkpoint, whose heads were trained with its own anchors",
+                    where=f"{stage}.auto_anchors",
                     right="set it for train, or leave it out",
                 )

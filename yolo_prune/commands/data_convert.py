@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_prune.console import report, report_progress
+from yolo_prune.datasets.config import ConvertConfig
 from yolo_prune.datasets.formats.coco import load_coco, save_coco
 from yolo_prune.datasets.formats.labelled_set import LabelledPicture, LabelledSet, Source, is_file, load_yolo, save_yolo
 from yolo_prune.datasets.formats.voc import load_voc, save_voc
@@ -20,31 +21,6 @@ from yolo_prune.files import make_folder_atomically
 _WRITERS: dict[str, Callable[..., None]] = {"yolo": save_yolo, "coco": save_coco, "voc": save_voc}
 _KINDS = {".yaml": "yolo", ".yml": "yolo", ".json": "coco", ".txt": "voc"}
 _RIGHT_SOURCE = "name a data.yaml, SPLIT=FILE.json of COCO, SPLIT=LIST.txt of VOC, or SPLIT=FOLDER of VOC's xml files"
-
-
-@dataclass(frozen=True)
-class ConvertConfig:
-    """What to make of the sources."""
-
-    to: str
-    """yolo, coco or voc."""
-    out: Path
-    """The folder to make."""
-    images: Path | None = None
-    """Where to look for the pictures of COCO and VOC first."""
-    names: tuple[str, ...] | None = None
-    """The classes to take, in this order; None takes all."""
-    link: bool = False
-    """Links to the pictures instead of copies."""
-
-    def __post_init__(self) -> None:
-        if self.to not in _WRITERS:
-            raise ConfigError(f"unknown format {self.to}", where="--to", right=f"use one of {', '.join(_WRITERS)}")
-        if self.images is not None and not self.images.is_dir():
-            raise ConfigError(f"there is no folder {self.images}", where="--images", right="name a folder of pictures")
-        if self.names is not None and (not all(self.names) or len(set(self.names)) < len(self.names)):
-            what = f"{','.join(self.names)!r} is no list of classes"
-            raise ConfigError(what, where="--names", right="write hand,foot")
 
 
 @dataclass(frozen=True)
@@ -85,11 +61,6 @@ def convert(sources: Sequence[str], config: ConvertConfig) -> ConvertResult:
         _WRITERS[config.to](folder, data, config.link, report_progress("writing pictures"))
     _report_contents(data)
     return ConvertResult(config.out / "data.yaml" if config.to == "yolo" else config.out, config.to, data)
-
-
-def parse_names(text: str) -> tuple[str, ...]:
-    """Return the class names of a list such as `hand,foot`."""
-    return tuple(map(str.strip, text.split(",")))
 
 
 def _load(kind: str, sources: list[Source], config: ConvertConfig) -> LabelledSet:

@@ -44,7 +44,8 @@ def detect(
     Raises:
         CheckpointError, DatasetError, ConfigError: an input is not what it should be; pictures are read before any is written.
     """
-    check_img_size(img_size)
+    if img_size is not None:
+        check_img_size(img_size)
     checkpoint = load_checkpoint(source)
     place = make_device(device)
     engine = DecodedDetector(checkpoint.make_model().eval()).to(place)

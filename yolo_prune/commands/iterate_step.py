@@ -145,7 +145,7 @@ def cut_weights(previous: Path, out: Path, config: IterateConfig, limits: Limits
     """
     checkpoint = load_checkpoint(previous)
     model = checkpoint.make_last_step_model().eval()
-    wanted = WeightConfig(config.criterion, limits.ratio, config.scope, spare=config.spare)
+    wanted = replace(config.weights, ratio=limits.ratio)
     needed = _find_needed_ratio(model, wanted, config, limits)
     meets_target = needed is not None and needed <= limits.ratio
     plan = make_weight_plan(model, replace(wanted, ratio=needed) if meets_target and needed is not None else wanted)

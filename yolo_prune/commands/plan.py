@@ -157,7 +157,7 @@ def _choose_blocks(subject: _Subject, config: PruneConfig) -> tuple[Block, ...]:
             right=f"use at most {len(blocks)}",
         )
     assert subject.spec is not None
-    data = pick_samples(subject.spec, "train", config.pictures, subject.img_size)
+    data = pick_samples(subject.spec, "train", config.images, subject.img_size)
     with _placed(subject.model, subject.device) as model:
         scores = score_blocks(model, blocks, iterate_images(data, subject.device))
     ranked = sorted(zip(scores, blocks, strict=True), key=lambda pair: pair[0])

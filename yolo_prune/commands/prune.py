@@ -250,7 +250,7 @@ def _find_constants(planned: Planned, config: PruneConfig) -> Constants:
         return carry_constants(planned.short, planned.made.plan)
     assert planned.spec is not None
     device = make_device(config.device)
-    data = pick_samples(planned.spec, "train", config.pictures, planned.checkpoint.img_size)
+    data = pick_samples(planned.spec, "train", config.images, planned.checkpoint.img_size)
     constants = measure_constants(planned.short.to(device), planned.made.plan, iterate_images(data, device))
     planned.short.cpu()
     return {index: values.cpu() for index, values in constants.items()}
@@ -260,7 +260,7 @@ def _refit(planned: Planned, config: PruneConfig) -> Detector:
     """Return the slim network with its weights fitted to the original's on training images."""
     assert planned.spec is not None
     device, img_size = make_device(config.device), planned.checkpoint.img_size
-    data = pick_samples(planned.spec, "train", count_images(config.pictures, img_size), img_size)
+    data = pick_samples(planned.spec, "train", count_images(config.images, img_size), img_size)
     slim = refit(planned.short.to(device), planned.made.plan, [*iterate_images(data, device)])
     planned.short.cpu()
     return slim.cpu()

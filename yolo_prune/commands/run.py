@@ -14,26 +14,26 @@ from typing import Any
 
 from yolo_prune import __version__
 from yolo_prune.commands.bench import BenchResult, bench, load_bench
-from yolo_prune.commands.config import ChainConfig
+from yolo_prune.commands.config import RunConfig
 from yolo_prune.commands.data import choose_split, load_data
 from yolo_prune.commands.lineage import adapt_finetune, adapt_prune
 from yolo_prune.commands.prune import prune
 from yolo_prune.commands.run_folders import RUNS
 from yolo_prune.commands.train import resume_training, start_training
-from yolo_prune.config import format_config, load_yaml, parse_config
+from yolo_prune.config import format_config, list_settings, parse_config
 from yolo_prune.console import report
 from yolo_prune.datasets.spec import measure_fingerprint
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.previews import save_comparison
-from yolo_prune.files import measure_sha256, save_json
+from yolo_prune.files import load_yaml, measure_sha256, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.device import make_device
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import is_launched
 from yolo_prune.training.signals import watch_signals
 
-SHARED = ("data", "device", "seed")
-"""Settings of the whole chain that every stage takes over."""
+SHARED = {one.name for one in list_settings(RunConfig) if not one.is_nested} | {"weights"}
+"""Settings that a stage takes over from the whole run, or from the stage before."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ChainResult:
     bench: BenchResult
 
 
-def load_chain(path: Path) -> ChainConfig:
+def load_run(path: Path) -> RunConfig:
     """Read a chain's YAML file.
 
     How `prune` and `finetune` train is what `train` says, unless the file says otherwise.
@@ -56,18 +56,18 @@ def load_chain(path: Path) -> ChainConfig:
     values = load_yaml(path)
     for stage, settings in values.items():
         if isinstance(settings, dict):
-            for key in {*SHARED, "name", "weights"} & set(settings) - ({"weights"} if stage == "train" else set()):
+            for key in SHARED & set(settings) - ({"weights"} if stage == "train" else set()):
                 raise ConfigError(
-                    "belongs to the whole chain",
-                    where=f"{path}: {stage}: {key}",
+                    "belongs to the whole run",
+                    where=f"{path}: {stage}.{key}",
                     right="set it at the top, or leave it out",
                 )
-    trained = parse_config(ChainConfig(), {key: value for key, value in values.items() if key == "train"}, path).train
-    base = ChainConfig(prune=adapt_prune(trained), finetune=adapt_finetune(trained))
+    trained = parse_config(RunConfig(), {key: value for key, value in values.items() if key == "train"}, path).train
+    base = RunConfig(prune=adapt_prune(trained), finetune=adapt_finetune(trained))
     return parse_config(base, values, path)
 
 
-def run_chain(config: ChainConfig) -> ChainResult:
+def run_stages(config: RunConfig) -> ChainResult:
     """Run every stage that is not done yet and return what they made.
 
     Raises:

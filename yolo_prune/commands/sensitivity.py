@@ -134,7 +134,7 @@ def _measure(
         report(f"{path}: all {len(groups)} groups are measured")
         return SensitivityResult(path, draw_sensitivity(folder / PICTURE, table), table)
     importance = score(model, graph, config, spec, checkpoint.img_size, device)
-    data = pick_samples(spec, "val", config.pictures, checkpoint.img_size)
+    data = pick_samples(spec, "val", config.images, checkpoint.img_size)
     judge = _make_judge(config.metric, data, device)
     # Sums round by memory layout, which must not depend on whether the whole network was judged just now.
     model.to(device).to(memory_format=torch.channels_last)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.budget import Budget
 from yolo_prune.pruning.channels import ChannelGraph
-from yolo_prune.pruning.config import PlanConfig, ScoreConfig
+from yolo_prune.pruning.config import Criterion, Normalization, PlanConfig, ScoreConfig
 from yolo_prune.pruning.importance import normalize_groups, score_channels
 from yolo_prune.pruning.plan import FloatArray, Plan, make_plan
 
@@ -22,8 +22,8 @@ NOTHING = 1e-6
 class Choice:
     """A criterion, what its scores are divided by, why these, and the scores where they are known already."""
 
-    criterion: str
-    normalize: str
+    criterion: Criterion
+    normalize: Normalization
     why: str
     scores: FloatArray | None = None
 

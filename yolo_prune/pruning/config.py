@@ -1,118 +1,138 @@
-"""Settings of importance and of a pruning plan; importing them costs nothing."""
+"""Settings of importance and of pruning plans."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias, get_args
 
-from yolo_prune.errors import ConfigError, PlanError
+from yolo_prune.config import Seed, Setting, WholeNumbers, settings
+from yolo_prune.errors import ConfigError
 
-CRITERIA = ("bn-gamma", "l1", "l2", "fpgm", "taylor", "obs", "random")
+AUTO: Literal["auto"] = "auto"
+"""The criterion that chooses one of the others."""
+Criterion: TypeAlias = Literal["bn-gamma", "l1", "l2", "fpgm", "taylor", "obs", "random", "auto"]
+CRITERIA: tuple[Criterion, ...] = tuple(name for name in get_args(Criterion) if name != AUTO)
+WeightCriterion: TypeAlias = Literal["bn-gamma", "l1", "l2"]
 ON_IMAGES = ("taylor", "obs")
 """Criteria that look at training images."""
-AUTO = "auto"
-"""The criterion that chooses one of the others."""
-GROUP_REDUCTIONS = ("mean", "max", "sum")
-NORMALIZATIONS = ("none", "mean", "max")
-SCOPES = ("global", "layer", "floor")
-GRANULARITIES = ("channel", "weight")
-WEIGHT_SCOPES = ("global", "layer")
-WEIGHT_CRITERIA = ("bn-gamma", "l1", "l2")
-METRICS = ("map50", "loss")
+Normalization: TypeAlias = Literal["none", "mean", "max"]
+Metric: TypeAlias = Literal["map50", "loss"]
+Granularity = Annotated[
+    Literal["channel", "weight"],
+    Setting(
+        "channel: remove whole channels, which makes the network slimmer; weight: set single weights to zero, which keeps its shape.",
+        group="What to prune",
+    ),
+]
 
 DEFAULT_RATIO = 0.8
-"""The fraction of the prunable channels, or weights, that go when neither a ratio nor a target or a pattern is named."""
+"""The share of the prunable channels, or weights, that is pruned where neither a ratio nor a target or a pattern is given."""
+AMOUNT, CHOICE, KEPT = "How much", "What to prune", "What to keep"
 
 
-@dataclass(frozen=True)
+@settings
 class ScoreConfig:
     """How much a channel matters. Formulas and sources stand in `importance.py`."""
 
-    criterion: str = "bn-gamma"
-    """bn-gamma: |γ|; l1, l2: the norm of the channel's filter; fpgm: its distance to the layer's other filters; taylor:
-    the loss's first-order change without it; obs: its second-order change once the other channels have taken over what they
-    can; random; auto: bn-gamma where γ at zero cover what goes, else obs, or l2 where there are no images."""
-    group_reduce: str = "mean"
-    """How the scores of a channel's members are combined where shortcuts tie several convolutions: mean, max or sum."""
-    normalize: str = "none"
-    """What a group's scores are divided by before groups are compared: none, the group's mean or its max."""
-    scope: str = "global"
-    """global: all channels are ranked together; layer: every group loses the same share; floor: all together, but no group
-    loses much more than the others (`floor`)."""
-    floor: float = 0.25
-    """Of scope floor: where a share r of all channels goes, every group keeps at least this times 1 − r of its own."""
-    score_batches: int = 16
-    """Batches of training pictures over which taylor and obs average."""
-    seed: int = 0
-    """What random draws from."""
+    criterion: Annotated[
+        Criterion,
+        Setting(
+            "bn-gamma: |γ|; l1, l2: the norm of the channel's filter; fpgm: its distance to the layer's other filters; taylor: "
+            "the first-order change of the loss without it; obs: the second-order change once the other channels have been fitted anew; "
+            "auto: bn-gamma where channels with γ at zero are enough, else obs, or l2 without images.",
+            group=CHOICE,
+        ),
+    ] = "bn-gamma"
+    group_reduce: Annotated[
+        Literal["mean", "max", "sum"],
+        Setting("How scores of channels that shortcuts tie become one.", of="channel", group=CHOICE),
+    ] = "mean"
+    normalize: Annotated[
+        Normalization,
+        Setting("What a group's scores are divided by before groups are compared.", of="channel", group=CHOICE),
+    ] = "none"
+    scope: Annotated[
+        Literal["global", "layer", "floor"],
+        Setting(
+            "global: rank all channels together; layer: remove the same share of every group; floor: rank all together, but no "
+            "group loses much more than others.",
+            group=CHOICE,
+        ),
+    ] = "global"
+    floor: Annotated[
+        float,
+        Setting(
+            "Of scope floor: where a share r of all channels is removed, every group keeps at least this times 1 − r of its own.",
+            ge=0,
+            le=1,
+            of="channel",
+            group=CHOICE,
+        ),
+    ] = 0.25
+    score_batches: Annotated[
+        int, Setting("Batches of training images that taylor and obs average over.", ge=1, of="channel", group=CHOICE)
+    ] = 16
+    seed: Seed = 0
 
-    def __post_init__(self) -> None:
-        for name, known in (
-            ("criterion", (*CRITERIA, AUTO)),
-            ("group_reduce", GROUP_REDUCTIONS),
-            ("normalize", NORMALIZATIONS),
-            ("scope", SCOPES),
-        ):
-            if (value := getattr(self, name)) not in known:
-                raise ConfigError(f"unknown {name} {value}", where=name, right=f"use one of {', '.join(known)}")
-        if not 0 <= self.floor <= 1:
-            raise ConfigError(f"{self.floor:g} is out of range", where="floor", right="use a number from 0 to 1")
-        if self.score_batches < 1:
-            raise ConfigError(f"{self.score_batches} is out of range", where="score_batches", right="use at least 1")
-        if self.seed < 0:
-            raise ConfigError(f"{self.seed} is out of range", where="seed", right="use a whole number from 0 on")
 
-
-@dataclass(frozen=True)
+@settings
 class PlanConfig:
-    """How much to drop, and what must stay. A plan drops as little as meets everything that is named here."""
+    """How much to remove, and what to keep. A plan removes as little as meets everything that is given here."""
 
-    ratio: float | None = None
-    """Fraction of the prunable channels to drop, in [0, 1), before rounding; 0.8 where no target is named."""
-    shortcuts: bool = True
-    """Prune the channels that shortcuts tie together as well; without, those groups are left alone."""
-    min_channels: int = 2
-    """Channels that every group keeps, whatever their importance (a smaller group keeps all)."""
-    round_to: int | None = 1
-    """Keep a multiple of this many channels in every group, the nearest, at least one; a group with fewer keeps all."""
-    target_params: float | None = None
-    """Share of the original's parameters that may stay, in (0, 1]."""
-    target_macs: float | None = None
-    """Share of the original's multiply–accumulates that may stay, in (0, 1]."""
-    target_latency_ms: float | None = None
-    """Milliseconds that one picture may take, measured on the device."""
-    target_speedup: float | None = None
-    """How many times as fast as the original one picture must be, measured on the device, run by run beside it."""
-    spare: tuple[int, ...] = ()
-    """Layers whose convolutions, and whatever is tied to them, keep all their channels."""
-
-    def __post_init__(self) -> None:
-        if self.ratio is not None and not 0 <= self.ratio < 1:
-            raise PlanError(
-                f"{self.ratio:g} is no fraction of channels to drop",
-                where="ratio",
-                right="use a number from 0 up to, not including, 1",
-            )
-        for name in ("target_params", "target_macs"):
-            share = getattr(self, name)
-            if share is not None and not 0 < share <= 1:
-                what = "is above the original's cost" if share > 1 else "is no share that could stay"
-                raise PlanError(
-                    f"{share:g} {what}", where=name, right="use a share of the original, above 0 and up to 1"
-                )
-        if self.target_latency_ms is not None and not self.target_latency_ms > 0:
-            raise PlanError(
-                f"{self.target_latency_ms:g} ms is no time", where="target_latency_ms", right="use more than 0"
-            )
-        if self.target_speedup is not None and not self.target_speedup >= 1:
-            right = "use at least 1, which is the original's own speed"
-            raise PlanError(f"{self.target_speedup:g} is slower than the original", where="target_speedup", right=right)
-        if self.min_channels < 1:
-            raise PlanError(
-                f"{self.min_channels} would let a layer vanish", where="min_channels", right="use at least 1"
-            )
-        if self.round_to is not None and self.round_to < 1:
-            raise PlanError(f"{self.round_to} is no multiple", where="round_to", right="use at least 1")
+    ratio: Annotated[
+        float | None,
+        Setting(
+            "Share of the prunable channels, or weights, to remove, before rounding.",
+            ge=0,
+            lt=1,
+            default=f"{DEFAULT_RATIO}, or what the targets need",
+            group=AMOUNT,
+        ),
+    ] = None
+    shortcuts: Annotated[
+        bool,
+        Setting(
+            "Prune channels that shortcuts tie together as well; else those groups keep all.", of="channel", group=KEPT
+        ),
+    ] = True
+    min_channels: Annotated[
+        int,
+        Setting("Channels that every group keeps; a smaller group keeps all.", ge=1, of="channel", group=KEPT),
+    ] = 2
+    round_to: Annotated[
+        int | None,
+        Setting(
+            "Keep a multiple of so many channels in every group, the nearest, at least one; a group with fewer keeps all.",
+            ge=1,
+            of="channel",
+            group=KEPT,
+        ),
+    ] = 1
+    target_params: Annotated[
+        float | None,
+        Setting("Share of the original's parameters that may stay.", gt=0, le=1, of="channel", group=AMOUNT),
+    ] = None
+    target_macs: Annotated[
+        float | None,
+        Setting("Share of the original's multiply–accumulates that may stay.", gt=0, le=1, of="channel", group=AMOUNT),
+    ] = None
+    target_latency_ms: Annotated[
+        float | None,
+        Setting("Longest time for one image, measured on the device.", gt=0, unit="ms", of="channel", group=AMOUNT),
+    ] = None
+    target_speedup: Annotated[
+        float | None,
+        Setting(
+            "How many times as fast as the original one image must be, measured beside it on the device.",
+            ge=1,
+            of="channel",
+            group=AMOUNT,
+        ),
+    ] = None
+    spare: Annotated[
+        WholeNumbers,
+        Setting("Layers to leave alone, with all that is tied to them, as `cfg show` numbers them: 84,96.", group=KEPT),
+    ] = ()
 
     @property
     def multiple(self) -> int:
@@ -126,51 +146,59 @@ class PlanConfig:
 
     @property
     def least_ratio(self) -> float:
-        """The fraction to drop whatever the targets say."""
+        """The share to remove whatever the targets say."""
         has_target = self.is_timed or self.target_params is not None or self.target_macs is not None
         return (0.0 if has_target else DEFAULT_RATIO) if self.ratio is None else self.ratio
 
 
-@dataclass(frozen=True)
+def parse_pattern(pattern: str) -> tuple[int, int]:
+    """Return N and M of an N:M pattern.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    match = re.fullmatch(r"(\d{1,4}):(\d{1,4})", pattern, re.ASCII)
+    if match is None or not 1 <= int(match[1]) < int(match[2]):
+        right = "use N:M with N from 1 and below M, such as 2:4"
+        raise ConfigError(f"{pattern!r} is no pattern", where="pattern", right=right)
+    return int(match[1]), int(match[2])
+
+
+Pattern = Annotated[
+    str | None,
+    Setting(
+        'N:M, such as "2:4", in quotes in a file, instead of a ratio: of every M consecutive input channels at most N weights stay.',
+        of="weight",
+        group=AMOUNT,
+    ),
+]
+SpareEnds = Annotated[
+    bool, Setting("Leave the first convolution and those before detection heads whole.", of="weight", group=KEPT)
+]
+
+
+@settings
 class WeightConfig:
     """Which single weights of the convolutions' kernels become zero."""
 
-    criterion: str = "bn-gamma"
-    """bn-gamma: |w · γ / √(σ² + ε)|, the weight's size once batch norm is folded into it; l1 and l2: |w| alone."""
-    ratio: float = DEFAULT_RATIO
-    """Fraction of the prunable convolutions' weights to zero, in [0, 1)."""
-    scope: str = "global"
-    """global: all weights are ranked together; layer: every prunable convolution loses the same share."""
-    pattern: str | None = None
-    """N:M, such as 2:4: of every M consecutive input channels at most N weights stay; ratio and scope then say nothing."""
-    spare_ends: bool = True
-    """Leave the first convolution and those before detection heads whole."""
-    spare: tuple[int, ...] = ()
-    """Further convolutions to leave whole."""
+    criterion: Annotated[
+        WeightCriterion,
+        Setting("bn-gamma: |w · γ / √(σ² + ε)|, the weight's size with batch norm folded in; l1 and l2: |w|."),
+    ] = "bn-gamma"
+    ratio: Annotated[float, Setting("Share of the prunable convolutions' weights to zero.", ge=0, lt=1)] = DEFAULT_RATIO
+    scope: Annotated[
+        Literal["global", "layer"],
+        Setting("global: rank all weights together; layer: zero the same share of every convolution."),
+    ] = "global"
+    pattern: Pattern = None
+    spare_ends: SpareEnds = True
+    spare: Annotated[WholeNumbers, Setting("Further convolutions to leave whole.")] = ()
 
     def __post_init__(self) -> None:
-        if self.criterion not in WEIGHT_CRITERIA:
-            right = f"use one of {', '.join(WEIGHT_CRITERIA)}"
-            raise ConfigError(f"{self.criterion} cannot rank single weights", where="criterion", right=right)
-        if self.scope not in WEIGHT_SCOPES:
-            right = f"use one of {', '.join(WEIGHT_SCOPES)}"
-            raise ConfigError(f"unknown scope {self.scope}", where="scope", right=right)
-        if not 0 <= self.ratio < 1:
-            right = "use a number from 0 up to, not including, 1"
-            raise ConfigError(f"{self.ratio:g} is no fraction of weights to zero", where="ratio", right=right)
+        """Raise ConfigError if the pattern is none."""
         _ = self.kept_of
 
     @property
     def kept_of(self) -> tuple[int, int] | None:
-        """N and M of the pattern, if there is one.
-
-        Raises:
-            ConfigError: it is no pattern.
-        """
-        if self.pattern is None:
-            return None
-        match = re.fullmatch(r"(\d{1,4}):(\d{1,4})", self.pattern, re.ASCII)
-        if match is None or not 1 <= int(match[1]) < int(match[2]):
-            right = "use N:M with N from 1 and below M, such as 2:4"
-            raise ConfigError(f"{self.pattern!r} is no pattern", where="pattern", right=right)
-        return int(match[1]), int(match[2])
+        """N and M of the pattern, if there is one."""
+        return None if self.pattern is None else parse_pattern(self.pattern)

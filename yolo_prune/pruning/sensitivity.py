@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from yolo_prune.errors import PlanError
 from yolo_prune.files import load_json, replace_nan
 from yolo_prune.pruning.channels import ChannelGraph, Group
-from yolo_prune.pruning.config import METRICS
+from yolo_prune.pruning.config import CRITERIA, Criterion, Metric
 from yolo_prune.pruning.plan import FloatArray, Plan, name_group
 
 FORMAT = "yolo_prune sensitivity"
@@ -49,7 +49,7 @@ class Sensitivity:
     """SHA-256 of the cfg text."""
     metric: str
     """map50, where more is better, or loss, where less is."""
-    criterion: str
+    criterion: Criterion
     group_reduce: str
     ratios: tuple[float, ...]
     base: float
@@ -155,12 +155,14 @@ def parse_sensitivity(content: Mapping[str, Any]) -> Sensitivity:
         raise ValueError("a group has no channels, or not a score for every ratio")
     if not isfinite(base := _parse_score(content["base"])):
         raise ValueError("the whole network has no score")
-    if content["metric"] not in METRICS:
+    if content["metric"] not in get_args(Metric):
         raise ValueError(f"unknown metric {content['metric']}")
+    if (criterion := content["criterion"]) not in CRITERIA:
+        raise ValueError(f"unknown criterion {criterion}")
     return Sensitivity(
         network=str(content["network"]),
         metric=str(content["metric"]),
-        criterion=str(content["criterion"]),
+        criterion=criterion,
         group_reduce=str(content["group_reduce"]),
         ratios=ratios,
         base=base,

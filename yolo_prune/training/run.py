@@ -20,9 +20,10 @@ from yolo_prune.files import remove_scraps, save_text
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.config import AUTO
 from yolo_prune.pruning.silencer import Removal, parse_removal
 from yolo_prune.threads import count_cores
-from yolo_prune.training.config import AUTO, TrainConfig
+from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import Ranks
 from yolo_prune.training.epoch import Tally, check_sanity, train_epoch
 from yolo_prune.training.epoch_end import finish_epoch
@@ -65,7 +66,7 @@ def make_run(
 
 
 def load_last(folder: Path, changes: dict[str, Any]) -> tuple[TrainConfig, Checkpoint]:
-    """Return the settings of the run that `folder` holds, with `changes` to those of `RUNTIME`, and the state it stopped in.
+    """Return the settings of the run that `folder` holds, with `changes` to those that may change, and the state it stopped in.
 
     Raises:
         TrainingError: there is no last.pt, or the run is finished.

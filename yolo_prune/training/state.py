@@ -16,9 +16,10 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import make_channel_graph
+from yolo_prune.pruning.config import AUTO
 from yolo_prune.pruning.gamma_sparsity import GammaSparsity
 from yolo_prune.pruning.silencer import Removal, Silencer, begin_removal
-from yolo_prune.training.config import AUTO, TrainConfig
+from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import Ranks
 from yolo_prune.training.optimizer import Moments, WeightAverage, make_optimizer, put_moments_
 from yolo_prune.training.teacher import Teacher
