@@ -330,17 +330,18 @@ def test_a_signal_outside_training_ends_quietly(
 def test_every_command_has_help(cli: Cli, words: tuple[str, ...]) -> None:
     outcome = cli(*words, "--help")
     assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.out.startswith(" ".join(("Usage: yoloprune", *words)))
+    assert outcome.out.lstrip().startswith(" ".join(("Usage: yoloprune", *words)))
     assert "--help" in outcome.out
+    assert max(map(len, outcome.out.splitlines())) <= 80
     if not words:
-        assert all(f"\n  {command} " in outcome.out for command in COMMANDS)
+        assert all(f"\n│ {command} " in outcome.out for command in COMMANDS)
 
 
 @pytest.mark.parametrize("words", [(), ("cfg",), ("data",)])
 def test_a_group_without_a_command_shows_its_help(cli: Cli, words: tuple[str, ...]) -> None:
     outcome = cli(*words)
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err.startswith(" ".join(("Usage: yoloprune", *words)))
+    assert outcome.err.lstrip().startswith(" ".join(("Usage: yoloprune", *words)))
     assert outcome.err.count("\n") > 5
 
 
@@ -349,7 +350,7 @@ def test_help_is_quick_because_it_needs_no_torch() -> None:
     code += "try:\n    main()\nexcept SystemExit:\n    sys.exit(' '.join({'torch', 'cv2', 'matplotlib'} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (0, "")
-    assert done.stdout.startswith("Usage: yoloprune train")
+    assert done.stdout.lstrip().startswith("Usage: yoloprune train")
 
 
 def test_the_version_is_the_package_s(cli: Cli) -> None:

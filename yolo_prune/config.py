@@ -229,9 +229,7 @@ def _parse(base: C, values: Mapping[str, Any], where: str | Path, prefix: str) -
         place = _locate(where, values, key)
         key = renamed.get(key, key)
         if key not in entries:
-            near = get_close_matches(str(key), entries, 1, cutoff=0.4)
-            right = f"did you mean {prefix}{near[0]}?" if near else f"known keys are {', '.join(entries)}"
-            raise ConfigError(f"unknown key {prefix}{key}", where=place, right=right)
+            raise ConfigError(f"unknown key {prefix}{key}", where=place, right=_suggest(str(key), type(base), prefix))
         entry, present = entries[key], getattr(base, key)
         if entry.is_nested and isinstance(value, Mapping):
             value = _parse(entry.kind() if present is None else present, value, where, f"{prefix}{key}.")
@@ -245,6 +243,20 @@ def _parse(base: C, values: Mapping[str, Any], where: str | Path, prefix: str) -
         key = (error.where or "").partition(".")[0].partition(":")[0]
         place = _locate(where, values, key)
         raise ConfigError(error.what, where=f"{place}: {prefix}{error.where or ''}", right=error.right) from None
+
+
+def _suggest(key: str, cls: Any, prefix: str) -> str:
+    """Say which known key was probably meant, one of a nested config if none of this is near."""
+    own = {one.name: f"{prefix}{one.name}" for one in list_settings(cls)}
+    nested = {
+        inner.name: f"{prefix}{one.name}.{inner.name}"
+        for one in reversed(list_settings(cls))
+        for inner in (list_settings(one.kind) if one.is_nested else ())
+    }
+    for known, cutoff in ((own, 0.7), (nested, 0.7), (own, 0.4)):
+        if near := get_close_matches(key, known, 1, cutoff):
+            return f"did you mean {known[near[0]]}?"
+    return f"known keys are {', '.join(own)}"
 
 
 def _locate(where: str | Path, values: Mapping[str, Any], key: Any) -> str:
@@ -280,9 +292,12 @@ def _describe(kind: Any, setting: Setting) -> str:
         choices = get_args(kind)
         return choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"
     if get_origin(kind) is tuple:
-        return f"a list, of {_describe(get_args(kind)[0], setting)} each"
+        return f"a list of {_PLURALS[get_args(kind)[0]]}"
     noun = {int: "a whole number", float: "a number", bool: "true or false", str: "text, in quotes", Path: "a path"}
     return f"{noun.get(kind, 'key: value lines')} {describe_bounds(setting)}".rstrip()
+
+
+_PLURALS = {int: "whole numbers", float: "numbers", str: "words"}
 
 
 def describe_bounds(setting: Setting) -> str:
@@ -294,7 +309,7 @@ def describe_bounds(setting: Setting) -> str:
     if setting.ge is not None or setting.gt is not None:
         low = f"above {setting.gt:g}" if setting.ge is None else f"from {setting.ge:g}"
     if high is not None:
-        return f"{low} to {high:g}".lstrip()
+        return f"{low}, up to {high:g}" if setting.gt is not None else f"{low} to {high:g}".lstrip()
     return f"{low} to below {setting.lt:g}".lstrip() if setting.lt is not None else low
 
 

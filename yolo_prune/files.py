@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import yaml
@@ -118,7 +119,7 @@ def measure_sha256(path: Path) -> str:
 class Located(dict[Any, Any]):
     """A mapping that knows the lines of its keys in the file that it was read from."""
 
-    lines: Mapping[Any, int]
+    lines: Mapping[Any, int] = MappingProxyType({})
 
 
 class _Loader(yaml.SafeLoader):
@@ -138,7 +139,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path) -> Located:
     """Read a YAML file that holds a mapping; it and those in it know the lines of their keys.
 
     Raises:
@@ -155,8 +156,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
             f"is not YAML ({getattr(error, 'problem', error)})", where=where, right="correct that line"
         ) from error
     if value is None:
-        return {}
-    if not isinstance(value, dict):
+        return Located()
+    if not isinstance(value, Located):
         raise ConfigError("is not a mapping", where=path, right="write key: value lines")
     return value
 

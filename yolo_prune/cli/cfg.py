@@ -10,9 +10,7 @@ import typer
 from yolo_prune.cli.options import Json, print_json
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 
-app = typer.Typer(
-    help="Make Darknet cfg files and show what they cost.", no_args_is_help=True, rich_markup_mode="markdown"
-)
+app = typer.Typer(help="Make Darknet cfg files and show what they cost.", rich_markup_mode="markdown")
 
 
 @app.command()

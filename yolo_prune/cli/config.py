@@ -9,7 +9,7 @@ import typer
 
 from yolo_prune.errors import ConfigError
 
-app = typer.Typer(help="Say what there is to set.", no_args_is_help=True, rich_markup_mode="markdown")
+app = typer.Typer(help="Say what there is to set.", rich_markup_mode="markdown")
 
 
 @app.command()

@@ -10,9 +10,7 @@ import typer
 from yolo_prune.cli.options import Given, Json, overlay, print_json, with_settings
 from yolo_prune.datasets.config import CheckConfig, ConvertConfig, SyntheticConfig, VggHandConfig
 
-app = typer.Typer(
-    help="Make data sets, check them, and find anchors for them.", no_args_is_help=True, rich_markup_mode="markdown"
-)
+app = typer.Typer(help="Make data sets, check them, and find anchors for them.", rich_markup_mode="markdown")
 
 
 @app.command()

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 import warnings
+from contextlib import redirect_stdout
 from typing import Annotated
 
 import typer
@@ -18,7 +19,6 @@ from yolo_prune.threads import limit_threads
 
 app = typer.Typer(
     help="Make YOLOv3 detectors small and fast: train, prune channels, finetune, bench.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -81,14 +81,22 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
         sys.exit(141)
     except _UsageError as error:
-        message = error.format_message() if hasattr(error, "format_message") else str(error)
-        if message.startswith("Usage:"):  # no command was named: the message is the help
-            print(message, file=sys.stderr)
-            sys.exit(2)
-        _leave(2, f"error: {message.rstrip('.')}; see yoloprune --help")
+        _leave_usage(error)
     except Exception as error:  # noqa: BLE001  # the last resort: a defect is named as one, never shown raw
         _leave(1, f"defect: {type(error).__name__}: {error}; run yoloprune --debug … for the traceback, and report it")
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _leave_usage(error: Exception) -> None:
+    """Say what is wrong with the command line and where help is; show the help where no command was named."""
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "yoloprune"
+    if context and message == "Missing command.":
+        with redirect_stdout(sys.stderr):
+            print(context.get_help())
+        sys.exit(2)
+    _leave(2, f"error: {message.rstrip('.')}; see {command} --help")
 
 
 def _leave(code: int, line: str) -> None:

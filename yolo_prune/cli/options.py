@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, get_args
 import typer
 
 from yolo_prune.config import RUN, Entry, describe_bounds, list_settings, parse_config
-from yolo_prune.errors import ConfigError
+from yolo_prune.errors import ConfigError, YoloPruneError
 from yolo_prune.files import load_yaml, parse_yaml
 
 C = TypeVar("C")
@@ -71,7 +71,13 @@ def with_settings(
             given = {one.name: _parse(one, given[one.name]) for one in entries if given[one.name] is not None}
             for text in values.pop(_MORE.name, None) or ():
                 _set(given, text)
-            command(given=given, **values)
+            flags = {one.name: one.flag for one in entries if one.name in given}
+            try:
+                command(given=given, **values)
+            except YoloPruneError as error:
+                if error.where not in flags:
+                    raise
+                raise type(error)(error.what, where=flags[error.where], right=error.right) from error
 
         ordered = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*arguments, *options, *more, *others)]
         run.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]  # what Typer reads
@@ -93,7 +99,7 @@ def overlay(base: C, file: Path | None, given: Mapping[str, Any]) -> C:
     except ConfigError as error:
         place = (error.where or "").removeprefix(COMMAND_LINE).removeprefix(": ")
         flags = {one.name: one.flag for one in list_settings(type(base))}
-        where = flags.get(place) or f"--set {place}".rstrip()
+        where = flags.get(place.partition("[")[0]) or f"--set {place}".rstrip()
         raise ConfigError(error.what, where=where, right=error.right) from None
 
 
@@ -147,8 +153,10 @@ def _make_option(entry: Entry, default: Any) -> inspect.Parameter:
     flag = f"{entry.flag}/--no-{entry.flag.removeprefix('--')}" if kind is bool else entry.flag
     notes = (entry.setting.unit, describe_bounds(entry.setting), _describe_default(entry, default))
     limits = "; ".join(note for note in notes if note)
+    older = [f"--{entry.setting.was.replace('_', '-')}"] if entry.setting.was else []
     option = typer.Option(
         flag,
+        *older,
         help=entry.setting.help + (f" ({limits})" if limits else ""),
         metavar="|".join(entry.choices) or ("N,N" if entry.is_list else None),
         show_default=False,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -58,20 +60,29 @@ def finetune(
 
     if no_teacher and "teacher" in given:
         raise ConfigError("contradicts --teacher", where="--no-teacher", right="leave one of them out")
-    weights = checkpoint if resume else resolve_checkpoint(checkpoint, "prune")
-    base = FINETUNE if resume or weights is None else adapt_finetune(find_training(weights))
-    given |= {"weights": weights} if weights else {}
+    base = FINETUNE
+    if not resume:
+        given["weights"] = resolve_checkpoint(checkpoint, "prune")
+        base = adapt_finetune(find_training(given["weights"]))
     given |= {"parent_teacher": False} if no_teacher else {}
-    _print_trained("finetune", _train("finetune", base, given, config, resume), as_json)
+    others = {"CHECKPOINT": checkpoint, "--no-teacher": no_teacher}
+    _print_trained("finetune", _train("finetune", base, given, config, resume, others), as_json)
 
 
-def _train(stage: str, base: TrainConfig, given: Given, file: Path | None, resume: bool) -> Path:
+def _train(
+    stage: str,
+    base: TrainConfig,
+    given: Given,
+    file: Path | None,
+    resume: bool,
+    others: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
     from yolo_prune.commands.run_folders import RUNS
     from yolo_prune.commands.train import launch_training, resume_training
 
     if not resume:
         return launch_training(overlay(base, file, given), base.name, stage)
-    changes = take_changes(TrainConfig, given, {"--config": file})
+    changes = take_changes(TrainConfig, given, {"--config": file, **others})
     return resume_training(RUNS / given.get("name", base.name), changes)
 
 
