@@ -62,7 +62,7 @@ def make_unit(command: str, folder: Path, batch_size: int) -> Unit:
             return lambda: evaluate_models([source], [], config).models[0].evaluation.score.images
         case "detect":
             images = find_images(folder / "hands/images/val")
-            return lambda: len(detect(source, images, out, DetectConfig(confidence=0.25), None, "cpu").pictures)
+            return lambda: len(detect(source, images, out, DetectConfig(confidence=0.25), None, "cpu").images)
         case "bench":
             timed = BenchConfig(score=False, engine="eager", runs=RUNS, device="cpu")
             return lambda: RUNS * len(bench({"Original": source}, timed).rows)
@@ -92,7 +92,7 @@ def make_iterate_unit(source: Path, data: Path, out: Path, batch_size: int) -> U
 def make_train_unit(source: Path, data: Path, batch_size: int) -> Unit:
     """Return a step of a training run that has no end, its batch read and varied by the loader."""
     config, checkpoint, spec = TrainConfig(batch_size=batch_size), load_checkpoint(source), load_spec(data)
-    pictures = DetectionDataset(spec.samples("train"), len(spec.names), checkpoint.img_size, augment=config.augment)
+    images = DetectionDataset(spec.samples("train"), len(spec.names), checkpoint.img_size, augment=config.augment)
     model = Detector(checkpoint.network)
     model.load_state_dict(dict(checkpoint.state))
     trainee = make_trainee(model.to(memory_format=torch.channels_last), config, STEPS)
@@ -101,7 +101,7 @@ def make_train_unit(source: Path, data: Path, batch_size: int) -> Unit:
 
     def load() -> Iterator[Batch]:
         for epoch in itertools.count():
-            yield from make_loader(pictures, batch_size, shuffle=True, epoch=epoch)
+            yield from make_loader(images, batch_size, shuffle=True, epoch=epoch)
 
     batches = load()
 

@@ -158,8 +158,8 @@ def format_table(cells: list[dict[str, Any]], whole: Evaluation, cost: Cost, sou
     low, high = whole.map50_interval
     lines.append(
         f"\nThe whole network: {cost.params / 1e6:.2f}M params, {cost.macs / 1e6:.0f}M MACs at {source.img_size} px, AP50 "
-        f"{whole.score.map50:.3f} [{low:.3f}, {high:.3f}] on {whole.score.images} validation pictures. Finetuned for {epochs} epochs, "
-        "one seed; brackets are 95 % bootstrap intervals over pictures of the paired difference."
+        f"{whole.score.map50:.3f} [{low:.3f}, {high:.3f}] on {whole.score.images} validation images. Finetuned for {epochs} epochs, "
+        "one seed; brackets are 95 % bootstrap intervals over images of the paired difference."
     )
     return "\n".join(lines)
 

@@ -85,7 +85,7 @@ def find_module(name: str) -> Any:
 def measure(calls: Mapping[str, Call], runs: int, clock: Callable[[], float], warmup: int = WARMUP) -> Times:
     """Return the seconds (runs,) of every call, all in turn in each round, each right after a call of the same engine.
 
-    So a call finds caches and cores as in a stream of pictures: a core that sleeps takes milliseconds to join.
+    So a call finds caches and cores as in a stream of images: a core that sleeps takes milliseconds to join.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(warmup + runs):

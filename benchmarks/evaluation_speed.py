@@ -31,14 +31,12 @@ def main() -> None:
     """Time both and print the table."""
     parser = argparse.ArgumentParser(description="Scoring beside pycocotools.")
     parser.add_argument("--images", type=int, default=821)
-    parser.add_argument("--per-image", type=int, default=300, help="detections in each picture")
+    parser.add_argument("--per-image", type=int, default=300, help="detections in each image")
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
-    found, truths = make_pictures(arguments.images, arguments.per_image)
+    found, truths = make_images(arguments.images, arguments.per_image)
     truth_rows, result_rows = list_rows(found, truths)
-    print(
-        f"{arguments.images} pictures, {len(result_rows)} detections, {len(truth_rows)} objects, {arguments.runs} runs"
-    )
+    print(f"{arguments.images} images, {len(result_rows)} detections, {len(truth_rows)} objects, {arguments.runs} runs")
     ours: list[tuple[float, float]] = []
     theirs: list[tuple[float, float]] = []
 
@@ -62,7 +60,7 @@ def main() -> None:
     print(f"largest difference of AP50 and AP: {np.abs(np.array(ours) - np.array(theirs)).max():.1e}")
 
 
-def make_pictures(images: int, per_image: int) -> tuple[list[Detections], list[GroundTruth]]:
+def make_images(images: int, per_image: int) -> tuple[list[Detections], list[GroundTruth]]:
     """Make detections of which a few lie near the truth, several on one object, with higher scores in the mean."""
     random = np.random.default_rng(0)
     found, truths = [], []

@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def load_resized(path: Path, img_size: int) -> Detector:
-    """Return a checkpoint's network for pictures of another size."""
+    """Return a checkpoint's network for images of another size."""
     checkpoint = load_checkpoint(path)
     model = Detector(resize(checkpoint.network, img_size)).eval()
     model.load_state_dict(checkpoint.make_model().state_dict())

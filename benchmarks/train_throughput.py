@@ -3,8 +3,8 @@
 Of the step alone (batches in memory) and of the whole epoch (reading, varying, steps; no validation, no saving). Each side is
 a process of its own that waits while another is measured; rounds are interleaved. Each goes through its trainer's own loop,
 fed by a loader that waits for its turn: our train_epoch, ultralytics' DetectionTrainer, pytorchyolo's script; with its own
-augmentation, loss, optimizer and moving average, on the same pictures. Of ultralytics validation, plots and saving are off, and
-so are deterministic kernels, which slow it down; it takes an optimizer step for every --nominal-batch pictures, 64 as it does
+augmentation, loss, optimizer and moving average, on the same images. Of ultralytics validation, plots and saving are off, and
+so are deterministic kernels, which slow it down; it takes an optimizer step for every --nominal-batch images, 64 as it does
 by itself, others one for every batch. On a CPU it has no workers. pytorchyolo trains the network of --cfg itself.
 """
 
@@ -82,8 +82,8 @@ class Side:
     def measure(self, part: str) -> float:
         """Have it train for a pass and return images/s."""
         done = self._ask({"part": part})
-        if done["images"] != self._images:  # pytorchyolo goes on without pictures that it cannot vary
-            raise SideError(f"{self.name} took {done['images']} pictures of {self._images}")
+        if done["images"] != self._images:  # pytorchyolo goes on without images that it cannot vary
+            raise SideError(f"{self.name} took {done['images']} images of {self._images}")
         return float(done["images"] / done["seconds"])
 
     def close(self) -> None:
@@ -140,12 +140,12 @@ class Gate:
 
 @torch.no_grad()
 def count_cost(model: nn.Module, img_size: int) -> dict[str, int]:
-    """Return a network's learnable parameters, and its MACs in training for one picture."""
-    twin, pictures = copy.deepcopy(model).train(), 2
+    """Return a network's learnable parameters, and its MACs in training for one image."""
+    twin, images = copy.deepcopy(model).train(), 2
     with FlopCounterMode(display=False) as counter:
-        twin(torch.zeros(pictures, 3, img_size, img_size, device=next(twin.parameters()).device))
+        twin(torch.zeros(images, 3, img_size, img_size, device=next(twin.parameters()).device))
     params = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return {"params": params, "macs": counter.get_total_flops() // (2 * pictures)}
+    return {"params": params, "macs": counter.get_total_flops() // (2 * images)}
 
 
 def train_with_yolo_prune(job: Job, answers: TextIO) -> None:
@@ -241,21 +241,21 @@ def work(kind: str) -> None:
 
 
 def lay_out(job: Job) -> None:
-    """Put the pictures into the job's folder as every side reads them, with pytorchyolo's other files."""
+    """Put the images into the job's folder as every side reads them, with pytorchyolo's other files."""
     from yolo_prune.commands.data import load_data
 
-    spec, folder, pictures = load_data(job.data), Path(job.folder), ""
+    spec, folder, images = load_data(job.data), Path(job.folder), ""
     for part in ("images", "labels"):
         (folder / part / "train").mkdir(parents=True)
     for number, sample in enumerate(islice(cycle(spec.samples("train")), job.images)):
-        picture = folder / "images" / "train" / f"{number:06d}{sample.image.suffix}"
-        picture.symlink_to(sample.image.resolve())
-        pictures += f"{picture}\n"
+        image = folder / "images" / "train" / f"{number:06d}{sample.image.suffix}"
+        image.symlink_to(sample.image.resolve())
+        images += f"{image}\n"
         label = sample.label.read_text() if sample.label.exists() else ""
         (folder / "labels" / "train" / f"{number:06d}.txt").write_text(label)
     data = {"path": job.folder, **dict.fromkeys(("train", "val"), "images/train"), "names": spec.names}
     (folder / "data.yaml").write_text(json.dumps(data))  # JSON is YAML
-    (folder / "train.txt").write_text(pictures)
+    (folder / "train.txt").write_text(images)
     (folder / "names.txt").write_text("\n".join([*spec.names, ""]))
     (folder / "peer.data").write_text("train=train.txt\nvalid=train.txt\nnames=names.txt\n")
     own = [f"width={job.img_size}", f"height={job.img_size}", f"batch={job.batch_size}"]
@@ -310,7 +310,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="of the GPU (default: an H100's, dense bf16)")
-    parser.add_argument("--cache", action="store_true", help="ultralytics too keeps decoded pictures in memory")
+    parser.add_argument("--cache", action="store_true", help="ultralytics too keeps decoded images in memory")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", choices=("yolo_prune", *PEERS), help=argparse.SUPPRESS)
     job = parser.parse_args()
@@ -319,7 +319,7 @@ def main() -> None:
         return
     job.images -= job.images % job.batch_size
     if not 1 <= job.rounds <= EPOCHS // 2 - 2 or not job.images:
-        parser.error(f"measure at least a batch of pictures, in 1 to {EPOCHS // 2 - 2} rounds")
+        parser.error(f"measure at least a batch of images, in 1 to {EPOCHS // 2 - 2} rounds")
     job.cfg, job.precision = job.cfg.resolve(), "bf16" if job.device == "cuda" else "fp32"
     job.net = job.net or ("yolov3-tiny" if "tiny" in job.cfg.stem else "yolov3")
     with tempfile.TemporaryDirectory() as job.folder, ExitStack() as stack:
@@ -338,7 +338,7 @@ def main() -> None:
     if job.json:
         print(json.dumps({"settings": vars(job), "torch": torch.__version__, "sides": rows}, default=str))
         return
-    print(f"{job.images} pictures of {job.img_size} px, batches of {job.batch_size}, {job.rounds} rounds")
+    print(f"{job.images} images of {job.img_size} px, batches of {job.batch_size}, {job.rounds} rounds")
     print(
         f"{job.card}, {job.precision}, {job.threads} threads, {job.workers} workers; median [least, most] over rounds"
     )

@@ -71,7 +71,7 @@ def judge(expected: Outputs, found: Outputs) -> tuple[str, str]:
     if not gap <= TOLERANCE:
         return "FAILS", what
     if spread < 100 * TOLERANCE:
-        return "FAILS", f"{what}, but outputs hardly depend on the picture ({spread:.1e}), which shows nothing"
+        return "FAILS", f"{what}, but outputs hardly depend on the image ({spread:.1e}), which shows nothing"
     return "agrees", what
 
 

@@ -41,7 +41,7 @@ WIDTH = 0.25
 CLASSES = 3
 KEEP_SHARES = (0.2, 0.5, 0.9)
 SMALL_KEEP_SHARES = (0.5,)
-SMALL_SIDES = 26, 21  # even and odd: the last window lies within the picture or reaches over its edge
+SMALL_SIDES = 26, 21  # even and odd: the last window lies within the image or reaches over its edge
 BATCH = 2
 
 POOLS = ((2, 1, 1), (2, 1, 2), (2, 2, 0), (2, 2, 1), (3, 1, 2), (3, 1, 3), (3, 2, 2), (4, 2, 1), (5, 1, 4))
@@ -121,7 +121,7 @@ def make_model(network: Network, eps: float) -> Detector:
 
 
 def make_images(network: Network) -> Tensor:
-    """Return random pictures (B, 3, H, W) uint8."""
+    """Return random images (B, 3, H, W) uint8."""
     generator = torch.Generator().manual_seed(0)
     shape = BATCH, network.channels, network.height, network.width
     return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
@@ -140,9 +140,9 @@ def prune(model: Detector, share: float, random: np.random.Generator) -> Detecto
 
 @torch.no_grad()
 def write_case(folder: Path, model: Detector, images: Tensor, fold: bool = False) -> None:
-    """Write a detector's files, its batch norm folded or not, and its outputs; its statistics become those of the pictures.
+    """Write a detector's files, its batch norm folded or not, and its outputs; its statistics become those of the images.
 
-    With any others a deep network of random numbers answers every picture alike, and no error in its first layers shows.
+    With any others a deep network of random numbers answers every image alike, and no error in its first layers shows.
     """
     recalibrate_(model, [normalise(images)], torch.device("cpu"))
     written = fold_batchnorm(model) if fold else model

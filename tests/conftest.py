@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def hands(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Draw 12, 6 and 6 pictures of hands and return their data.yaml; not to be changed."""
+    """Draw 12, 6 and 6 images of hands and return their data.yaml; not to be changed."""
     config = SyntheticConfig(train=12, val=6, test=6, size_px=SIDE)
     return make_dataset(tmp_path_factory.mktemp("data") / "hands", config, workers=1)
 

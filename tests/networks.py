@@ -150,7 +150,7 @@ def make_plan_at_random(graph: ChannelGraph, seed: int) -> Plan:
 
 
 def make_images(model: Detector, side: int = SIDE, batch: int = 2, seed: int = 0) -> Tensor:
-    """Return random pictures (batch, C, side, side) in 0 … 1 of the model's own type."""
+    """Return random images (batch, C, side, side) in 0 … 1 of the model's own type."""
     generator = torch.Generator().manual_seed(seed)
     dtype = next(model.parameters()).dtype
     return torch.rand(batch, model.network.channels, side, side, generator=generator, dtype=dtype)

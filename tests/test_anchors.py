@@ -173,7 +173,7 @@ def test_anchors_that_would_round_to_one_move_apart_as_little_as_they_can() -> N
 
 
 def test_too_few_boxes_are_an_error() -> None:
-    with pytest.raises(DatasetError, match=r"^d\.yaml: train: there are no boxes to find anchors for; use pictures"):
+    with pytest.raises(DatasetError, match=r"^d\.yaml: train: there are no boxes to find anchors for; use images"):
         find_anchors(np.zeros((0, 2)), 1, where="d.yaml: train")
     boxes = np.array([[10, 10], [10.001, 10], [20, 20], [20, 20]], np.float64)
     with pytest.raises(
@@ -219,7 +219,7 @@ def test_boxes_are_sized_as_the_network_sees_them(tmp_path: Path) -> None:
     assert load_sides(samples[1:2], 2, 64).shape == (0, 2)
 
 
-def test_boxes_are_as_large_as_in_the_pictures_that_the_network_gets(hands: Path) -> None:
+def test_boxes_are_as_large_as_in_the_images_that_the_network_gets(hands: Path) -> None:
     samples = load_spec(hands).samples("train")
     data = DetectionDataset(samples, 1, 96)
     boxes = np.concatenate([data[index][1] for index in range(len(data))])[:, 1:5].astype(np.float64)
@@ -329,14 +329,14 @@ def test_a_sample_is_said_on_stderr(cli: Cli, hands: Path, monkeypatch: pytest.M
     ("words", "place", "right"),
     [
         ("none.yaml", "none.yaml: there is no such file", "name a data.yaml"),
-        ("{data} --split tset", "{data}: tset: there are no pictures for tset", "use one of train, val, test"),
+        ("{data} --split tset", "{data}: tset: there are no images for tset", "use one of train, val, test"),
         ("{data} --count 0", "--count: 0 is out of range", "from 1 to 256"),
         ("{data} --count 257", "--count: 257 is out of range", "from 1 to 256"),
         ("{data} --count 99", "{data}: train: boxes of ", "different sizes are too few for 99 anchors; find at most "),
         ("{data} --seed -1", "--seed: -1 is out of range", "use 0 or more"),
         ("{data} --img-size 100", "img_size: 100 is no multiple of 32", "use 96"),
         ("{data} --cfg none.cfg", "none.cfg: cannot be read", "name a Darknet cfg"),
-        ("empty/data.yaml", "empty/data.yaml: train: there are no boxes", "use pictures with labels"),
+        ("empty/data.yaml", "empty/data.yaml: train: there are no boxes", "use images with labels"),
         ("spoiled/data.yaml", "spoiled/images/train/", "put a whole JPEG"),
         ("", "Missing argument", "see yoloprune --help"),
     ],

@@ -136,7 +136,7 @@ def test_every_width_gives_a_network_of_the_same_form(arch: str, width: float) -
         assert scaled.filters == conv.filters or abs(scaled.filters - conv.filters * width) <= 2
 
 
-def test_anchors_follow_the_picture_s_size() -> None:
+def test_anchors_follow_the_image_s_size() -> None:
     assert make_network("yolov3", img_size=416).heads[0][1].own_anchors == ((116, 90), (156, 198), (373, 326))
     assert make_network("yolov3", img_size=832).heads[0][1].own_anchors == ((232, 180), (312, 396), (746, 652))
     assert make_network("yolov4", img_size=608).heads[0][1].own_anchors == ((12, 16), (19, 36), (40, 28))

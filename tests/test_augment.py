@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.random import default_rng
 from numpy.typing import NDArray
 
-from yolo_prune.datasets.augment import Picture, affine, augment, flip, jitter_hsv, mosaic
+from yolo_prune.datasets.augment import affine, augment, flip, jitter_hsv, mosaic
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import GREY
 from yolo_prune.errors import ConfigError
@@ -24,7 +24,7 @@ def noise(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
     return default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def black_with_white_box(width: int, height: int, x1: int, y1: int, x2: int, y2: int) -> Picture:
+def black_with_white_box(width: int, height: int, x1: int, y1: int, x2: int, y2: int) -> Image:
     image = np.zeros((height, width, 3), np.uint8)
     image[y1:y2, x1:x2] = 255
     return image, rows((0, x1, y1, x2, y2))
@@ -42,9 +42,9 @@ def test_affine_without_change_is_the_identity() -> None:
     np.testing.assert_array_equal(moved, boxes)
 
 
-def test_affine_of_a_hand_worked_picture() -> None:
-    picture = black_with_white_box(16, 8, 4, 2, 10, 6)
-    warped, moved = affine(picture, 32, 2.0, STILL, default_rng(0))
+def test_affine_of_a_hand_worked_image() -> None:
+    item = black_with_white_box(16, 8, 4, 2, 10, 6)
+    warped, moved = affine(item, 32, 2.0, STILL, default_rng(0))
     assert moved.tolist() == [[0, 8, 12, 20, 20, 0]]
     assert (warped[13:19, 9:19] == 255).all()
     assert bounds(warped[..., 0] > 127) == [8, 12, 20, 20]
@@ -78,16 +78,16 @@ def test_boxes_follow_their_pixels(seed: int, width: int, height: int) -> None:
 @given(SEEDS)
 @settings(max_examples=60, deadline=None)
 def test_rotated_boxes_hold_their_pixels_tightly(seed: int) -> None:
-    picture = black_with_white_box(60, 60, 20, 25, 45, 40)
-    warped, moved = affine(picture, 60, 1.0, AugmentConfig(scale=0, translate=0, degrees=180), default_rng(seed))
+    item = black_with_white_box(60, 60, 20, 25, 45, 40)
+    warped, moved = affine(item, 60, 1.0, AugmentConfig(scale=0, translate=0, degrees=180), default_rng(seed))
     np.testing.assert_allclose(bounds(warped[..., 0] > 185), moved[0, 1:5], atol=1.5)
 
 
-def test_mosaic_lays_each_picture_at_the_centre() -> None:
+def test_mosaic_lays_each_image_at_the_centre() -> None:
     size = 16
-    pictures = [(np.full((8, 8, 3), 40 * place, np.uint8), rows((place, 0, 0, 8, 8))) for place in range(4)]
+    items = [(np.full((8, 8, 3), 40 * place, np.uint8), rows((place, 0, 0, 8, 8))) for place in range(4)]
     for seed in range(20):
-        canvas, boxes = mosaic(pictures, size, default_rng(seed))
+        canvas, boxes = mosaic(items, size, default_rng(seed))
         assert canvas.shape == (2 * size, 2 * size, 3)
         assert boxes[:, 0].tolist() == [0, 1, 2, 3]
         x, y = boxes[0, 3:5].astype(int)
@@ -107,14 +107,14 @@ def test_mosaic_lays_each_picture_at_the_centre() -> None:
 
 
 def test_a_box_that_the_canvas_cuts_counts_as_cut() -> None:
-    picture = np.full((16, 16, 3), 9, np.uint8), rows((0, -12, 4, 8, 12), (1, -4, 4, 8, 12))
-    _, moved = affine(picture, 32, 1.0, STILL, default_rng(0))
+    item = np.full((16, 16, 3), 9, np.uint8), rows((0, -12, 4, 8, 12), (1, -4, 4, 8, 12))
+    _, moved = affine(item, 32, 1.0, STILL, default_rng(0))
     assert moved.tolist() == [[0, 8, 12, 16, 20, 0], [1, 8, 12, 16, 20, 0]]
-    _, moved = affine((picture[0], rows((0, -24, 4, 8, 12))), 32, 1.0, STILL, default_rng(0))
+    _, moved = affine((item[0], rows((0, -24, 4, 8, 12))), 32, 1.0, STILL, default_rng(0))
     assert len(moved) == 0
 
 
-def test_flip_of_a_hand_worked_picture() -> None:
+def test_flip_of_a_hand_worked_image() -> None:
     image, boxes = black_with_white_box(10, 4, 1, 0, 4, 2)
     mirrored, moved = flip((image, boxes))
     np.testing.assert_array_equal(mirrored, image[:, ::-1])
@@ -122,10 +122,10 @@ def test_flip_of_a_hand_worked_picture() -> None:
 
 
 def test_flipping_twice_is_the_identity() -> None:
-    picture = noise(9, 7), rows((1, 2, 3, 4, 5))
-    image, boxes = flip(flip(picture))
-    np.testing.assert_array_equal(image, picture[0])
-    np.testing.assert_array_equal(boxes, picture[1])
+    item = noise(9, 7), rows((1, 2, 3, 4, 5))
+    image, boxes = flip(flip(item))
+    np.testing.assert_array_equal(image, item[0])
+    np.testing.assert_array_equal(boxes, item[1])
 
 
 def test_jitter_changes_brightness_by_the_drawn_share() -> None:
@@ -153,23 +153,21 @@ def test_jitter_without_change_keeps_the_colours() -> None:
 @given(SEEDS, st.sampled_from([1, 4]))
 @settings(max_examples=60, deadline=None)
 def test_augmented_boxes_lie_in_the_square_and_inputs_stay(seed: int, count: int) -> None:
-    pictures = [
-        (noise(30 + place, 40, place), rows((place, 2, 3, 20, 30), (5, 0, 0, 30, 40))) for place in range(count)
-    ]
-    before = [(image.copy(), boxes.copy()) for image, boxes in pictures]
-    image, boxes = augment(pictures, 32, AugmentConfig(degrees=10), default_rng(seed))
+    items = [(noise(30 + place, 40, place), rows((place, 2, 3, 20, 30), (5, 0, 0, 30, 40))) for place in range(count)]
+    before = [(image.copy(), boxes.copy()) for image, boxes in items]
+    image, boxes = augment(items, 32, AugmentConfig(degrees=10), default_rng(seed))
     assert image.shape == (32, 32, 3)
     assert boxes.dtype == np.float32
     assert ((boxes[:, 1:5] >= 0) & (boxes[:, 1:5] <= 32)).all()
     assert (boxes[:, 3:5] - boxes[:, 1:3] >= 2).all()
-    for (image, boxes), (old_image, old_boxes) in zip(pictures, before, strict=True):
+    for (image, boxes), (old_image, old_boxes) in zip(items, before, strict=True):
         np.testing.assert_array_equal(image, old_image)
         np.testing.assert_array_equal(boxes, old_boxes)
 
 
-def test_the_same_seed_gives_the_same_picture() -> None:
-    pictures = [(noise(32, 32, place), rows((0, 4, 4, 20, 20))) for place in range(4)]
-    first, again, other = (augment(pictures, 32, AugmentConfig(), default_rng(seed)) for seed in (1, 1, 2))
+def test_the_same_seed_gives_the_same_image() -> None:
+    items = [(noise(32, 32, place), rows((0, 4, 4, 20, 20))) for place in range(4)]
+    first, again, other = (augment(items, 32, AugmentConfig(), default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1], again[1])
     assert not np.array_equal(first[0], other[0])

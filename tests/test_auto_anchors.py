@@ -239,7 +239,7 @@ def test_anchors_that_suit_few_boxes_are_told(hands: Path, trained: Path, tmp_pa
     assert len(lines) == 1
 
 
-def test_only_some_pictures_are_looked_at_before_a_plain_run(
+def test_only_some_images_are_looked_at_before_a_plain_run(
     hands: Path, tiny_cfg: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
@@ -248,7 +248,7 @@ def test_only_some_pictures_are_looked_at_before_a_plain_run(
         seen.extend(samples)
         return load_sides(samples, *arguments)
 
-    monkeypatch.setattr("yolo_prune.training.initial_model.CHECKED_PICTURES", 4)
+    monkeypatch.setattr("yolo_prune.training.initial_model.CHECKED_IMAGES", 4)
     monkeypatch.setattr("yolo_prune.training.initial_model.load_sides", watch)
     samples = load_spec(hands).samples("train")
     make_start(make_config(hands, tiny_cfg), 1, print, samples)

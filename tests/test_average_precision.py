@@ -18,7 +18,7 @@ from yolo_prune.evaluation.average_precision import average_precision, measure_s
 from yolo_prune.evaluation.detections import Detections, make_detections
 from yolo_prune.evaluation.matching import GroundTruth, Matches, match, measure_iou
 
-Picture = tuple[Detections, GroundTruth]
+Image = tuple[Detections, GroundTruth]
 
 BOX = [0.0, 0.0, 10.0, 10.0]
 SHIFTED = [0.0, 2.0, 10.0, 12.0]  # overlaps BOX by 80 / 120
@@ -111,7 +111,7 @@ def test_ignored_boxes_absorb_any_number_but_never_a_hit() -> None:
 
 
 def test_score_by_hand() -> None:
-    # Two pictures, 3 ground truths: H .9, M .8, H .7, M .7 (tied, so one threshold takes both), M .2
+    # Two images, 3 ground truths: H .9, M .8, H .7, M .7 (tied, so one threshold takes both), M .2
     # F1 = 2 × hits / (detections + 3): .9 → 2/4, .8 → 2/5, .7 → 4/7, .2 → 4/8; the best is 4/7 at .7
     # AP = 1/3 × 1 + 1/3 × 2/3 = 5/9
     score = measure_score(
@@ -140,16 +140,16 @@ def test_score_of_nothing() -> None:
     assert (missed.map50, missed.precision, missed.recall, missed.f1, missed.confidence) == (0, 0, 0, 0, 1)
 
 
-def evaluate_with_coco(pictures: list[Picture], iou_threshold: float) -> dict[tuple[int, int], dict[str, Any]]:
-    """Return COCOeval's own record of each (picture, class)."""
+def evaluate_with_coco(images: list[Image], iou_threshold: float) -> dict[tuple[int, int], dict[str, Any]]:
+    """Return COCOeval's own record of each (image, class)."""
     truths, results = COCO(), COCO()
     for coco in (truths, results):
         coco.dataset = {
-            "images": [{"id": image} for image in range(len(pictures))],
+            "images": [{"id": image} for image in range(len(images))],
             "categories": [{"id": own} for own in range(3)],
             "annotations": [],
         }
-    for image, (found, truth) in enumerate(pictures):
+    for image, (found, truth) in enumerate(images):
         for box, own, counted in zip(truth.boxes_xyxy.tolist(), truth.classes.tolist(), truth.counted, strict=True):
             truths.dataset["annotations"].append(make_annotation(image, own, box) | {"iscrowd": int(not counted)})
         for box, own, score in zip(
@@ -197,7 +197,7 @@ boxes = st.builds(
 )
 classes = st.integers(0, 2)
 scores = st.sampled_from([0.1, 0.25, 0.5, 0.5000001, 0.9])
-pictures = st.builds(
+images = st.builds(
     lambda found, truths: (
         make_detections([row[0] for row in found], [row[1] for row in found], [row[2] for row in found]),
         make_truth([row[0] for row in truths], [row[1] for row in truths], [row[2] for row in truths]),
@@ -208,20 +208,20 @@ pictures = st.builds(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(pictures, min_size=1, max_size=4), st.sampled_from([0.25, 0.5, 0.75, 1.0]))
-def test_agrees_with_pycocotools(sets: list[Picture], iou_threshold: float) -> None:
+@given(st.lists(images, min_size=1, max_size=4), st.sampled_from([0.25, 0.5, 0.75, 1.0]))
+def test_agrees_with_pycocotools(sets: list[Image], iou_threshold: float) -> None:
     check_against_coco(sets, iou_threshold)
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_agrees_with_pycocotools_on_crowded_pictures(seed: int) -> None:
+def test_agrees_with_pycocotools_on_crowded_images(seed: int) -> None:
     random = np.random.default_rng(seed)
     check_against_coco(
-        [make_picture(random, int(random.integers(0, 60)), int(random.integers(0, 15))) for _ in range(6)], 0.5
+        [make_image(random, int(random.integers(0, 60)), int(random.integers(0, 15))) for _ in range(6)], 0.5
     )
 
 
-def make_picture(random: np.random.Generator, found: int, truths: int) -> Picture:
+def make_image(random: np.random.Generator, found: int, truths: int) -> Image:
     """Make detections near and off the ground truths; some scores tie, some boxes are duplicates, some ignored."""
     corners = random.uniform(0, 300, (truths, 2))
     true_boxes = np.concatenate((corners, corners + random.uniform(5, 150, (truths, 2))), axis=1).astype(np.float32)
@@ -237,7 +237,7 @@ def make_picture(random: np.random.Generator, found: int, truths: int) -> Pictur
     return make_detections(near, random.random(found).round(int(random.integers(1, 4))), own), truth
 
 
-def check_against_coco(sets: list[Picture], iou_threshold: float) -> None:
+def check_against_coco(sets: list[Image], iou_threshold: float) -> None:
     records = evaluate_with_coco(sets, iou_threshold)
     matches = [match(found, truth, iou_threshold) for found, truth in sets]
     for (image, own), record in records.items():
@@ -252,8 +252,8 @@ def check_against_coco(sets: list[Picture], iou_threshold: float) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(pictures, min_size=1, max_size=3))
-def test_best_f1_is_the_best_of_all_thresholds(sets: list[Picture]) -> None:
+@given(st.lists(images, min_size=1, max_size=3))
+def test_best_f1_is_the_best_of_all_thresholds(sets: list[Image]) -> None:
     matches = [match(found, truth) for found, truth in sets]
     score = measure_score(matches)
     points = {}

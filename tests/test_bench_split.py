@@ -58,7 +58,7 @@ def test_a_pipe_ends_in_a_table_on_val_where_there_is_no_test_split(
         table.err.splitlines()[0].replace(f"{Path.cwd()}/", "")
         == f"{reason}: scoring on val, the split that training chooses its epoch by"
     )
-    assert "scoring Original on the val split: 6 pictures" in table.err
+    assert "scoring Original on the val split: 6 images" in table.err
     assert ", on the val split; " in table.out
     assert read_json(cli("bench", "--runs", 1, "--json"))["split"] == "val"
 
@@ -67,7 +67,7 @@ def test_a_test_split_is_taken_and_nothing_is_said(cli: Cli, hands: Path, tiny_c
     trained = cli("train", "--data", hands, "--cfg", tiny_cfg, *SMALL)
     assert not find_lines(trained.err, "split")
     outcome = cli("bench", "--runs", 1, "--json")
-    assert outcome.err.splitlines()[0] == "scoring Original on the test split: 6 pictures"
+    assert outcome.err.splitlines()[0] == "scoring Original on the test split: 6 images"
     assert read_json(outcome)["split"] == "test"
     assert read_json(cli("bench", "--runs", 1, "--json", "--split", "val"))["split"] == "val"
     silent = cli("bench", "--runs", 1, "--json", "--no-score")
@@ -83,7 +83,7 @@ def test_training_that_does_not_choose_by_val_says_less(cli: Cli, data: Path, ti
     assert find_lines(outcome.err, "test") == ["hands/data.yaml: there is no test split: bench will score on val"]
 
 
-@pytest.mark.parametrize(("text", "said"), [(WITHOUT, "there are no pictures for test"), (MISSING, "images/nowhere")])
+@pytest.mark.parametrize(("text", "said"), [(WITHOUT, "there are no images for test"), (MISSING, "images/nowhere")])
 def test_a_named_split_that_is_not_there_is_refused_before_anything_else(
     cli: Cli, data: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
 ) -> None:

@@ -301,7 +301,7 @@ def test_cut_equals_silenced_for_any_network_of_blocks(
 
 @torch.no_grad()
 def settle_(model: Detector, images: Tensor) -> Detector:
-    """Set the running statistics to those of the pictures in place, so that no layer's answer is fainter than the last."""
+    """Set the running statistics to those of the images in place, so that no layer's answer is fainter than the last."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -443,11 +443,11 @@ def test_a_block_of_nothing_but_zeros_contributes_nothing() -> None:
     assert score_blocks(model, find_blocks(network), [make_images(model)]) == [0]
 
 
-def test_scores_without_pictures_are_refused() -> None:
+def test_scores_without_images_are_refused() -> None:
     model = make_counting_model()
     with pytest.raises(PlanError) as caught:
         score_blocks(model, find_blocks(model.network), [])
-    assert str(caught.value) == "drop_blocks: there are no pictures to score blocks on; name a data set"
+    assert str(caught.value) == "drop_blocks: there are no images to score blocks on; name a data set"
     assert model.training
 
 

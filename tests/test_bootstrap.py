@@ -15,7 +15,7 @@ from yolo_prune.evaluation.matching import Matches
 
 
 def make_matches(seed: int, images: int, skill: float = 0.7, classes: int = 2) -> list[Matches]:
-    """Make pictures with 0 to 4 ground truths each, every one found with the chance `skill`, and some misses."""
+    """Make images with 0 to 4 ground truths each, every one found with the chance `skill`, and some misses."""
     random = np.random.default_rng(seed)
     truths = [random.integers(0, classes, random.integers(0, 5)) for _ in range(images)]
     made = []
@@ -33,7 +33,7 @@ def make_matches(seed: int, images: int, skill: float = 0.7, classes: int = 2) -
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), images=st.integers(1, 12))
-def test_weighting_pictures_equals_repeating_them(seed: int, images: int) -> None:
+def test_weighting_images_equals_repeating_them(seed: int, images: int) -> None:
     matches = make_matches(seed, images)
     draws = np.sort(np.random.default_rng(seed + 1).integers(images, size=images))
     weights = np.bincount(draws, minlength=images).astype(np.float64)[:, None]
@@ -44,7 +44,7 @@ def test_weighting_pictures_equals_repeating_them(seed: int, images: int) -> Non
 
 def test_weights_by_hand() -> None:
     # H (×2), M (×0), H (×1), of 4: precision 2/2, 3/3, so the area is 3/4; with M (×3) it is 2/4 × 1 + 1/4 × 3/6.
-    # Without the first two, the last is all there is: 1/1 of 1. The fourth picture has no detection.
+    # Without the first two, the last is all there is: 1/1 of 1. The fourth image has no detection.
     ranking = Ranking(np.array([0, 1, 2]), np.array([True, False, True]), np.array([1, 0, 1, 1]))
     draws = np.array([[2, 0, 1, 1], [2, 3, 1, 1], [0, 0, 1, 0], [0, 5, 0, 0]], np.float64).T
     assert resample_ap(ranking, draws) == pytest.approx(np.array([3 / 4, 5 / 8, 1, math.nan]), abs=1e-15, nan_ok=True)
@@ -57,7 +57,7 @@ def test_blocks_of_draws_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     assert np.array_equal(resample_map50(matches, 40), whole)
 
 
-def test_resamples_equal_ap_of_the_pictures_drawn() -> None:
+def test_resamples_equal_ap_of_the_images_drawn() -> None:
     matches = make_matches(3, 20)
     random = np.random.default_rng(5)
     expected = [measure_score([matches[draw] for draw in random.integers(20, size=20)]).map50 for _ in range(30)]
@@ -77,13 +77,13 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_interval_holds_the_estimate_and_narrows_with_pictures(seed: int) -> None:
+def test_interval_holds_the_estimate_and_narrows_with_images(seed: int) -> None:
     few, many = make_matches(seed, 40), make_matches(seed, 640)
     for matches in (few, many):
         low, high = map50_interval(matches, 200)
         assert low < measure_score(matches).map50 < high
     (low, high), (many_low, many_high) = map50_interval(few, 200), map50_interval(many, 200)
-    assert many_high - many_low < (high - low) / 2  # 16 times the pictures: about a quarter
+    assert many_high - many_low < (high - low) / 2  # 16 times the images: about a quarter
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
@@ -126,5 +126,5 @@ def test_bad_settings_are_named() -> None:
     with pytest.raises(ConfigError, match=r"^level: 95 is out of range"):
         map50_interval(matches, 10, level=95)
     for other in (matches[:4], matches[::-1]):
-        with pytest.raises(DatasetError, match="not evaluated on the same pictures"):
+        with pytest.raises(DatasetError, match="not evaluated on the same images"):
             paired_difference(matches, other, 10)

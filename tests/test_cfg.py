@@ -185,9 +185,9 @@ def test_a_mistake_is_named_with_its_line(text: str, where: str, said: str) -> N
 
 
 def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
-    picture = tmp_path / "picture.png"
-    picture.write_bytes(b"\x89PNG\xff\xfe\x00")
-    for path, said in ((tmp_path / "none.cfg", "No such file"), (picture, "is not text"), (tmp_path, "directory")):
+    image = tmp_path / "image.png"
+    image.write_bytes(b"\x89PNG\xff\xfe\x00")
+    for path, said in ((tmp_path / "none.cfg", "No such file"), (image, "is not text"), (tmp_path, "directory")):
         with pytest.raises(CfgError, match=said) as caught:
             load_cfg(path)
         assert str(path) in str(caught.value)

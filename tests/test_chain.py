@@ -307,7 +307,7 @@ def test_a_mistake_in_the_file_is_named(text: str, message: str) -> None:
 def test_nothing_is_begun_where_the_end_is_out_of_reach(hands: Path, tiny_cfg: Path) -> None:
     path = write_chain(Path(), hands, tiny_cfg)
     change(bench={"split": "tset"})
-    with pytest.raises(DatasetError, match="there are no pictures for tset; use one of train, val, test"):
+    with pytest.raises(DatasetError, match="there are no images for tset; use one of train, val, test"):
         run_stages(load_run(path))
     change(device="tpu")
     with pytest.raises(ConfigError, match="unknown device tpu"):

@@ -28,7 +28,7 @@ SIDE = 128
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Draw 18, 3 and 3 pictures; not to be changed."""
+    """Draw 18, 3 and 3 images; not to be changed."""
     config = SyntheticConfig(train=18, val=3, test=3, size_px=SIDE)
     return make_dataset(tmp_path_factory.mktemp("clean") / "hands", config, workers=1).parent
 
@@ -42,7 +42,7 @@ def data(workplace: Path, clean: Path) -> Path:
 
 @pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the pictures, which take longer than the rest of the check of a small data set."""
+    """Leave out the images, which take longer than the rest of the check of a small data set."""
     for name in ("save_contact_sheet", "save_box_plots"):
         monkeypatch.setattr(f"yolo_prune.commands.data_check.{name}", lambda path, *_: path)
 
@@ -70,9 +70,9 @@ def label(number: int) -> Path:
     return LABELS / f"{number:06}.txt"
 
 
-def add(picture: np.ndarray, path: Path) -> Path:
-    """Write an RGB picture with an empty label file."""
-    Image.fromarray(picture).save(path)
+def add(pixels: np.ndarray, path: Path) -> Path:
+    """Write an RGB image with an empty label file."""
+    Image.fromarray(pixels).save(path)
     labels = Path("hands/labels", path.parent.name, f"{path.stem}.txt")
     if not labels.exists():
         labels.write_text("")
@@ -91,12 +91,12 @@ def make_noise(seed: int, width: int = 90, height: int = 80) -> np.ndarray:
 def test_a_clean_data_set_has_no_findings(clean: Path) -> None:
     found = check(clean / "data.yaml")
     assert found.findings == ()
-    assert len(found.pictures) == 24
+    assert len(found.images) == 24
 
 
 def plant_everything() -> list[tuple[str, str]]:
     """Plant a fault of every kind in ./hands; return the kinds and places in the order of the report."""
-    image(0).write_bytes(b"no picture")
+    image(0).write_bytes(b"no image")
     image(1).write_bytes(image(1).read_bytes()[:-300])
     label(2).write_text("0 .5 .5 .2 .2\n0 .5 .5 .2\n\n0 .2 .2 .1 .1\n7 .2 .2 .1 .1\n")
     label(2).with_suffix(".ignore.txt").write_text("0 .9 .5 .4 .1\n")
@@ -125,8 +125,8 @@ def plant_everything() -> list[tuple[str, str]]:
     (LABELS / "turned.txt").write_text("")
     add(make_noise(2, 40, 20), TRAIN / "tiny.png")
     return [
-        ("unreadable_picture", f"{image(0)}"),
-        ("cut_picture", f"{image(1)}"),
+        ("unreadable_image", f"{image(0)}"),
+        ("cut_image", f"{image(1)}"),
         ("bad_label", f"{label(2)}:2"),
         ("bad_label", f"{label(2)}:5"),
         ("bad_label", f"{LABELS / '000002.ignore.txt'}:1"),
@@ -135,18 +135,18 @@ def plant_everything() -> list[tuple[str, str]]:
         ("two_splits", f"{image(5)}"),
         ("two_splits", f"{TEST / 'same.jpg'}"),
         ("two_splits", f"{VAL / 'alike.png'}"),
-        ("identical_pictures", f"{image(8)}"),
+        ("identical_images", f"{image(8)}"),
         ("look_alikes", f"{image(9)}"),
         ("repeated_label", f"{label(10)}:3"),
         ("coinciding_boxes", f"{label(11)}:3"),
-        ("labels_without_picture", f"{LABELS / 'nobody.txt'}"),
+        ("labels_without_image", f"{LABELS / 'nobody.txt'}"),
         ("no_labels", f"{image(12)}"),
         ("small_box", f"{label(13)}:1"),
         ("extreme_box", f"{label(14)}:1"),
         ("covering_box", f"{label(15)}:1"),
         ("empty_class", "hands/data.yaml: names"),
-        ("turned_picture", f"{TRAIN / 'turned.jpg'}"),
-        ("small_picture", f"{TRAIN / 'tiny.png'}"),
+        ("turned_image", f"{TRAIN / 'turned.jpg'}"),
+        ("small_image", f"{TRAIN / 'tiny.png'}"),
     ]
 
 
@@ -193,7 +193,7 @@ def test_a_report_of_everything(cli: Cli, blind: None, data: Path) -> None:
     )
 
 
-def test_pictures_in_all_three_splits_are_told_split_by_split(data: Path) -> None:
+def test_images_in_all_three_splits_are_told_split_by_split(data: Path) -> None:
     shutil.copy(image(0), VAL / "same.jpg")
     add(load(image(0)), TEST / "same.png")
     (Path("hands/labels/val") / "same.txt").write_text("")
@@ -207,10 +207,10 @@ def test_pictures_in_all_three_splits_are_told_split_by_split(data: Path) -> Non
 
 
 def test_the_nearest_of_several_look_alikes_is_named(data: Path) -> None:
-    picture = load(image(0))
-    Image.fromarray(picture[3:-3, 3:-3]).save(TRAIN / "cropped.png")
-    Image.fromarray(picture).save(TRAIN / "packed.jpg", quality=60)
-    add(picture[:, ::-1], VAL / "mirrored.png")
+    pixels = load(image(0))
+    Image.fromarray(pixels[3:-3, 3:-3]).save(TRAIN / "cropped.png")
+    Image.fromarray(pixels).save(TRAIN / "packed.jpg", quality=60)
+    add(pixels[:, ::-1], VAL / "mirrored.png")
     (LABELS / "cropped.txt").write_text("")
     (LABELS / "packed.txt").write_text("")
     crossing, group = check(data).findings
@@ -221,12 +221,12 @@ def test_the_nearest_of_several_look_alikes_is_named(data: Path) -> None:
     assert check(data, near=0).findings[0].what.startswith(crossing.what.partition(", and")[0])
 
 
-def test_identical_pictures_are_one_to_the_search_for_look_alikes(data: Path) -> None:
+def test_identical_images_are_one_to_the_search_for_look_alikes(data: Path) -> None:
     for name in ("a.png", "b.png"):
         add(load(image(0)), TRAIN / name)
     add(load(image(0))[:, ::-1], TRAIN / "mirrored.png")
     same, alike = check(data).findings
-    assert (same.kind, same.others) == ("identical_pictures", (str(TRAIN / "a.png"), str(TRAIN / "b.png")))
+    assert (same.kind, same.others) == ("identical_images", (str(TRAIN / "a.png"), str(TRAIN / "b.png")))
     assert same.what == f"has the same pixels as {TRAIN / 'a.png'} and {TRAIN / 'b.png'}"
     assert alike.what == f"looks like {TRAIN / 'mirrored.png'}, mirrored (distance 0)"
 
@@ -244,12 +244,12 @@ def test_files_beside_the_labels_that_are_none(data: Path) -> None:
         (LABELS / place / "000000.txt").write_text("")
     (LABELS / "gone.ignore.txt").write_text("5 .5 .5 .1 .1\n")
     assert get_places(check(data).findings) == [
-        ("labels_without_picture", str(LABELS / place))
+        ("labels_without_image", str(LABELS / place))
         for place in ("gone.ignore.txt", "old/000000.txt", "old/older/000000.txt")
     ]
 
 
-def test_labels_beside_the_pictures(workplace: Path) -> None:
+def test_labels_beside_the_images(workplace: Path) -> None:
     Path("root/deep").mkdir(parents=True)
     for number in range(2):
         Image.fromarray(make_noise(number)).save(f"root/{number}.png")
@@ -260,10 +260,10 @@ def test_labels_beside_the_pictures(workplace: Path) -> None:
     Path("root/data.yaml").write_text("train: list.txt\nval: other.txt\nnames: [hand]\n")
     assert check(Path("root/data.yaml")).findings == ()
     Path("root/9.txt").write_text("0 .5 .5 .2 .2\n")
-    assert get_places(check(Path("root/data.yaml")).findings) == [("labels_without_picture", "root/9.txt")]
+    assert get_places(check(Path("root/data.yaml")).findings) == [("labels_without_image", "root/9.txt")]
 
 
-def test_a_label_file_that_is_another_picture_s_ignored_boxes(data: Path) -> None:
+def test_a_label_file_that_is_another_image_s_ignored_boxes(data: Path) -> None:
     shutil.copy(LABELS / "000000.txt", LABELS / "000001.ignore.txt")
     add(make_noise(5), TRAIN / "000001.ignore.png")
     finding = find(data, "shared_labels")
@@ -271,7 +271,7 @@ def test_a_label_file_that_is_another_picture_s_ignored_boxes(data: Path) -> Non
     assert finding.others == (str(image(1)), str(TRAIN / "000001.ignore.png"))
 
 
-def test_two_pictures_without_the_label_file_that_they_would_share(data: Path) -> None:
+def test_two_images_without_the_label_file_that_they_would_share(data: Path) -> None:
     label(0).unlink()
     Image.fromarray(make_noise(0)).save(TRAIN / "000000.png")
     assert get_places(check(data).findings) == [
@@ -280,15 +280,15 @@ def test_two_pictures_without_the_label_file_that_they_would_share(data: Path) -
     ]
 
 
-def test_pictures_that_differ_in_one_pixel_or_in_shape_are_not_identical(data: Path) -> None:
-    picture = load(image(0)).copy()
-    add(picture, TRAIN / "same.png")
-    picture[-1, -1, -1] ^= 1
-    add(picture, TRAIN / "other.png")
+def test_images_that_differ_in_one_pixel_or_in_shape_are_not_identical(data: Path) -> None:
+    pixels = load(image(0)).copy()
+    add(pixels, TRAIN / "same.png")
+    pixels[-1, -1, -1] ^= 1
+    add(pixels, TRAIN / "other.png")
     add(np.full((40, 60, 3), 9, np.uint8), TRAIN / "wide.png")
     add(np.full((60, 40, 3), 9, np.uint8), TRAIN / "high.png")
     same, alike = check(data).findings
-    assert (same.kind, same.others) == ("identical_pictures", (str(TRAIN / "same.png"),))
+    assert (same.kind, same.others) == ("identical_images", (str(TRAIN / "same.png"),))
     assert (alike.kind, alike.others) == ("look_alikes", (str(TRAIN / "other.png"),))
 
 
@@ -325,7 +325,7 @@ def test_boxes_that_coincide_across_files_and_classes(data: Path) -> None:
         ("0 .5 .5 .1 .98", 416, "extreme_box", "is 6.9 times as high as wide"),
         ("0 .5 .5 .98 .1", 416, "extreme_box", "is 14.0 times as wide as high"),
         ("0 .5 .5 .97 .97", 416, None, ""),
-        ("0 .5 .5 .98 .98", 416, "covering_box", "covers 96.0% of the picture"),
+        ("0 .5 .5 .98 .98", 416, "covering_box", "covers 96.0% of the image"),
     ],
 )
 def test_odd_boxes(data: Path, row: str, size: int, kind: str | None, what: str) -> None:
@@ -349,7 +349,7 @@ def test_a_class_is_missed_split_by_split(data: Path) -> None:
 def test_a_clean_data_set_on_the_command_line(cli: Cli, data: Path) -> None:
     outcome = cli("data", "check", data)
     assert (outcome.code, outcome.err) == (0, "report.json, contact_sheet.png and boxes.png are in runs/check\n")
-    assert outcome.out.startswith("hands/data.yaml: 24 pictures, 1 class, 3 splits\n")
+    assert outcome.out.startswith("hands/data.yaml: 24 images, 1 class, 3 splits\n")
     assert outcome.out.endswith("\nno errors, no warnings\n")
     assert {path.name for path in Path("runs/check").iterdir()} == {"report.json", "contact_sheet.png", "boxes.png"}
 
@@ -362,7 +362,7 @@ def test_json_on_the_command_line(cli: Cli, blind: None, data: Path) -> None:
         "data", "img_size", "near", "report", "contact_sheet", "boxes", "errors", "warnings", "all", "splits", "found", "findings",
     }  # fmt: skip
     assert (result["report"], result["img_size"], result["near"]) == ("runs/check-2/report.json", 320, 3)
-    assert {split: part["pictures"] for split, part in result["splits"].items()} == {"train": 18, "val": 3, "test": 3}
+    assert {split: part["images"] for split, part in result["splits"].items()} == {"train": 18, "val": 3, "test": 3}
     assert result["all"]["objects"] == sum(part["objects"] for part in result["splits"].values())
 
 
@@ -384,7 +384,7 @@ def test_long_lists_are_cut_for_people_alone(cli: Cli, blind: None, data: Path) 
     assert len(json.loads(Path("out/report.json").read_text())["findings"]) == 57
 
 
-def test_a_data_set_without_a_readable_picture_or_a_box(cli: Cli, data: Path) -> None:
+def test_a_data_set_without_a_readable_image_or_a_box(cli: Cli, data: Path) -> None:
     for split in (TRAIN, VAL, TEST):
         for path in split.iterdir():
             path.write_bytes(b"")
@@ -421,12 +421,12 @@ def test_bad_words(cli: Cli, data: Path, words: str, place: str, right: str) -> 
     assert not Path("runs").exists()
 
 
-def test_a_missing_picture_is_refused_before_anything_is_read(cli: Cli, data: Path) -> None:
+def test_a_missing_image_is_refused_before_anything_is_read(cli: Cli, data: Path) -> None:
     data.write_text("train: list.txt\nval: images/val\nnames: [hand]\n")
     Path("hands/list.txt").write_text("images/train/000000.jpg\nimages/train/gone.jpg\n")
     outcome = cli("data", "check", data)
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err.startswith("error: hands/list.txt:2: there is no picture images/train/gone.jpg; ")
+    assert outcome.err.startswith("error: hands/list.txt:2: there is no image images/train/gone.jpg; ")
 
 
 def test_settings_are_checked() -> None:
@@ -446,15 +446,15 @@ def real_hands() -> Path:
 def test_the_real_hands_are_as_they_are_known_to_be(real_hands: Path, cli: Cli) -> None:
     outcome = cli("data", "check", real_hands, "--json")
     result = read_json(outcome)
-    pictures = [part["pictures"] for part in result["splits"].values()]
+    images = [part["images"] for part in result["splits"].values()]
     boxes = [part["objects"] for part in result["splits"].values()]
-    assert (pictures, boxes) == ([3191, 695, 1053], [3916, 811, 1308])
+    assert (images, boxes) == ([3191, 695, 1053], [3916, 811, 1308])
     assert result["errors"] == 0
     assert "two_splits" not in result["found"]
 
 
 def test_planted_faults_are_found_among_real_hands(real_hands: Path, workplace: Path) -> None:
-    """Every eighth picture is copied, and sixteen photos of scenes of their own take the faults."""
+    """Every eighth image is copied, and sixteen photos of scenes of their own take the faults."""
     for split in ("train", "val", "test"):
         Path("hands/images", split).mkdir(parents=True)
         Path("hands/labels", split).mkdir(parents=True)
@@ -483,7 +483,7 @@ PLANTS: list[Callable[[Path], np.ndarray]] = [
 
 
 def test_copies_of_real_hands_are_found_across_splits(real_hands: Path, workplace: Path) -> None:
-    """Every eighth of 480 pictures is put into val as well, changed in one of five ways; the others stay unnamed."""
+    """Every eighth of 480 images is put into val as well, changed in one of five ways; the others stay unnamed."""
     sources = sorted((real_hands.parent / "images" / "train").iterdir())[::7][:480]
     for split in ("train", "val"):
         Path("hands/images", split).mkdir(parents=True)

@@ -42,13 +42,13 @@ def test_four_commands_find_what_the_one_before_left(cli: Cli, hands: Path, tiny
     head, _, *rows = table.out.splitlines()[:5]
     assert head.split()[:2] == ["model", "params"]
     assert [row.split()[0] for row in rows] == ["Original", "Pruned", "Finetuned"]
-    assert "scoring Original on the test split: 6 pictures" in table.err
+    assert "scoring Original on the test split: 6 images" in table.err
     assert json.loads(Path("runs/latest.json").read_text()) == {
         "train": "runs/train/best.pt",
         "prune": "runs/prune/pruned.pt",
         "finetune": "runs/finetune/best.pt",
     }
-    assert cli("evaluate").out.startswith("val: 6 pictures, ")
+    assert cli("evaluate").out.startswith("val: 6 images, ")
     again = cli("finetune", *small)
     assert again.out == "runs/finetune-2/best.pt\n"
     newest = read_json(cli("bench", "--no-score", "--runs", 1, "--json"))
@@ -196,8 +196,8 @@ def test_evaluate_json(cli: Cli, trained: Path, hands: Path) -> None:
     assert len(result["map50_interval"]) == 2
     assert result["images"] == 6
     text = cli(*words)
-    assert (text.code, text.err) == (0, "scoring train/best: 6 pictures\n")
-    assert text.out.startswith(f"test: 6 pictures, {result['instances']} objects\ntrain/best\n  mAP ")
+    assert (text.code, text.err) == (0, "scoring train/best: 6 images\n")
+    assert text.out.startswith(f"test: 6 images, {result['instances']} objects\ntrain/best\n  mAP ")
     assert f"mAP {result['map50']:.4f} [" in text.out
 
 
@@ -217,7 +217,7 @@ def test_detect_prints_the_results_file(cli: Cli, trained: Path, hands: Path) ->
     assert len(list(Path("runs/detect").glob("*.png"))) == 6
     result = read_json(cli(*words, "--json", "--out", "elsewhere"))
     assert result["results"] == "elsewhere/detections.json"
-    assert len(result["pictures"]) == 6
+    assert len(result["images"]) == 6
     assert json.loads(Path("elsewhere/detections.json").read_text()) == result["detections"]
 
 

@@ -64,13 +64,13 @@ LABEL = "hands/labels/train/000001.txt"
     ("spoil", "place", "right"),
     [
         (write("images/train/000001.jpg", b"\xff\xd8 no"), "hands/images/train/000001.jpg: is not a readable", "put a whole JPEG"),
-        (write("images/val/000000.jpg", b""), "hands/images/val/000000.jpg: is not a readable picture", "put a whole"),
+        (write("images/val/000000.jpg", b""), "hands/images/val/000000.jpg: is not a readable image", "put a whole"),
         (write("labels/train/000001.txt", "0 .5 .5 .1 .1\n0 .5 .5 .1"), f"{LABEL}:2: '0 .5 .5 .1' is not five numbers", "write class cx cy w h"),
         (write("labels/train/000001.txt", "0 .5 x .1 .1"), f"{LABEL}:1: '0 .5 x .1 .1' is not five numbers", "write class cx cy w h"),
         (write("labels/train/000001.txt", "1 .5 .5 .1 .1"), f"{LABEL}:1: class 1 is out of range", "from 0 to 0"),
         (write("labels/train/000001.txt", "0 .9 .5 .4 .1"), f"{LABEL}:1: a box from 0.7 to 1.1 lies outside", "write shares"),
         (write("labels/train/000001.txt", "0 .5 .5 0 .1"), f"{LABEL}:1: a box of width 0", "greater than 0"),
-        (empty("images/val"), "hands/data.yaml: val: there are no pictures in images/val", "put pictures there"),
+        (empty("images/val"), "hands/data.yaml: val: there are no images in images/val", "put images there"),
         (write("data.yaml", YAML.replace("val: images/val\n", "")), "hands/data.yaml: the key val is missing", "add a line val:"),
         (write("data.yaml", YAML.replace("names", "name")), "hands/data.yaml: the key names is missing", "add a line names:"),
         (write("data.yaml", YAML + "}"), "hands/data.yaml:5: is not YAML", "correct that line"),
@@ -86,7 +86,7 @@ def test_bad_data(cli: Cli, data: Path, tiny_cfg: Path, spoil: Callable[[], obje
     check(cli("train", "--data", data, "--cfg", "tiny.cfg", "--epochs", 1), place, right)
 
 
-def test_a_picture_of_a_list_that_is_not_there(cli: Cli, data: Path, tiny_cfg: Path) -> None:
+def test_a_image_of_a_list_that_is_not_there(cli: Cli, data: Path, tiny_cfg: Path) -> None:
     data.write_text(YAML.replace("images/val", "val.txt"))
     Path("hands/val.txt").write_text("images/val/000000.jpg\nimages/val/gone.jpg\n")
     check(cli("train", "--data", data, "--cfg", tiny_cfg), "hands/val.txt:2: ", "gone.jpg")
@@ -217,13 +217,13 @@ def test_what_is_no_checkpoint(
         ("train --weights {pt} --cfg {cfg}", "--cfg: a checkpoint brings its own network", "leave it out"),
         ("bench {pt} --engine rocket", "--engine: unknown engine rocket", "use eager, folded, sparse, half or half-2:4"),
         ("bench {pt} --img-size 50", "--img-size: 50 is no multiple of 32", "use 64"),
-        ("bench {pt} --split tset", "{data}: tset: there are no pictures for tset", "use one of train, val, test"),
+        ("bench {pt} --split tset", "{data}: tset: there are no images for tset", "use one of train, val, test"),
         ("evaluate {pt} --img-size -5", "--img-size: -5 is no multiple of 32", "use 32"),
         ("evaluate {pt} --list none.txt", "none.txt: the list cannot be read", "name a text file"),
         ("evaluate {pt} --data two.yaml", "--data: the checkpoint knows 1 classes, the data set 2", "use a data set"),
         ("evaluate {pt} --device mps", "--device: unknown device mps", "use auto, cpu"),
-        ("detect {pt} none.jpg", "none.jpg: there is no such picture", "name a picture"),
-        ("detect {pt} settings.yaml", "settings.yaml: is not a readable picture", "put a whole"),
+        ("detect {pt} none.jpg", "none.jpg: there is no such image", "name an image"),
+        ("detect {pt} settings.yaml", "settings.yaml: is not a readable image", "put a whole"),
         ("detect {pt} {image} --confidence 2", "--confidence: 2 is out of range", "use a number from 0 to 1"),
         ("detect {pt}", "Missing argument", "see yoloprune detect --help"),
         ("cfg make --arch yolov9", "--arch: unknown architecture yolov9", "yolov3"),
@@ -306,7 +306,7 @@ def spoiled(workplace: Path, trained: Path) -> Path:
         ("sensitivity {pt} --ratios 0.5,nan", "--ratios: 'nan' is of the wrong type", "use a list of numbers"),
         ("sensitivity {pt} --ratios half", "--ratios: 'half' is of the wrong type", "use a list of numbers"),
         ("sensitivity {pt} --metric map", "--metric: unknown metric map", "use map50 or loss"),
-        ("sensitivity {pt} --pictures 0", "--images: 0 is out of range", "use a whole number from 1"),
+        ("sensitivity {pt} --images 0", "--images: 0 is out of range", "use a whole number from 1"),
         ("sensitivity {pt} --criterion magic", "--criterion: unknown criterion magic", "use bn-gamma, l1"),
         ("sensitivity {pt} --name a/b", "--name: 'a/b' is no folder name", "without slashes"),
         ("sensitivity {pt} --data none.yaml", "none.yaml: there is no such file", "name a data.yaml"),

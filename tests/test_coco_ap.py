@@ -22,15 +22,15 @@ from yolo_prune.evaluation.matching import GroundTruth, match
 BOX = [0.0, 0.0, 100.0, 100.0]
 NOTHING = make_detections((), (), ())
 NO_TRUTH = GroundTruth(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-Picture = tuple[Detections, GroundTruth]
+Image = tuple[Detections, GroundTruth]
 
 
 def make_truth(boxes: list[list[float]]) -> GroundTruth:
     return GroundTruth(np.array(boxes, np.float32), np.zeros(len(boxes), np.int64))
 
 
-def make_pictures(seed: int, images: int = 8, most: int = 30) -> tuple[list[Detections], list[GroundTruth]]:
-    """Make boxes near and off the truth; scores tie, boxes repeat, some truths are ignored, some pictures have none."""
+def make_images(seed: int, images: int = 8, most: int = 30) -> tuple[list[Detections], list[GroundTruth]]:
+    """Make boxes near and off the truth; scores tie, boxes repeat, some truths are ignored, some images have none."""
     random = np.random.default_rng(seed)
     detections, truths = [], []
     digits = int(random.integers(1, 5))
@@ -96,14 +96,14 @@ def evaluate_with_coco(detections: Sequence[Detections], truths: Sequence[Ground
 
 @pytest.mark.parametrize("seed", range(300))
 def test_equals_pycocotools(seed: int) -> None:
-    detections, truths = make_pictures(seed)
+    detections, truths = make_images(seed)
     expected = evaluate_with_coco(detections, truths)
     assert measure_coco_ap(detections, truths) == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_equals_pycocotools_beyond_a_hundred_detections(seed: int) -> None:
-    detections, truths = make_pictures(seed, images=4, most=400)
+    detections, truths = make_images(seed, images=4, most=400)
     assert max(map(len, detections)) > 100
     assert measure_coco_ap(detections, truths) == pytest.approx(evaluate_with_coco(detections, truths), abs=1e-9)
 
@@ -112,7 +112,7 @@ BOXES = st.builds(
     lambda x, y, width, height: [x / 2, y / 2, (x + width) / 2, (y + height) / 2],
     *(st.integers(0, 6), st.integers(0, 6), st.integers(0, 7), st.integers(0, 7)),
 )
-PICTURES = st.builds(
+IMAGES = st.builds(
     lambda found, truths: (
         make_detections([row[0] for row in found], [row[1] for row in found], [row[2] for row in found]),
         GroundTruth(
@@ -127,8 +127,8 @@ PICTURES = st.builds(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(PICTURES, min_size=1, max_size=4))
-def test_equals_pycocotools_on_the_smallest_cases(sets: list[Picture]) -> None:
+@given(st.lists(IMAGES, min_size=1, max_size=4))
+def test_equals_pycocotools_on_the_smallest_cases(sets: list[Image]) -> None:
     detections, truths = zip(*sets, strict=True)
     assert measure_coco_ap(detections, truths) == pytest.approx(
         evaluate_with_coco(detections, truths), abs=1e-9, nan_ok=True
@@ -138,7 +138,7 @@ def test_equals_pycocotools_on_the_smallest_cases(sets: list[Picture]) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_what_pycocotools_prints(seed: int) -> None:
     """As a user would call it: loadRes, the stated areas and caps, summarize."""
-    detections, truths = make_pictures(seed, images=20)
+    detections, truths = make_images(seed, images=20)
     truth_rows = []
     for image, truth in enumerate(truths):
         rows = list_annotations(image, truth.boxes_xyxy, truth.classes.tolist())
@@ -169,7 +169,7 @@ def test_scores_by_hand() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_lies_near_all_point_ap(seed: int) -> None:
-    detections, truths = make_pictures(seed, images=80)
+    detections, truths = make_images(seed, images=80)
     score = measure_score(list(map(match, detections, truths)))
     assert measure_coco_ap(detections, truths)[0] == pytest.approx(score.map50, abs=0.01)
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from labelled import check_refused, labelled_sets, list_rows, make_objects, save_picture, save_pictures
+from labelled import check_refused, labelled_sets, list_rows, make_objects, save_image, save_images
 from numpy.typing import NDArray
 from pycocotools import mask
 from pycocotools.coco import COCO
@@ -20,7 +20,7 @@ from tiny import Cli
 
 from yolo_prune.datasets.formats.coco import format_coco, load_coco, save_coco
 from yolo_prune.datasets.formats.coco_masks import measure_box
-from yolo_prune.datasets.formats.labelled_set import LabelledPicture, LabelledSet, Source
+from yolo_prune.datasets.formats.labelled_set import LabelledImage, LabelledSet, Source
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import DatasetError
 
@@ -61,10 +61,10 @@ def write(value: Any, path: str = "train.json") -> Path:
 
 
 @pytest.fixture
-def pictures(workplace: Path) -> Path:
+def images(workplace: Path) -> Path:
     """Put a.jpg and b.jpg, of 64 × 40 pixels, into the current folder."""
     for name in ("a.jpg", "b.jpg"):
-        save_picture(Path(name))
+        save_image(Path(name))
     return workplace
 
 
@@ -72,10 +72,10 @@ def load(value: Any, names: tuple[str, ...] | None = None) -> LabelledSet:
     return load_coco([Source("train", write(value))], names)
 
 
-def test_hand_worked_annotations(pictures: Path) -> None:
+def test_hand_worked_annotations(images: Path) -> None:
     read = load(make_coco())
     assert read.names == ("foot", "hand")
-    a, b = read.pictures
+    a, b = read.images
     assert (a.image, a.name, a.split, a.width_px, a.height_px, a.dropped) == (
         Path("a.jpg"),
         "a.jpg",
@@ -88,30 +88,30 @@ def test_hand_worked_annotations(pictures: Path) -> None:
     assert (b.name, list_rows(b)) == ("b.jpg", [])
 
 
-def test_wanted_classes_come_in_their_order(pictures: Path) -> None:
-    a, b = load(make_coco(), ("hand",)).pictures
+def test_wanted_classes_come_in_their_order(images: Path) -> None:
+    a, b = load(make_coco(), ("hand",)).images
     assert [row[0] for row in list_rows(a)] == [0, 0]
     assert (a.left_out, b.left_out) == (("foot", "foot"), ())
-    assert [row[0] for row in list_rows(load(make_coco(), ("hand", "foot")).pictures[0])] == [0, 1, 0, 1]
+    assert [row[0] for row in list_rows(load(make_coco(), ("hand", "foot")).images[0])] == [0, 1, 0, 1]
 
 
-def test_boxes_that_are_empty_or_outside_are_dropped_and_told(cli: Cli, pictures: Path) -> None:
+def test_boxes_that_are_empty_or_outside_are_dropped_and_told(cli: Cli, images: Path) -> None:
     coco = make_coco()
     for box in ([64, 0, 5, 5], [-9, 1, 9, 9], [3, 3, 0, 5], [10, 10, -5, 5], [1e308, 0, 1e308, 1]):
         coco["annotations"].append({"image_id": 12, "category_id": 7, "bbox": box})
     coco["annotations"].append({"image_id": 12, "category_id": 7, "bbox": [-1e308, 0, 1.5e308, 1e308]})
     outcome = cli("data", "convert", write(coco), "--to", "coco", "--out", "out")
     assert outcome.out == "out\n"
-    assert outcome.err.splitlines()[0] == "dropped 5 boxes without area or outside their picture, the first in b.jpg"
-    assert list_rows(load(coco).pictures[1]) == [(1, (0, 0, 64, 40), False)]
+    assert outcome.err.splitlines()[0] == "dropped 5 boxes without area or outside their image, the first in b.jpg"
+    assert list_rows(load(coco).images[1]) == [(1, (0, 0, 64, 40), False)]
 
 
 def test_what_is_written_is_what_was_worked_out(workplace: Path) -> None:
-    a = LabelledPicture(
-        save_picture(Path("a.jpg")), "deep/a.jpg", "val", 64, 40,
+    a = LabelledImage(
+        save_image(Path("a.jpg")), "deep/a.jpg", "val", 64, 40,
         make_objects((1, (1, 2.5, 11, 22.5), False), (0, (1 / 3, 0, 64, 6), True)),
     )  # fmt: skip
-    b = LabelledPicture(save_picture(Path("b.jpg"), 3, 2), "b.jpg", "val", 3, 2, make_objects())
+    b = LabelledImage(save_image(Path("b.jpg"), 3, 2), "b.jpg", "val", 3, 2, make_objects())
     save_coco(Path("out"), LabelledSet(("hand", "foot"), (b, a)))
     written = json.loads(Path("out/annotations/val.json").read_text())
     assert written.pop("info")
@@ -137,20 +137,20 @@ def test_what_is_written_is_what_was_worked_out(workplace: Path) -> None:
 @settings(max_examples=10, deadline=None)
 def test_pycocotools_reads_the_same_boxes(drawn: LabelledSet) -> None:
     with TemporaryDirectory() as name:
-        data = save_pictures(Path(name, "pictures"), drawn)
+        data = save_images(Path(name, "images"), drawn)
         save_coco(Path(name, "coco"), data)
         for split in data.splits:
             coco = COCO(Path(name, "coco/annotations", f"{split}.json"))
             assert [coco.cats[number]["name"] for number in coco.getCatIds()] == list(data.names)
-            pictures = data.of(split)
-            assert [image["file_name"] for image in coco.loadImgs(coco.getImgIds())] == [one.name for one in pictures]
-            for number, picture in enumerate(pictures, 1):
+            labelled = data.of(split)
+            assert [image["file_name"] for image in coco.loadImgs(coco.getImgIds())] == [one.name for one in labelled]
+            for number, one in enumerate(labelled, 1):
                 found = coco.loadAnns(coco.getAnnIds(imgIds=[number]))
                 corners = np.array([row["bbox"] for row in found]).reshape(-1, 4)
                 corners[:, 2:] += corners[:, :2]
-                np.testing.assert_allclose(corners, picture.objects.boxes_xyxy, atol=2e-7)
-                assert [row["category_id"] - 1 for row in found] == picture.objects.classes.tolist()
-                assert [row["iscrowd"] for row in found] == picture.objects.ignore.tolist()
+                np.testing.assert_allclose(corners, one.objects.boxes_xyxy, atol=2e-7)
+                assert [row["category_id"] - 1 for row in found] == one.objects.classes.tolist()
+                assert [row["iscrowd"] for row in found] == one.objects.ignore.tolist()
                 assert coco.getImgIds(imgIds=[number]) == [number]
 
 
@@ -189,14 +189,14 @@ def test_any_text_in_place_of_a_mask_is_a_mask_or_an_error(text: str) -> None:
 
 @given(st.lists(st.lists(st.floats(-1e300, 1e300) | st.floats(-9, 9), min_size=6, max_size=10), min_size=1, max_size=3))
 @settings(max_examples=100, deadline=None)
-def test_any_polygon_gives_a_box_inside_the_picture_or_an_error(polygons: list[list[float]]) -> None:
+def test_any_polygon_gives_a_box_inside_the_image_or_an_error(polygons: list[list[float]]) -> None:
     with suppress(DatasetError):
         x, y, w, h = measure_box(polygons, 6, 4, "here")
         assert 0 <= x <= x + w <= 6
         assert 0 <= y <= y + h <= 4
 
 
-def test_polygons_give_the_box_of_their_masks(pictures: Path) -> None:
+def test_polygons_give_the_box_of_their_masks(images: Path) -> None:
     polygons = [[2, 1, 6, 1, 6, 4, 2, 4], [20.5, 30, 30, 30, 25, 38.2]]
     expected = mask.toBbox(mask.merge(mask.frPyObjects(polygons, 40, 64))).tolist()
     assert measure_box(polygons, 64, 40, "here") == tuple(expected)
@@ -207,7 +207,7 @@ def test_polygons_give_the_box_of_their_masks(pictures: Path) -> None:
         {"image_id": 5, "category_id": 7, "segmentation": polygons[:1], "bbox": [7, 8, 9, 10]},
         {"image_id": 12, "category_id": 7, "segmentation": [[70, 1, 80, 1, 80, 4]], "bbox": []},
     ]
-    a, b = load(coco).pictures
+    a, b = load(coco).images
     assert [row[1] for row in list_rows(a)] == [(2, 1, 6, 4), (7, 8, 16, 18)]
     assert (list_rows(b), b.dropped) == ([], 1)
 
@@ -215,10 +215,10 @@ def test_polygons_give_the_box_of_their_masks(pictures: Path) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("written_as", ["bbox", "polygon"])
 @pytest.mark.parametrize("stated", ["stored", "shown", "nothing"])
-def test_boxes_turn_with_the_picture_where_its_stored_size_is_stated(
+def test_boxes_turn_with_the_image_where_its_stored_size_is_stated(
     workplace: Path, orientation: int, written_as: str, stated: str
 ) -> None:
-    save_picture(Path("a.jpg"), 64, 40, orientation, (8, 8, 40, 16))
+    save_image(Path("a.jpg"), 64, 40, orientation, (8, 8, 40, 16))
     shown = read_image(Path("a.jpg"))[..., 0] > 127
     rows, columns = np.nonzero(shown)
     truth = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
@@ -234,9 +234,9 @@ def test_boxes_turn_with_the_picture_where_its_stored_size_is_stated(
         else {"segmentation": [[x1, y1, x2, y1, x2, y2, x1, y2]]}
     )
     coco = {"images": [image], "categories": [HAND], "annotations": [{"image_id": 1, "category_id": 7, **box}]}
-    (picture,) = load(coco).pictures
-    assert (picture.height_px, picture.width_px) == shown.shape
-    assert list_rows(picture) == [(0, tuple(truth), False)]
+    (labelled,) = load(coco).images
+    assert (labelled.height_px, labelled.width_px) == shown.shape
+    assert list_rows(labelled) == [(0, tuple(truth), False)]
 
 
 @pytest.mark.parametrize(
@@ -253,19 +253,19 @@ def test_boxes_turn_with_the_picture_where_its_stored_size_is_stated(
         ("labels/train.json", "photos/train/a.jpg", ["--images", "photos"]),
     ],
 )
-def test_pictures_are_found_where_people_put_them(cli: Cli, file: str, place: str, more: list[str]) -> None:
+def test_images_are_found_where_people_put_them(cli: Cli, file: str, place: str, more: list[str]) -> None:
     coco = make_coco()
     del coco["images"][0]
     write(coco, file)
-    save_picture(Path(place))
+    save_image(Path(place))
     if more:
-        save_picture(Path("labels/a.jpg"), 9, 9)  # --images comes first
+        save_image(Path("labels/a.jpg"), 9, 9)  # --images comes first
     outcome = cli("data", "convert", f"train={file}", *more, "--to", "coco", "--out", "out")
     assert (outcome.code, outcome.out) == (0, "out\n"), outcome.err
     assert Path("out/images/train/a.jpg").read_bytes() == Path(place).read_bytes()
 
 
-def test_the_split_of_a_file_is_guessed_from_its_name(cli: Cli, pictures: Path) -> None:
+def test_the_split_of_a_file_is_guessed_from_its_name(cli: Cli, images: Path) -> None:
     for name in ("instances_train2017.json", "val.json", "test-dev.json"):
         write(make_coco(), name)
     words = ("data", "convert", "instances_train2017.json", "val.json", "test-dev.json", "--to", "yolo")
@@ -273,22 +273,22 @@ def test_the_split_of_a_file_is_guessed_from_its_name(cli: Cli, pictures: Path) 
     assert sorted(path.name for path in Path("out/images").iterdir()) == ["test", "train", "val"]
 
 
-def test_names_with_folders_are_cut_below_the_folder_of_the_split(pictures: Path) -> None:
+def test_names_with_folders_are_cut_below_the_folder_of_the_split(images: Path) -> None:
     for name in ("images/train/a.jpg", "images/train/deep/b.jpg"):
-        save_picture(Path(name))
+        save_image(Path(name))
     coco = make_coco()
     coco["images"][0]["file_name"], coco["images"][1]["file_name"] = "images/train/deep/b.jpg", "./images/train/a.jpg"
-    assert [one.name for one in load(coco).pictures] == ["a.jpg", "deep/b.jpg"]
+    assert [one.name for one in load(coco).images] == ["a.jpg", "deep/b.jpg"]
 
 
-def test_files_of_one_split_are_joined(pictures: Path) -> None:
+def test_files_of_one_split_are_joined(images: Path) -> None:
     one, two = make_coco(), make_coco()
     one["images"], two["images"], two["annotations"] = one["images"][1:], two["images"][:1], []
     two["categories"] = [FOOT, {"id": 9, "name": "head"}]
     sources = [Source("train", write(one, "one.json")), Source("train", write(two, "two.json"))]
     read = load_coco(sources)
     assert read.names == ("foot", "hand", "head")
-    assert [one.name for one in read.pictures] == ["a.jpg", "b.jpg"]
+    assert [one.name for one in read.images] == ["a.jpg", "b.jpg"]
     two["categories"] = [{"id": 7, "name": "foot"}]
     write(two, "two.json")
     with pytest.raises(
@@ -327,23 +327,23 @@ RUNS = "write size: [40, 64]"
         (replace("categories", "hand"), "train.json: holds no list of categories", "name a COCO annotations file"),
         (replace("categories", []), "train.json: there are no classes", "with labelled objects"),
         (replace("categories", [{"id": 1, "name": "face"}]), FIRST + "there is no category 7", "use one of 1"),
-        (replace("images", []), "train.json: images: there are no pictures", "leave this file out"),
+        (replace("images", []), "train.json: images: there are no images", "leave this file out"),
         (replace("images", [3]), "train.json: images[0]: is no JSON object", "write {…}"),
         (change("images", 1, id=12), "train.json: images[1]: id 12 is taken", "an id of its own"),
         (change("images", 1, id=[1]), "train.json: images[1]: id is [1]", "write a whole number"),
         (change("images", 1, id=True), "train.json: images[1]: id is True", "write a whole number"),
-        (change("images", 1, file_name=None), "train.json: images[1]: None names no picture", "the picture's file name"),
-        (change("images", 1, file_name=""), "train.json: images[1]: '' names no picture", "the picture's file name"),
-        (change("images", 1, file_name="c.jpg"), "train.json: images[1]: the picture c.jpg cannot be found", "--images"),
-        (change("images", 1, file_name="a\0.jpg"), "train.json: images[1]: 'a\\x00.jpg' names no picture", "file name"),
-        (change("images", 1, file_name="x" * 999), "train.json: images[1]: the picture xxx", "--images"),
-        (change("images", 1, file_name="/etc/passwd"), "train.json: images[1]: the picture /etc/passwd is outside", "without .."),
-        (change("images", 1, file_name="b/../../a.jpg"), "train.json: images[1]: the picture b/../../a.jpg is outside", "without .."),
-        (change("images", 1, file_name="b.jpg"), "b.jpg: is there twice in train", "name a picture once"),
-        (change("images", 1, file_name="train.json"), "train.json: is not a readable picture", "put a whole JPEG"),
-        (change("images", 1, width=65), "train.json: images[1]: a picture of 65 × 40 pixels is stated, and a.jpg has 64 × 40", "state its size"),
-        (change("images", 1, width=40, height=64), "train.json: images[1]: a picture of 40 × 64 pixels", "that was labelled"),
-        (change("images", 1, width=None, height=41), "train.json: images[1]: a picture of ? × 41 pixels", "that was labelled"),
+        (change("images", 1, file_name=None), "train.json: images[1]: None names no image", "the image's file name"),
+        (change("images", 1, file_name=""), "train.json: images[1]: '' names no image", "the image's file name"),
+        (change("images", 1, file_name="c.jpg"), "train.json: images[1]: the image c.jpg cannot be found", "--images"),
+        (change("images", 1, file_name="a\0.jpg"), "train.json: images[1]: 'a\\x00.jpg' names no image", "file name"),
+        (change("images", 1, file_name="x" * 999), "train.json: images[1]: the image xxx", "--images"),
+        (change("images", 1, file_name="/etc/passwd"), "train.json: images[1]: the image /etc/passwd is outside", "without .."),
+        (change("images", 1, file_name="b/../../a.jpg"), "train.json: images[1]: the image b/../../a.jpg is outside", "without .."),
+        (change("images", 1, file_name="b.jpg"), "b.jpg: is there twice in train", "name an image once"),
+        (change("images", 1, file_name="train.json"), "train.json: is not a readable image", "put a whole JPEG"),
+        (change("images", 1, width=65), "train.json: images[1]: an image of 65 × 40 pixels is stated, and a.jpg has 64 × 40", "state its size"),
+        (change("images", 1, width=40, height=64), "train.json: images[1]: an image of 40 × 64 pixels", "that was labelled"),
+        (change("images", 1, width=None, height=41), "train.json: images[1]: an image of ? × 41 pixels", "that was labelled"),
         (change("images", 1, width="64"), "train.json: images[1]: width is '64'", "write a number of pixels"),
         (change("categories", 1, id=7), "train.json: categories[1]: id 7 or name foot is taken", "each category its own"),
         (change("categories", 1, name="hand"), "train.json: categories[1]: id 3 or name hand is taken", "its own"),
@@ -351,7 +351,7 @@ RUNS = "write size: [40, 64]"
         (change("categories", 1, name=None), "train.json: categories[1]: id 3 and name None make no", "write both"),
         (change("categories", 1, name=" foot"), "train.json: ' foot' is no class name", "without spaces around it"),
         (change("categories", 1, name="\ud800"), "train.json: '\\ud800' is no class name", "that can be printed"),
-        (change("annotations", 0, image_id=6), FIRST + "there is no picture of id 6", "an id among the images"),
+        (change("annotations", 0, image_id=6), FIRST + "there is no image of id 6", "an id among the images"),
         (change("annotations", 0, image_id=None), FIRST + "image_id is None", "write a whole number"),
         (change("annotations", 0, category_id=1), FIRST + "there is no category 1", "use one of 7, 3"),
         (change("annotations", 0, category_id=None), FIRST + "there is no category None", "use one of 7, 3"),
@@ -379,7 +379,7 @@ RUNS = "write size: [40, 64]"
         (annotate(segmentation={"counts": "2", "size": [40, 64]}), FIRST + "the segmentation's run lengths", RUNS),
     ],
 )  # fmt: skip
-def test_broken_annotations(cli: Cli, pictures: Path, spoil: Callable[[Entry], Any], place: str, right: str) -> None:
+def test_broken_annotations(cli: Cli, images: Path, spoil: Callable[[Entry], Any], place: str, right: str) -> None:
     coco = make_coco()
     spoil(coco)
     write(coco)
@@ -400,7 +400,7 @@ PLACES = [
 
 @given(st.lists(st.tuples(st.sampled_from(PLACES), VALUES | MASKS), min_size=1, max_size=3), st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_any_values_give_boxes_inside_the_picture_or_a_dataset_error(
+def test_any_values_give_boxes_inside_the_image_or_a_dataset_error(
     changes: list[tuple[tuple[str, int, str], Any]], without_bbox: bool
 ) -> None:
     coco = make_coco()
@@ -410,9 +410,9 @@ def test_any_values_give_boxes_inside_the_picture_or_a_dataset_error(
         coco["annotations"][0].pop("bbox")
     with TemporaryDirectory() as name, suppress(DatasetError):
         for own in ("a.jpg", "b.jpg"):
-            save_picture(Path(name, own))
-        for picture in load_coco([Source("train", write(coco, f"{name}/train.json"))]).pictures:
-            boxes = picture.objects.boxes_xyxy
+            save_image(Path(name, own))
+        for image in load_coco([Source("train", write(coco, f"{name}/train.json"))]).images:
+            boxes = image.objects.boxes_xyxy
             assert ((boxes >= 0) & (boxes <= (64, 40, 64, 40))).all()
             assert (boxes[:, 2:] > boxes[:, :2]).all()
 
@@ -426,12 +426,12 @@ def test_any_values_give_boxes_inside_the_picture_or_a_dataset_error(
         ("", "train.json:1: is not JSON", "correct that line"),
     ],
 )
-def test_what_is_no_annotations_file(cli: Cli, pictures: Path, text: str, place: str, right: str) -> None:
+def test_what_is_no_annotations_file(cli: Cli, images: Path, text: str, place: str, right: str) -> None:
     write(text)
     check_refused(cli("data", "convert", "train.json", "--to", "coco", "--out", "out"), place, right)
 
 
-def test_a_category_nobody_wants_needs_no_box(pictures: Path) -> None:
+def test_a_category_nobody_wants_needs_no_box(images: Path) -> None:
     coco = make_coco()
     del coco["annotations"][1]["bbox"]
-    assert load(coco, ("hand",)).pictures[0].left_out == ("foot", "foot")
+    assert load(coco, ("hand",)).images[0].left_out == ("foot", "foot")

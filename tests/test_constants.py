@@ -1,4 +1,4 @@
-"""Constants measured on pictures, and pruned models held against the unmasked one, whose borders nothing has touched."""
+"""Constants measured on images, and pruned models held against the unmasked one, whose borders nothing has touched."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def shrink_(model: Detector, plan: Plan, scale: float) -> Detector:
 
 
 def run_slowly(model: Detector, image: Tensor) -> list[Tensor]:
-    """Return what every layer of `MIXED` gives for one picture (3, H, W), written out by hand."""
+    """Return what every layer of `MIXED` gives for one image (3, H, W), written out by hand."""
     state, outputs = {name: tensor.detach() for name, tensor in model.state_dict().items()}, list[Tensor]()
 
     def convolve(index: int, inputs: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def test_measuring_leaves_the_model_as_it_was(training: bool) -> None:
     assert all(torch.equal(constants[index], evaluated[index]) for index in constants)
 
 
-def test_pictures_that_fail_leave_the_model_as_it_was() -> None:
+def test_images_that_fail_leave_the_model_as_it_was() -> None:
     model = Detector(MIXED).train()
 
     def fail() -> Iterator[Tensor]:
@@ -171,11 +171,11 @@ def test_pictures_that_fail_leave_the_model_as_it_was() -> None:
     assert model.training
 
 
-def test_no_pictures_are_refused() -> None:
+def test_no_images_are_refused() -> None:
     model = Detector(MIXED).train()
     with pytest.raises(PlanError) as caught:
         measure_constants(model, drop_every_other(MIXED), [])
-    assert str(caught.value) == ("fold: there are no pictures to take the mean of; name a data set, or use leaky")
+    assert str(caught.value) == ("fold: there are no images to take the mean of; name a data set, or use leaky")
     assert model.training
 
 

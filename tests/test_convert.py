@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from labelled import check_refused, is_same, labelled_sets, list_rows, make_objects, save_picture, save_pictures
+from labelled import check_refused, is_same, labelled_sets, list_rows, make_objects, save_image, save_images
 from tiny import Cli, read_json
 
 from yolo_prune.datasets.formats.coco import load_coco, save_coco
-from yolo_prune.datasets.formats.labelled_set import LabelledPicture, LabelledSet, Source, load_yolo, save_yolo
+from yolo_prune.datasets.formats.labelled_set import LabelledImage, LabelledSet, Source, load_yolo, save_yolo
 from yolo_prune.datasets.formats.voc import load_voc, save_voc
 from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.labels import load_objects
@@ -32,8 +32,8 @@ def read_voc(folder: Path, names: tuple[str, ...] | None = None) -> LabelledSet:
 
 
 def flatten(data: LabelledSet) -> LabelledSet:
-    """Give pictures the names that they get in VOC."""
-    flat = [replace(one, name=one.name.replace("/", "_").replace(" ", "_")) for one in data.pictures]
+    """Give images the names that they get in VOC."""
+    flat = [replace(one, name=one.name.replace("/", "_").replace(" ", "_")) for one in data.images]
     return LabelledSet(data.names, tuple(sorted(flat, key=lambda one: (SPLITS.index(one.split), one.name))))
 
 
@@ -42,7 +42,7 @@ def flatten(data: LabelledSet) -> LabelledSet:
 def test_data_sets_survive_the_way_through_coco(drawn: LabelledSet) -> None:
     with TemporaryDirectory() as name:
         root = Path(name)
-        save_yolo(root / "one", save_pictures(root / "pictures", drawn))
+        save_yolo(root / "one", save_images(root / "images", drawn))
         first = load_yolo([root / "one/data.yaml"])
         save_coco(root / "coco", first)
         second = read_coco(root / "coco")
@@ -56,7 +56,7 @@ def test_data_sets_survive_the_way_through_coco(drawn: LabelledSet) -> None:
 def test_data_sets_survive_the_way_through_voc(drawn: LabelledSet) -> None:
     with TemporaryDirectory() as name:
         root = Path(name)
-        save_yolo(root / "one", save_pictures(root / "pictures", drawn))
+        save_yolo(root / "one", save_images(root / "images", drawn))
         first = load_yolo([root / "one/data.yaml"])
         save_voc(root / "voc", first)
         second = read_voc(root / "voc")
@@ -70,7 +70,7 @@ def test_data_sets_survive_the_way_through_voc(drawn: LabelledSet) -> None:
 def test_coco_survives_the_way_through_voc(drawn: LabelledSet) -> None:
     with TemporaryDirectory() as name:
         root = Path(name)
-        given_set = save_pictures(root / "pictures", drawn)
+        given_set = save_images(root / "images", drawn)
         backwards = make_backwards(given_set)
         save_coco(root / "one", backwards)
         first = read_coco(root / "one")
@@ -83,24 +83,24 @@ def test_coco_survives_the_way_through_voc(drawn: LabelledSet) -> None:
 def make_backwards(data: LabelledSet) -> LabelledSet:
     """Turn the order of the classes around."""
     last = len(data.names) - 1
-    pictures = [replace(one, objects=replace(one.objects, classes=last - one.objects.classes)) for one in data.pictures]
-    return LabelledSet(data.names[::-1], tuple(pictures))
+    images = [replace(one, objects=replace(one.objects, classes=last - one.objects.classes)) for one in data.images]
+    return LabelledSet(data.names[::-1], tuple(images))
 
 
 @given(labelled_sets())
 @settings(max_examples=10, deadline=None)
 def test_a_data_set_written_in_yolo_is_the_one_that_was_given(drawn: LabelledSet) -> None:
     with TemporaryDirectory() as name:
-        given_set = save_pictures(Path(name, "pictures"), drawn)
+        given_set = save_images(Path(name, "images"), drawn)
         save_yolo(Path(name, "set"), given_set)
         assert is_same(given_set, load_yolo([Path(name, "set/data.yaml")]))
 
 
 @pytest.fixture
 def data(workplace: Path) -> Path:
-    """Make a hand-worked data set in ./set: two pictures to train on, one of them empty, and one to choose by."""
+    """Make a hand-worked data set in ./set: two images to train on, one of them empty, and one to choose by."""
     for name in ("train/a.jpg", "train/deep/b.jpg", "val/a.jpg"):
-        save_picture(Path("set/images", name), 64, 40)
+        save_image(Path("set/images", name), 64, 40)
     write("set/data.yaml", YAML)
     write("set/labels/train/a.txt", "0 0.25 0.25 0.5 0.5\n1 0.625 0.75 0.75 0.5\n")
     write("set/labels/train/a.ignore.txt", "0 0.5 0.5 0.25 0.5\n")
@@ -122,43 +122,43 @@ def test_a_data_yaml_is_read_in_pixels(data: Path) -> None:
     read = load_yolo([data])
     assert read.names == ("hand", "foot")
     assert read.splits == ("train", "val")
-    assert [(one.split, one.name, one.width_px, one.height_px) for one in read.pictures] == [
+    assert [(one.split, one.name, one.width_px, one.height_px) for one in read.images] == [
         ("train", "a.jpg", 64, 40),
         ("train", "deep/b.jpg", 64, 40),
         ("val", "a.jpg", 64, 40),
     ]
-    assert list(map(list_rows, read.pictures)) == [
+    assert list(map(list_rows, read.images)) == [
         [A_HAND, A_FOOT, A_CROWD], [], [(0, (0.0, 0.0, 16.0, 40.0), False)]
     ]  # fmt: skip
 
 
 def test_wanted_classes_come_in_their_order(data: Path) -> None:
-    first, *_ = load_yolo([data], ("foot", "hand")).pictures
+    first, *_ = load_yolo([data], ("foot", "hand")).images
     assert [row[0] for row in list_rows(first)] == [1, 0, 1]
-    first, *_ = load_yolo([data], ("foot",)).pictures
+    first, *_ = load_yolo([data], ("foot",)).images
     assert list_rows(first) == [(0, *A_FOOT[1:])]
     assert first.left_out == ("hand", "hand")
 
 
-def test_a_turned_picture_keeps_its_labels_as_shown(workplace: Path) -> None:
+def test_a_turned_image_keeps_its_labels_as_shown(workplace: Path) -> None:
     for split in ("train", "val"):
-        save_picture(Path("set/images", split, "a.jpg"), 64, 40, 6, (8, 4, 24, 20))
+        save_image(Path("set/images", split, "a.jpg"), 64, 40, 6, (8, 4, 24, 20))
         write(f"set/labels/{split}/a.txt", "0 0.7 0.25 0.4 0.25\n")
     write("set/data.yaml", YAML)
-    picture = load_yolo([Path("set/data.yaml")]).pictures[0]
-    assert (picture.width_px, picture.height_px) == (40, 64)
-    assert list_rows(picture) == [(0, (20.0, 8.0, 36.0, 24.0), False)]
-    shown = read_image(picture.image)[..., 0]
+    image = load_yolo([Path("set/data.yaml")]).images[0]
+    assert (image.width_px, image.height_px) == (40, 64)
+    assert list_rows(image) == [(0, (20.0, 8.0, 36.0, 24.0), False)]
+    shown = read_image(image.image)[..., 0]
     assert (shown[8:24, 20:36] > 200).all()
     assert (shown > 128).sum() == 16 * 16
 
 
 def test_whole_pixels_survive_labels_of_six_decimals(workplace: Path) -> None:
-    save_picture(Path("a.jpg"), 333, 77)
+    save_image(Path("a.jpg"), 333, 77)
     objects = make_objects((0, (100, 11, 101, 76), False), (0, (0, 0, 333, 1), False), (0, (10.5, 1, 20, 2), False))
-    picture = LabelledPicture(Path("a.jpg"), "a.jpg", "train", 333, 77, objects)
-    save_yolo(Path("set"), LabelledSet(("hand",), (picture, replace(picture, split="val"))))
-    one, two, (_, edges, _) = list_rows(load_yolo([Path("set/data.yaml")]).pictures[0])
+    image = LabelledImage(Path("a.jpg"), "a.jpg", "train", 333, 77, objects)
+    save_yolo(Path("set"), LabelledSet(("hand",), (image, replace(image, split="val"))))
+    one, two, (_, edges, _) = list_rows(load_yolo([Path("set/data.yaml")]).images[0])
     assert (one, two) == ((0, (100, 11, 101, 76), False), (0, (0, 0, 333, 1), False))
     assert edges == pytest.approx((10.5, 1, 20, 2), abs=333e-6)
     assert edges[1:] == (1, 20, 2)
@@ -177,8 +177,8 @@ def test_whole_pixels_survive_labels_of_six_decimals(workplace: Path) -> None:
 )
 def test_names_count_from_the_folder_of_the_split(data: Path, tmp_path: Path, train: str, names: list[str]) -> None:
     write("set/images/train/a.jpg.txt", "./a.jpg\n")
-    save_picture(tmp_path / "other/photos/c.jpg")
-    save_picture(tmp_path / "other/photos/more/d.jpg")
+    save_image(tmp_path / "other/photos/c.jpg")
+    save_image(tmp_path / "other/photos/more/d.jpg")
     write("set/data.yaml", f"train: {train.format(other=tmp_path / 'other')}\nval: images/val\nnames: [hand, foot]\n")
     read = load_yolo([data])
     assert [one.name for one in read.of("train")] == names
@@ -186,12 +186,12 @@ def test_names_count_from_the_folder_of_the_split(data: Path, tmp_path: Path, tr
 
 
 def test_several_data_yaml_are_joined(cli: Cli, data: Path) -> None:
-    save_picture(Path("more/images/train/c.jpg"))
-    save_picture(Path("more/images/val/d.jpg"))
+    save_image(Path("more/images/train/c.jpg"))
+    save_image(Path("more/images/val/d.jpg"))
     write("more/data.yaml", YAML)
     words = ("data", "convert", data, "more/data.yaml", "--to", "yolo", "--out", "out", "--json")
     splits = read_json(cli(*words))["splits"]
-    assert {split: count["pictures"] for split, count in splits.items()} == {"train": 3, "val": 2}
+    assert {split: count["images"] for split, count in splits.items()} == {"train": 3, "val": 2}
     shutil.rmtree("out")
     write("more/data.yaml", YAML.replace("hand, foot", "foot, hand"))
     check_refused(cli(*words), "more/data.yaml: names: its names are not those of set/data.yaml", "with --names")
@@ -199,7 +199,7 @@ def test_several_data_yaml_are_joined(cli: Cli, data: Path) -> None:
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_pictures_are_copied_or_linked(cli: Cli, data: Path, link: bool) -> None:
+def test_images_are_copied_or_linked(cli: Cli, data: Path, link: bool) -> None:
     outcome = cli("data", "convert", data, "--to", "yolo", "--out", "out", *["--link"] * link)
     assert (outcome.code, outcome.out) == (0, "out/data.yaml\n")
     for name in ("train/a.jpg", "train/deep/b.jpg", "val/a.jpg"):
@@ -226,18 +226,18 @@ def test_json_says_what_was_written(cli: Cli, data: Path) -> None:
         "names": ["hand"],
         "splits": {
             "train": {
-                "pictures": 2, "objects": 1, "ignored": 1, "without_objects": 1, "dropped": 0, "left_out": {"foot": 1}
+                "images": 2, "objects": 1, "ignored": 1, "without_objects": 1, "dropped": 0, "left_out": {"foot": 1}
             },
             "val": {
-                "pictures": 1, "objects": 0, "ignored": 0, "without_objects": 1, "dropped": 1, "left_out": {"foot": 1}
+                "images": 1, "objects": 0, "ignored": 0, "without_objects": 1, "dropped": 1, "left_out": {"foot": 1}
             },
         },
     }  # fmt: skip
     assert outcome.err.splitlines() == [
         "left out boxes: 2 foot",
-        "dropped 1 boxes without area or outside their picture, the first in set/images/val/a.jpg",
-        "train: 2 pictures, 1 objects, 1 ignored, 1 pictures without any",
-        "val: 1 pictures, 0 objects, 0 ignored, 1 pictures without any",
+        "dropped 1 boxes without area or outside their image, the first in set/images/val/a.jpg",
+        "train: 2 images, 1 objects, 1 ignored, 1 images without any",
+        "val: 1 images, 0 objects, 0 ignored, 1 images without any",
     ]
 
 
@@ -250,18 +250,18 @@ def test_every_way_round_from_the_command_line(cli: Cli, data: Path) -> None:
     words = ("data", "convert", *lists, "--names", "hand,foot", "--to", "yolo")
     assert cli(*words, "--out", "yolo").out == "yolo/data.yaml\n"
     last = load_yolo([Path("yolo/data.yaml")])
-    names = [one.name for one in last.pictures]
-    assert names == ["train_a.jpg", "train_deep_b.jpg", "val_a.jpg"]  # VOC's pictures share a folder
-    renamed = tuple(replace(one, name=name) for one, name in zip(first.pictures, names, strict=True))
-    assert is_same(replace(first, pictures=renamed), last)
+    names = [one.name for one in last.images]
+    assert names == ["train_a.jpg", "train_deep_b.jpg", "val_a.jpg"]  # VOC's images share a folder
+    renamed = tuple(replace(one, name=name) for one, name in zip(first.images, names, strict=True))
+    assert is_same(replace(first, images=renamed), last)
 
 
-def test_a_picture_in_two_splits_is_written_and_told(cli: Cli, data: Path) -> None:
+def test_a_image_in_two_splits_is_written_and_told(cli: Cli, data: Path) -> None:
     write("set/data.yaml", YAML.replace("images/val", "images/train"))
     outcome = cli("data", "convert", data, "--to", "coco", "--out", "out")
     assert outcome.out == "out\n"
     line = outcome.err.splitlines()[0]
-    assert line == "2 pictures are in two splits, the first in train and val: set/images/train/a.jpg"
+    assert line == "2 images are in two splits, the first in train and val: set/images/train/a.jpg"
 
 
 def test_the_current_folder_is_not_replaced(
@@ -283,8 +283,8 @@ def test_the_current_folder_is_not_replaced(
         ("set/data.yaml --to coco --names hand,,foot", "--names: 'hand,,foot' is no list", "write hand,foot"),
         ("set/data.yaml --to coco --names hand,hand", "--names: 'hand,hand' is no list", "write hand,foot"),
         ("set/data.yaml --to coco --names hnad", "--names: nothing is named hnad", "use some of hand, foot"),
-        ("set/data.yaml --to coco --images set", "--images: a data.yaml brings its own pictures", "leave it out"),
-        ("train=a.json --to coco --images none", "--images: there is no folder none", "name a folder of pictures"),
+        ("set/data.yaml --to coco --images set", "--images: a data.yaml brings its own images", "leave it out"),
+        ("train=a.json --to coco --images none", "--images: there is no folder none", "name a folder of images"),
         ("none.yaml --to coco", "none.yaml: there is no such file or folder", "name a data.yaml, SPLIT=FILE.json"),
         ("train=none.json --to coco", "train=none.json: there is no such file or folder", "SPLIT=FILE.json of COCO"),
         ("set/images/val/a.jpg --to coco", "set/images/val/a.jpg: is of no format that can be read", "SPLIT=FOLDER"),
@@ -298,7 +298,7 @@ def test_the_current_folder_is_not_replaced(
         ("train=a.json val=set --to coco", "SOURCE: sources of coco and voc cannot be joined", "by itself"),
         ("train=a.json --to yolo", "SOURCE: there is no source for val", "needs train and val, so add val=PATH"),
         ("val=a.json test=a.json --to yolo", "SOURCE: there is no source for train", "so add train=PATH"),
-        ("set/data.yaml set/data.yaml --to coco", "set/images/train/a.jpg: is there twice in train", "name a picture once"),
+        ("set/data.yaml set/data.yaml --to coco", "set/images/train/a.jpg: is there twice in train", "name an image once"),
         ("--to coco", "Missing argument", "see yoloprune --help"),
         (f"{'x' * 5000} --to coco", "xxx", "there is no such file or folder"),
     ],
@@ -315,7 +315,7 @@ def test_sources_that_make_no_sense(cli: Cli, data: Path, words: str, place: str
         ("set/labels/train/a.txt", "0 0.5\n", "set/labels/train/a.txt:1: '0 0.5' is not five", "write class cx cy w h"),
         ("set/labels/train/a.txt", "0 nan 0.5 1 1\n", "set/labels/train/a.txt:1: ", "write class cx cy w h"),
         ("set/labels/train/a.ignore.txt", "7 .5 .5 1 1\n", "set/labels/train/a.ignore.txt:1: class 7", "from 0 to 1"),
-        ("set/images/val/a.jpg", "no picture", "set/images/val/a.jpg: is not a readable picture", "put a whole JPEG"),
+        ("set/images/val/a.jpg", "no image", "set/images/val/a.jpg: is not a readable image", "put a whole JPEG"),
         ("set/data.yaml", "train: images/train\n", "set/data.yaml: the key val is missing", "add a line val"),
         ("set/data.yaml", YAML.replace("hand, foot", "a, a"), "set/data.yaml: two classes are named a", "its own name"),
         ("set/data.yaml", YAML.replace("hand", "''"), "set/data.yaml: '' is no class name", "that can be printed"),
@@ -339,25 +339,25 @@ def test_a_folder_that_holds_something_is_left_alone(cli: Cli, data: Path) -> No
     [
         (("a.jpg", "a.png"), "1.jpg: would share its label file with 0.jpg", "give one of them another name"),
         (("a.ignore.jpg", "a.jpg"), "1.jpg: would share its label file with 0.jpg", "give one of them another name"),
-        (("a.gif",), "0.jpg: a data.yaml finds no picture of that name", "ends in one of .bmp, .jpeg"),
-        (("b/.a.jpg",), "0.jpg: a data.yaml finds no picture of that name", "does not begin with a dot"),
+        (("a.gif",), "0.jpg: a data.yaml finds no image of that name", "ends in one of .bmp, .jpeg"),
+        (("b/.a.jpg",), "0.jpg: a data.yaml finds no image of that name", "does not begin with a dot"),
     ],
 )
-def test_pictures_that_a_data_yaml_would_lose(workplace: Path, names: tuple[str, ...], place: str, right: str) -> None:
-    pictures = []
+def test_images_that_a_data_yaml_would_lose(workplace: Path, names: tuple[str, ...], place: str, right: str) -> None:
+    images = []
     for number, name in enumerate(names):
-        image = save_picture(Path(f"{number}.jpg"))
-        pictures.append(LabelledPicture(image, name, "train", 64, 40, make_objects()))
+        image = save_image(Path(f"{number}.jpg"))
+        images.append(LabelledImage(image, name, "train", 64, 40, make_objects()))
     with pytest.raises(DatasetError) as caught:
-        save_yolo(Path("out"), LabelledSet(("hand",), tuple(pictures)))
+        save_yolo(Path("out"), LabelledSet(("hand",), tuple(images)))
     assert str(caught.value).startswith(place)
     assert right in str(caught.value)
 
 
 def test_a_folder_named_images_inside_a_split_keeps_its_labels(workplace: Path) -> None:
-    picture = LabelledPicture(save_picture(Path("a.jpg")), "images/x/a.jpg", "train", 64, 40, make_objects(A_HAND))
-    save_yolo(Path("out"), LabelledSet(("hand",), (picture, replace(picture, split="val"))))
-    assert list_rows(load_yolo([Path("out/data.yaml")]).pictures[0]) == [A_HAND]
+    image = LabelledImage(save_image(Path("a.jpg")), "images/x/a.jpg", "train", 64, 40, make_objects(A_HAND))
+    save_yolo(Path("out"), LabelledSet(("hand",), (image, replace(image, split="val"))))
+    assert list_rows(load_yolo([Path("out/data.yaml")]).images[0]) == [A_HAND]
 
 
 @pytest.mark.skipif("YOLO_PRUNE_HANDS" not in os.environ, reason="YOLO_PRUNE_HANDS names no folder of real hands")

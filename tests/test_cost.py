@@ -57,7 +57,7 @@ def test_equals_what_the_model_holds_and_does(network: Network) -> None:
         assert cost.size_bytes + 20 == save_weights(model, Path(folder) / "a.weights").stat().st_size
 
 
-def test_macs_grow_with_the_picture_and_params_do_not() -> None:
+def test_macs_grow_with_the_image_and_params_do_not() -> None:
     network = make_network("yolov3-tiny")
     small, large = measure_cost(network, 416), measure_cost(network, 832)
     assert large.params == small.params

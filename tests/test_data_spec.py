@@ -14,7 +14,7 @@ YAML = "path: .\ntrain: images/train\nval: images/val\nnames: {0: hand}\n"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Make a data set of pictures that nobody reads."""
+    """Make a data set of images that nobody reads."""
     for name in ("train/b.jpg", "train/a.PNG", "train/deep/c.webp", "val/d.jpeg", "val/._d.jpeg", "val/notes.md"):
         image = tmp_path / "set/images" / name
         image.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def test_only_the_last_images_folder_becomes_labels(tmp_path: Path) -> None:
     assert spec.samples("val")[0].label == tmp_path / "images/v1/labels/a.txt"
 
 
-def test_labels_stand_beside_pictures_of_another_folder(tmp_path: Path) -> None:
+def test_labels_stand_beside_images_of_another_folder(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.b.jpg").touch()
     spec = load_spec(write(tmp_path, "train: photos\nval: photos\nnames: [x]\n"))
@@ -97,8 +97,8 @@ def test_load_list_gives_a_part_of_a_split(root: Path) -> None:
         (YAML + "test: 3\n", "data.yaml: test: 3 is no path"),
         (YAML.replace("images/val", "images/test"), "data.yaml: val: there is no folder "),
         (YAML.replace("images/val", "part.txt"), "part.txt: the list cannot be read"),
-        (YAML + "test: []\n", "data.yaml: test: there are no pictures in []"),
-        (YAML + "test: labels\n", "data.yaml: test: there are no pictures in labels"),
+        (YAML + "test: []\n", "data.yaml: test: there are no images in []"),
+        (YAML + "test: labels\n", "data.yaml: test: there are no images in labels"),
         (YAML.replace("path: .", "path: nowhere"), "data.yaml: path: there is no folder "),
         ("train: a\nval: [b\nnames: {0: hand}\n", "data.yaml:3: is not YAML"),
         ("- train\n", "data.yaml: is not a mapping"),
@@ -140,10 +140,10 @@ def test_a_missing_or_binary_yaml_is_named(root: Path) -> None:
         load_spec(root / "data.yaml")
 
 
-def test_a_list_that_names_a_missing_picture_or_none_is_refused(root: Path) -> None:
+def test_a_list_that_names_a_missing_image_or_none_is_refused(root: Path) -> None:
     spec = load_spec(root / "data.yaml")
     (root / "part.txt").write_text("images/train/a.PNG\nimages/train/z.jpg\n")
-    with pytest.raises(DatasetError, match=r"part\.txt:2: there is no picture images/train/z\.jpg"):
+    with pytest.raises(DatasetError, match=r"part\.txt:2: there is no image images/train/z\.jpg"):
         load_list(spec, root / "part.txt")
     (root / "part.txt").write_text("\n")
     with pytest.raises(DatasetError, match=r"part\.txt: the list is empty"):
@@ -153,12 +153,12 @@ def test_a_list_that_names_a_missing_picture_or_none_is_refused(root: Path) -> N
 @pytest.mark.parametrize("split", ["test", "trian"])
 def test_an_absent_split_is_refused_and_the_known_ones_are_named(root: Path, split: str) -> None:
     with pytest.raises(
-        DatasetError, match=rf"data\.yaml: {split}: there are no pictures for {split}; use one of train, val"
+        DatasetError, match=rf"data\.yaml: {split}: there are no images for {split}; use one of train, val"
     ):
         load_spec(root / "data.yaml").samples(split)
 
 
-def test_find_images_takes_pictures_alone(root: Path) -> None:
+def test_find_images_takes_images_alone(root: Path) -> None:
     assert [path.name for path in find_images(root)] == ["a.PNG", "b.jpg", "c.webp", "d.jpeg"]
 
 
@@ -186,7 +186,7 @@ def test_the_fingerprint_sees_every_change(root: Path, name: str, content: str) 
     assert measure_fingerprint(load_spec(root / "data.yaml")) != before
 
 
-def test_the_fingerprint_names_a_picture_that_has_gone(root: Path) -> None:
+def test_the_fingerprint_names_a_image_that_has_gone(root: Path) -> None:
     spec = load_spec(root / "data.yaml")
     (root / "images/train/b.jpg").unlink()
     with pytest.raises(DatasetError, match=r"b\.jpg: cannot be read"):
@@ -208,7 +208,7 @@ def test_a_spec_that_was_written_is_read_back(root: Path) -> None:
     assert set(spec.splits) == {"train", "val"}
 
 
-def test_annotations_in_place_of_pictures_are_told_apart(root: Path) -> None:
+def test_annotations_in_place_of_images_are_told_apart(root: Path) -> None:
     (root / "coco.json").write_text("{}")
-    with pytest.raises(DatasetError, match=r"test: coco\.json holds annotations, not pictures; make a data set of it"):
+    with pytest.raises(DatasetError, match=r"test: coco\.json holds annotations, not images; make a data set of it"):
         load_spec(write(root, YAML + "test: coco.json\n"))

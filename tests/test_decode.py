@@ -75,7 +75,7 @@ def test_the_grid_counts_columns_then_rows() -> None:
     assert grid[1, 2].tolist() == [2, 1]
 
 
-def test_pictures_become_floats_up_to_one() -> None:
+def test_images_become_floats_up_to_one() -> None:
     assert normalise(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])
 
 

@@ -22,15 +22,15 @@ CONFIG = DetectConfig(confidence=0.25)
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    """Write a picture of 100 × 50 pixels, which lies in a square of 64 as 64 × 32 below 16 rows of grey."""
+def image(tmp_path: Path) -> Path:
+    """Write an image of 100 × 50 pixels, which lies in a square of 64 as 64 × 32 below 16 rows of grey."""
     path = tmp_path / "wide.png"
     cv2.imwrite(str(path), np.full((50, 100, 3), 90, np.uint8))
     return path
 
 
 class FakeEngine:
-    """Answers every picture with three boxes of the square: two that overlap, one too weak."""
+    """Answers every image with three boxes of the square: two that overlap, one too weak."""
 
     sizes: list[int]
 
@@ -59,46 +59,46 @@ def run(trained: Path, images: list[Path], out: Path, config: DetectConfig = CON
 
 
 @pytest.mark.usefixtures("fake")
-def test_boxes_come_back_in_the_pixels_of_the_picture(trained: Path, picture: Path, tmp_path: Path) -> None:
-    result = run(trained, [picture], tmp_path / "out")
+def test_boxes_come_back_in_the_pixels_of_the_image(trained: Path, image: Path, tmp_path: Path) -> None:
+    result = run(trained, [image], tmp_path / "out")
     (found,) = result.detections
-    assert found["image_id"] == str(picture)
+    assert found["image_id"] == str(image)
     assert found["bbox"] == pytest.approx([25, 12.5, 25, 25])  # (16, 24, 32, 40) less 16 rows, at 100/64
     assert found["score"] == pytest.approx(0.9)
     assert json.loads(result.results.read_text()) == result.detections
     assert result.results == tmp_path / "out/detections.json"
-    assert result.pictures == (tmp_path / "out/wide.png",)
-    drawn = read_image(result.pictures[0])
+    assert result.images == (tmp_path / "out/wide.png",)
+    drawn = read_image(result.images[0])
     assert drawn.shape == (50, 100, 3)
     assert tuple(drawn[37, 40]) == PALETTE[0]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["detections.json", "wide.png"]
 
 
 @pytest.mark.usefixtures("fake")
-def test_the_threshold_and_the_size_are_those_asked_for(trained: Path, picture: Path, tmp_path: Path) -> None:
-    result = run(trained, [picture], tmp_path / "out", DetectConfig(confidence=0.2, nms_iou=1.0), 96)
+def test_the_threshold_and_the_size_are_those_asked_for(trained: Path, image: Path, tmp_path: Path) -> None:
+    result = run(trained, [image], tmp_path / "out", DetectConfig(confidence=0.2, nms_iou=1.0), 96)
     assert [round(found["score"], 3) for found in result.detections] == [0.9, 0.5, 0.2]
     assert FakeEngine.sizes == [96]
-    detect(trained, [picture], tmp_path / "out", CONFIG, None, "cpu")
+    detect(trained, [image], tmp_path / "out", CONFIG, None, "cpu")
     assert FakeEngine.sizes == [load_checkpoint(trained).img_size]
 
 
 @pytest.mark.usefixtures("fake")
-def test_folders_are_searched_and_names_kept_apart(trained: Path, picture: Path, tmp_path: Path) -> None:
+def test_folders_are_searched_and_names_kept_apart(trained: Path, image: Path, tmp_path: Path) -> None:
     for name in ("a/b/wide.png", "a/wide.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(picture, tmp_path / name)
-    result = run(trained, [picture, tmp_path / "a"], tmp_path / "out")
-    assert [path.name for path in result.pictures] == ["wide.png", "wide-2.png", "wide-3.png"]
+        shutil.copy(image, tmp_path / name)
+    result = run(trained, [image, tmp_path / "a"], tmp_path / "out")
+    assert [path.name for path in result.images] == ["wide.png", "wide-2.png", "wide-3.png"]
     assert {found["image_id"] for found in result.detections} == {
-        str(picture),
+        str(image),
         str(tmp_path / "a/wide.png"),
         str(tmp_path / "a/b/wide.png"),
     }
 
 
-def test_a_real_network_answers_inside_the_picture(trained: Path, picture: Path, tmp_path: Path) -> None:
-    result = run(trained, [picture], tmp_path / "out", DetectConfig(confidence=0.0001))
+def test_a_real_network_answers_inside_the_image(trained: Path, image: Path, tmp_path: Path) -> None:
+    result = run(trained, [image], tmp_path / "out", DetectConfig(confidence=0.0001))
     assert result.detections
     for found in result.detections:
         x, y, width, height = found["bbox"]
@@ -106,19 +106,19 @@ def test_a_real_network_answers_inside_the_picture(trained: Path, picture: Path,
         assert 0 <= y <= y + height <= 50.01
 
 
-def test_nothing_is_written_where_an_input_is_wrong(trained: Path, picture: Path, tmp_path: Path) -> None:
+def test_nothing_is_written_where_an_input_is_wrong(trained: Path, image: Path, tmp_path: Path) -> None:
     broken, empty = tmp_path / "broken.jpg", tmp_path / "empty"
-    broken.write_bytes(b"\xff\xd8\xff no picture")
+    broken.write_bytes(b"\xff\xd8\xff no image")
     empty.mkdir()
     for images, what in (
-        ([picture, broken], r"broken\.jpg: is not a readable picture"),
-        ([picture, tmp_path / "none.jpg"], r"none\.jpg: there is no such picture"),
-        ([picture, empty], r"empty: holds no picture"),
+        ([image, broken], r"broken\.jpg: is not a readable image"),
+        ([image, tmp_path / "none.jpg"], r"none\.jpg: there is no such image"),
+        ([image, empty], r"empty: holds no image"),
     ):
         with pytest.raises(DatasetError, match=what):
             run(trained, images, tmp_path / "out")
     with pytest.raises(CheckpointError, match=r"wide\.png: cannot be read"):
-        run(picture, [picture], tmp_path / "out")
+        run(image, [image], tmp_path / "out")
     with pytest.raises(ConfigError, match="img_size: 50 is no multiple of 32; use 64"):
-        run(trained, [picture], tmp_path / "out", size=50)
+        run(trained, [image], tmp_path / "out", size=50)
     assert not (tmp_path / "out").exists()

@@ -23,7 +23,7 @@ def suppress_one(boxes: list[list[float]], scores: list[list[float]], config: De
 
 
 def reference(boxes: Tensor, scores: Tensor, config: DetectConfig) -> list[tuple[int, int]]:
-    """Suppress one picture's pairs (box, class) by the definition, one after the other."""
+    """Suppress one image's pairs (box, class) by the definition, one after the other."""
     pairs = [(row, own) for row in range(scores.shape[0]) for own in range(scores.shape[1])]
     pairs = [pair for pair in pairs if scores[pair] >= config.confidence]
     kept: list[tuple[int, int]] = []

@@ -49,7 +49,7 @@ def convolve(inputs: Array, module: ConvLayer, layer: Conv) -> Array:
 
 
 def pool(inputs: Array, layer: MaxPool) -> Array:
-    """Pool (C, H, W) as Darknet's loops do: windows begin `padding // 2` before the picture and see only pixels."""
+    """Pool (C, H, W) as Darknet's loops do: windows begin `padding // 2` before the image and see only pixels."""
     channels, *sides = inputs.shape
     height, width = ((side + layer.padding - layer.size) // layer.stride + 1 for side in sides)
     outputs = np.full((channels, height, width), -np.inf)
@@ -61,7 +61,7 @@ def pool(inputs: Array, layer: MaxPool) -> Array:
 
 
 def answer(model: Detector, image: Array) -> list[Array]:
-    """Run a network on one picture (C, H, W) in plain numpy and return its raw head maps."""
+    """Run a network on one image (C, H, W) in plain numpy and return its raw head maps."""
     outputs: list[Array] = []
     for index, layer in enumerate(model.network.layers):
         before = outputs[-1] if outputs else image
@@ -128,7 +128,7 @@ def test_heads_have_the_shapes_that_the_network_infers(arch: str, side: int) -> 
     assert heads[0].shape[1] == 3 * 7
 
 
-def test_pictures_of_a_batch_do_not_see_each_other() -> None:
+def test_images_of_a_batch_do_not_see_each_other() -> None:
     model = randomise_(Detector(make_network("yolov3-tiny", width=0.1)), 1)
     images = make_images(model, 64, batch=3)
     for raw, alone in zip(run(model, images), run(model, images[1:2]), strict=True):

@@ -27,7 +27,7 @@ Answers = list[tuple[list[list[float]], list[float]]]
 
 
 class FakeEngine:
-    """Gives prepared boxes and scores, picture by picture."""
+    """Gives prepared boxes and scores, image by image."""
 
     answers: Iterator[tuple[list[list[float]], list[float]]]
 
@@ -55,7 +55,7 @@ def checkpoint(trained: Path) -> Checkpoint:
 
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
-    """Write two square pictures of 128 pixels with one object each: (0, 0, 64, 64) and (32, 32, 96, 96) of 128."""
+    """Write two square images of 128 pixels with one object each: (0, 0, 64, 64) and (32, 32, 96, 96) of 128."""
     made = []
     for number, label in enumerate(("0 0.25 0.25 0.5 0.5", "0 0.5 0.5 0.5 0.5")):
         image, text = tmp_path / f"{number}.png", tmp_path / f"{number}.txt"
@@ -97,7 +97,7 @@ def test_a_hand_worked_average_precision(
     assert result.score.map50 == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     assert result.score.confidence == pytest.approx(0.7)
     assert [matches.hits.tolist() for matches in result.matches] == [[True, False], [True]]
-    assert result.map50_interval == pytest.approx((5 / 6, 1))  # one picture drawn twice gives 1, both give 5/6
+    assert result.map50_interval == pytest.approx((5 / 6, 1))  # one image drawn twice gives 1, both give 5/6
 
 
 def test_ignored_boxes_count_neither_way(
@@ -110,10 +110,10 @@ def test_ignored_boxes_count_neither_way(
     assert result.score.instances == 1
 
 
-def test_detections_are_cut_at_the_pictures_edge(
+def test_detections_are_cut_at_the_images_edge(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, samples: list[Sample]
 ) -> None:
-    # 128×64 px in the square of 64: rows 16 to 48; the object is the picture's left half, the answer all above and below it
+    # 128×64 px in the square of 64: rows 16 to 48; the object is the image's left half, the answer all above and below it
     cv2.imwrite(str(samples[0].image), np.full((64, 128, 3), 99, np.uint8))
     samples[0].label.write_text("0 0.25 0.5 0.5 1")
     result = score(monkeypatch, checkpoint, samples[:1], [([[-9, 0, 32, 64]], [0.9])])
@@ -128,7 +128,7 @@ def test_misses_score_nothing(monkeypatch: pytest.MonkeyPatch, checkpoint: Check
     assert result.map50_interval == (0, 0)
 
 
-def test_pictures_without_objects_have_no_score(
+def test_images_without_objects_have_no_score(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, samples: list[Sample]
 ) -> None:
     empty = [replace(sample, label=Path("none.txt")) for sample in samples]
@@ -161,12 +161,12 @@ def test_validation_of_a_run_is_what_evaluate_says(trained: Path) -> None:
     assert result.scored_on == "val"
 
 
-def test_a_list_of_pictures_can_be_scored(trained: Path, hands: Path, tmp_path: Path) -> None:
+def test_a_list_of_images_can_be_scored(trained: Path, hands: Path, tmp_path: Path) -> None:
     (tmp_path / "few.txt").write_text("images/test/000001.jpg\nimages/val/000000.jpg\n")
     result = evaluate_models([trained], [], EvaluateConfig(data=hands, subset=tmp_path / "few.txt", device="cpu"))
     assert result.as_dict()["images"] == 2
     assert result.scored_on == str(tmp_path / "few.txt")
-    assert result.format().startswith(f"{tmp_path / 'few.txt'}: 2 pictures")
+    assert result.format().startswith(f"{tmp_path / 'few.txt'}: 2 images")
 
 
 @pytest.mark.parametrize(

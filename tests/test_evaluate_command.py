@@ -70,7 +70,7 @@ def test_models_are_compared_with_the_first(cli: Cli, trained: Path, hands: Path
     low, high = better["map50_difference_interval"]
     assert 0 < low <= better["map50_difference"] <= high
     text = cli(*words).out
-    assert text.splitlines()[0] == f"test: 6 pictures, {result['instances']} objects"
+    assert text.splitlines()[0] == f"test: 6 images, {result['instances']} objects"
     assert text.count("mAP against the first") == 2
     assert "found at 0.900, " in text
 
@@ -163,7 +163,7 @@ def test_a_set_without_objects_has_no_score_but_curves(cli: Cli, trained: Path, 
         (["TRAINED", "--curves", "a.pdf"], "a.pdf is no PNG file; name a file that ends in .png"),
         (["TRAINED", "--curves", "taken/a.png"], "taken/a.png: cannot be written"),
         (["TRAINED", "--annotations", "perfect.json", "--save-detections", "a.json"], "perfect.json: there is no list images"),
-        (["TRAINED", "--split", "none"], "none: there are no pictures for none; use one of train, val, test"),
+        (["TRAINED", "--split", "none"], "none: there are no images for none; use one of train, val, test"),
         (["TRAINED", "--img-size", "50"], "img_size: 50 is no multiple of 32"),
     ],
 )  # fmt: skip

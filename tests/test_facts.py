@@ -1,4 +1,4 @@
-"""What the checker reads of pictures and labels, and what it counts."""
+"""What the checker reads of images and labels, and what it counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from yolo_prune.datasets.check import scan as facts
 from yolo_prune.datasets.check.check import check_dataset
 from yolo_prune.datasets.check.issues import Finding
-from yolo_prune.datasets.check.scan import Content, read_content, read_pictures
+from yolo_prune.datasets.check.scan import Content, read_content, read_images
 from yolo_prune.datasets.config import CheckConfig
 from yolo_prune.datasets.labels import parse_labels, scan_labels
 from yolo_prune.datasets.spec import load_spec
@@ -34,7 +34,7 @@ def make_noise(seed: int, width: int = 90, height: int = 80) -> np.ndarray:
         *((suffix, lost) for suffix in (".jpg", ".webp") for lost in (1, 2)),
     ],
 )
-def test_a_cut_picture_is_not_taken_for_whole(tmp_path: Path, suffix: str, lost: float) -> None:
+def test_a_cut_image_is_not_taken_for_whole(tmp_path: Path, suffix: str, lost: float) -> None:
     path = tmp_path / f"a{suffix}"
     Image.fromarray(make_noise(3)).save(path)
     assert isinstance(read_content(path), Content)
@@ -42,27 +42,25 @@ def test_a_cut_picture_is_not_taken_for_whole(tmp_path: Path, suffix: str, lost:
     path.write_bytes(whole[: len(whole) - lost] if isinstance(lost, int) else whole[: int(len(whole) * lost)])
     content = read_content(path)
     assert isinstance(content, Finding), content
-    assert (content.kind, content.where) == ("cut_picture", str(path))
+    assert (content.kind, content.where) == ("cut_image", str(path))
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"no picture", b"\xff\xd8\xff no", b"\x89PNG\r\n\x1a\n", b"RIFF\x10\0\0\0WAVE"]
-)
-def test_what_is_no_picture_at_all(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff no", b"\x89PNG\r\n\x1a\n", b"RIFF\x10\0\0\0WAVE"])
+def test_what_is_no_image_at_all(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     found = read_content(tmp_path / "a.jpg")
     assert isinstance(found, Finding)
-    assert (found.kind, found.what) == ("unreadable_picture", "is not a readable picture")
+    assert (found.kind, found.what) == ("unreadable_image", "is not a readable image")
 
 
-def test_a_picture_that_may_not_be_read(tmp_path: Path) -> None:
+def test_a_image_that_may_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").mkdir()
     found = read_content(tmp_path / "a.jpg")
     assert isinstance(found, Finding)
-    assert found.kind == "unreadable_picture"
+    assert found.kind == "unreadable_image"
 
 
-def test_a_turned_picture_has_the_size_that_it_is_shown_with(tmp_path: Path) -> None:
+def test_a_turned_image_has_the_size_that_it_is_shown_with(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.fromarray(make_noise(1, 90, 60)).save(tmp_path / "a.jpg", exif=turned)
@@ -80,8 +78,8 @@ def test_all_workers_decode_at_the_same_time(hands: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(facts, "read_content", read_together)
     calls: list[tuple[int, int]] = []
-    pictures = read_pictures(load_spec(hands), 3, lambda done, total: calls.append((done, total)))
-    assert len(pictures) == 24
+    images = read_images(load_spec(hands), 3, lambda done, total: calls.append((done, total)))
+    assert len(images) == 24
     assert calls == [(done, 24) for done in range(1, 25)]
 
 
@@ -126,13 +124,13 @@ def test_statistics_of_a_hand_worked_data_set(workplace: Path) -> None:
     train = check_dataset(spec, CheckConfig(img_size=400)).statistics["train"].as_dict(("hand", "glove"))
     sides = np.sqrt([80 * 20, 20 * 20, 90 * 45])
     assert train == {
-        "pictures": 3,
+        "images": 3,
         "without_objects": 1,
         "without_labels": 0,
         "objects": 3,
         "ignored": 1,
-        "objects_per_picture_mean": 1.0,
-        "objects_per_picture_max": 2,
+        "objects_per_image_mean": 1.0,
+        "objects_per_image_max": 2,
         "objects_per_class": [{"name": "hand", "objects": 2}, {"name": "glove", "objects": 1}],
         "box_side_px": pytest.approx(
             dict(zip(("p5", "median", "p95"), np.percentile(sides, (5, 50, 95)), strict=True))
@@ -146,4 +144,4 @@ def test_statistics_of_a_hand_worked_data_set(workplace: Path) -> None:
         "height_px": {"min": 50.0, "median": 100.0, "max": 100.0},
     }
     val = check_dataset(spec, CheckConfig()).statistics["val"]
-    assert (val.pictures, val.without_objects, val.without_labels, val.objects) == (1, 1, 1, 0)
+    assert (val.images, val.without_objects, val.without_labels, val.objects) == (1, 1, 1, 0)

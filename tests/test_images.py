@@ -43,7 +43,7 @@ def test_sixteen_bits_become_eight(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_allclose(image.astype(int), RGB, atol=1)
 
 
-def test_a_picture_is_turned_as_its_exif_data_say(tmp_path: Path) -> None:
+def test_a_image_is_turned_as_its_exif_data_say(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", np.full((8, 16, 3), 200, np.uint8))
     tiff = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHHI", 1, 0x0112, 3, 1, 6, 0, 0)
     exif = b"Exif\0\0" + tiff
@@ -54,7 +54,7 @@ def test_a_picture_is_turned_as_its_exif_data_say(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_boxes_turn_as_the_picture_does(tmp_path: Path, suffix: str, orientation: int) -> None:
+def test_boxes_turn_as_the_image_does(tmp_path: Path, suffix: str, orientation: int) -> None:
     stored = np.zeros((40, 64, 3), np.uint8)
     stored[8:16, 24:56] = 255
     exif = Image.Exif()
@@ -92,28 +92,28 @@ def test_every_mode_gives_what_another_reader_sees(tmp_path: Path, mode: str) ->
 
 
 def test_a_header_of_nonsense_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("no picture")
-    for name, what in {"text.jpg": "is not a readable picture", "gone.jpg": "there is no such picture"}.items():
+    (tmp_path / "text.jpg").write_text("no image")
+    for name, what in {"text.jpg": "is not a readable image", "gone.jpg": "there is no such image"}.items():
         with pytest.raises(DatasetError, match=f"{name}: {what}; "):
             read_header(tmp_path / name)
 
 
-def test_a_missing_or_unreadable_picture_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "text.jpg").write_text("no picture")
+def test_a_missing_or_unreadable_image_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder.jpg").mkdir()
     for name, what in {
-        "gone.jpg": "there is no such picture",
-        "text.jpg": "is not a readable picture",
-        "empty.jpg": "is not a readable picture",
-        "folder.jpg": "is not a readable picture",
+        "gone.jpg": "there is no such image",
+        "text.jpg": "is not a readable image",
+        "empty.jpg": "is not a readable image",
+        "folder.jpg": "is not a readable image",
     }.items():
         with pytest.raises(DatasetError, match=f"{name}: {what}; "):
             read_image(tmp_path / name)
     assert capfd.readouterr().err == ""
 
 
-def test_letterbox_of_a_hand_worked_picture() -> None:
+def test_letterbox_of_a_hand_worked_image() -> None:
     square, box = letterbox(np.full((2, 4, 3), 200, np.uint8), 8)
     assert square.shape == (8, 8, 3)
     assert (square[2:6] == 200).all()
@@ -130,7 +130,7 @@ def test_shrinking_averages_areas() -> None:
     assert fit_image(image, 1).tolist() == [[[40, 40, 40]]]
 
 
-def test_a_fitting_picture_is_left_alone() -> None:
+def test_a_fitting_image_is_left_alone() -> None:
     assert fit_image(RGB, 6) is RGB
 
 
@@ -150,6 +150,6 @@ def test_the_way_back_from_the_square_is_the_inverse(width: int, height: int, si
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(8, 64))
 @settings(max_examples=60, deadline=None)
-def test_a_picture_shrunk_beforehand_gives_the_same_square(width: int, height: int, size: int) -> None:
+def test_a_image_shrunk_beforehand_gives_the_same_square(width: int, height: int, size: int) -> None:
     image = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), np.uint8)
     np.testing.assert_array_equal(letterbox(fit_image(image, size), size)[0], letterbox(image, size)[0])

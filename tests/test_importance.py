@@ -114,7 +114,7 @@ def test_taylor_averages_over_batches_and_needs_one() -> None:
     one, two = make_examples(model)
     both, first, second = (score(model, "taylor", examples)[5:] for examples in ([one, two], [one], [two]))
     assert both == pytest.approx(np.sqrt((first**2 + second**2) / 2))
-    with pytest.raises(PlanError, match="criterion: taylor has no pictures"):
+    with pytest.raises(PlanError, match="criterion: taylor has no images"):
         score(model, "taylor")
 
 

@@ -62,7 +62,7 @@ def test_steps_reach_the_target_and_say_so(done: IterateResult) -> None:
     assert done.journal.reason == "the target is reached"
     assert [step.params for step in steps[:4]] == sorted((step.params for step in steps[:4]), reverse=True)
     assert done.checkpoint == done.steps.parent / "settle/best.pt"
-    assert done.picture.read_bytes().startswith(b"\x89PNG")
+    assert done.plot.read_bytes().startswith(b"\x89PNG")
     for step in steps[1:]:
         network = load_checkpoint(Path(step.checkpoint)).network
         assert int(make_channel_graph(network).prunable.sum()) == PRUNABLE - round(step.ratio * PRUNABLE)
@@ -129,7 +129,7 @@ def test_a_signal_and_the_end_of_time_stop_between_steps(trained: Path, tmp_path
     assert resume_iterate(tmp_path / "run", {"max_minutes": 60.0}).journal.is_done
 
 
-def test_every_step_sees_pictures_of_its_own(trained: Path, tmp_path: Path) -> None:
+def test_every_step_sees_images_of_its_own(trained: Path, tmp_path: Path) -> None:
     orders: list[list[int]] = []
     step = epoch_module.train_step
 
@@ -264,8 +264,8 @@ def test_tensors_are_cut_as_the_network_is(network: Network, seed: int, share: f
 
 
 def take_steps(trainee: Trainee, config: TrainConfig, data: Path, count: int) -> list[float]:
-    pictures = DetectionDataset(load_spec(data).samples("train"), 1, SIDE)
-    (batch,) = make_loader(pictures, 12, shuffle=False, epoch=0)
+    images = DetectionDataset(load_spec(data).samples("train"), 1, SIDE)
+    (batch,) = make_loader(images, 12, shuffle=False, epoch=0)
     return [float(train_step(trainee, batch, config, Pace(1e-3))[0]) for _ in range(count)]
 
 

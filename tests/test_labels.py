@@ -80,7 +80,7 @@ def test_ignored_boxes_have_a_file_of_their_own(tmp_path: Path) -> None:
 
 @given(st.text(st.sampled_from("0123456789.-+einaf \n\t")), st.lists(st.floats(-0.5, 1.5), min_size=4, max_size=4))
 @settings(max_examples=200, deadline=None)
-def test_any_text_gives_boxes_inside_the_picture_or_a_dataset_error(text: str, box: list[float]) -> None:
+def test_any_text_gives_boxes_inside_the_image_or_a_dataset_error(text: str, box: list[float]) -> None:
     for candidate in (text, f"2 {' '.join(map(str, box))}"):
         with suppress(DatasetError):
             rows = parse_labels(candidate, "a.txt", classes=3)
@@ -103,10 +103,10 @@ def test_any_text_gives_boxes_inside_the_picture_or_a_dataset_error(text: str, b
         ("0.5 0.5 0.5 0.2 0.2", r"class 0\.5 is out of range"),
         ("0 0.5 0.5 0 0.2", "is empty"),
         ("0 0.5 0.5 0.2 -0.2", "is empty"),
-        ("0 0.95 0.5 0.2 0.2", r"from 0\.85 to 1\.05 lies outside the picture"),
-        ("0 0.5 0.05 0.2 0.2", "outside the picture"),
-        ("0 320 240 64 48", "outside the picture"),
-        ("0 1.0004 0.5 0.0002 0.2", "outside the picture"),
+        ("0 0.95 0.5 0.2 0.2", r"from 0\.85 to 1\.05 lies outside the image"),
+        ("0 0.5 0.05 0.2 0.2", "outside the image"),
+        ("0 320 240 64 48", "outside the image"),
+        ("0 1.0004 0.5 0.0002 0.2", "outside the image"),
     ],
 )
 def test_a_bad_line_is_named(line: str, what: str) -> None:
@@ -115,7 +115,7 @@ def test_a_bad_line_is_named(line: str, what: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_load_labels_takes_a_missing_file_for_a_picture_without_objects(tmp_path: Path) -> None:
+def test_load_labels_takes_a_missing_file_for_a_image_without_objects(tmp_path: Path) -> None:
     assert load_labels(tmp_path / "none.txt", classes=1).shape == (0, 5)
 
 

@@ -151,10 +151,10 @@ def test_last_scores_what_the_run_reported(cli: Cli, hands: Path, trained: Path)
 
 
 def test_an_unfinished_run_is_said_where_it_is_scored(cli: Cli, hands: Path, trained: Path, files: Files) -> None:
-    said = "scoring run/last: 6 pictures, with the averaged weights after epoch 2 of 3"
+    said = "scoring run/last: 6 images, with the averaged weights after epoch 2 of 3"
     assert cli("evaluate", files.last, "--data", hands).err.splitlines() == [said]
     err = cli("bench", files.last, "--data", hands, "--runs", 1).err
-    assert "scoring run/last on the test split: 6 pictures, with the averaged weights after epoch 2 of 3\n" in err
+    assert "scoring run/last on the test split: 6 images, with the averaged weights after epoch 2 of 3\n" in err
     for path in (trained, trained.parent / "last.pt", files.averaged):
         assert "weights" not in cli("evaluate", path, "--data", hands).err
 

@@ -92,7 +92,7 @@ def test_suppression_is_timed_without_the_network(monkeypatch: pytest.MonkeyPatc
     assert isinstance(found, list)
     boxes, scores = engine(images)
     expected = suppress(boxes, scores, config)
-    assert [len(picture) for picture in found if isinstance(picture, Detections)] == list(map(len, expected))
+    assert [len(image) for image in found if isinstance(image, Detections)] == list(map(len, expected))
 
 
 def test_the_environment_says_what_a_time_depends_on() -> None:

@@ -89,7 +89,7 @@ def test_laws_of_a_shipped_cfg(path: Path, tmp_path: Path) -> None:
 
 
 def test_the_goal_on_the_case_study_s_network() -> None:
-    """95 % fewer parameters and 90 % fewer MACs, made, rebuilt and verified, on heads that do react to the picture."""
+    """95 % fewer parameters and 90 % fewer MACs, made, rebuilt and verified, on heads that do react to the image."""
     path = next(path for path in CFGS if path.stem == "yolov3-hand")
     model = make_model(path)
     graph, full = make_channel_graph(model.network), measure_cost(model.network)

@@ -35,7 +35,7 @@ COUNT = 11
 
 @pytest.fixture
 def samples(tmp_path: Path) -> tuple[Sample, ...]:
-    """Make eleven pictures of various sizes, with 0, 1 or 2 objects each."""
+    """Make eleven images of various sizes, with 0, 1 or 2 objects each."""
     made = []
     for number in range(COUNT):
         image, label = tmp_path / f"{number}.png", tmp_path / f"{number}.txt"
@@ -53,7 +53,7 @@ def same(left: list[Batch], right: list[Batch]) -> bool:
     return len(left) == len(right) and all(map(torch.equal, parts(left), parts(right)))
 
 
-def test_a_plain_batch_of_a_hand_worked_picture(tmp_path: Path) -> None:
+def test_a_plain_batch_of_a_hand_worked_image(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 8, 3), (30, 20, 10), np.uint8))
     (tmp_path / "a.txt").write_text("1 0.5 0.5 0.5 0.5\n0 0.25 0.25 0.5 0.5\n")
     data = DetectionDataset([Sample(tmp_path / "a.png", tmp_path / "a.txt")], 2, 8)
@@ -66,7 +66,7 @@ def test_a_plain_batch_of_a_hand_worked_picture(tmp_path: Path) -> None:
     assert batch.indices.tolist() == [0]
 
 
-def test_plain_items_are_letterboxed_pictures(samples: tuple[Sample, ...]) -> None:
+def test_plain_items_are_letterboxed_images(samples: tuple[Sample, ...]) -> None:
     data = DetectionDataset(samples, 2, SIZE)
     for index, sample in enumerate(samples):
         image = read_image(sample.image)
@@ -98,21 +98,21 @@ def test_reading_ahead_changes_nothing(samples: tuple[Sample, ...], batch_size: 
         assert same(ahead, list(make_loader(data, batch_size, shuffle=False, epoch=0)))
 
 
-def test_a_picture_that_cannot_be_read_ends_reading_ahead(samples: tuple[Sample, ...]) -> None:
+def test_a_image_that_cannot_be_read_ends_reading_ahead(samples: tuple[Sample, ...]) -> None:
     data = DetectionDataset(samples, 2, SIZE, cache_bytes=0)
-    samples[5].image.write_text("no picture")
+    samples[5].image.write_text("no image")
     batches = read_in_order(data, 4)
     assert next(batches).indices.tolist() == [0, 1, 2, 3]
-    with pytest.raises(DatasetError, match=r"5\.png: is not a readable picture"):
+    with pytest.raises(DatasetError, match=r"5\.png: is not a readable image"):
         next(batches)
 
 
-def test_headers_tell_the_pictures_sizes(samples: tuple[Sample, ...]) -> None:
+def test_headers_tell_the_images_sizes(samples: tuple[Sample, ...]) -> None:
     headers = DetectionDataset(samples, 2, SIZE, cache_bytes=0).headers
     assert [(header.width_px, header.height_px) for header in headers] == [(40, 24 + 3 * n) for n in range(COUNT)]
 
 
-def test_targets_name_their_picture_in_the_batch(samples: tuple[Sample, ...]) -> None:
+def test_targets_name_their_image_in_the_batch(samples: tuple[Sample, ...]) -> None:
     (batch,) = make_loader(DetectionDataset(samples, 2, SIZE), COUNT, shuffle=True, epoch=3)
     counts = torch.bincount(batch.targets[:, 0].long(), minlength=COUNT)
     assert counts.tolist() == [index % 3 for index in batch.indices.tolist()]
@@ -133,7 +133,7 @@ def test_batches_do_not_depend_on_workers_or_cache(samples: tuple[Sample, ...], 
     assert same(alone, load(0, 10_000))
 
 
-def test_epochs_and_seeds_change_order_and_pictures(samples: tuple[Sample, ...]) -> None:
+def test_epochs_and_seeds_change_order_and_images(samples: tuple[Sample, ...]) -> None:
     def load(seed: int, epoch: int) -> list[Batch]:
         data = DetectionDataset(samples, 2, SIZE, augment=AugmentConfig(), seed=seed)
         return list(make_loader(data, COUNT, shuffle=True, epoch=epoch))
@@ -170,7 +170,7 @@ def test_augmentation_can_change_between_epochs(samples: tuple[Sample, ...]) -> 
     assert same(list(make_loader(data, 4, shuffle=True, epoch=1)), plain)
 
 
-def test_a_single_picture_makes_a_mosaic_with_itself(samples: tuple[Sample, ...]) -> None:
+def test_a_single_image_makes_a_mosaic_with_itself(samples: tuple[Sample, ...]) -> None:
     image, _ = DetectionDataset(samples[:1], 2, SIZE, augment=AugmentConfig())[0]
     assert image.shape == (SIZE, SIZE, 3)
 
@@ -190,18 +190,18 @@ def test_a_batch_moves_as_one(samples: tuple[Sample, ...]) -> None:
     assert {part.device.type for part in (moved.images, moved.targets, moved.indices)} == {"meta"}
 
 
-def test_bad_labels_and_pictures_are_named_before_training(samples: tuple[Sample, ...]) -> None:
+def test_bad_labels_and_images_are_named_before_training(samples: tuple[Sample, ...]) -> None:
     samples[7].label.write_text("0 0.5 0.5 0.5 0.5\n5 0.5 0.5 0.5 0.5\n")
     with pytest.raises(DatasetError, match=r"/7\.txt:2: class 5 is out of range"):
         DetectionDataset(samples, 2, SIZE, cache_bytes=0)
     samples[7].label.unlink()
     samples[4].image.write_bytes(samples[4].image.read_bytes()[:20])
-    with pytest.raises(DatasetError, match=r"/4\.png: is not a readable picture"):
+    with pytest.raises(DatasetError, match=r"/4\.png: is not a readable image"):
         DetectionDataset(samples, 2, SIZE)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_pictures_beyond_the_cache_are_read_again_and_missed_in_one_line(
+def test_images_beyond_the_cache_are_read_again_and_missed_in_one_line(
     samples: tuple[Sample, ...], workers: int
 ) -> None:
     four_bytes = sum(fit_image(read_image(sample.image), SIZE).nbytes for sample in samples[:4])
@@ -212,7 +212,7 @@ def test_pictures_beyond_the_cache_are_read_again_and_missed_in_one_line(
     assert next(batches).indices.tolist() == [0, 1, 2, 3]
     with pytest.raises(DatasetError) as caught:
         next(batches)
-    assert str(caught.value) == f"{samples[4].image}: there is no such picture; name a picture that exists"
+    assert str(caught.value) == f"{samples[4].image}: there is no such image; name an image that exists"
     assert caught.value.where == str(samples[4].image)
 
 
@@ -225,9 +225,7 @@ def test_a_worker_that_dies_is_named(samples: tuple[Sample, ...]) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DetectionDataset, "make_item", die)
-        with pytest.raises(
-            DatasetError, match="workers: a process that loads pictures died; resume the run, with fewer"
-        ):
+        with pytest.raises(DatasetError, match="workers: a process that loads images died; resume the run, with fewer"):
             list(make_loader(data, 4, shuffle=False, epoch=0, workers=1))
 
 
@@ -246,7 +244,7 @@ def test_processes_share_every_batch(samples: tuple[Sample, ...], count: int) ->
         list(make_loader(data, 4, shuffle=True, epoch=1, sizes=[32, 64], share=Share(rank, count)))
         for rank in range(count)
     ]
-    kept = whole if count < 4 else whole[:-1]  # the last batch has three pictures
+    kept = whole if count < 4 else whole[:-1]  # the last batch has three images
     assert {len(part) for part in parts} == {len(kept)} == {count_batches(COUNT, 4, Share(0, count))}
     for number, batch in enumerate(kept):
         mine = [part[number] for part in parts]

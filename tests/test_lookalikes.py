@@ -1,4 +1,4 @@
-"""Copies are found whatever was done to them, and different pictures are not; all pairs as brute force finds them."""
+"""Copies are found whatever was done to them, and different images are not; all pairs as brute force finds them."""
 
 from __future__ import annotations
 
@@ -20,82 +20,80 @@ from yolo_prune.datasets.check import perceptual_hash as lookalikes
 from yolo_prune.datasets.check.perceptual_hash import LEAST_CORRELATION, Look, Pairs, find_pairs, measure_look, sum_up
 from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.images import read_image
-from yolo_prune.datasets.synthetic.dataset import make_picture
+from yolo_prune.datasets.synthetic.dataset import make_image
 
-Picture = NDArray[np.uint8]
+ScannedImage = NDArray[np.uint8]
 NEAR = 12
 
 
-def draw(seed: int) -> Picture:
-    return make_picture(np.random.default_rng((7, seed)), SyntheticConfig(size_px=160))[0]
+def draw(seed: int) -> ScannedImage:
+    return make_image(np.random.default_rng((7, seed)), SyntheticConfig(size_px=160))[0]
 
 
 @pytest.fixture(scope="module")
-def drawn() -> list[Picture]:
+def drawn() -> list[ScannedImage]:
     return [draw(seed) for seed in range(30)]
 
 
-def pack(picture: Picture) -> Picture:
-    _, packed = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 60])
+def pack(image: ScannedImage) -> ScannedImage:
+    _, packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])
     return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)
 
 
-def shrink(picture: Picture) -> Picture:
-    return np.asarray(cv2.resize(picture, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA), np.uint8)
+def shrink(image: ScannedImage) -> ScannedImage:
+    return np.asarray(cv2.resize(image, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def mirror(picture: Picture) -> Picture:
-    return np.ascontiguousarray(picture[:, ::-1])
+def mirror(image: ScannedImage) -> ScannedImage:
+    return np.ascontiguousarray(image[:, ::-1])
 
 
-def brighten(picture: Picture) -> Picture:
-    return np.asarray((picture * 1.1).clip(0, 255), np.uint8)
+def brighten(image: ScannedImage) -> ScannedImage:
+    return np.asarray((image * 1.1).clip(0, 255), np.uint8)
 
 
-def crop(picture: Picture) -> Picture:
-    x, y = round(picture.shape[1] * 0.015), round(picture.shape[0] * 0.015)
-    return np.ascontiguousarray(picture[y:-y, x:-x])
+def crop(image: ScannedImage) -> ScannedImage:
+    x, y = round(image.shape[1] * 0.015), round(image.shape[0] * 0.015)
+    return np.ascontiguousarray(image[y:-y, x:-x])
 
 
-@pytest.mark.parametrize(
-    "change", [pack, shrink, mirror, brighten, crop, lambda picture: pack(shrink(mirror(picture)))]
-)
-def test_copies_are_found_and_different_pictures_are_not(
-    drawn: list[Picture], change: Callable[[Picture], Picture]
+@pytest.mark.parametrize("change", [pack, shrink, mirror, brighten, crop, lambda image: pack(shrink(mirror(image)))])
+def test_copies_are_found_and_different_images_are_not(
+    drawn: list[ScannedImage], change: Callable[[ScannedImage], ScannedImage]
 ) -> None:
-    looks = [measure_look(picture) for picture in [*drawn, *map(change, drawn)]]
+    looks = [measure_look(image) for image in [*drawn, *map(change, drawn)]]
     (found,) = find_pairs(looks, NEAR)
     assert list(zip(found.first.tolist(), found.second.tolist(), strict=True)) == [(i, i + 30) for i in range(30)]
     is_mirrored = change is mirror or change not in (pack, shrink, brighten, crop)
     assert (found.mirrored == is_mirrored).all()
 
 
-def test_the_hash_is_the_library_s_of_the_picture_and_of_its_mirror_image(drawn: list[Picture]) -> None:
-    for picture in drawn[:5]:
-        look = measure_look(picture)
-        whole, mirrored = (imagehash.phash(Image.fromarray(seen)) for seen in (picture, mirror(picture)))
+def test_the_hash_is_the_library_s_of_the_image_and_of_its_mirror_image(drawn: list[ScannedImage]) -> None:
+    for image in drawn[:5]:
+        look = measure_look(image)
+        whole, mirrored = (imagehash.phash(Image.fromarray(seen)) for seen in (image, mirror(image)))
         assert (look.bits != whole.hash.ravel()).sum() <= 4  # it shrinks by Lanczos's filter, not by areas
         assert (look.mirrored_bits != mirrored.hash.ravel()).sum() <= 4
         assert look.thumbnail.shape == (16, 16)
-        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         areas = cv2.resize(grey, (16, 16), interpolation=cv2.INTER_AREA).astype(int)
         assert abs(look.thumbnail - areas).max() <= 1
 
 
-def test_a_picture_does_not_look_like_itself_mirrored() -> None:
+def test_a_image_does_not_look_like_itself_mirrored() -> None:
     half = draw(0)
     look = measure_look(np.concatenate((half, mirror(half)), axis=1))
     assert (look.bits == look.mirrored_bits).all()
     assert [len(pairs.first) for pairs in find_pairs([look], NEAR)] == [0]
 
 
-def test_flat_pictures_look_like_nothing() -> None:
+def test_flat_images_look_like_nothing() -> None:
     looks = [measure_look(np.full((50, 60, 3), grey, np.uint8)) for grey in (0, 0, 255, 90)]
     assert sum(len(pairs.first) for pairs in find_pairs(looks, 64)) == 0
     assert list(find_pairs([], NEAR)) == []
 
 
-def test_the_second_look_tells_pictures_of_one_hash_apart() -> None:
+def test_the_second_look_tells_images_of_one_hash_apart() -> None:
     rng = np.random.default_rng(0)
     bits = rng.random(64) < 0.5
     one, other = rng.integers(0, 256, (2, 16, 16)).astype(np.uint8)
@@ -182,11 +180,11 @@ def test_groups_and_crossings_are_those_of_a_slow_search(data: st.DataObject, co
     between: dict[tuple[int, int], list[tuple[int, bool, int]]] = {}
     for i, j, distance, mirrored in pairs:
         if splits[i] != splits[j]:
-            early, late = sorted((i, j), key=lambda picture: splits[picture])
+            early, late = sorted((i, j), key=lambda image: splits[image])
             between.setdefault((late, splits[early]), []).append((distance, mirrored, early))
     assert len(crossings) == len(between)
     for crossing in crossings:
-        found = between[crossing.picture, splits[crossing.nearest]]
+        found = between[crossing.image, splits[crossing.nearest]]
         best = min(distance for distance, _, _ in found)
         assert (crossing.distance, crossing.others) == (best, len(found) - 1)
         assert (crossing.distance, crossing.mirrored, crossing.nearest) in found
@@ -198,9 +196,9 @@ def as_pairs(rows: list[tuple[int, int, int, bool]]) -> Pairs:
 
 
 def connect(count: int, pairs: Sequence[tuple[int, int, int, bool]]) -> set[tuple[int, ...]]:
-    groups = [{picture} for picture in range(count)]
+    groups = [{image} for image in range(count)]
     for i, j, _, _ in pairs:
-        one, other = (next(group for group in groups if picture in group) for picture in (i, j))
+        one, other = (next(group for group in groups if image in group) for image in (i, j))
         if one is not other:
             groups.remove(other)
             one |= other
@@ -208,8 +206,8 @@ def connect(count: int, pairs: Sequence[tuple[int, int, int, bool]]) -> set[tupl
 
 
 def test_a_look_is_the_same_from_a_file(tmp_path: Path) -> None:
-    picture = draw(1)
-    Image.fromarray(picture).save(tmp_path / "a.png")
-    one, other = measure_look(picture), measure_look(read_image(tmp_path / "a.png"))
+    image = draw(1)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    one, other = measure_look(image), measure_look(read_image(tmp_path / "a.png"))
     assert (one.bits == other.bits).all()
     assert (one.thumbnail == other.thumbnail).all()

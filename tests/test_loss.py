@@ -45,7 +45,7 @@ def measure(heads: Heads, targets: Tensor, config: LossConfig | None = None, net
 
 
 def test_anchors_are_assigned_as_by_hand() -> None:
-    # 12×10 px at (40, 20) of a 64×96 picture: within 4 of the first two anchors, off by more than 4 of the third
+    # 12×10 px at (40, 20) of a 64×96 image: within 4 of the first two anchors, off by more than 4 of the third
     targets = torch.tensor([[1, 2, 40 / 96, 20 / 64, 12 / 96, 10 / 64]])
     coarse, fine = assign(targets, YOLOS, [(2, 3), (4, 6)], 64, 96, anchor_ratio=4.0)
     assert len(coarse.image) == 0
@@ -182,7 +182,7 @@ def test_an_answer_that_overlaps_an_object_is_not_taught_that_it_sees_none() -> 
 
 
 def test_what_lies_in_an_ignored_box_is_not_taught_that_it_sees_none() -> None:
-    # 16 px cells; the ignored box covers the left half of the first picture, cells 0 and 1 of 4 in the fine head
+    # 16 px cells; the ignored box covers the left half of the first image, cells 0 and 1 of 4 in the fine head
     ignored = torch.tensor([[0, 0, 0.25, 0.5, 0.5, 1, 1]], dtype=torch.float64)
     _, fine = (raw.detach().clone() for raw in make_heads())
     maps = fine.view(2, -1, 8, *fine.shape[2:])
@@ -240,7 +240,7 @@ def test_boxes_that_share_an_anchor_ask_for_the_better_one_s_iou() -> None:
 
 @given(st.integers(0, 500), st.integers(0, 12))
 @settings(max_examples=40, deadline=None)
-def test_order_of_targets_and_of_pictures_does_not_matter(seed: int, count: int) -> None:
+def test_order_of_targets_and_of_images_does_not_matter(seed: int, count: int) -> None:
     heads, targets = make_heads(seed=seed), make_targets(count, seed=seed)
     targets = torch.cat((targets, targets[:2] + torch.tensor([0, 0, 0, 0, 0.01, 0.02])))  # two that share an anchor
     total = measure(heads, targets).total
@@ -273,7 +273,7 @@ def test_half_precision_answers_are_judged_in_single() -> None:
     )
 
 
-def test_a_few_steps_learn_one_picture() -> None:
+def test_a_few_steps_learn_one_image() -> None:
     torch.manual_seed(0)
     network = make_network("yolov3-tiny", classes=3, width=0.1, img_size=64)
     model = Detector(network).train()

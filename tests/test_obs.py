@@ -164,5 +164,5 @@ def test_many_channels_go_in_steps_and_nearly_as_one_by_one() -> None:
 
 def test_it_needs_images() -> None:
     model = randomise_(Detector(PLAIN))
-    with pytest.raises(PlanError, match="criterion: obs has no pictures"):
+    with pytest.raises(PlanError, match="criterion: obs has no images"):
         score_by_reconstruction(model, make_channel_graph(PLAIN), [])

@@ -28,63 +28,63 @@ from yolo_prune.evaluation.previews import (
     draw_found,
     make_side_by_side,
     pick_evenly,
-    save_picture,
+    save_image,
 )
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.training.previews import COLUMNS, ROWS, save_batch_picture, save_detections_picture
+from yolo_prune.training.previews import COLUMNS, ROWS, save_batch_image, save_detections_image
 from yolo_prune.training.report import make_results_figure, save_results
 
 NOTHING = make_detections([], [], [])
 BOX = (20.0, 40.0, 70.0, 90.0)
 
 
-def make_picture(height: int = 100, width: int = 120, colour: tuple[int, int, int] = (10, 60, 20)) -> Image:
+def make_image(height: int = 100, width: int = 120, colour: tuple[int, int, int] = (10, 60, 20)) -> Image:
     return np.full((height, width, 3), colour, np.uint8)
 
 
 def test_a_detection_is_framed_in_the_colour_of_its_class() -> None:
-    image = make_picture()
+    image = make_image()
     drawn = draw_detections(image, make_detections([BOX], [0.9], [1]), ("palm", "fist"))
     for x, y in ((45, 90), (20, 65), (70, 65)):  # the label covers the upper edge's left end
         assert tuple(drawn[y, x]) == PALETTE[1]
     assert tuple(drawn[65, 45]) == (10, 60, 20)
     assert tuple(drawn[95, 110]) == (10, 60, 20)
-    assert (image == make_picture()).all()
+    assert (image == make_image()).all()
 
 
 def test_weak_detections_are_left_out() -> None:
     found = make_detections([BOX], [0.3], [0])
-    assert (draw_detections(make_picture(), found, ("palm",), min_score=0.31) == make_picture()).all()
-    assert (draw_detections(make_picture(), found, ("palm",), min_score=0.3) != make_picture()).any()
+    assert (draw_detections(make_image(), found, ("palm",), min_score=0.31) == make_image()).all()
+    assert (draw_detections(make_image(), found, ("palm",), min_score=0.3) != make_image()).any()
 
 
 def test_truth_is_white_and_lies_under_detections() -> None:
     truth = GroundTruth(np.array([BOX]), np.array([0]))
-    white = draw_detections(make_picture(), NOTHING, (), truth)[65, 20].astype(int)
+    white = draw_detections(make_image(), NOTHING, (), truth)[65, 20].astype(int)
     assert np.abs(white - TRUTH_COLOUR).max() < 30  # a line of one pixel has soft edges
-    both = draw_detections(make_picture(), make_detections([BOX], [0.9], [0]), ("palm",), truth)
+    both = draw_detections(make_image(), make_detections([BOX], [0.9], [0]), ("palm",), truth)
     assert tuple(both[65, 20]) == PALETTE[0]
 
 
 def test_the_best_is_drawn_last() -> None:
     found = make_detections([BOX, BOX], [0.5, 0.9], [0, 1])
-    assert tuple(draw_detections(make_picture(), found, ("a", "b"))[65, 20]) == PALETTE[1]
+    assert tuple(draw_detections(make_image(), found, ("a", "b"))[65, 20]) == PALETTE[1]
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=4, max_size=4), st.integers(1, 40), st.integers(1, 40)
 )
-def test_any_box_can_be_drawn_into_any_picture(box: list[float], height: int, width: int) -> None:
-    image = make_picture(height, width)
+def test_any_box_can_be_drawn_into_any_image(box: list[float], height: int, width: int) -> None:
+    image = make_image(height, width)
     drawn = draw_detections(image, make_detections([box], [0.9], [11]), ("x",) * 12)
     assert drawn.shape == image.shape
 
 
 def test_a_grid_of_hand_worked_places() -> None:
-    red, blue = make_picture(10, 100, (255, 0, 0)), make_picture(20, 60, (0, 0, 255))
+    red, blue = make_image(10, 100, (255, 0, 0)), make_image(20, 60, (0, 0, 255))
     grid = make_side_by_side([("", [red, blue]), ("", [blue])])
-    # cells 100 wide, a gap of 2, a band of 24; rows as high as their highest picture, pictures centred
+    # cells 100 wide, a gap of 2, a band of 24; rows as high as their highest image, images centred
     assert grid.shape == (24 + 20 + 20 + 2 * 2, 2 * 102 + 2, 3)
     expected = np.full(grid.shape, PAPER, np.uint8)
     expected[24 + 5 : 24 + 15, 2:102] = (255, 0, 0)
@@ -94,15 +94,15 @@ def test_a_grid_of_hand_worked_places() -> None:
 
 
 def test_titles_stand_in_the_band_above_their_column() -> None:
-    grid = make_side_by_side([("Original", [make_picture()]), ("", [make_picture()])])
+    grid = make_side_by_side([("Original", [make_image()]), ("", [make_image()])])
     assert (grid[:24, :122] != PAPER).any()
     assert (grid[:24, 124:] == PAPER).all()
     assert make_side_by_side([]).ndim == 3
 
 
-def test_a_saved_picture_is_read_back_as_it_was(tmp_path: Path) -> None:
+def test_a_saved_image_is_read_back_as_it_was(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-    path = save_picture(tmp_path / "new/a.png", image)
+    path = save_image(tmp_path / "new/a.png", image)
     assert (read_image(path) == image).all()
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
 
@@ -110,11 +110,11 @@ def test_a_saved_picture_is_read_back_as_it_was(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"a\.png: cannot be written"):
-        save_picture(tmp_path / "file/a.png", make_picture())
+        save_image(tmp_path / "file/a.png", make_image())
 
 
 @given(st.integers(0, 200), st.integers(1, 20))
-def test_pictures_are_picked_evenly(count: int, wanted: int) -> None:
+def test_images_are_picked_evenly(count: int, wanted: int) -> None:
     picked = list(pick_evenly(count, wanted))
     assert len(picked) <= wanted
     assert len(picked) == count or len(picked) > wanted / 2 or not count
@@ -126,9 +126,9 @@ def test_pictures_are_picked_evenly(count: int, wanted: int) -> None:
 def test_a_run_shows_what_it_was_shown_and_what_it_found(hands: Path, trained: Path, tmp_path: Path) -> None:
     spec, model = load_spec(hands), load_checkpoint(trained).make_model().eval()
     data = DetectionDataset(spec.samples("train"), 1, SIDE, augment=AugmentConfig())
-    batch = cv2.imread(str(save_batch_picture(tmp_path, data)))
+    batch = cv2.imread(str(save_batch_image(tmp_path, data)))
     plain = DetectionDataset(spec.samples("val"), 1, SIDE)
-    found = cv2.imread(str(save_detections_picture(tmp_path, model, plain, spec.names, torch.device("cpu"))))
+    found = cv2.imread(str(save_detections_image(tmp_path, model, plain, spec.names, torch.device("cpu"))))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train_batch.png", "val_detections.png"]
     assert batch is not None
     assert found is not None
@@ -151,7 +151,7 @@ def test_truth_is_drawn_where_nothing_is_found(hands: Path, trained: Path) -> No
 
 
 @pytest.mark.parametrize("below", [0, 5])
-def test_results_are_left_as_numbers_and_as_a_picture(tmp_path: Path, below: int) -> None:
+def test_results_are_left_as_numbers_and_as_a_image(tmp_path: Path, below: int) -> None:
     base = {"loss": 3.0, "box": 1.0, "objectness": 1.5, "classes": 0.5, "learning_rate": 1e-3, "images_per_s": 9.0}
     rows = [
         {"epoch": epoch, **base, "val_map50": score, "channels_below": below, "channels": 10}

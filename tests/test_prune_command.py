@@ -43,7 +43,7 @@ AT_ONCE = ("--one-shot", "--criterion", "bn-gamma")
 
 
 def prune(cli: Cli, checkpoint: Path, *words: object) -> Any:
-    """Prune without a look at pictures and return the JSON."""
+    """Prune without a look at images and return the JSON."""
     how = AT_ONCE[:1] if "--plan" in words else AT_ONCE
     return read_json(cli("prune", *how, checkpoint, "--recalibrate", 0, "--json", *words))
 
@@ -424,7 +424,7 @@ def test_regress_is_nearer_to_the_network_than_a_constant_and_repeats(cli: Cli, 
     assert ways[0]["max_abs_difference"] < 1e-9
 
 
-def test_only_what_looks_at_pictures_needs_data(cli: Cli, lone: Path) -> None:
+def test_only_what_looks_at_images_needs_data(cli: Cli, lone: Path) -> None:
     for fold in ("leaky", "none"):
         assert prune(cli, lone, "--ratio", 0.5, "--fold", fold)["recalibrated_on"] == 0
     for words, ways in (
@@ -443,7 +443,7 @@ def test_only_what_looks_at_pictures_needs_data(cli: Cli, lone: Path) -> None:
 def test_settings_come_from_a_file_and_flags_go_over_it(cli: Cli, trained: Path) -> None:
     Path("prune.yaml").write_text(
         "ratio: 0.9\ntarget_macs: 0.8\ncriterion: l1\ngroup_reduce: max\nscope: layer\nnormalize: max\nspare: [3]\n"
-        "round_to: 2\nmin_channels: 1\nfold: none\nrecalibrate: 0\nname: filed\nseed: 5\npictures: 8\n"
+        "round_to: 2\nmin_channels: 1\nfold: none\nrecalibrate: 0\nname: filed\nseed: 5\nimages: 8\n"
     )
     result = read_json(cli("prune", "--one-shot", trained, "--config", "prune.yaml", "--ratio", 0.25, "--json"))
     assert result["checkpoint"] == "runs/filed/pruned.pt"
@@ -451,7 +451,7 @@ def test_settings_come_from_a_file_and_flags_go_over_it(cli: Cli, trained: Path)
     recipe = load_checkpoint(Path(result["checkpoint"])).provenance["recipe"]
     wanted = {"ratio": 0.25, "target_macs": 0.8, "criterion": "l1", "group_reduce": "max", "scope": "layer"}
     wanted |= {"normalize": "max", "spare": [3], "round_to": 2, "min_channels": 1, "fold": "none", "recalibrate": 0}
-    wanted |= {"name": "filed", "seed": 5, "pictures": 8, "plan": None, "from_sensitivity": None, "drop_blocks": 0}
+    wanted |= {"name": "filed", "seed": 5, "images": 8, "plan": None, "from_sensitivity": None, "drop_blocks": 0}
     assert {key: recipe[key] for key in wanted} == wanted
 
 
@@ -484,9 +484,9 @@ def test_what_was_pruned_is_finetuned_and_benched(cli: Cli, trained: Path) -> No
 def test_a_plan_is_written_and_nothing_pruned(cli: Cli, lone: Path) -> None:
     words = (lone, "--ratio", 0.5, "--criterion", "l2", "--json")
     plan, dry = read_json(cli("plan", *words)), read_json(cli("prune", *AT_ONCE, *words, "--dry-run"))
-    assert (plan["plan"], plan["picture"]) == ("runs/plan/plan.json", "runs/plan/plan.png")
+    assert (plan["plan"], plan["plot"]) == ("runs/plan/plan.json", "runs/plan/plan.png")
     assert dry["plan"] == "runs/plan-2/plan.json"
-    for name in ("plan", "picture"):
+    for name in ("plan", "plot"):
         assert Path(plan.pop(name)).read_bytes() == Path(dry.pop(name)).read_bytes()
     assert plan == dry
     assert {str(path.relative_to("runs")) for path in Path("runs").rglob("*.*")} == {
@@ -594,11 +594,11 @@ def test_a_plan_leaves_nothing_to_choose(cli: Cli, trained: Path, words: str) ->
     assert outcome.err == f"error: {flag}: a plan already says what to drop; leave it out, or the plan\n"
 
 
-@pytest.mark.parametrize(("pictures", "expected"), [(1, [0]), (5, [0, 2, 4, 7, 9]), (8, [0, 1, 3, 4, 6, 7, 9, 10]), (99, list(range(12)))])  # fmt: skip
-def test_pictures_are_spread_over_the_split(hands: Path, pictures: int, expected: list[int]) -> None:
+@pytest.mark.parametrize(("images", "expected"), [(1, [0]), (5, [0, 2, 4, 7, 9]), (8, [0, 1, 3, 4, 6, 7, 9, 10]), (99, list(range(12)))])  # fmt: skip
+def test_images_are_spread_over_the_split(hands: Path, images: int, expected: list[int]) -> None:
     spec = load_spec(hands)
     samples = list(spec.samples("train"))
-    picked = pick_samples(spec, "train", pictures, SIDE).samples
+    picked = pick_samples(spec, "train", images, SIDE).samples
     assert [samples.index(sample) for sample in picked] == expected
 
 

@@ -1,4 +1,4 @@
-"""A plan and a sensitivity table as pictures: sizes, bars and their colours."""
+"""A plan and a sensitivity table as images: sizes, bars and their colours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.layers import Conv, Layer, Network, Shortcut
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import OutputError
-from yolo_prune.pruning import plots as pictures
+from yolo_prune.pruning import plots as images
 from yolo_prune.pruning.blocks import drop_blocks, find_blocks
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.plan import Plan, prune_network
@@ -52,7 +52,7 @@ def figure(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def draw(what: Any, *arguments: Any) -> Figure:
         drawn: list[Figure] = []
-        monkeypatch.setattr(pictures, "_save", lambda path, figure: drawn.append(figure))
+        monkeypatch.setattr(images, "_save", lambda path, figure: drawn.append(figure))
         what(Path(), *arguments)
         return drawn[0]
 

@@ -47,7 +47,7 @@ def batch(hands: Path) -> Batch:
 
 
 def make_double_trainee(config: TrainConfig, **parts: Any) -> Trainee:
-    """Return a trainee in float64 whose batch norms are frozen, so that pictures do not see each other."""
+    """Return a trainee in float64 whose batch norms are frozen, so that images do not see each other."""
     torch.manual_seed(0)
     return make_trainee(Detector(parse_cfg(TINY_CFG)).double().eval(), config, 10, **parts)
 
@@ -134,7 +134,7 @@ def test_a_multi_scale_run_sees_several_sizes_and_its_end_is_its_own(
 
 @pytest.fixture
 def wide_hands(hands: Path, tmp_path: Path) -> Path:
-    """Return the data.yaml of a copy whose pictures are half as high as wide."""
+    """Return the data.yaml of a copy whose images are half as high as wide."""
     copy = shutil.copytree(hands.parent, tmp_path / "hands")
     for path in copy.glob("images/*/*"):
         cv2.imwrite(str(path), cv2.resize(np.array(cv2.imread(str(path))), (SIDE, SIDE // 2)))
@@ -150,7 +150,7 @@ def test_rectangles_find_what_squares_find(trained: Path, wide_hands: Path) -> N
     ]
     assert found[0].keys() == found[1].keys() == set(range(len(data)))
     best = [[float(one.scores.max(initial=0)) for _, one in sorted(every.items())] for every in found]
-    assert best[0] == pytest.approx(best[1], abs=0.2)  # grey beside a picture is not what zeros beside it are
+    assert best[0] == pytest.approx(best[1], abs=0.2)  # grey beside an image is not what zeros beside it are
     assert best[0] != best[1]
 
 
@@ -165,7 +165,7 @@ def test_rectangular_validation_is_what_it_says(wide_hands: Path, tiny_cfg: Path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Detector, "forward", watch)
-        patch.setattr("yolo_prune.training.run.save_detections_picture", lambda folder, *arguments: folder)
+        patch.setattr("yolo_prune.training.run.save_detections_image", lambda folder, *arguments: folder)
         start_training(make_config(wide_hands, tiny_cfg, rectangular=True, epochs=1), tmp_path / "run")
     assert shapes == {(SIDE // 2, SIDE)}
 

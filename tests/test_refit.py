@@ -250,5 +250,5 @@ def test_yolov3_is_fitted() -> None:
 
 def test_without_images_it_says_so() -> None:
     model = randomise_(Detector(MIXED))
-    with pytest.raises(PlanError, match="fold: there are no pictures to fit weights on; name a data set"):
+    with pytest.raises(PlanError, match="fold: there are no images to fit weights on; name a data set"):
         refit(model, drop(MIXED, 0, [0]), [])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
 from yolo_prune.evaluation.detections import make_detections
-from yolo_prune.evaluation.image_ids import ImageId, PictureIds, load_picture_ids, name_pictures
+from yolo_prune.evaluation.image_ids import ImageId, ImageIds, load_image_ids, name_images
 from yolo_prune.evaluation.results import format_results, load_results
 
 NOTHING = make_detections((), (), ())
@@ -21,8 +21,8 @@ GOOD: dict[str, Any] = {"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "
 ROOT = Path("/data/set")
 
 
-def make_ids(images: list[ImageId], classes: tuple[int, ...]) -> PictureIds:
-    return PictureIds(tuple(images), classes, {image: place for place, image in enumerate(images)})
+def make_ids(images: list[ImageId], classes: tuple[int, ...]) -> ImageIds:
+    return ImageIds(tuple(images), classes, {image: place for place, image in enumerate(images)})
 
 
 def make_samples(*names: str) -> list[Sample]:
@@ -88,9 +88,9 @@ def test_a_missing_results_file_is_named(tmp_path: Path) -> None:
         load_results(tmp_path / "none.json", make_ids([], (0,)))
 
 
-def test_pictures_are_named_by_their_path_and_understood_by_its_ends() -> None:
+def test_images_are_named_by_their_path_and_understood_by_its_ends() -> None:
     samples = make_samples("images/test/a/000139.jpg", "images/test/b.webp")
-    ids = name_pictures(samples, ROOT, 2, make_samples("images/train/b.webp", "images/train/c.webp"))
+    ids = name_images(samples, ROOT, 2, make_samples("images/train/b.webp", "images/train/c.webp"))
     assert ids.images == ("images/test/a/000139.jpg", "images/test/b.webp")
     assert ids.classes == (0, 1)
     for name in ("images/test/a/000139.jpg", "test/a/000139.jpg", "000139.jpg", "000139", 139, str(samples[0].image)):
@@ -101,8 +101,8 @@ def test_pictures_are_named_by_their_path_and_understood_by_its_ends() -> None:
     assert not ids.ambiguous
 
 
-def test_results_of_pictures_that_were_not_asked_for_are_left_out(tmp_path: Path) -> None:
-    ids = name_pictures(make_samples("a.jpg"), ROOT, 1, make_samples("b.jpg"))
+def test_results_of_images_that_were_not_asked_for_are_left_out(tmp_path: Path) -> None:
+    ids = name_images(make_samples("a.jpg"), ROOT, 1, make_samples("b.jpg"))
     path = tmp_path / "results.json"
     rows = [GOOD | {"image_id": name, "category_id": 0} for name in ("b", "a", "b.jpg")]
     path.write_text(json.dumps(rows))
@@ -110,12 +110,12 @@ def test_results_of_pictures_that_were_not_asked_for_are_left_out(tmp_path: Path
     assert found.boxes_xyxy.tolist() == [[1, 2, 4, 6]]
 
 
-def test_a_name_that_fits_two_pictures_is_refused(tmp_path: Path) -> None:
-    ids = name_pictures(make_samples("left/a.jpg", "right/a.jpg", "a.jpg"), ROOT, 1)
+def test_a_name_that_fits_two_images_is_refused(tmp_path: Path) -> None:
+    ids = name_images(make_samples("left/a.jpg", "right/a.jpg", "a.jpg"), ROOT, 1)
     assert ids.places["a.jpg"] == 2  # a whole path is meant before the end of another
     path = tmp_path / "results.json"
     path.write_text(json.dumps([GOOD | {"image_id": "a", "category_id": 0}]))
-    with pytest.raises(DatasetError, match=r"\[0\]: 'a' fits more than one picture; name pictures by their path"):
+    with pytest.raises(DatasetError, match=r"\[0\]: 'a' fits more than one image; name images by their path"):
         load_results(path, ids)
 
 
@@ -124,12 +124,12 @@ def write_annotations(path: Path, images: Any, categories: Any) -> Path:
     return path
 
 
-def test_annotations_give_pictures_and_classes_their_ids(tmp_path: Path) -> None:
+def test_annotations_give_images_and_classes_their_ids(tmp_path: Path) -> None:
     samples = make_samples("images/test/a.jpg", "images/test/b.jpg")
     images = [{"id": 30, "file_name": "b.jpg"}, {"id": "x", "file_name": "test/a.jpg"}, {"id": 5, "file_name": "c.jpg"}]
     categories = [{"id": 4, "name": "foot"}, {"id": 2, "name": "hand"}, {"id": 3, "name": "face"}]
     path = write_annotations(tmp_path / "coco.json", images, categories)
-    ids = load_picture_ids(path, samples, ROOT, ("hand", "foot"), make_samples("images/train/c.jpg"))
+    ids = load_image_ids(path, samples, ROOT, ("hand", "foot"), make_samples("images/train/c.jpg"))
     assert ids.images == ("x", 30)
     assert ids.classes == (2, 4)
     assert dict(ids.places) == {30: 1, "x": 0, 5: None}
@@ -139,7 +139,7 @@ def test_annotations_give_pictures_and_classes_their_ids(tmp_path: Path) -> None
     ("images", "categories", "message"),
     [
         (None, [], r"coco\.json: there is no list images"),
-        ([{"id": 1, "file_name": "a.jpg"}], [], r"coco\.json: 1 pictures of the data set are not .* first is b\.jpg"),
+        ([{"id": 1, "file_name": "a.jpg"}], [], r"coco\.json: 1 images of the data set are not .* first is b\.jpg"),
         ([{"id": 1}], [], r"coco\.json: images\[0\]: has no file_name"),
         ([{"id": 1.5, "file_name": "a.jpg"}], [], r"coco\.json: images\[0\]: has no id"),
         ([{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}], {}, r"there is no list categories"),
@@ -153,4 +153,4 @@ def test_annotations_give_pictures_and_classes_their_ids(tmp_path: Path) -> None
 def test_bad_annotations_are_named(tmp_path: Path, images: Any, categories: Any, message: str) -> None:
     path = write_annotations(tmp_path / "coco.json", images, categories)
     with pytest.raises(DatasetError, match=message):
-        load_picture_ids(path, make_samples("a.jpg", "b.jpg"), ROOT, ("hand",))
+        load_image_ids(path, make_samples("a.jpg", "b.jpg"), ROOT, ("hand",))

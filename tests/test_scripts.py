@@ -260,7 +260,7 @@ class TestOracle:
         expected = np.array([[1.0, 2.0], [3.0, 4.0]])
         assert judge({"conv_1": expected}, {"conv_1": np.array(found)})[0] == verdict
 
-    def test_does_not_believe_outputs_that_hardly_depend_on_the_picture(self) -> None:
+    def test_does_not_believe_outputs_that_hardly_depend_on_the_image(self) -> None:
         judge = runpy.run_path(str(ROOT / "scripts/oracle_compare.py"))["judge"]
         outputs = {"conv_1": np.array([[1.0, 2.0], [1.0, 2.01]])}
         assert judge(outputs, outputs)[0] == "FAILS"

@@ -272,7 +272,7 @@ def stop_early(checkpoint: Path, folder: Path, **settings: Any) -> None:
         start_sensitivity(checkpoint, SensitivityConfig(**settings), folder)
 
 
-def test_the_command_leaves_table_picture_and_path(cli: Cli, trained: Path, finished: dict[str, Path]) -> None:
+def test_the_command_leaves_table_image_and_path(cli: Cli, trained: Path, finished: dict[str, Path]) -> None:
     outcome = cli("sensitivity", trained)
     assert (outcome.code, outcome.out) == (0, "runs/sensitivity/sensitivity.json\n")
     assert Path("runs/sensitivity/sensitivity.json").read_bytes() == (finished["map50"] / stage.TABLE).read_bytes()
@@ -292,16 +292,16 @@ def test_the_command_leaves_table_picture_and_path(cli: Cli, trained: Path, fini
 
 
 def test_the_json_is_the_table(cli: Cli, trained: Path, hands: Path) -> None:
-    words = ("--ratios", "0.5,0.75", "--metric", "loss", "--pictures", 2, "--criterion", "l1", "--group-reduce", "sum")
+    words = ("--ratios", "0.5,0.75", "--metric", "loss", "--images", 2, "--criterion", "l1", "--group-reduce", "sum")
     Path("settings.yaml").write_text("metric: map50\nname: filed\n")
     result = read_json(cli("sensitivity", trained, *words, "--config", "settings.yaml", "--data", hands, "--json"))
     path = Path(result.pop("sensitivity"))
     assert str(path) == "runs/filed/sensitivity.json"
-    assert result.pop("picture") == "runs/filed/sensitivity.png"
+    assert result.pop("plot") == "runs/filed/sensitivity.png"
     content = json.loads(path.read_text())
     recipe = content.pop("recipe")
     assert content == result
-    assert recipe["settings"].items() >= {"metric": "loss", "pictures": 2, "data": str(hands.resolve())}.items()
+    assert recipe["settings"].items() >= {"metric": "loss", "images": 2, "data": str(hands.resolve())}.items()
     assert result.items() >= {"ratios": [0.5, 0.75], "criterion": "l1", "group_reduce": "sum"}.items()
     table = parse_sensitivity(result)
     assert [curve.layers for curve in table.groups] == LAYERS
@@ -320,7 +320,7 @@ def test_a_score_is_that_of_the_network_pruned_there(cli: Cli, trained: Path, fi
     assert read_json(cli("evaluate", pruned, "--json"))["map50"] == pytest.approx(table.groups[1].scores[2], abs=1e-6)
 
 
-def test_the_loss_is_the_mean_over_pictures(trained: Path, hands: Path, finished: dict[str, Path]) -> None:
+def test_the_loss_is_the_mean_over_images(trained: Path, hands: Path, finished: dict[str, Path]) -> None:
     data = DetectionDataset(load_spec(hands).samples("val"), 1, SIDE)
     model = load_checkpoint(trained).make_model().eval()
     (batch,) = make_loader(data, 6, shuffle=False, epoch=0)
@@ -400,7 +400,7 @@ def test_changed_data_cannot_be_resumed(trained: Path, hands: Path, tmp_path: Pa
     [
         (("--ratios", "0.5"), "--ratios"),
         (("--metric", "loss"), "--metric"),
-        (("--pictures", 3), "--pictures"),
+        (("--images", 3), "--images"),
         (("--criterion", "l1"), "--criterion"),
         (("--group-reduce", "max"), "--group-reduce"),
         (("--score-batches", 3), "--score-batches"),
@@ -452,13 +452,13 @@ def test_a_loss_that_is_no_number_is_the_worst(cli: Cli, trained: Path, monkeypa
     assert table.measure_damages(table.groups[0]).tolist() == [1, WORST_LOSS, WORST_LOSS, WORST_LOSS]
 
 
-def test_pictures_without_objects_measure_nothing(cli: Cli, trained: Path, hands: Path) -> None:
+def test_images_without_objects_measure_nothing(cli: Cli, trained: Path, hands: Path) -> None:
     data = Path(shutil.copytree(hands.parent, "hands"), "data.yaml")
     shutil.rmtree("hands/labels/val")
     outcome = cli("sensitivity", trained, "--data", data)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == (
-        f"error: {data}: the whole network's map50 is nan; measure a sound checkpoint on validation pictures with objects\n"
+        f"error: {data}: the whole network's map50 is nan; measure a sound checkpoint on validation images with objects\n"
     )
     assert not Path("runs").exists()
 

@@ -51,7 +51,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Case:
-    """A convolution and pictures for it."""
+    """A convolution and images for it."""
 
     channels: int
     filters: int
@@ -293,8 +293,8 @@ def test_only_so_many_sizes_are_kept(tiny: Detector) -> None:
     assert len(engine._programs) == MOST_PROGRAMS
 
 
-def test_pictures_of_other_channels_are_named(tiny: Detector) -> None:
-    with pytest.raises(EngineError, match=r"pictures of 1 channels; use pictures of 3 channels"):
+def test_images_of_other_channels_are_named(tiny: Detector) -> None:
+    with pytest.raises(EngineError, match=r"images of 1 channels; use images of 3 channels"):
         run(SparseDetector(tiny), torch.zeros(1, 1, 96, 96))
 
 

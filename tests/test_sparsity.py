@@ -294,6 +294,6 @@ def test_sizes_are_counted_by_hand() -> None:
     assert counts[-1] == 2
 
 
-def test_the_picture_of_gammas_can_be_drawn_of_one_epoch(tmp_path: Path) -> None:
+def test_the_image_of_gammas_can_be_drawn_of_one_epoch(tmp_path: Path) -> None:
     path = draw_gammas(tmp_path / "gammas.png", [count_gammas(np.array([0.1, 0.001]))], 0.01)
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -159,13 +159,13 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(config: TrainConfig, traine
     assert is_same(load_checkpoint(tmp_path / "run/last.pt").state, load_checkpoint(trained.parent / "last.pt").state)
 
 
-def test_a_picture_that_vanishes_ends_the_run_in_one_line(config: TrainConfig, hands: Path, tmp_path: Path) -> None:
+def test_a_image_that_vanishes_ends_the_run_in_one_line(config: TrainConfig, hands: Path, tmp_path: Path) -> None:
     own = shutil.copytree(hands.parent, tmp_path / "hands") / "data.yaml"
     config = parse_config(config, {"data": own}, "test")
-    pictures = sorted((own.parent / "images/train").iterdir())
+    images = sorted((own.parent / "images/train").iterdir())
 
     def lose() -> None:
-        for path in pictures:
+        for path in images:
             path.rename(path.with_suffix(".gone"))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -174,11 +174,11 @@ def test_a_picture_that_vanishes_ends_the_run_in_one_line(config: TrainConfig, h
             "yolo_prune.datasets.loader.DetectionDataset.__init__.__kwdefaults__",
             {"augment": None, "seed": 0, "cache_bytes": 0},
         )
-        with before_step(4, lose), pytest.raises(DatasetError, match="there is no such picture; name a picture that"):
+        with before_step(4, lose), pytest.raises(DatasetError, match="there is no such image; name an image that"):
             start_training(config, tmp_path / "run")
     last = load_checkpoint(tmp_path / "run/last.pt").training
     assert (last["epoch"], last["tally"]["steps"]) == (1, 0)
-    for path in pictures:
+    for path in images:
         path.with_suffix(".gone").rename(path)
     resume_training(tmp_path / "run")
 

@@ -1,4 +1,4 @@
-"""Synthetic hands: exact labels, the same pictures whoever draws them, all of a data set or none of it."""
+"""Synthetic hands: exact labels, the same images whoever draws them, all of a data set or none of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.labels import format_labels
 from yolo_prune.datasets.synthetic import dataset as synthetic
 from yolo_prune.datasets.synthetic import scenes
-from yolo_prune.datasets.synthetic.dataset import make_dataset, make_picture
+from yolo_prune.datasets.synthetic.dataset import make_dataset, make_image
 from yolo_prune.datasets.synthetic.hand_pose import make_skeleton, make_view
 from yolo_prune.datasets.synthetic.hands import draw_hand
 from yolo_prune.datasets.synthetic.scenes import MAX_EXTENT, MIN_VISIBLE, Scene, make_scene
@@ -81,8 +81,8 @@ def test_every_bone_keeps_its_length_and_its_back_stays_square_to_it() -> None:
         np.testing.assert_allclose(abs(np.linalg.det(seen.turn)), 1)
 
 
-def test_a_picture_is_a_function_of_its_generator() -> None:
-    first, again, other = (make_picture(np.random.default_rng(seed), SMALL) for seed in (3, 3, 4))
+def test_a_image_is_a_function_of_its_generator() -> None:
+    first, again, other = (make_image(np.random.default_rng(seed), SMALL) for seed in (3, 3, 4))
     assert np.array_equal(first[0], again[0])
     assert np.array_equal(first[1], again[1])
     assert not np.array_equal(first[0], other[0])
@@ -104,9 +104,9 @@ def test_splits_differ_and_a_larger_set_begins_with_the_smaller(tmp_path: Path) 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), max_hands=st.integers(0, 4), size_px=st.integers(64, 160))
-def test_every_box_lies_within_its_picture(seed: int, max_hands: int, size_px: int) -> None:
+def test_every_box_lies_within_its_image(seed: int, max_hands: int, size_px: int) -> None:
     config = SyntheticConfig(size_px=size_px, max_hands=max_hands)
-    image, boxes = make_picture(np.random.default_rng(seed), config)
+    image, boxes = make_image(np.random.default_rng(seed), config)
     height, width = image.shape[:2]
     assert image.dtype == np.uint8
     assert image.shape[2] == 3
@@ -117,7 +117,7 @@ def test_every_box_lies_within_its_picture(seed: int, max_hands: int, size_px: i
     assert np.all((boxes[:, :2] >= 0) & (boxes[:, :2] < boxes[:, 2:]) & (boxes[:, 2:] <= (width, height)))
 
 
-def test_pictures_without_hands_and_with_the_most_occur() -> None:
+def test_images_without_hands_and_with_the_most_occur() -> None:
     counts = {len(scene_of(seed, size_px=64, max_hands=2).masks) for seed in range(40)}
     assert counts == {0, 1, 2}
 
@@ -172,11 +172,11 @@ def test_the_folder_is_a_yolo_data_set(tmp_path: Path) -> None:
     }
     assert seen == [(done, 14) for done in range(1, 15)]
     for split, count in (("train", 9), ("val", 2), ("test", 3)):
-        pictures = sorted((where.parent / layout[split]).iterdir())
+        images = sorted((where.parent / layout[split]).iterdir())
         labels = sorted((where.parent / "labels" / split).iterdir())
-        assert [path.stem for path in pictures] == [path.stem for path in labels] == [f"{i:06}" for i in range(count)]
+        assert [path.stem for path in images] == [path.stem for path in labels] == [f"{i:06}" for i in range(count)]
     rng = np.random.default_rng((SMALL.seed, 0, 4))
-    image, boxes = make_picture(rng, SMALL)
+    image, boxes = make_image(rng, SMALL)
     stored = cv2.imread(str(where.parent / "images/train/000004.jpg"))
     assert stored is not None
     assert np.abs(stored[..., ::-1].astype(int) - image).mean() < 8
@@ -187,7 +187,7 @@ def test_the_folder_is_a_yolo_data_set(tmp_path: Path) -> None:
 
 def test_a_finished_data_set_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = make_dataset(tmp_path / "hands", SMALL, workers=1)
-    monkeypatch.setattr(synthetic, "_write_picture", None)
+    monkeypatch.setattr(synthetic, "_write_image", None)
     assert make_dataset(tmp_path / "hands", SMALL, workers=1) == first
 
 

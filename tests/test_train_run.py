@@ -190,13 +190,13 @@ def make_tiny_trainee(config: TrainConfig) -> Trainee:
 
 @pytest.fixture
 def pair(hands: Path) -> DetectionDataset:
-    """Return two pictures with objects."""
+    """Return two images with objects."""
     data = DetectionDataset(load_spec(hands).samples("train"), 1, SIDE)
     chosen = [sample for sample, labels in zip(data.samples, data.labels, strict=True) if len(labels)][:2]
     return DetectionDataset(chosen, 1, SIDE)
 
 
-def test_two_pictures_are_learnt_by_heart(pair: DetectionDataset) -> None:
+def test_two_images_are_learnt_by_heart(pair: DetectionDataset) -> None:
     config = TrainConfig(learning_rate=2e-2, weight_decay=0.0)
     trainee = make_tiny_trainee(config)
     (batch,) = make_loader(pair, 2, shuffle=False, epoch=0)

@@ -47,8 +47,8 @@ from yolo_prune.datasets.vgg_hand.annotations import FOLDERS, choose_place, encl
 from yolo_prune.errors import DatasetError
 
 TRAIN, TEST = "hand_dataset/training_dataset/training_data", "hand_dataset/test_dataset/test_data"
-COUNTS = "3/1/2 pictures for train/val/test and 8 hands"
-PUBLISHED = "4,069/738/821 pictures for train/val/test and 13,050 hands"
+COUNTS = "3/1/2 images for train/val/test and 8 hands"
+PUBLISHED = "4,069/738/821 images for train/val/test and 13,050 hands"
 LABELS = {
     "train/Buffy_1": [[10.5, 4.5, 19.5, 13.5], [5, 2, 21.25, 17.5]],
     "train/VOC2007_1": [[0, 0, 5.5, 8.5]],
@@ -80,7 +80,7 @@ def server(packed: bytes) -> Iterator[Server]:
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the small archive be what was published."""
-    counts = {split: len(pictures) for split, pictures in HANDS.items()}
+    counts = {split: len(images) for split, images in HANDS.items()}
     monkeypatch.setattr("yolo_prune.datasets.vgg_hand.annotations.PUBLISHED_IMAGES", counts)
     monkeypatch.setattr("yolo_prune.datasets.vgg_hand.annotations.PUBLISHED_INSTANCES", 8)
 
@@ -95,7 +95,7 @@ def read_boxes(label: Path) -> list[list[float]]:
 
 def check_data(folder: Path, hands: Mapping[str, Any] = HANDS) -> None:
     """Expect the whole data set, and nothing besides."""
-    names = {f"{split}/{name}" for split, pictures in hands.items() for name in pictures}
+    names = {f"{split}/{name}" for split, images in hands.items() for name in images}
     wanted = {f"images/{name}.jpg" for name in names} | {f"labels/{name}.txt" for name in names} | {"data.yaml"}
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == wanted
     for name in names:
@@ -120,7 +120,7 @@ def test_the_made_archive_passes_end_to_end(cli: Cli, server: Server, packed: by
         f"downloading {server.url} to data/hand_dataset.tar.gz",
         f"data/hand_dataset.tar.gz: the SHA-256 is {sha256}; --sha256 {sha256} makes sure of it",
         "data/hand_dataset.tar.gz: test_dataset/test_data/annotations/VOC2007_1.mat: "
-        "box 2 has no part in the picture; it is left out",
+        "box 2 has no part in the image; it is left out",
         f"data/hand_dataset.tar.gz: holds {COUNTS}, as published",
     ]
     spec = load_spec(Path("data/vgg-hand/data.yaml"))
@@ -184,7 +184,7 @@ def test_what_was_made_as_json(cli: Cli, packed: bytes) -> None:
         "as_published": False,
         "without_hands": ["train/VOC2007_2.jpg"],
         "outside": [
-            "hands.tar.gz: test_dataset/test_data/annotations/VOC2007_1.mat: box 2 has no part in the picture; it is left out"
+            "hands.tar.gz: test_dataset/test_data/annotations/VOC2007_1.mat: box 2 has no part in the image; it is left out"
         ],
     }
 
@@ -323,10 +323,10 @@ def spoil(files: dict[str, bytes], kind: str) -> str:
     image, mat = f"{TEST}/images/Skin_3.jpg", f"{TEST}/annotations/Skin_3.mat"
     at_mat = "hands.tar.gz: test_dataset/test_data/annotations/Skin_3.mat"
     corner = make_box(INNER)
-    if kind == "no picture":
+    if kind == "no image":
         files[image] = b"\xff\xd8 no"
-        return "hands.tar.gz: test_dataset/test_data/images/Skin_3.jpg: is not a readable picture"
-    if kind == "picture alone":
+        return "hands.tar.gz: test_dataset/test_data/images/Skin_3.jpg: is not a readable image"
+    if kind == "image alone":
         del files[mat]
         return "hands.tar.gz: test_dataset/test_data/images/Skin_3.jpg: has no .mat of its name; get"
     if kind == "annotation alone":
@@ -336,7 +336,7 @@ def spoil(files: dict[str, bytes], kind: str) -> str:
     if kind == "no split":
         for name in [name for name in files if name.startswith(TEST)]:
             del files[name]
-        return "hands.tar.gz: there are no pictures in test_dataset/test_data/images; name the Visual"
+        return "hands.tar.gz: there are no images in test_dataset/test_data/images; name the Visual"
     what, files[mat] = {
         "no matlab": ("is no readable MATLAB file", b"<html>"),
         "nothing": ("is no readable MATLAB file", b""),
@@ -363,7 +363,7 @@ def _save(**variables: Any) -> bytes:
 
 @pytest.mark.parametrize(
     "kind",
-    ["no picture", "picture alone", "annotation alone", "no split", "no matlab", "nothing", "no boxes", "no cell", "text",
+    ["no image", "image alone", "annotation alone", "no split", "no matlab", "nothing", "no boxes", "no cell", "text",
      "no struct", "no corner", "no number", "infinite", "three", "empty", "word", "complex"],
 )  # fmt: skip
 def test_a_broken_file_is_named_as_the_archive_has_it_and_nothing_is_left(cli: Cli, kind: str) -> None:
@@ -384,7 +384,7 @@ def test_the_archive_s_top_folder_does_not_matter(cli: Cli, published: None, top
     check_data(Path("data/vgg-hand"))
 
 
-def test_boxes_turn_with_the_picture(cli: Cli, published: None) -> None:
+def test_boxes_turn_with_the_image(cli: Cli, published: None) -> None:
     files = make_files()
     files[f"{TEST}/images/Skin_3.jpg"] = make_jpeg(orientation=6)
     write_archive(Path("hands.tar.gz"), files)
@@ -425,7 +425,7 @@ def test_a_signal_leaves_what_came_and_no_folder(
 @pytest.mark.parametrize(
     "name", ["a/training_dataset/training_data/images/x.jpg", "training_dataset/training_data/images/x.jpg"]
 )
-def test_where_a_picture_belongs(name: str) -> None:
+def test_where_a_image_belongs(name: str) -> None:
     assert choose_place(PurePosixPath(name)) == PurePosixPath("images/train/x.jpg")
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from labelled import check_refused, list_rows, make_objects, save_picture
+from labelled import check_refused, list_rows, make_objects, save_image
 from tiny import Cli
 from torchvision.datasets import VOCDetection
 
-from yolo_prune.datasets.formats.labelled_set import LabelledPicture, LabelledSet, Source
+from yolo_prune.datasets.formats.labelled_set import LabelledImage, LabelledSet, Source
 from yolo_prune.datasets.formats.voc import load_voc, parse_xml, save_voc
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import DatasetError
@@ -59,10 +59,10 @@ def write(path: str, text: str) -> Path:
 
 @pytest.fixture
 def voc(workplace: Path) -> Path:
-    """Make VOC2012 with a picture of two persons and a dog, and one without objects."""
+    """Make VOC2012 with an image of two persons and a dog, and one without objects."""
     for name, text in (("2009_000001", PERSON), ("2009_000002", EMPTY)):
         write(f"VOC2012/Annotations/{name}.xml", text)
-        save_picture(Path(f"VOC2012/JPEGImages/{name}.jpg"))
+        save_image(Path(f"VOC2012/JPEGImages/{name}.jpg"))
     write("VOC2012/ImageSets/Main/train.txt", "\ufeff2009_000001\n2009_000002\n")
     write("VOC2012/ImageSets/Main/person_val.txt", "2009_000001  1\n2009_000002 -1\n")
     return write("VOC2012/ImageSets/Layout/train.txt", "2009_000001 1\n2009_000001 2\n\n")
@@ -81,7 +81,7 @@ OBJECTS = [
 def test_hand_worked_objects(voc: Path) -> None:
     read = load("VOC2012/ImageSets/Main/train.txt")
     assert read.names == ("dog", "person")
-    first, second = read.pictures
+    first, second = read.images
     assert (first.name, first.split, first.width_px, first.height_px) == ("2009_000001.jpg", "train", 64, 40)
     assert list_rows(first) == OBJECTS
     assert first.left_out == ("head", "hand", "hand")
@@ -90,22 +90,22 @@ def test_hand_worked_objects(voc: Path) -> None:
 
 def test_the_hands_of_person_layout(voc: Path) -> None:
     read = load(voc, "hand")
-    (picture,) = read.pictures
+    (image,) = read.images
     assert read.names == ("hand",)
-    assert list_rows(picture) == HANDS
-    assert picture.left_out == ("person", "head", "person", "dog")
+    assert list_rows(image) == HANDS
+    assert image.left_out == ("person", "head", "person", "dog")
 
 
 def test_parts_and_objects_of_wanted_names_are_taken_alike(voc: Path) -> None:
-    (picture,) = load(voc, "hand", "dog").pictures
-    assert list_rows(picture) == [HANDS[0], (1, *OBJECTS[1][1:]), HANDS[1]]
+    (image,) = load(voc, "hand", "dog").images
+    assert list_rows(image) == [HANDS[0], (1, *OBJECTS[1][1:]), HANDS[1]]
 
 
 def test_parts_are_left_out_even_where_objects_have_their_name(voc: Path) -> None:
     write("VOC2012/Annotations/2009_000001.xml", PERSON.replace("<name> dog </name>", "<name>hand</name>"))
     read = load(voc)
     assert read.names == ("hand", "person")
-    assert list_rows(read.pictures[0]) == OBJECTS
+    assert list_rows(read.images[0]) == OBJECTS
 
 
 def test_parts_that_are_left_out_are_told(cli: Cli, voc: Path) -> None:
@@ -128,15 +128,15 @@ def test_parts_that_are_left_out_are_told(cli: Cli, voc: Path) -> None:
         ("{absolute}/VOC2012/ImageSets/Main/train.txt", 2),
     ],
 )
-def test_lists_and_folders_find_their_pictures(voc: Path, source: str, count: int) -> None:
+def test_lists_and_folders_find_their_images(voc: Path, source: str, count: int) -> None:
     write("VOC2012/Annotations/._2009_000001.xml", "made by a Mac")
-    assert len(load(source.format(absolute=Path.cwd())).pictures) == count
+    assert len(load(source.format(absolute=Path.cwd())).images) == count
 
 
 @pytest.mark.parametrize("source", [".", "train.txt"])
 def test_sources_may_be_named_from_within(voc: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.chdir("VOC2012/Annotations" if source == "." else "VOC2012/ImageSets/Main")
-    assert len(load(source).pictures) == 2
+    assert len(load(source).images) == 2
 
 
 @pytest.mark.parametrize(
@@ -152,20 +152,20 @@ def test_sources_may_be_named_from_within(voc: Path, monkeypatch: pytest.MonkeyP
         ("", "photos/x.webp"),
     ],
 )
-def test_a_picture_is_found_by_its_filename(voc: Path, filename: str, place: str) -> None:
+def test_a_image_is_found_by_its_filename(voc: Path, filename: str, place: str) -> None:
     xml = PERSON.replace("<filename>2009_000001.jpg</filename>", filename)
     write("in/x.xml", xml)
-    save_picture(Path(place))
-    (picture,) = load("in", images=Path("photos")).pictures
-    assert picture.image == Path(place)
-    assert picture.name in ("a.png", "deep/a.png", Path(place).name)
+    save_image(Path(place))
+    (image,) = load("in", images=Path("photos")).images
+    assert image.image == Path(place)
+    assert image.name in ("a.png", "deep/a.png", Path(place).name)
 
 
 def test_what_is_written_is_what_was_worked_out(workplace: Path) -> None:
     objects = make_objects((1, (0, 0, 64, 40), False), (0, (10.5, 20, 20.25, 100 / 3), True))
-    picture = LabelledPicture(save_picture(Path("a.jpg")), "deep/a b.jpg", "val", 64, 40, objects)
-    empty = replace(picture, name="c.d.jpg", objects=make_objects())
-    save_voc(Path("out"), LabelledSet(("hand", "a & <b>"), (empty, picture)))
+    image = LabelledImage(save_image(Path("a.jpg")), "deep/a b.jpg", "val", 64, 40, objects)
+    empty = replace(image, name="c.d.jpg", objects=make_objects())
+    save_voc(Path("out"), LabelledSet(("hand", "a & <b>"), (empty, image)))
     assert Path("out/ImageSets/Main/val.txt").read_text() == "c.d\ndeep_a_b\n"
     assert not Path("out/ImageSets/Main/train.txt").exists()
     assert Path("out/JPEGImages/deep_a_b.jpg").read_bytes() == Path("a.jpg").read_bytes()
@@ -180,7 +180,7 @@ def test_what_is_written_is_what_was_worked_out(workplace: Path) -> None:
         "</annotation>"
     )
     assert "<object>" not in Path("out/Annotations/c.d.xml").read_text()
-    assert [row[0] for row in list_rows(load_voc([Source("val", Path("out"))], ["hand", "a & <b>"]).pictures[1])] == [
+    assert [row[0] for row in list_rows(load_voc([Source("val", Path("out"))], ["hand", "a & <b>"]).images[1])] == [
         1,
         0,
     ]
@@ -191,22 +191,22 @@ def test_torchvision_reads_the_same_boxes(workplace: Path, voc: Path) -> None:
     save_voc(Path("VOCdevkit/VOC2012"), read)
     found = VOCDetection(".", "2012", "train", download=False)
     assert len(found) == 2
-    for (image, target), picture in zip(found, read.pictures, strict=True):
-        assert image.size == (picture.width_px, picture.height_px)
-        assert target["annotation"]["filename"] == picture.name
+    for (image, target), labelled in zip(found, read.images, strict=True):
+        assert image.size == (labelled.width_px, labelled.height_px)
+        assert target["annotation"]["filename"] == labelled.name
         items = target["annotation"].get("object", [])
         edges = np.array([[float(one["bndbox"][key]) for key in ("xmin", "ymin", "xmax", "ymax")] for one in items])
-        np.testing.assert_array_equal(edges.reshape(-1, 4) - (1, 1, 0, 0), picture.objects.boxes_xyxy)
-        assert [one["name"] for one in items] == [read.names[kind] for kind in picture.objects.classes]
-        assert [one["difficult"] for one in items] == [str(int(one)) for one in picture.objects.ignore]
+        np.testing.assert_array_equal(edges.reshape(-1, 4) - (1, 1, 0, 0), labelled.objects.boxes_xyxy)
+        assert [one["name"] for one in items] == [read.names[kind] for kind in labelled.objects.classes]
+        assert [one["difficult"] for one in items] == [str(int(one)) for one in labelled.objects.ignore]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("stated", ["stored", "shown", "nothing"])
-def test_boxes_turn_with_the_picture_where_its_stored_size_is_stated(
+def test_boxes_turn_with_the_image_where_its_stored_size_is_stated(
     workplace: Path, orientation: int, stated: str
 ) -> None:
-    save_picture(Path("a.jpg"), 64, 40, orientation, (8, 8, 40, 16))
+    save_image(Path("a.jpg"), 64, 40, orientation, (8, 8, 40, 16))
     shown = read_image(Path("a.jpg"))[..., 0] > 127
     rows, columns = np.nonzero(shown)
     truth = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
@@ -216,16 +216,16 @@ def test_boxes_turn_with_the_picture_where_its_stored_size_is_stated(
     size = "" if stated == "nothing" else f"<size><width>{width}</width><height>{height}</height></size>"
     box = f"<bndbox><xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox>"
     write("a.xml", f"<annotation>{size}<object><name>hand</name>{box}</object></annotation>")
-    (picture,) = load(".").pictures
-    assert list_rows(picture) == [(0, truth, False)]
+    (image,) = load(".").images
+    assert list_rows(image) == [(0, truth, False)]
 
 
 def name(*names: str) -> LabelledSet:
-    """Return a set of one picture under several names; SPLIT:NAME is of another split than train."""
-    image = save_picture(Path("a.jpg"))
+    """Return a set of one image under several names; SPLIT:NAME is of another split than train."""
+    image = save_image(Path("a.jpg"))
     pairs = [one.split(":") if ":" in one else ("train", one) for one in names]
     return LabelledSet(
-        ("hand",), tuple(LabelledPicture(image, own, split, 64, 40, make_objects()) for split, own in pairs)
+        ("hand",), tuple(LabelledImage(image, own, split, 64, 40, make_objects()) for split, own in pairs)
     )
 
 
@@ -261,7 +261,7 @@ def test_names_that_clash_are_refused(workplace: Path, names: tuple[str, ...], w
 
 def test_a_clash_leaves_nothing(cli: Cli) -> None:
     for path in ("set/images/train/a/b.jpg", "set/images/train/a_b.jpg", "set/images/val/c.jpg"):
-        save_picture(Path(path))
+        save_image(Path(path))
     write("set/data.yaml", "train: images/train\nval: images/val\nnames: [hand]\n")
     outcome = cli("data", "convert", "set/data.yaml", "--to", "voc", "--out", "out")
     check_refused(
@@ -301,12 +301,12 @@ MAIN = "ImageSets/Main/train.txt"
         (put("Annotations/2009_000001.xml", "<annotation>&x;</annotation>"), f"{XML}:1: is not xml (undefined entity)", "correct"),
         (put("Annotations/2009_000001.xml", '<?xml version="1.0" encoding="gbk"?><annotation/>'), f"{XML}:1: is not xml (", "save as UTF-8"),
         (put("Annotations/2009_000001.xml", '<?xml version="1.0" encoding="oops"?><annotation/>'), f"{XML}:1: is not xml (unknown encoding", "save as UTF-8"),
-        (swap("<width>64", "<width>60"), f"{XML}: a picture of 60 × 40 pixels is stated, and VOC2012/JPEGImages/2009_000001.jpg has 64 × 40", "state its size"),
+        (swap("<width>64", "<width>60"), f"{XML}: an image of 60 × 40 pixels is stated, and VOC2012/JPEGImages/2009_000001.jpg has 64 × 40", "state its size"),
         (swap("<width>64", "<width>wide"), f"{XML}:5: width is 'wide'", "write a number of pixels"),
         (swap("<height>40", "<height>nan"), f"{XML}:5: height is 'nan'", "write a number of pixels"),
-        (swap("2009_000001.jpg", "c.jpg"), f"{XML}: the picture c.jpg cannot be found", "name its folder with --images"),
-        (swap("2009_000001.jpg", "/etc/passwd"), f"{XML}: the picture /etc/passwd is outside its folder", "without .."),
-        (swap("2009_000001.jpg", "../a.jpg"), f"{XML}: the picture ../a.jpg is outside its folder", "without .."),
+        (swap("2009_000001.jpg", "c.jpg"), f"{XML}: the image c.jpg cannot be found", "name its folder with --images"),
+        (swap("2009_000001.jpg", "/etc/passwd"), f"{XML}: the image /etc/passwd is outside its folder", "without .."),
+        (swap("2009_000001.jpg", "../a.jpg"), f"{XML}: the image ../a.jpg is outside its folder", "without .."),
         (swap("2009_000001.jpg", "2009_000002.jpg"), "VOC2012/JPEGImages/2009_000002.jpg: is there twice in train", "once"),
         (swap("<name>person</name>", ""), f"{XML}:7: the object has no name", "write <name>…</name>"),
         (swap("<name>head</name>", "<name/>"), f"{XML}:12: the part has no name", "write <name>…</name>"),
@@ -316,11 +316,11 @@ MAIN = "ImageSets/Main/train.txt"
         (swap("<xmax>70", "<xmax>wide"), f"{XML}:15: person has no box (xmin 51, ymin 11, xmax wide", "finite numbers"),
         (swap("<xmax>70", "<xmax>inf"), f"{XML}:15: person has no box", "finite numbers"),
         (swap("<ymin>5", "<ymin>nan"), f"{XML}:21: dog has no box (xmin 5, ymin nan", "finite numbers"),
-        (put("JPEGImages/2009_000001.jpg", "no"), "VOC2012/JPEGImages/2009_000001.jpg: is not a readable picture", "put"),
-        (put(MAIN, ""), f"VOC2012/{MAIN}: the list is empty", "write a picture's id per line"),
-        (put(MAIN, b"\xff\xfe"), f"VOC2012/{MAIN}: the list cannot be read", "write a picture's id per line"),
+        (put("JPEGImages/2009_000001.jpg", "no"), "VOC2012/JPEGImages/2009_000001.jpg: is not a readable image", "put"),
+        (put(MAIN, ""), f"VOC2012/{MAIN}: the list is empty", "write an image's id per line"),
+        (put(MAIN, b"\xff\xfe"), f"VOC2012/{MAIN}: the list cannot be read", "write an image's id per line"),
         (put(MAIN, "2009_000001\n7\n"), f"VOC2012/{MAIN}:2: there is no file VOC2012/Annotations/7.xml", "annotated"),
-        (put(MAIN, "../../a\n"), f"VOC2012/{MAIN}:1: the picture ../../a is outside its folder", "without .."),
+        (put(MAIN, "../../a\n"), f"VOC2012/{MAIN}:1: the image ../../a is outside its folder", "without .."),
         (put(MAIN, "2009_000001\n\n2009_000001\n"), f"VOC2012/{MAIN}:3: 2009_000001 is there twice", "each line once"),
     ],
 )  # fmt: skip
@@ -335,14 +335,14 @@ def test_broken_annotations(cli: Cli, voc: Path, spoil: Callable[[], Any], place
     )
 )
 @settings(max_examples=200, deadline=None)
-def test_any_text_gives_boxes_inside_the_picture_or_a_dataset_error(cuts: list[tuple[int, int, str]]) -> None:
+def test_any_text_gives_boxes_inside_the_image_or_a_dataset_error(cuts: list[tuple[int, int, str]]) -> None:
     text = PERSON
     for start, length, new in cuts:
         text = text[:start] + new + text[start + length :]
     with TemporaryDirectory() as name, suppress(DatasetError):
-        save_picture(Path(name, "2009_000001.jpg"))
-        for picture in load(write(f"{name}/a.xml", text).parent, images=None).pictures:
-            boxes = picture.objects.boxes_xyxy
+        save_image(Path(name, "2009_000001.jpg"))
+        for image in load(write(f"{name}/a.xml", text).parent, images=None).images:
+            boxes = image.objects.boxes_xyxy
             assert ((boxes >= 0) & (boxes <= (64, 40, 64, 40))).all()
             assert (boxes[:, 2:] > boxes[:, :2]).all()
 
@@ -360,14 +360,14 @@ def test_any_text_gives_boxes_inside_the_picture_or_a_dataset_error(cuts: list[t
 def test_sources_that_are_none(cli: Cli, voc: Path, source: str, place: str, right: str) -> None:
     write("list.txt", "2009_000001\n")
     write("empty/2.xml", EMPTY)
-    save_picture(Path("empty/2009_000002.jpg"))
+    save_image(Path("empty/2009_000002.jpg"))
     Path("folder/a.xml").mkdir(parents=True)
     check_refused(cli("data", "convert", *f"train={source} --to coco --out out".split()), place, right)
 
 
 def test_a_part_nobody_wants_needs_no_box(voc: Path) -> None:
     swap("<xmin>30</xmin>", "")()
-    assert list_rows(load(voc, "hand").pictures[0]) == HANDS
+    assert list_rows(load(voc, "hand").images[0]) == HANDS
 
 
 def test_elements_know_their_line(workplace: Path) -> None:
@@ -382,6 +382,6 @@ def test_deeply_nested_elements_do_no_harm(workplace: Path) -> None:
     assert not root.findall("object")
 
 
-def test_pictures_may_be_links(voc: Path) -> None:
+def test_images_may_be_links(voc: Path) -> None:
     save_voc(Path("out"), load("VOC2012"), link=True)
     assert Path("out/JPEGImages/2009_000001.jpg").readlink() == Path("VOC2012/JPEGImages/2009_000001.jpg").absolute()

@@ -25,7 +25,7 @@ COSTS = {"params", "macs", "flops", "size_bytes", "nonzero_params", "nonzero_mac
 
 
 def prune(cli: Cli, checkpoint: Path, *words: object) -> Any:
-    """Prune weights without a look at pictures and return the JSON."""
+    """Prune weights without a look at images and return the JSON."""
     return read_json(cli("prune", checkpoint, "--granularity", "weight", "--recalibrate", 0, "--json", *words))
 
 

@@ -36,7 +36,7 @@ HANDS: dict[str, dict[str, list[Quad]]] = {
     "val": {"VOC2007_1": [INNER]},
     "test": {"VOC2007_1": [TILTED, BEYOND, INNER], "Skin_3": [INNER]},
 }
-"""Pictures of each split, and the hands in them: 3, 1 and 2 pictures, 3, 1 and 4 hands."""
+"""Images of each split, and the hands in them: 3, 1 and 2 images, 3, 1 and 4 hands."""
 
 
 def make_box(quad: Quad, fields: str = "abcd", **further: Any) -> dict[str, Any]:
@@ -69,13 +69,13 @@ def make_files(
 ) -> dict[str, bytes]:
     """Return the files of an archive by name, with such as nobody asked for."""
     files = {f"{top}README.txt": b"hands", f"{top}training_dataset/displaydata.m": b"imshow"}
-    for split, pictures in hands.items():
-        for name, quads in pictures.items():
+    for split, images in hands.items():
+        for name, quads in images.items():
             files[f"{top}{FOLDERS[split]}/images/{name}.jpg"] = make_jpeg()
             boxes = [make_box(quad, "dbca", L=1.0) for quad in quads]
             files[f"{top}{FOLDERS[split]}/annotations/{name}.mat"] = make_mat(boxes)
-        files[f"{top}{FOLDERS[split]}/images/Thumbs.db"] = b"no picture"
-        files[f"{top}{FOLDERS[split]}/images/._{next(iter(pictures))}.jpg"] = b"a Mac's, no picture either"
+        files[f"{top}{FOLDERS[split]}/images/Thumbs.db"] = b"no image"
+        files[f"{top}{FOLDERS[split]}/images/._{next(iter(images))}.jpg"] = b"a Mac's, no image either"
     return files
 
 

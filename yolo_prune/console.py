@@ -22,7 +22,7 @@ class _Progress:
     def __init__(self, title: str) -> None:
         from tqdm import tqdm
 
-        self._bar = tqdm(desc=title, unit="picture", leave=False, disable=None)
+        self._bar = tqdm(desc=title, unit="image", leave=False, disable=None)
 
     def __call__(self, done: int, total: int) -> None:
         self._bar.total = total

@@ -4,7 +4,7 @@
     ├── CfgError                   a Darknet cfg: unknown section, route to nowhere, a missing key
     ├── WeightsError               a Darknet .weights file: truncated, or made for another network
     ├── CheckpointError            a .pt file that is not ours, or whose cfg and tensors disagree
-    ├── DatasetError               data.yaml, labels, pictures
+    ├── DatasetError               data.yaml, labels, images
     ├── ConfigError                a setting or a flag
     ├── PlanError                  a ratio or a budget that cannot be met, a plan for another network
     ├── TrainingError              a run that cannot go on: NaN loss, nothing to resume
@@ -51,7 +51,7 @@ class CheckpointError(YoloPruneError):
 
 
 class DatasetError(YoloPruneError):
-    """A data set, a label or a picture is not as it should be."""
+    """A data set, a label or an image is not as it should be."""
 
 
 class ConfigError(YoloPruneError):

@@ -48,7 +48,7 @@ def measure_latencies(calls: Sequence[Call], *, runs: int, warmup: int, device: 
 
 
 def make_network_call(engine: DecodedDetector, images: Tensor) -> Call:
-    """Return a call that runs the network with its decoding on pictures (B, 3, H, W) in 0 … 1."""
+    """Return a call that runs the network with its decoding on images (B, 3, H, W) in 0 … 1."""
     return lambda: engine(images)
 
 

@@ -15,7 +15,7 @@ IS_RUINED = "is_ruined"
 
 @dataclass(frozen=True)
 class Scores:
-    """How well a model detects; intervals are bootstrap, over pictures."""
+    """How well a model detects; intervals are bootstrap, over images."""
 
     map50: float
     map50_interval: tuple[float, float]
@@ -184,6 +184,6 @@ def format_conditions(environment: dict[str, Any], rows: Sequence[Row], split: s
         lines.append("File is the checkpoint on disk, where zeros of pruned weights are stored as single bits.")
     if split is not None:
         lines.append(
-            f"mAP: AP at IoU 0.5, all points, on the {split} split; in brackets 95 % bootstrap intervals over pictures, of the value and of the paired difference to the first row."
+            f"mAP: AP at IoU 0.5, all points, on the {split} split; in brackets 95 % bootstrap intervals over images, of the value and of the paired difference to the first row."
         )
     return "\n".join(lines)

@@ -65,7 +65,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; exit 0 done, 2 bad usage or input, 130 or 143 after a signal, 1 a defect."""
-    warnings.filterwarnings("ignore", module="PIL")  # odd EXIF data of pictures that are read all the same
+    warnings.filterwarnings("ignore", module="PIL")  # odd EXIF data of images that are read all the same
     limit_threads()
     try:
         with watch_contention():

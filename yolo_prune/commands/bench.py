@@ -174,7 +174,7 @@ def _score(
     samples = spec.samples(split)
     scores: dict[str, Evaluation | None] = {}
     for name, checkpoint in loaded.items():
-        report(f"scoring {name} on the {split} split: {len(samples)} pictures{describe_weights(checkpoint)}")
+        report(f"scoring {name} on the {split} split: {len(samples)} images{describe_weights(checkpoint)}")
         scores[name] = evaluate(checkpoint, samples, spec.names, img_size=config.img_size, device=device)
     return scores
 

@@ -1,4 +1,4 @@
-"""Training pictures to measure on: plain, spread evenly over the split, the same every time."""
+"""Training images to measure on: plain, spread evenly over the split, the same every time."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from yolo_prune.model.decode import normalise
 from yolo_prune.pruning.importance import Example
 
 BATCH = 32
-"""Pictures that are looked at together when statistics are measured."""
+"""Images that are looked at together when statistics are measured."""
 EXAMPLE_BATCH = 16
-"""Pictures of one batch of examples, over each of which taylor takes one gradient."""
+"""Images of one batch of examples, over each of which taylor takes one gradient."""
 
 
-def pick_samples(spec: DataSpec, split: str, pictures: int, img_size: int) -> DetectionDataset:
-    """Return up to `pictures` samples of a split, spread evenly over it.
+def pick_samples(spec: DataSpec, split: str, images: int, img_size: int) -> DetectionDataset:
+    """Return up to `images` samples of a split, spread evenly over it.
 
     Raises:
-        DatasetError: there is no such split, or a picture or label cannot be read.
+        DatasetError: there is no such split, or an image or label cannot be read.
     """
     samples = spec.samples(split)
-    count = min(pictures, len(samples))
+    count = min(images, len(samples))
     chosen = [samples[number * len(samples) // count] for number in range(count)]
     return DetectionDataset(chosen, len(spec.names), img_size)
 
 
 def iterate_images(data: DetectionDataset, device: torch.device) -> Iterator[Tensor]:
-    """Yield batches of pictures (B, 3, S, S) in 0 … 1."""
+    """Yield batches of images (B, 3, S, S) in 0 … 1."""
     for batch in make_loader(data, BATCH, shuffle=False, epoch=0):
         yield normalise(batch.images.to(device))
 
 
 def iterate_examples(data: DetectionDataset, device: torch.device) -> Iterator[Example]:
-    """Yield batches of pictures (B, 3, S, S) in 0 … 1 with their targets (M, 7), which stay on the CPU."""
+    """Yield batches of images (B, 3, S, S) in 0 … 1 with their targets (M, 7), which stay on the CPU."""
     for batch in make_loader(data, EXAMPLE_BATCH, shuffle=False, epoch=0):
         yield normalise(batch.images.to(device)), batch.targets

@@ -1,4 +1,4 @@
-"""`data check`: what a data set holds, what is wrong with it, and pictures of its boxes."""
+"""`data check`: what a data set holds, what is wrong with it, and plots of its boxes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What `data check` found, and where its report and pictures are."""
+    """What `data check` found, and where its report and plots are."""
 
     data: Path
     """The data.yaml."""
@@ -71,7 +71,7 @@ class CheckResult:
         """Return a table of figures and the faults, at most `SHOWN` of each kind, for people."""
         splits = [split for split in self.statistics if split != "all"]
         classes = "1 class" if len(self.names) == 1 else f"{len(self.names)} classes"
-        head = f"{self.data}: {self.statistics['all'].pictures} pictures, {classes}, {len(splits)} splits"
+        head = f"{self.data}: {self.statistics['all'].images} images, {classes}, {len(splits)} splits"
         return "\n".join((head, "", *self._format_table(), "", *self._format_findings()))
 
     def refuse_faults(self, strict: bool) -> None:
@@ -130,9 +130,9 @@ def check_data(data: Path | None, out: Path | None, config: CheckConfig) -> Chec
     spec = load_spec(data)
     spec.require_all()
     folder = make_run_folder("check", "check") if out is None else out
-    check = check_dataset(spec, config, report_progress("checking pictures"))
+    check = check_dataset(spec, config, report_progress("checking images"))
     result = CheckResult(data, spec.names, config, check.statistics, check.findings, folder)
-    save_contact_sheet(folder / "contact_sheet.png", check.pictures, list(spec.splits), spec.names)
+    save_contact_sheet(folder / "contact_sheet.png", check.images, list(spec.splits), spec.names)
     save_box_plots(folder / "boxes.png", check.figures, config.img_size)
     save_json(folder / "report.json", result.as_dict())
     report(f"report.json, contact_sheet.png and boxes.png are in {folder}")
@@ -154,21 +154,21 @@ def _share(share: float) -> str:
 
 _SMALL, _LARGE = COCO_BOUNDS_PX
 _ROWS: Sequence[tuple[str, Any]] = (
-    ("pictures", lambda part: str(part.pictures)),
+    ("images", lambda part: str(part.images)),
     ("  without objects", lambda part: str(part.without_objects)),
     ("  without a label file", lambda part: str(part.without_labels)),
     ("objects", lambda part: str(part.objects)),
     ("ignored boxes", lambda part: str(part.ignored)),
-    ("objects per picture, mean", lambda part: f"{part.objects_per_picture_mean:.2f}"),
-    ("objects per picture, most", lambda part: str(part.objects_per_picture_max)),
+    ("objects per image, mean", lambda part: f"{part.objects_per_image_mean:.2f}"),
+    ("objects per image, most", lambda part: str(part.objects_per_image_max)),
     ("box side √(w·h), px: p5 / median / p95", lambda part: _spread(part.box_side_px, 0)),
     ("box side at {} px", lambda part: _spread(part.box_side_at_img_size_px, 0)),
     (f"  small: below {_SMALL}² px", lambda part: _share(part.small)),
     ("  medium", lambda part: _share(part.medium)),
     (f"  large: {_LARGE}² px and more", lambda part: _share(part.large)),
     ("box width / height: p5 / median / p95", lambda part: _spread(part.aspect_ratio, 2)),
-    ("picture width, px: min / median / max", lambda part: _spread(part.width_px, 0)),
-    ("picture height, px: min / median / max", lambda part: _spread(part.height_px, 0)),
+    ("image width, px: min / median / max", lambda part: _spread(part.width_px, 0)),
+    ("image height, px: min / median / max", lambda part: _spread(part.height_px, 0)),
 )
 _CLASSES_AT = 5
 """Where the classes' objects go in the table, its head counted: below all objects."""

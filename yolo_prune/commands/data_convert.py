@@ -12,7 +12,7 @@ from typing import Any
 from yolo_prune.console import report, report_progress
 from yolo_prune.datasets.config import ConvertConfig
 from yolo_prune.datasets.formats.coco import load_coco, save_coco
-from yolo_prune.datasets.formats.labelled_set import LabelledPicture, LabelledSet, Source, is_file, load_yolo, save_yolo
+from yolo_prune.datasets.formats.labelled_set import LabelledImage, LabelledSet, Source, is_file, load_yolo, save_yolo
 from yolo_prune.datasets.formats.voc import load_voc, save_voc
 from yolo_prune.datasets.spec import SPLITS
 from yolo_prune.errors import ConfigError
@@ -51,20 +51,20 @@ def convert(sources: Sequence[str], config: ConvertConfig) -> ConvertResult:
 
     Raises:
         ConfigError: the sources do not go together, or a split is missing.
-        DatasetError: labels or pictures are not what they should be.
+        DatasetError: labels or images are not what they should be.
         OutputError: the folder holds something already, or cannot be written.
     """
     kind, parsed = _parse_sources(sources, config)
     with make_folder_atomically(config.out) as folder:
         data = _load(kind, parsed, config)
         _report_losses(data, config)
-        _WRITERS[config.to](folder, data, config.link, report_progress("writing pictures"))
+        _WRITERS[config.to](folder, data, config.link, report_progress("writing images"))
     _report_contents(data)
     return ConvertResult(config.out / "data.yaml" if config.to == "yolo" else config.out, config.to, data)
 
 
 def _load(kind: str, sources: list[Source], config: ConvertConfig) -> LabelledSet:
-    progress = report_progress("reading pictures")
+    progress = report_progress("reading images")
     if kind == "yolo":
         return load_yolo([source.path for source in sources], config.names, progress)
     load = load_coco if kind == "coco" else load_voc
@@ -79,7 +79,7 @@ def _parse_sources(words: Sequence[str], config: ConvertConfig) -> tuple[str, li
         right = "convert each format by itself"
         raise ConfigError(f"sources of {' and '.join(kinds)} cannot be joined", where="SOURCE", right=right)
     if kinds == ["yolo"] and config.images is not None:
-        raise ConfigError("a data.yaml brings its own pictures", where="--images", right="leave it out")
+        raise ConfigError("a data.yaml brings its own images", where="--images", right="leave it out")
     splits = {source.split for _, source in parsed}
     for split in ("train", "val") if config.to == "yolo" and kinds != ["yolo"] else ():
         if split not in splits:
@@ -124,37 +124,37 @@ def _guess_split(path: Path) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def _count(pictures: Sequence[LabelledPicture]) -> dict[str, Any]:
-    ignored = sum(int(picture.objects.ignore.sum()) for picture in pictures)
+def _count(images: Sequence[LabelledImage]) -> dict[str, Any]:
+    ignored = sum(int(image.objects.ignore.sum()) for image in images)
     return {
-        "pictures": len(pictures),
-        "objects": sum(len(picture.objects) for picture in pictures) - ignored,
+        "images": len(images),
+        "objects": sum(len(image.objects) for image in images) - ignored,
         "ignored": ignored,
-        "without_objects": sum(not len(picture.objects) for picture in pictures),
-        "dropped": sum(picture.dropped for picture in pictures),
-        "left_out": dict(Counter(name for picture in pictures for name in picture.left_out)),
+        "without_objects": sum(not len(image.objects) for image in images),
+        "dropped": sum(image.dropped for image in images),
+        "left_out": dict(Counter(name for image in images for name in image.left_out)),
     }
 
 
 def _report_losses(data: LabelledSet, config: ConvertConfig) -> None:
-    """Say what is not written, and which pictures two splits share."""
-    left_out = Counter(name for picture in data.pictures for name in picture.left_out)
+    """Say what is not written, and which images two splits share."""
+    left_out = Counter(name for image in data.images for name in image.left_out)
     if left_out:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(left_out.items()))
         parts = f", which are parts of objects; take them with --names {','.join(sorted(left_out))}"
         report(f"left out boxes: {counts}{'' if config.names else parts}")
-    if dropped := [picture for picture in data.pictures if picture.dropped]:
-        count = sum(picture.dropped for picture in dropped)
-        report(f"dropped {count} boxes without area or outside their picture, the first in {dropped[0].image}")
-    homes: dict[Path, LabelledPicture] = {}
-    shared = [one for one in data.pictures if homes.setdefault(one.image.resolve(), one).split != one.split]
+    if dropped := [image for image in data.images if image.dropped]:
+        count = sum(image.dropped for image in dropped)
+        report(f"dropped {count} boxes without area or outside their image, the first in {dropped[0].image}")
+    homes: dict[Path, LabelledImage] = {}
+    shared = [one for one in data.images if homes.setdefault(one.image.resolve(), one).split != one.split]
     if shared:
         first, split = shared[0], homes[shared[0].image.resolve()].split
-        report(f"{len(shared)} pictures are in two splits, the first in {split} and {first.split}: {first.image}")
+        report(f"{len(shared)} images are in two splits, the first in {split} and {first.split}: {first.image}")
 
 
 def _report_contents(data: LabelledSet) -> None:
     for split in data.splits:
         count = _count(data.of(split))
         objects = f"{count['objects']} objects, {count['ignored']} ignored"
-        report(f"{split}: {count['pictures']} pictures, {objects}, {count['without_objects']} pictures without any")
+        report(f"{split}: {count['images']} images, {objects}, {count['without_objects']} images without any")

@@ -47,7 +47,7 @@ class VggHandResult:
     """What the archive held."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result for JSON output; pictures and hands are counted by official split."""
+        """Return the result for JSON output; images and hands are counted by official split."""
         return {
             "data": str(self.data),
             "archive": str(self.archive),

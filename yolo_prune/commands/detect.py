@@ -1,4 +1,4 @@
-"""`detect`: annotated copies of pictures, and what was found in them as COCO results."""
+"""`detect`: annotated copies of images, and what was found in them as COCO results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yolo_prune.datasets.spec import find_images
 from yolo_prune.errors import DatasetError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import Detections, suppress
-from yolo_prune.evaluation.previews import draw_detections, save_picture
+from yolo_prune.evaluation.previews import draw_detections, save_image
 from yolo_prune.evaluation.results import format_results
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import load_checkpoint
@@ -25,24 +25,24 @@ from yolo_prune.model.device import make_device
 
 @dataclass(frozen=True)
 class DetectResult:
-    """The results file, the annotated pictures, and the detections in COCO's format."""
+    """The results file, the annotated images, and the detections in COCO's format."""
 
     results: Path
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     detections: list[dict[str, Any]]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON output."""
-        return {"results": str(self.results), "pictures": list(map(str, self.pictures)), "detections": self.detections}
+        return {"results": str(self.results), "images": list(map(str, self.images)), "detections": self.detections}
 
 
 def detect(
     source: Path, images: Sequence[Path], folder: Path, config: DetectConfig, img_size: int | None, device: str
 ) -> DetectResult:
-    """Detect objects in pictures, or in all pictures of folders; a COCO result's image_id is the picture's path.
+    """Detect objects in images, or in all images of folders; a COCO result's image_id is the image's path.
 
     Raises:
-        CheckpointError, DatasetError, ConfigError: an input is not what it should be; pictures are read before any is written.
+        CheckpointError, DatasetError, ConfigError: an input is not what it should be; images are read before any is written.
     """
     if img_size is not None:
         check_img_size(img_size)
@@ -51,9 +51,9 @@ def detect(
     engine = DecodedDetector(checkpoint.make_model().eval()).to(place)
     paths = list(_list_images(images))
     found = [_detect_one(engine, path, img_size or checkpoint.img_size, config, place) for path in paths]
-    names = _name_pictures(paths, folder)
+    names = _name_images(paths, folder)
     for path, name, detections in zip(paths, names, found, strict=True):
-        save_picture(name, draw_detections(read_image(path), detections, checkpoint.names, min_score=config.confidence))
+        save_image(name, draw_detections(read_image(path), detections, checkpoint.names, min_score=config.confidence))
     results = format_results([str(path) for path in paths], found)
     return DetectResult(save_json(folder / "detections.json", results), tuple(names), results)
 
@@ -62,7 +62,7 @@ def _list_images(images: Sequence[Path]) -> Iterator[Path]:
     for path in images:
         if path.is_dir():
             if not (inside := find_images(path)):
-                raise DatasetError("holds no picture", where=path, right="name pictures, or a folder of them")
+                raise DatasetError("holds no image", where=path, right="name images, or a folder of them")
             yield from inside
         else:
             yield path
@@ -81,8 +81,8 @@ def _detect_one(
     return detections.with_boxes(box.to_image(detections.boxes_xyxy, width, height))
 
 
-def _name_pictures(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Return a free name in `folder` for each picture: its own, with a number where two are alike."""
+def _name_images(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Return a free name in `folder` for each image: its own, with a number where two are alike."""
     names: list[Path] = []
     for path in paths:
         name, number = folder / f"{path.stem}.png", 2

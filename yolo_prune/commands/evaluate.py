@@ -19,7 +19,7 @@ from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.curve_plots import draw_curves
 from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.evaluate import Evaluation, load_truths, make_dataset, predict, score_detections
-from yolo_prune.evaluation.image_ids import PictureIds, load_picture_ids, name_pictures
+from yolo_prune.evaluation.image_ids import ImageIds, load_image_ids, name_images
 from yolo_prune.evaluation.results import format_results, load_results
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
@@ -97,7 +97,7 @@ class EvaluateResult:
     models: tuple[Scored, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the first score with the pictures' counts beside it, and the others below `compared`."""
+        """Return the first score with the images' counts beside it, and the others below `compared`."""
         first, *others = self.models
         score = first.evaluation.score
         counts = {"scored_on": self.scored_on, "images": score.images, "instances": score.instances}
@@ -106,16 +106,16 @@ class EvaluateResult:
     def format(self) -> str:
         """Return all scores as text, with a table of the recall by size."""
         score = self.models[0].evaluation.score
-        parts = [f"{self.scored_on}: {score.images} pictures, {score.instances} objects"]
+        parts = [f"{self.scored_on}: {score.images} images, {score.instances} objects"]
         parts += [model.format() for model in self.models]
         parts.append(_format_sizes(self.models))
-        note = "mAP: AP at IoU 0.5, all points; in brackets 95 % bootstrap intervals over pictures"
+        note = "mAP: AP at IoU 0.5, all points; in brackets 95 % bootstrap intervals over images"
         parts.append(note if len(self.models) == 1 else f"{note}, for differences paired")
         return "\n".join(parts)
 
 
 def evaluate_models(checkpoints: Sequence[Path], results: Sequence[Path], config: EvaluateConfig) -> EvaluateResult:
-    """Score checkpoints and COCO results files on the same pictures; both may be several, checkpoints come first.
+    """Score checkpoints and COCO results files on the same images; both may be several, checkpoints come first.
 
     Raises:
         CheckpointError, DatasetError, ConfigError: an input is not what it should be.
@@ -134,7 +134,7 @@ def evaluate_models(checkpoints: Sequence[Path], results: Sequence[Path], config
     scored: list[Scored] = []
     for name, path in name_rows([*checkpoints, *results]).items():
         if path in loaded:
-            report(f"scoring {name}: {len(samples)} pictures{describe_weights(loaded[path])}")
+            report(f"scoring {name}: {len(samples)} images{describe_weights(loaded[path])}")
             dataset = make_dataset(samples, spec.names, config.img_size or loaded[path].img_size)
             found = predict(loaded[path], dataset, device=device)
             _save(found, ids, config.save_detections)
@@ -158,14 +158,14 @@ def _load_data(config: EvaluateConfig, checkpoints: Sequence[Checkpoint]) -> Dat
     return load_spec(config.data)
 
 
-def _load_ids(config: EvaluateConfig, spec: DataSpec, samples: Sequence[Sample]) -> PictureIds:
+def _load_ids(config: EvaluateConfig, spec: DataSpec, samples: Sequence[Sample]) -> ImageIds:
     others = [sample for split in spec.splits.values() for sample in split]
     if config.annotations is None:
-        return name_pictures(samples, spec.root, len(spec.names), others)
-    return load_picture_ids(config.annotations, samples, spec.root, spec.names, others)
+        return name_images(samples, spec.root, len(spec.names), others)
+    return load_image_ids(config.annotations, samples, spec.root, spec.names, others)
 
 
-def _save(found: Sequence[Detections], ids: PictureIds | None, path: Path | None) -> None:
+def _save(found: Sequence[Detections], ids: ImageIds | None, path: Path | None) -> None:
     if path is not None and ids is not None:
         report(f"detections in {save_json(path, format_results(ids.images, found, ids.classes))}")
 

@@ -39,12 +39,12 @@ def import_darknet(cfg: Path, weights: Path | None, names: Sequence[str] | None,
 
     Raises:
         CfgError, WeightsError: a file is not what it should be.
-        ConfigError: there are not as many names as classes, or the picture is not square.
+        ConfigError: there are not as many names as classes, or the image is not square.
     """
     network = load_cfg(cfg)
     if network.width != network.height:
         raise ConfigError(
-            f"wants pictures of {network.width}x{network.height} px", where=cfg, right="make width and height the same"
+            f"wants images of {network.width}x{network.height} px", where=cfg, right="make width and height the same"
         )
     names = tuple(map(str, range(network.classes))) if names is None else tuple(names)
     if len(names) != network.classes:

@@ -35,7 +35,7 @@ from yolo_prune.pruning.weight_plan import count_nonzeros
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import is_launched
 from yolo_prune.training.resume import Run
-from yolo_prune.training.run import Pictures, load_pictures
+from yolo_prune.training.run import Datasets, load_datasets
 from yolo_prune.training.signals import StopSignal, watch_signals
 
 STEPS = "steps.json"
@@ -81,13 +81,13 @@ class IterateResult:
 
     checkpoint: Path
     steps: Path
-    picture: Path
+    plot: Path
     journal: Journal
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result under the names that JSON output uses."""
         rows = [asdict(step) for step in self.journal.steps]
-        paths = {"checkpoint": str(self.checkpoint), "steps": str(self.steps), "picture": str(self.picture)}
+        paths = {"checkpoint": str(self.checkpoint), "steps": str(self.steps), "plot": str(self.plot)}
         return {**paths, "reason": self.journal.reason, "rows": rows}
 
     def format(self) -> str:
@@ -142,8 +142,8 @@ def _go_on(folder: Path, config: IterateConfig, journal: Journal, spec: DataSpec
                 _settle(walk)
             else:
                 _take_step(walk)
-    picture = draw_frontier(folder / "frontier.png", [asdict(step) for step in journal.steps], config.max_drop)
-    return IterateResult(Path(journal.steps[-1].checkpoint), folder / STEPS, picture, journal)
+    plot = draw_frontier(folder / "frontier.png", [asdict(step) for step in journal.steps], config.max_drop)
+    return IterateResult(Path(journal.steps[-1].checkpoint), folder / STEPS, plot, journal)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class _Walk:
     journal: Journal
     spec: DataSpec
     device: torch.device
-    pictures: Pictures
+    datasets: Datasets
     stop: StopSignal
     network: Network
     """The original's."""
@@ -172,7 +172,7 @@ def _make_walk(folder: Path, config: IterateConfig, journal: Journal, spec: Data
     settings = _make_settings(config, Path(journal.source), 1, 0)
     run = Run(settings, spec, "iterate", folder, settings.img_size or checkpoint.img_size, {}, device)
     cost = measure_cost(checkpoint.network, checkpoint.img_size)
-    return _Walk(folder, config, journal, spec, device, load_pictures(run), stop, checkpoint.network, cost)
+    return _Walk(folder, config, journal, spec, device, load_datasets(run), stop, checkpoint.network, cost)
 
 
 def _measure_original(walk: _Walk) -> Step:
@@ -181,7 +181,7 @@ def _measure_original(walk: _Walk) -> Step:
     model, size = checkpoint.make_model(), checkpoint.img_size
     cost = count_nonzeros(model, size) if walk.config.granularity == "weight" else walk.cost
     placed = model.to(walk.device).to(memory_format=torch.channels_last).eval()
-    score = measure_score_of(placed, walk.pictures[1], device=walk.device, batch_size=walk.config.finetune.batch_size)
+    score = measure_score_of(placed, walk.datasets[1], device=walk.device, batch_size=walk.config.finetune.batch_size)
     return Step("original", 0.0, cost.params, cost.macs, score.map50, 0, 0.0, walk.journal.source)
 
 
@@ -258,11 +258,11 @@ def _train(walk: _Walk, settings: TrainConfig, place: Path) -> Path:
         if load_checkpoint(last).training["is_done"]:
             return place / "best.pt"
         changes = {"max_minutes": minutes, "device": walk.config.device}
-        return resume_training(place, changes, pictures=walk.pictures)
+        return resume_training(place, changes, datasets=walk.datasets)
     assert settings.weights is not None
     moments = load_moments(load_checkpoint(settings.weights))
     settings = replace(settings, max_minutes=minutes)
-    return start_training(settings, place, "iterate", moments=moments, pictures=walk.pictures)
+    return start_training(settings, place, "iterate", moments=moments, datasets=walk.datasets)
 
 
 def _make_step_settings(walk: _Walk, weights: Path, is_scored: bool) -> TrainConfig:
@@ -276,7 +276,7 @@ def _make_step_settings(walk: _Walk, weights: Path, is_scored: bool) -> TrainCon
 def _make_settings(
     config: IterateConfig, weights: Path, epochs: int, val_interval: int, number: int = 0
 ) -> TrainConfig:
-    """Return how to finetune step `number`, whose pictures come in an order and in variations of their own."""
+    """Return how to finetune step `number`, whose images come in an order and in variations of their own."""
     return replace(
         config.finetune,
         data=config.data,

@@ -58,7 +58,7 @@ class Planned:
     latency_ms: tuple[float, float] | None
     """Of the original and of the slim network, where a target in time asked for it."""
     spec: DataSpec | None
-    """The data set, where pictures are looked at."""
+    """The data set, where images are looked at."""
 
     @property
     def prune_ratio(self) -> float:
@@ -232,10 +232,10 @@ def score(
     img_size: int,
     device: torch.device,
 ) -> FloatArray:
-    """Score every channel, (N,), on training pictures of `spec` where the criterion looks at any.
+    """Score every channel, (N,), on training images of `spec` where the criterion looks at any.
 
     Raises:
-        PlanError, DatasetError: a weight is not finite, the criterion looks at pictures and there are none, or one cannot be read.
+        PlanError, DatasetError: a weight is not finite, the criterion looks at images and there are none, or one cannot be read.
     """
     if config.criterion not in ON_IMAGES or spec is None:
         return score_channels(model, graph, config)

@@ -37,20 +37,20 @@ from yolo_prune.pruning.verify import verify_response
 AT_ZERO = 1e-6
 """A γ that is no larger is what a moving average leaves of one at zero."""
 FAINT = 1e-6
-"""Heads that move less than this over a picture are as good as dead: a network that was never trained, say."""
+"""Heads that move less than this over an image are as good as dead: a network that was never trained, say."""
 
 
 @dataclass(frozen=True)
 class PlanResult:
-    """What `plan` made: a file to look at, edit and apply, and a picture of it."""
+    """What `plan` made: a file to look at, edit and apply, and a plot of it."""
 
     plan: Path
-    picture: Path
+    plot: Path
     planned: Planned
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result under the names that JSON output uses."""
-        return {"plan": str(self.plan), "picture": str(self.picture), **self.planned.as_dict()}
+        return {"plan": str(self.plan), "plot": str(self.plot), **self.planned.as_dict()}
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def make_plan_files(source: Path, config: PruneConfig, folder: Path) -> PlanResu
         raise ConfigError("a plan of weights is no file", where="granularity", right=right)
     planned = make_planned(source, replace(config, fold="none", recalibrate=0))
     path = _save_plan(folder, planned, source)
-    picture = draw_plan(folder / "plan.png", planned.model.network, planned.made)
-    return PlanResult(path, picture, planned)
+    plot = draw_plan(folder / "plan.png", planned.model.network, planned.made)
+    return PlanResult(path, plot, planned)
 
 
 def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult | WeightPruneResult:
@@ -212,7 +212,7 @@ def _finish(pruned: _Pruned, source: Path, config: PruneConfig, folder: Path) ->
 
 
 def _recalibrate_(slim: Detector, planned: Planned, config: PruneConfig) -> int:
-    """Measure batch norm anew if anything that worked was cut, in place, and return on how many pictures."""
+    """Measure batch norm anew if anything that worked was cut, in place, and return on how many images."""
     if not planned.made.blocks and not _cuts_what_works(planned.short, planned.made.plan):
         report("nothing goes but channels at zero: batch norm keeps the statistics of training")
         return 0
@@ -241,7 +241,7 @@ def verify(expected: Detector, found: Detector, source: Path) -> float:
     """
     difference, response = verify_response(expected, found, source)
     if response < FAINT:
-        report(f"the heads hardly react to a picture (by {response:.1e}): that both answer alike shows little here")
+        report(f"the heads hardly react to an image (by {response:.1e}): that both answer alike shows little here")
     return difference
 
 

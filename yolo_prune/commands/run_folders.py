@@ -1,6 +1,6 @@
 """Run folders, and how each command finds what the one before it left.
 
-runs/NAME/          one run: config.yaml, results.csv, results.png, last.pt, best.pt, pictures
+runs/NAME/          one run: config.yaml, results.csv, results.png, last.pt, best.pt, plots, previews
 runs/latest.json    the newest checkpoint of every stage, the newest of all last
 """
 

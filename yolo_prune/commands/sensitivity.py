@@ -1,4 +1,4 @@
-"""`sensitivity`: what pruning one group after another costs, measured on validation pictures; stopped, it goes on."""
+"""`sensitivity`: what pruning one group after another costs, measured on validation images; stopped, it goes on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from yolo_prune.pruning.sensitivity import GroupCurve, Sensitivity, load_sensiti
 from yolo_prune.pruning.surgery import rebuild
 from yolo_prune.training.signals import watch_signals
 
-TABLE, PICTURE = "sensitivity.json", "sensitivity.png"
+TABLE, PLOT = "sensitivity.json", "sensitivity.png"
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class SensitivityResult:
     """The table, and where it and its heat map lie."""
 
     path: Path
-    picture: Path
+    plot: Path
     table: Sensitivity
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON output."""
-        return {"sensitivity": str(self.path), "picture": str(self.picture), **self.table.as_dict()}
+        return {"sensitivity": str(self.path), "plot": str(self.plot), **self.table.as_dict()}
 
     def format(self) -> str:
         """Return the damages as text, a line per group."""
@@ -132,7 +132,7 @@ def _measure(
         )
     if table is not None and {group.writers for group in groups} <= {curve.layers for curve in table.groups}:
         report(f"{path}: all {len(groups)} groups are measured")
-        return SensitivityResult(path, draw_sensitivity(folder / PICTURE, table), table)
+        return SensitivityResult(path, draw_sensitivity(folder / PLOT, table), table)
     importance = score(model, graph, config, spec, checkpoint.img_size, device)
     data = pick_samples(spec, "val", config.images, checkpoint.img_size)
     judge = _make_judge(config.metric, data, device)
@@ -142,7 +142,7 @@ def _measure(
         if table is None:
             network, base = measure_network_sha256(model.network), judge(model)
             if not isfinite(base):
-                right = "measure a sound checkpoint on validation pictures with objects"
+                right = "measure a sound checkpoint on validation images with objects"
                 raise PlanError(f"the whole network's {config.metric} is {base:g}", where=spec.source, right=right)
             table = Sensitivity(network, config.metric, config.criterion, config.group_reduce, config.ratios, base, ())
             _save(path, table, recipe)
@@ -159,7 +159,7 @@ def _measure(
             table = replace(table, groups=(*table.groups, GroupCurve(group.writers, len(group.ids), tuple(scores))))
             _save(path, table, recipe)
             report(f"group {number} of {len(groups)}, {name_group(group)}: {', '.join(f'{one:.4f}' for one in scores)}")
-    return SensitivityResult(path, draw_sensitivity(folder / PICTURE, table), table)
+    return SensitivityResult(path, draw_sensitivity(folder / PLOT, table), table)
 
 
 def _make_judge(metric: str, data: DetectionDataset, device: torch.device) -> Callable[[Detector], float]:

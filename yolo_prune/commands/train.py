@@ -22,7 +22,7 @@ from yolo_prune.training.distributed import Ranks, count_restarts, join_ranks
 from yolo_prune.training.initial_model import make_start
 from yolo_prune.training.optimizer import Moments
 from yolo_prune.training.resume import Report
-from yolo_prune.training.run import Pictures, load_last, make_run, make_run_of, train
+from yolo_prune.training.run import Datasets, load_last, make_run, make_run_of, train
 
 
 def launch_training(config: TrainConfig, default_name: str, stage: str) -> Path:
@@ -49,24 +49,24 @@ def start_training(
     stage: str = "train",
     *,
     moments: Moments | None = None,
-    pictures: Pictures | None = None,
+    datasets: Datasets | None = None,
     removal: Removal | None = None,
 ) -> Path:
     """Train in `folder` from whatever the settings name, and return the best checkpoint.
 
-    Started from a checkpoint, a run without a data set of its own goes on with the checkpoint's. `moments`, `pictures` and
+    Started from a checkpoint, a run without a data set of its own goes on with the checkpoint's. `moments`, `datasets` and
     `removal` are those of `training.run.train`. From a last.pt a run starts with the averaged weights, or with `moments` with
     those of the last step, to which they belong.
     """
     with join_ranks(config.device) as (ranks, device):
-        return _start(config, _load_in_turn(config, ranks), folder, stage, ranks, device, moments, pictures, removal)
+        return _start(config, _load_in_turn(config, ranks), folder, stage, ranks, device, moments, datasets, removal)
 
 
-def resume_training(folder: Path, changes: dict[str, Any] | None = None, *, pictures: Pictures | None = None) -> Path:
+def resume_training(folder: Path, changes: dict[str, Any] | None = None, *, datasets: Datasets | None = None) -> Path:
     """Take up the run that stopped in `folder`, and return its best checkpoint; `changes` are settings to change."""
     config, last = load_last(folder, changes or {})
     with join_ranks(config.device) as (ranks, device):
-        return _go_on(config, last, folder, ranks, device, pictures)
+        return _go_on(config, last, folder, ranks, device, datasets)
 
 
 def _start(
@@ -77,7 +77,7 @@ def _start(
     ranks: Ranks,
     device: torch.device,
     moments: Moments | None = None,
-    pictures: Pictures | None = None,
+    datasets: Datasets | None = None,
     removal: Removal | None = None,
 ) -> Path:
     say = _get_voice(ranks)
@@ -90,10 +90,10 @@ def _start(
     cost = measure_cost(start.model.network, start.img_size)
     say(
         f"{stage}: {cost.params:,} params, {cost.macs / 1e9:.3g} G MACs at {start.img_size} px; "
-        f"{len(spec.samples('train'))} pictures, {config.epochs} epochs, into {folder}"
+        f"{len(spec.samples('train'))} images, {config.epochs} epochs, into {folder}"
     )
     run = make_run(config, spec, start, stage=stage, folder=folder, device=device, ranks=ranks)
-    return train(run, start.model, report=say, moments=moments, pictures=pictures, removal=removal)
+    return train(run, start.model, report=say, moments=moments, datasets=datasets, removal=removal)
 
 
 def _find_teacher(config: TrainConfig, say: Report) -> TrainConfig:
@@ -111,14 +111,14 @@ def _go_on(
     folder: Path,
     ranks: Ranks,
     device: torch.device,
-    pictures: Pictures | None = None,
+    datasets: Datasets | None = None,
 ) -> Path:
     say = _get_voice(ranks)
     run = make_run_of(config, load_data(config.data), last, folder=folder, device=device, ranks=ranks)
     say(f"resuming {folder} after epoch {last.training['epoch']} of {config.epochs}")
     model = last.make_last_step_model()
     model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
-    return train(run, model.requires_grad_(True), last, say, pictures=pictures)
+    return train(run, model.requires_grad_(True), last, say, datasets=datasets)
 
 
 def _load_in_turn(config: TrainConfig, ranks: Ranks) -> DataSpec:

@@ -38,7 +38,7 @@ class Cost:
 
     @property
     def macs(self) -> int:
-        """Multiply–accumulates of the convolutions for one picture."""
+        """Multiply–accumulates of the convolutions for one image."""
         return sum(layer.macs for layer in self.layers)
 
     @property

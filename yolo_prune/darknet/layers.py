@@ -225,7 +225,7 @@ def infer_shapes(network: Network, height: int, width: int) -> tuple[Shape, ...]
         shape = _infer_shape(layer, before, shapes, where)
         if min(shape) < 1:
             raise CfgError(
-                f"nothing is left of a picture of {width}x{height} px", where=where, right="use a larger input"
+                f"nothing is left of an image of {width}x{height} px", where=where, right="use a larger input"
             )
         shapes.append(shape)
     return tuple(shapes)

@@ -1,6 +1,6 @@
 """Anchors for a data set's boxes: k-means on their widths and heights, with 1 − IoU as the distance.
 
-    labels, picture sizes ─► sides in pixels of the network's square ─► k-means++, k-means, several times ─► the best
+    labels, image sizes ─► sides in pixels of the network's square ─► k-means++, k-means, several times ─► the best
 
 Source: J. Redmon, A. Farhadi, "YOLO9000: Better, Faster, Stronger" (2017), §2, "Dimension Clusters".
 """
@@ -49,12 +49,12 @@ class AnchorFit:
 def load_sides(
     samples: Sequence[Sample], classes: int, img_size: int, progress: Callable[[int, int], None] | None = None
 ) -> FloatArray:
-    """Return width and height (N, 2) of all boxes, in pixels of the square of `img_size` into which pictures are letterboxed.
+    """Return width and height (N, 2) of all boxes, in pixels of the square of `img_size` into which images are letterboxed.
 
-    Pictures are not decoded. Ignored boxes are left out. `progress` is called with the number of finished pictures and of all.
+    Images are not decoded. Ignored boxes are left out. `progress` is called with the number of finished images and of all.
 
     Raises:
-        DatasetError: a label file or a picture cannot be read.
+        DatasetError: a label file or an image cannot be read.
     """
     sides = [np.zeros((0, 2))]
     for done, sample in enumerate(samples, start=1):  # in one thread: several, which share Python's lock, are slower
@@ -101,10 +101,10 @@ def find_anchors(
         DatasetError: there are no boxes, or fewer different ones than `count`.
     """
     if not len(sides):
-        raise DatasetError("there are no boxes to find anchors for", where=where, right="use pictures with labels")
+        raise DatasetError("there are no boxes to find anchors for", where=where, right="use images with labels")
     _, firsts = np.unique(sides.round(2), axis=0, return_index=True)
     if len(firsts) < count:
-        right = f"find at most {len(firsts)}, or use more pictures"
+        right = f"find at most {len(firsts)}, or use more images"
         raise DatasetError(
             f"boxes of {len(firsts)} different sizes are too few for {count} anchors", where=where, right=right
         )

@@ -1,6 +1,6 @@
-"""Vary training pictures: mosaic, scale, shift, rotation, colours and mirror.
+"""Vary training images: mosaic, scale, shift, rotation, colours and mirror.
 
-A picture is a pair: RGB uint8 (H, W, 3), and float32 (N, 6) rows `class x1 y1 x2 y2 ignore` in its pixels, edges counted.
+An image is a pair: RGB uint8 (H, W, 3), and float32 (N, 6) rows `class x1 y1 x2 y2 ignore` in its pixels, edges counted.
 Every function is pure: it leaves its input as it was and draws from the generator that it is given.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import GREY, FloatArray, ImageArray, fit_image
 
-Picture: TypeAlias = tuple[ImageArray, FloatArray]
+ImageAndBoxes: TypeAlias = tuple[ImageArray, FloatArray]
 
 MIN_VISIBLE = 0.3
 """A box is dropped when less of its area is left."""
@@ -26,20 +26,20 @@ MIN_SIDE_PX = 2.0
 """A box is dropped when one of its sides is shorter."""
 
 
-def augment(pictures: Sequence[Picture], size_px: int, config: AugmentConfig, rng: Generator) -> Picture:
-    """Make one square training picture (size_px, size_px, 3) from one picture, or from four as a mosaic."""
-    if len(pictures) == 4:
-        picture, scale = mosaic(pictures, size_px, rng), 1.0
+def augment(items: Sequence[ImageAndBoxes], size_px: int, config: AugmentConfig, rng: Generator) -> ImageAndBoxes:
+    """Make one square training image (size_px, size_px, 3) from one image, or from four as a mosaic."""
+    if len(items) == 4:
+        item, scale = mosaic(items, size_px, rng), 1.0
     else:
-        (picture,) = pictures
-        scale = size_px / max(picture[0].shape)
-    image, boxes = affine(picture, size_px, scale, config, rng)
+        (item,) = items
+        scale = size_px / max(item[0].shape)
+    image, boxes = affine(item, size_px, scale, config, rng)
     image = jitter_hsv(image, config, rng)
     return flip((image, boxes)) if rng.random() < config.flip else (image, boxes)
 
 
-def mosaic(pictures: Sequence[Picture], size_px: int, rng: Generator) -> Picture:
-    """Lay four pictures around a random centre of a grey canvas (2 size_px, 2 size_px, 3), long sides size_px.
+def mosaic(items: Sequence[ImageAndBoxes], size_px: int, rng: Generator) -> ImageAndBoxes:
+    """Lay four images around a random centre of a grey canvas (2 size_px, 2 size_px, 3), long sides size_px.
 
     Boxes that the canvas cuts keep their whole extent, so that `affine` can tell how much of them is left.
     Source: Bochkovskiy et al., "YOLOv4" (2020), §3.3.
@@ -47,7 +47,7 @@ def mosaic(pictures: Sequence[Picture], size_px: int, rng: Generator) -> Picture
     canvas = np.full((2 * size_px, 2 * size_px, 3), GREY, np.uint8)
     centre_x, centre_y = rng.integers(size_px // 2, size_px + size_px // 2 + 1, size=2).tolist()
     rows = []
-    for place, (image, boxes) in enumerate(pictures):
+    for place, (image, boxes) in enumerate(items):
         tile = fit_image(image, size_px)
         height, width = tile.shape[:2]
         x = centre_x - width if place % 2 == 0 else centre_x
@@ -59,16 +59,16 @@ def mosaic(pictures: Sequence[Picture], size_px: int, rng: Generator) -> Picture
     return canvas, np.concatenate(rows)
 
 
-def affine(picture: Picture, size_px: int, scale: float, config: AugmentConfig, rng: Generator) -> Picture:
-    """Scale, shift and rotate a picture about its centre into a square (size_px, size_px, 3), in one resampling.
+def affine(item: ImageAndBoxes, size_px: int, scale: float, config: AugmentConfig, rng: Generator) -> ImageAndBoxes:
+    """Scale, shift and rotate an image about its centre into a square (size_px, size_px, 3), in one resampling.
 
     Boxes are clipped; those that keep less than `MIN_VISIBLE` of their area or `MIN_SIDE_PX` are dropped, but for
     ignored ones, of which every rest stays ignored.
 
     Args:
-        scale: pixels of the square for one of the picture, before `config.scale` varies it.
+        scale: pixels of the square for one of the image, before `config.scale` varies it.
     """
-    image, boxes = picture
+    image, boxes = item
     height, width = image.shape[:2]
     scale *= 1 + config.scale * rng.uniform(-1, 1)
     angle = math.radians(config.degrees) * rng.uniform(-1, 1)
@@ -96,9 +96,9 @@ def jitter_hsv(image: ImageArray, config: AugmentConfig, rng: Generator) -> Imag
     return np.asarray(cv2.cvtColor(varied, cv2.COLOR_HSV2RGB), np.uint8)
 
 
-def flip(picture: Picture) -> Picture:
-    """Mirror a picture left to right."""
-    image, boxes = picture
+def flip(item: ImageAndBoxes) -> ImageAndBoxes:
+    """Mirror an image left to right."""
+    image, boxes = item
     mirrored = boxes.copy()
     mirrored[:, [1, 3]] = image.shape[1] - boxes[:, [3, 1]]
     return np.asarray(cv2.flip(image, 1), np.uint8), mirrored

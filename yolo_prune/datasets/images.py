@@ -1,4 +1,4 @@
-"""Pictures from files, and their way into the network's square and back."""
+"""Images from files, and their way into the network's square and back."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ Image.MAX_IMAGE_PIXELS = None  # OpenCV has a bound of its own, and it decodes
 STRIDE_PX = 32
 """What a rectangle's sides are multiples of: the coarsest cells of the YOLO family."""
 GREY = 114
-"""What fills the square beside a picture."""
+"""What fills the square beside an image."""
 ORIENTATION_TAG = 0x0112
-RIGHT_PICTURE = "put a whole JPEG, PNG, WebP, BMP or TIFF there"
+RIGHT_IMAGE = "put a whole JPEG, PNG, WebP, BMP or TIFF there"
 
 
 def read_image(path: Path) -> ImageArray:
-    """Read a picture as RGB uint8 (H, W, 3), turned as its EXIF data say; grey becomes RGB, alpha is dropped.
+    """Read an image as RGB uint8 (H, W, 3), turned as its EXIF data say; grey becomes RGB, alpha is dropped.
 
     Raises:
-        DatasetError: the file is missing, cannot be read or is no picture.
+        DatasetError: the file is missing, cannot be read or is no image.
     """
     try:
         image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     except FileNotFoundError as error:
-        raise DatasetError("there is no such picture", where=path, right="name a picture that exists") from error
+        raise DatasetError("there is no such image", where=path, right="name an image that exists") from error
     except (OSError, cv2.error):
         image = None
     if image is None:
-        raise DatasetError("is not a readable picture", where=path, right=RIGHT_PICTURE)
+        raise DatasetError("is not a readable image", where=path, right=RIGHT_IMAGE)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a picture says of itself before it is decoded."""
+    """What an image says of itself before it is decoded."""
 
     width_px: int
     """Width as it is shown, turned as its EXIF data say."""
@@ -59,7 +59,7 @@ class Header:
         return (self.height_px, self.width_px) if self.orientation >= 5 else (self.width_px, self.height_px)
 
     def turn(self, boxes_xyxy: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Map (N, 4) boxes in stored pixels to pixels as shown, where the picture itself is turned when it is read.
+        """Map (N, 4) boxes in stored pixels to pixels as shown, where the image itself is turned when it is read.
 
         Source: EXIF 2.32, tag 0x0112.
         """
@@ -74,18 +74,18 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read a picture's size and orientation without decoding it.
+    """Read an image's size and orientation without decoding it.
 
     Raises:
-        DatasetError: the file is missing, cannot be read or is no picture.
+        DatasetError: the file is missing, cannot be read or is no image.
     """
     try:
         with Image.open(path) as image:
             stated, (width, height), kind = image.getexif().get(ORIENTATION_TAG, 1), image.size, image.format
     except FileNotFoundError as error:
-        raise DatasetError("there is no such picture", where=path, right="name a picture that exists") from error
+        raise DatasetError("there is no such image", where=path, right="name an image that exists") from error
     except Exception as error:  # Pillow lets through whatever a broken file makes its parsers raise
-        raise DatasetError("is not a readable picture", where=path, right=RIGHT_PICTURE) from error
+        raise DatasetError("is not a readable image", where=path, right=RIGHT_IMAGE) from error
     orientation = stated if stated in range(1, 9) else 1
     is_turned = orientation >= 5 and kind != "TIFF"  # Pillow turns TIFF's size by itself
     return Header(*((height, width) if is_turned else (width, height)), orientation)
@@ -93,30 +93,30 @@ def read_header(path: Path) -> Header:
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where a picture lies in the network's input, a square unless told otherwise: x_square = x_picture × scale + pad, edges counted, not pixel centres.
+    """Where an image lies in the network's input, a square unless told otherwise: x_square = x_image × scale + pad, edges counted, not pixel centres.
 
-    The two scales differ by less than half a pixel over the picture, which has whole pixels on both sides of the way.
+    The two scales differ by less than half a pixel over the image, which has whole pixels on both sides of the way.
     """
 
     scale_x: float
-    """Pixels of the square for one pixel of the picture, along its width."""
+    """Pixels of the square for one pixel of the image, along its width."""
     scale_y: float
     """The same along its height."""
     pad_x_px: int
-    """Pixels of the square left of the picture."""
+    """Pixels of the square left of the image."""
     pad_y_px: int
-    """Pixels of the square above the picture."""
+    """Pixels of the square above the image."""
     width_px: int
     """Width of the square."""
     height_px: int
     """Height of the square."""
 
     def to_network(self, boxes_xyxy: FloatArray) -> FloatArray:
-        """Map (N, 4) boxes in pixels of the picture to pixels of the square."""
+        """Map (N, 4) boxes in pixels of the image to pixels of the square."""
         return boxes_xyxy * self._scale + self._pad
 
     def to_image(self, boxes_xyxy: FloatArray, width_px: int, height_px: int) -> FloatArray:
-        """Map (N, 4) boxes in pixels of the square to pixels of the picture, clipped to its width and height."""
+        """Map (N, 4) boxes in pixels of the square to pixels of the image, clipped to its width and height."""
         edges = np.array((width_px, height_px) * 2, np.float32)
         return ((boxes_xyxy - self._pad) / self._scale).clip(0, edges)
 
@@ -130,7 +130,7 @@ class Letterbox:
 
 
 def fit_image(image: ImageArray, long_side_px: int) -> ImageArray:
-    """Resize a picture to a long side of `long_side_px`, aspect kept: by areas to shrink, linearly to enlarge."""
+    """Resize an image to a long side of `long_side_px`, aspect kept: by areas to shrink, linearly to enlarge."""
     height, width = image.shape[:2]
     if max(height, width) == long_side_px:
         return image
@@ -139,7 +139,7 @@ def fit_image(image: ImageArray, long_side_px: int) -> ImageArray:
 
 
 def make_letterbox(width_px: int, height_px: int, size_px: int, rectangular: bool = False) -> Letterbox:
-    """Say where a picture of some size lies in the square, or in a rectangle no larger than multiples of `STRIDE_PX` ask for."""
+    """Say where an image of some size lies in the square, or in a rectangle no larger than multiples of `STRIDE_PX` ask for."""
     width, height = _fit(width_px, height_px, size_px)
     sides = [-(-side // STRIDE_PX) * STRIDE_PX if rectangular else size_px for side in (width, height)]
     pads = [(side - inner) // 2 for side, inner in zip(sides, (width, height), strict=True)]
@@ -147,7 +147,7 @@ def make_letterbox(width_px: int, height_px: int, size_px: int, rectangular: boo
 
 
 def letterbox(image: ImageArray, size_px: int, rectangular: bool = False) -> tuple[ImageArray, Letterbox]:
-    """Fit a picture into the middle of a grey square (size_px, size_px, 3) or rectangle, and say where it lies there."""
+    """Fit an image into the middle of a grey square (size_px, size_px, 3) or rectangle, and say where it lies there."""
     box = make_letterbox(image.shape[1], image.shape[0], size_px, rectangular)
     inner = fit_image(image, size_px)
     square = np.full((box.height_px, box.width_px, 3), GREY, np.uint8)

@@ -1,4 +1,4 @@
-"""Labels of one picture as text: a line `class cx cy w h` for each object, in shares of the picture's width and height."""
+"""Labels of one image as text: a line `class cx cy w h` for each object, in shares of the image's width and height."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from yolo_prune.errors import DatasetError
 FloatArray = NDArray[np.float32]
 
 OVERSHOOT = 1e-3
-"""How far a box may stand over the picture's edge, in shares of its side, and be clipped rather than refused."""
+"""How far a box may stand over the image's edge, in shares of its side, and be clipped rather than refused."""
 ROUNDING = 1e-6
 """An overshoot that is left as it is, and the smallest side that a box may have."""
 
 
 @dataclass(frozen=True)
 class Objects:
-    """The labelled objects of one picture, in its pixels as it is shown."""
+    """The labelled objects of one image, in its pixels as it is shown."""
 
     classes: NDArray[np.int64]
     """(N,) class indices."""
@@ -36,7 +36,7 @@ class Objects:
         return len(self.classes)
 
     def clip(self, width_px: float, height_px: float) -> Objects:
-        """Return what lies inside a picture: boxes cut at its edges, those without area left out."""
+        """Return what lies inside an image: boxes cut at its edges, those without area left out."""
         boxes = self.boxes_xyxy.clip(0, (width_px, height_px, width_px, height_px))
         shares = (boxes[:, 2:] - boxes[:, :2]) / (width_px, height_px)
         kept = (shares >= 2 * ROUNDING).all(axis=1)
@@ -63,7 +63,7 @@ def parse_labels(text: str, source: str | Path, classes: int) -> FloatArray:
         classes: how many classes there are; a label's class lies in [0, classes).
 
     Raises:
-        DatasetError: a line without exactly five numbers, an unknown class, a box without area or outside the picture;
+        DatasetError: a line without exactly five numbers, an unknown class, a box without area or outside the image;
             it names `source` and the line.
     """
     lines = ((number, line.split()) for number, line in enumerate(text.splitlines(), 1))
@@ -74,14 +74,14 @@ def parse_labels(text: str, source: str | Path, classes: int) -> FloatArray:
 def format_labels(
     classes: NDArray[np.integer], boxes_xyxy: NDArray[np.floating], width_px: float, height_px: float
 ) -> str:
-    """Write objects, (N,) classes and (N, 4) boxes in pixels of a picture, as lines of six decimals."""
+    """Write objects, (N,) classes and (N, 4) boxes in pixels of an image, as lines of six decimals."""
     boxes = boxes_xyxy.astype(np.float64) / (width_px, height_px, width_px, height_px)
     rows = np.column_stack((classes, (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]))
     return "".join("{:.0f} {:.6f} {:.6f} {:.6f} {:.6f}\n".format(*row) for row in rows)
 
 
 def save_objects(sample: Sample, objects: Objects, width_px: float, height_px: float) -> None:
-    """Write the label file of a picture, and its file of ignored boxes where it has any; folders are made as needed."""
+    """Write the label file of an image, and its file of ignored boxes where it has any; folders are made as needed."""
     sample.label.parent.mkdir(parents=True, exist_ok=True)
     for path, chosen in ((sample.label, ~objects.ignore), (sample.ignored, objects.ignore)):
         if path == sample.label or chosen.any():
@@ -89,7 +89,7 @@ def save_objects(sample: Sample, objects: Objects, width_px: float, height_px: f
 
 
 def load_labels(path: Path, classes: int) -> FloatArray:
-    """Read a label file as `parse_labels` does; a missing file means a picture without objects.
+    """Read a label file as `parse_labels` does; a missing file means an image without objects.
 
     Raises:
         DatasetError: the file cannot be read, is no text, or as `parse_labels` says.
@@ -115,7 +115,7 @@ def scan_labels(path: Path, classes: int) -> LabelLines:
 
 
 def load_objects(sample: Sample, classes: int) -> FloatArray:
-    """Return a picture's objects as (N, 6) rows `class cx cy w h ignore`, those that count first; ignore is 0 or 1.
+    """Return an image's objects as (N, 6) rows `class cx cy w h ignore`, those that count first; ignore is 0 or 1.
 
     Raises:
         DatasetError: as `load_labels` does, of either file.
@@ -167,6 +167,6 @@ def _clip(centre: float, side: float, where: str) -> tuple[float, float]:
         return centre, side
     clipped_low, clipped_high = max(low, 0.0), min(high, 1.0)
     if low < -OVERSHOOT or high > 1 + OVERSHOOT or clipped_high - clipped_low < ROUNDING:
-        right = "write shares of the picture's width and height, so that a box spans at most 0 to 1"
-        raise DatasetError(f"a box from {low:g} to {high:g} lies outside the picture", where=where, right=right)
+        right = "write shares of the image's width and height, so that a box spans at most 0 to 1"
+        raise DatasetError(f"a box from {low:g} to {high:g} lies outside the image", where=where, right=right)
     return (clipped_low + clipped_high) / 2, clipped_high - clipped_low

@@ -1,4 +1,4 @@
-"""Batches of pictures and targets, the same for any number of workers and after any restart."""
+"""Batches of images and targets, the same for any number of workers and after any restart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from yolo_prune.datasets.augment import Picture, augment
+from yolo_prune.datasets.augment import ImageAndBoxes, augment
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import Header, fit_image, letterbox, make_letterbox, read_header, read_image
 from yolo_prune.datasets.labels import load_objects, locate_objects
@@ -26,19 +26,19 @@ from yolo_prune.errors import DatasetError
 from yolo_prune.threads import count_cores
 
 CACHE_BYTES = 2 << 30
-"""How much memory a data set's decoded pictures may take."""
+"""How much memory a data set's decoded images may take."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures of one size and the objects in them."""
+    """Images of one size and the objects in them."""
 
     images: Tensor
     """(B, 3, H, W) uint8 RGB, channels last in memory; squares unless they are rectangular."""
     targets: Tensor
     """(M, 7) float32 rows `index in batch, class, cx, cy, w, h, ignore`, in shares of width and height; ignore is 0 or 1."""
     indices: Tensor
-    """(B,) int64: each picture's place in the data set's samples."""
+    """(B,) int64: each image's place in the data set's samples."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device, without waiting for the copy where memory is pinned."""
@@ -66,14 +66,14 @@ class Batch:
         return self.images, self.targets, self.indices
 
 
-class DetectionDataset(Dataset[Picture]):
-    """Samples as square pictures with boxes; decoded pictures, at the size of use, stay in memory.
+class DetectionDataset(Dataset[ImageAndBoxes]):
+    """Samples as square images with boxes; decoded images, at the size of use, stay in memory.
 
-    Labels and, as far as memory allows, pictures are read at once, so that a bad file shows before training starts.
+    Labels and, as far as memory allows, images are read at once, so that a bad file shows before training starts.
     """
 
     augment: AugmentConfig | None
-    """How pictures are varied, None for a plain letterbox; it may be changed between epochs."""
+    """How images are varied, None for a plain letterbox; it may be changed between epochs."""
 
     def __init__(
         self,
@@ -88,69 +88,69 @@ class DetectionDataset(Dataset[Picture]):
         """Read the labels and fill the cache.
 
         Args:
-            cache_bytes: pictures beyond this are read from disk each time; all have a long side of at most `img_size`.
+            cache_bytes: images beyond this are read from disk each time; all have a long side of at most `img_size`.
 
         Raises:
-            DatasetError: a label or a picture cannot be read.
+            DatasetError: a label or an image cannot be read.
         """
         self.samples, self.classes = tuple(samples), classes
         self.img_size, self.augment, self.seed = img_size, augment, seed
         self.labels = tuple(load_objects(sample, classes) for sample in self.samples)
-        self._cache: list[Picture] = []
+        self._cache: list[ImageAndBoxes] = []
         with ThreadPoolExecutor() as pool:
-            for picture in pool.map(self._read, range(len(self.samples) if cache_bytes else 0)):
-                cache_bytes -= picture[0].nbytes
+            for item in pool.map(self._read, range(len(self.samples) if cache_bytes else 0)):
+                cache_bytes -= item[0].nbytes
                 if cache_bytes < 0:
                     break
-                self._cache.append(picture)
+                self._cache.append(item)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Picture:
-        """Return a picture as `make_item` does in epoch 0."""
+    def __getitem__(self, index: int) -> ImageAndBoxes:
+        """Return an image as `make_item` does in epoch 0."""
         if index >= len(self):
             raise IndexError(index)
         return self.make_item(index)
 
     def make_item(
         self, index: int, *, epoch: int = 0, size_px: int | None = None, rectangular: bool = False
-    ) -> Picture:
+    ) -> ImageAndBoxes:
         """Return RGB uint8 (H, W, 3) and (N, 6) rows `class x1 y1 x2 y2 ignore` in its pixels.
 
         Whatever is random in it follows from the data set's seed, the epoch and the index.
 
         Args:
-            size_px: the long side, without it `img_size`; the picture is a square of it unless it is rectangular.
+            size_px: the long side, without it `img_size`; the image is a square of it unless it is rectangular.
             rectangular: padded to multiples of `STRIDE_PX` alone; for a data set that is not augmented.
 
         Raises:
-            DatasetError: a picture outside the cache cannot be read any more.
+            DatasetError: an image outside the cache cannot be read any more.
         """
         size_px = size_px or self.img_size
-        picture = self._load(index)
+        item = self._load(index)
         if self.augment is None:
-            image, boxes = picture
+            image, boxes = item
             padded, box = letterbox(image, size_px, rectangular)
             return padded, np.column_stack((boxes[:, 0], box.to_network(boxes[:, 1:5]), boxes[:, 5]))
         # numpy seeds (seed, epoch) and (seed, epoch, 0) alike, and the first is the order's
         rng = np.random.default_rng((self.seed, epoch, index + 1))
-        pictures = [picture]
+        items = [item]
         if rng.random() < self.augment.mosaic:
-            pictures += map(self._load, rng.integers(len(self), size=3).tolist())
-        return augment(pictures, size_px, self.augment, rng)
+            items += map(self._load, rng.integers(len(self), size=3).tolist())
+        return augment(items, size_px, self.augment, rng)
 
     @cached_property
     def headers(self) -> tuple[Header, ...]:
-        """Size and orientation of every picture's file."""
+        """Size and orientation of every image's file."""
         return tuple(
             read_header(sample.image) for sample in self.samples
         )  # threads, which share Python's lock, are slower
 
-    def _load(self, index: int) -> Picture:
+    def _load(self, index: int) -> ImageAndBoxes:
         return self._cache[index] if index < len(self._cache) else self._read(index)
 
-    def _read(self, index: int) -> Picture:
+    def _read(self, index: int) -> ImageAndBoxes:
         image = read_image(self.samples[index].image)
         if max(image.shape) > self.img_size:
             image = fit_image(image, self.img_size)
@@ -197,7 +197,7 @@ class Loader:
                 if not str(error).startswith("DataLoader worker (pid"):
                     raise
                 right = "resume the run, with fewer workers if memory was short, or with 0"
-                raise DatasetError("a process that loads pictures died", where="workers", right=right) from error
+                raise DatasetError("a process that loads images died", where="workers", right=right) from error
             if isinstance(batch, DatasetError):
                 raise batch
             if batch is None:
@@ -207,16 +207,16 @@ class Loader:
 
 @dataclass(frozen=True)
 class Share:
-    """The part of every batch that one of several processes takes: its pictures number `rank`, `rank + count`, …"""
+    """The part of every batch that one of several processes takes: its images number `rank`, `rank + count`, …"""
 
     rank: int = 0
     count: int = 1
 
 
-def count_batches(pictures: int, batch_size: int, share: Share | None = None) -> int:
-    """Return how many batches of an epoch there are; one with fewer pictures than processes is left out."""
+def count_batches(images: int, batch_size: int, share: Share | None = None) -> int:
+    """Return how many batches of an epoch there are; one with fewer images than processes is left out."""
     count = 1 if share is None else share.count
-    return pictures // batch_size + (pictures % batch_size >= count)
+    return images // batch_size + (images % batch_size >= count)
 
 
 def make_loader(
@@ -238,7 +238,7 @@ def make_loader(
         workers: processes that make batches; they share the cache. 0 makes them in this process.
         sizes: sides in pixels of which each batch takes one; without them `img_size`.
         start: the number of the batch to begin with.
-        share: which pictures of every batch to make; without it all.
+        share: which images of every batch to make; without it all.
     """
     rng = np.random.default_rng((data.seed, epoch))
     order = (rng.permutation(len(data)) if shuffle else np.arange(len(data))).tolist()
@@ -268,11 +268,11 @@ def read_in_order(
     """Yield a data set's plain batches, decoded ahead by a thread for each core.
 
     Args:
-        indices: the pictures to yield; without them all.
-        rectangular: pad pictures to multiples of `STRIDE_PX` instead of to squares, those of one shape together.
+        indices: the images to yield; without them all.
+        rectangular: pad images to multiples of `STRIDE_PX` instead of to squares, those of one shape together.
 
     Raises:
-        DatasetError: a picture cannot be read.
+        DatasetError: an image cannot be read.
     """
     indices = range(len(data)) if indices is None else indices
     batches = _group_by_shape(data, batch_size, indices) if rectangular else _cut(indices, batch_size)
@@ -305,7 +305,7 @@ def _cut(indices: Sequence[int], batch_size: int) -> list[Sequence[int]]:
     return [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
 
 
-def _collate(indices: Sequence[int], items: Sequence[Picture]) -> Batch:
+def _collate(indices: Sequence[int], items: Sequence[ImageAndBoxes]) -> Batch:
     images = np.stack([image for image, _ in items])
     boxes = np.concatenate([boxes for _, boxes in items])
     kinds, low, high, ignore = np.split(boxes, (1, 3, 5), axis=1)

@@ -1,12 +1,12 @@
-"""Which pictures a data set has: the YOLO world's data.yaml, and text lists of pictures.
+"""Which images a data set has: the YOLO world's data.yaml, and text lists of images.
 
     path: .                 # root of what follows, from the YAML's folder; left out, that folder itself
-    train: images/train     # a folder (searched through), a .txt with a picture per line, or a list of such
+    train: images/train     # a folder (searched through), a .txt with an image per line, or a list of such
     val: images/val
     test: images/test       # may be left out, or not be there
     names: {0: hand}        # or [hand]
 
-The labels of images/a/b.jpg are in labels/a/b.txt; those of a picture that no `images` folder holds stand beside it.
+The labels of images/a/b.jpg are in labels/a/b.txt; those of an image that no `images` folder holds stand beside it.
 Boxes that count neither way, such as crowds, are in labels/a/b.ignore.txt, which other tools pass over.
 """
 
@@ -30,7 +30,7 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and its label file, which need not exist."""
+    """An image and its label file, which need not exist."""
 
     image: Path
     label: Path
@@ -71,7 +71,7 @@ class DataSpec:
         if not samples:
             known = ", ".join(name for name in self.splits if self.splits[name])
             raise DatasetError(
-                f"there are no pictures for {split}", where=f"{self.source}: {split}", right=f"use one of {known}"
+                f"there are no images for {split}", where=f"{self.source}: {split}", right=f"use one of {known}"
             )
         return samples
 
@@ -86,11 +86,11 @@ class DataSpec:
 
 
 def load_spec(path: Path) -> DataSpec:
-    """Read a data.yaml and find its pictures.
+    """Read a data.yaml and find its images.
 
     Raises:
         DatasetError: the file is missing, broken (names the line) or lacks a key (names it), class names are amiss, or
-            a split's pictures, or the folder or list of train or val, are missing; those of test may be.
+            a split's images, or the folder or list of train or val, are missing; those of test may be.
     """
     values = _load_mapping(path)
     for key in ("train", "val", "names"):
@@ -100,7 +100,7 @@ def load_spec(path: Path) -> DataSpec:
     root = path.parent / _parse_path(values.get("path") or ".", f"{path}: path")
     if not root.is_dir():
         raise DatasetError(
-            f"there is no folder {root}", where=f"{path}: path", right="name the folder that holds the pictures"
+            f"there is no folder {root}", where=f"{path}: path", right="name the folder that holds the images"
         )
     missing = _find_missing(root, values.get("test"), f"{path}: test")
     absent = {} if missing is None else {"test": missing}
@@ -116,19 +116,19 @@ def save_spec(folder: Path, splits: Iterable[str], names: Sequence[str]) -> Path
 
 
 def load_list(spec: DataSpec, path: Path) -> tuple[Sample, ...]:
-    """Read a text file with a picture's path per line, from the data set's root, or after ./ from the list's own folder.
+    """Read a text file with an image's path per line, from the data set's root, or after ./ from the list's own folder.
 
     Raises:
-        DatasetError: the list cannot be read, is empty, or names a picture that does not exist (names the line).
+        DatasetError: the list cannot be read, is empty, or names an image that does not exist (names the line).
     """
     samples = tuple(map(make_sample, _read_list(spec.root, path)))
     if not samples:
-        raise DatasetError("the list is empty", where=path, right="write a picture's path per line")
+        raise DatasetError("the list is empty", where=path, right="write an image's path per line")
     return samples
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the pictures of a folder and of those within it, by their suffix, in the order of their paths."""
+    """Return the images of a folder and of those within it, by their suffix, in the order of their paths."""
     return sorted(
         Path(place, name)
         for place, _, names in os.walk(folder, followlinks=True)
@@ -138,7 +138,7 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def make_sample(image: Path) -> Sample:
-    """Return a picture with the place of its labels."""
+    """Return an image with the place of its labels."""
     parts = image.parent.parts
     if "images" not in parts:
         return Sample(image, image.with_suffix(".txt"))
@@ -147,12 +147,12 @@ def make_sample(image: Path) -> Sample:
 
 
 def measure_fingerprint(spec: DataSpec) -> str:
-    """Return the SHA-256 of what a data set holds: names, splits, pictures' paths and sizes, labels' contents.
+    """Return the SHA-256 of what a data set holds: names, splits, images' paths and sizes, labels' contents.
 
-    It is the same wherever the data set lies. Pictures are not read, so a change that keeps their size goes unseen.
+    It is the same wherever the data set lies. Images are not read, so a change that keeps their size goes unseen.
 
     Raises:
-        DatasetError: a picture has gone, or a label file cannot be read.
+        DatasetError: an image has gone, or a label file cannot be read.
     """
     digest = hashlib.sha256(repr(spec.names).encode())
     for split in sorted(spec.splits):
@@ -230,8 +230,8 @@ def _find_samples(root: Path, value: Any, where: str) -> tuple[Sample, ...]:
     sources = _list_sources(value)
     images = {image for source in sources for image in _find_images(root, _parse_path(source, where), where)}
     if not images:
-        right = f"put pictures there ({', '.join(SUFFIXES)}), or name another folder"
-        raise DatasetError(f"there are no pictures in {value}", where=where, right=right)
+        right = f"put images there ({', '.join(SUFFIXES)}), or name another folder"
+        raise DatasetError(f"there are no images in {value}", where=where, right=right)
     return tuple(map(make_sample, sorted(images)))
 
 
@@ -241,9 +241,9 @@ def _find_images(root: Path, source: Path, where: str) -> Iterable[Path]:
         return _read_list(root, place)
     if place.suffix == ".json" and place.is_file():
         right = "make a data set of it with yoloprune data convert, and name that one's data.yaml"
-        raise DatasetError(f"{source} holds annotations, not pictures", where=where, right=right)
+        raise DatasetError(f"{source} holds annotations, not images", where=where, right=right)
     if not place.is_dir():
-        raise DatasetError(f"there is no folder {place}", where=where, right="name a folder of pictures or a .txt list")
+        raise DatasetError(f"there is no folder {place}", where=where, right="name a folder of images or a .txt list")
     return find_images(place)
 
 
@@ -252,13 +252,13 @@ def _read_list(root: Path, path: Path) -> Iterator[Path]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(
-            "the list cannot be read", where=path, right="name a text file with a picture's path per line"
+            "the list cannot be read", where=path, right="name a text file with an image's path per line"
         ) from error
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line:
             continue
         image = (path.parent if line.startswith("./") else root) / line
         if not image.is_file():
-            right = "name a picture that exists, from the data set's root or after ./ from this list"
-            raise DatasetError(f"there is no picture {line}", where=f"{path}:{number}", right=right)
+            right = "name an image that exists, from the data set's root or after ./ from this list"
+            raise DatasetError(f"there is no image {line}", where=f"{path}:{number}", right=right)
         yield image

@@ -31,7 +31,7 @@ class HalfDetector(Detector):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor, visit: Visit | None = None) -> Heads:
-        """Map pictures (B, 3, H, W) in 0 … 1 to raw heads as `Detector` does."""
+        """Map images (B, 3, H, W) in 0 … 1 to raw heads as `Detector` does."""
         return [head.float() for head in super().forward(images.half(), visit)]
 
 

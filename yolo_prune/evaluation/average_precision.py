@@ -1,8 +1,8 @@
 """Average precision at one IoU: rank all detections by score, measure the area under precision over recall.
 
-    Detections + GroundTruth ─match─► Matches, one per picture ─rank─► Ranking, one per class ─► AP ─► Score
+    Detections + GroundTruth ─match─► Matches, one per image ─rank─► Ranking, one per class ─► AP ─► Score
 
-A `Ranking` remembers which picture each detection came from, so that the bootstrap can rank a resample without matching again.
+A `Ranking` remembers which image each detection came from, so that the bootstrap can rank a resample without matching again.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ RECALLS = np.linspace(0, 1, 101)
 
 @dataclass(frozen=True)
 class Ranking:
-    """The detections of one class in all I pictures by falling score, ignored ones left out."""
+    """The detections of one class in all I images by falling score, ignored ones left out."""
 
     images: IntArray
-    """(D,) the picture of each detection, 0 … I − 1."""
+    """(D,) the image of each detection, 0 … I − 1."""
 
     hits: BoolArray
     """(D,) those that found a ground truth."""
 
     positives: IntArray
-    """(I,) counted ground truths of each picture."""
+    """(I,) counted ground truths of each image."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well pictures were detected. Without any counted ground truth every float is nan."""
+    """How well images were detected. Without any counted ground truth every float is nan."""
 
     map50: float
     """Mean of `ap50` over the classes."""
@@ -56,14 +56,14 @@ class Score:
     """The threshold that gives it: detections scored so high or higher count; 1 where nothing was detected."""
 
     images: int
-    """Pictures."""
+    """Images."""
 
     instances: int
     """Counted ground truths."""
 
 
 def rank(matches: Sequence[Matches]) -> dict[int, Ranking]:
-    """Rank the detections of all pictures, one ranking for each class that has counted ground truth."""
+    """Rank the detections of all images, one ranking for each class that has counted ground truth."""
     pool, (truth_images, truth_classes) = pool_detections(matches), pool_truths(matches)
     rankings = {}
     for own in np.unique(truth_classes).tolist():
@@ -110,7 +110,7 @@ def measure_map(rankings: Mapping[int, Ranking]) -> float:
 
 
 def measure_score(matches: Sequence[Matches]) -> Score:
-    """Measure everything that one set of pictures, each matched once, tells."""
+    """Measure everything that one set of images, each matched once, tells."""
     rankings = rank(matches)
     instances = sum(int(ranking.positives.sum()) for ranking in rankings.values())
     ap50 = {own: measure_ap(ranking) for own, ranking in rankings.items()}

@@ -1,4 +1,4 @@
-"""How sure an mAP is: percentile bootstrap over the pictures, for one model and for the difference of two.
+"""How sure an mAP is: percentile bootstrap over the images, for one model and for the difference of two.
 
 Source: B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
 """
@@ -26,9 +26,9 @@ BLOCK = 1 << 24
 
 
 def resample_map50(matches: Sequence[Matches], resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
-    """Return the mAP of each of (R,) resamples of the pictures, drawn with replacement.
+    """Return the mAP of each of (R,) resamples of the images, drawn with replacement.
 
-    The draws depend on the seed and the number of pictures alone, so two models matched on the same pictures get the
+    The draws depend on the seed and the number of images alone, so two models matched on the same images get the
     same ones. A resample without any ground truth gives nan.
 
     Raises:
@@ -51,8 +51,8 @@ def resample_map50(matches: Sequence[Matches], resamples: int = RESAMPLES, seed:
 def resample_ap(ranking: Ranking, draws: FloatArray) -> FloatArray:
     """Return the AP of a class in each of R resamples, the columns of `draws` (I, R); nan where one has no ground truth.
 
-    A column says how often each picture counts. Precision is needed at the hits alone, so what lies between one hit and the
-    next is summed by a sparse matrix of hits and pictures, for all draws at once.
+    A column says how often each image counts. Precision is needed at the hits alone, so what lies between one hit and the
+    next is summed by a sparse matrix of hits and images, for all draws at once.
     """
     positives = ranking.positives @ draws
     ends = np.flatnonzero(ranking.hits)
@@ -74,7 +74,7 @@ def resample_ap(ranking: Ranking, draws: FloatArray) -> FloatArray:
 def map50_interval(
     matches: Sequence[Matches], resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Return the ends of the interval of the mAP; (nan, nan) where no picture has ground truth.
+    """Return the ends of the interval of the mAP; (nan, nan) where no image has ground truth.
 
     Raises:
         ConfigError: fewer than one resample, or a level outside (0, 1).
@@ -88,13 +88,13 @@ def paired_difference(
     """Return how much the mAP of `b` exceeds that of `a`, and the ends of its interval, both resampled alike.
 
     Raises:
-        DatasetError: `a` and `b` were not matched on the same pictures.
+        DatasetError: `a` and `b` were not matched on the same images.
         ConfigError: fewer than one resample, or a level outside (0, 1).
     """
     alike = (np.array_equal(one.truth_classes, two.truth_classes) for one, two in zip(a, b, strict=False))
     if len(a) != len(b) or not all(alike):
         right = "evaluate both on the same split"
-        raise DatasetError("two models were not evaluated on the same pictures", right=right)
+        raise DatasetError("two models were not evaluated on the same images", right=right)
     change = resample_map50(b, resamples, seed) - resample_map50(a, resamples, seed)
     return measure_map(rank(b)) - measure_map(rank(a)), *_measure_interval(change, level)
 

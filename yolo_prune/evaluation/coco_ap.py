@@ -1,4 +1,4 @@
-"""COCO's average precision: the hundred best detections of a picture and class, 101 points of recall, ten IoUs.
+"""COCO's average precision: the hundred best detections of an image and class, 101 points of recall, ten IoUs.
 
 It is measured here rather than by pycocotools, which gives the same numbers in many times the time; tests compare the two.
 """
@@ -15,22 +15,22 @@ from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.matching import GroundTruth, Matches, match_at
 
 MAX_DETECTIONS = 100
-"""COCO counts so many detections per picture and class."""
+"""COCO counts so many detections per image and class."""
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 
 
 def measure_coco_ap(detections: Sequence[Detections], truths: Sequence[GroundTruth]) -> tuple[float, float]:
-    """Return COCO's AP at IoU 0.5 and its AP over IoU 0.50 … 0.95, one entry of each argument per picture.
+    """Return COCO's AP at IoU 0.5 and its AP over IoU 0.50 … 0.95, one entry of each argument per image.
 
     Objects of every size count. (nan, nan) where no ground truth counts.
 
     Source: COCOeval in pycocotools, `areaRng` "all", `maxDets` 100.
     """
     pairs = zip(map(_cap, detections), truths, strict=True)
-    pictures = [match_at(found, truth, IOU_THRESHOLDS) for found, truth in pairs]
-    if not pictures:
+    images = [match_at(found, truth, IOU_THRESHOLDS) for found, truth in pairs]
+    if not images:
         return float("nan"), float("nan")
-    values = [_measure_mean(matches) for matches in zip(*pictures, strict=True)]
+    values = [_measure_mean(matches) for matches in zip(*images, strict=True)]
     return values[0], float(np.mean(values))
 
 

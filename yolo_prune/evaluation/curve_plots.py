@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of one or several models as a picture."""
+"""Precision, recall and F1 of one or several models as a plot."""
 
 from __future__ import annotations
 

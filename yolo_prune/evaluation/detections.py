@@ -1,4 +1,4 @@
-"""From boxes and scores of a network to the detections of a picture: threshold, class-wise suppression, cap."""
+"""From boxes and scores of a network to the detections of an image: threshold, class-wise suppression, cap."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torchvision.ops import nms
 from yolo_prune.evaluation.config import DetectConfig
 
 MAX_CANDIDATES = 30_000
-"""Only so many of a picture's highest scores enter suppression, whose work grows with their square."""
+"""Only so many of an image's highest scores enter suppression, whose work grows with their square."""
 
 
 @dataclass(frozen=True)
 class Detections:
-    """The detections of one picture, by falling score."""
+    """The detections of one image, by falling score."""
 
     boxes_xyxy: NDArray[np.float32]
     """(N, 4) in pixels."""
@@ -33,7 +33,7 @@ class Detections:
         return len(self.scores)
 
     def with_boxes(self, boxes_xyxy: ArrayLike) -> Detections:
-        """Return the same detections with other boxes (N, 4), such as those mapped into the original picture."""
+        """Return the same detections with other boxes (N, 4), such as those mapped into the original image."""
         return replace(self, boxes_xyxy=np.asarray(boxes_xyxy, np.float32).reshape(-1, 4))
 
 
@@ -47,12 +47,12 @@ def make_detections(boxes_xyxy: ArrayLike, scores: ArrayLike, classes: ArrayLike
 
 @torch.no_grad()
 def suppress(boxes_xyxy: Tensor, scores: Tensor, config: DetectConfig) -> list[Detections]:
-    """Turn boxes (B, N, 4) in pixels and scores (B, N, C) into the detections of B pictures.
+    """Turn boxes (B, N, 4) in pixels and scores (B, N, C) into the detections of B images.
 
     Every class of a box whose score suffices is a candidate, not only its best; classes never suppress each other.
     Ties keep the order box by box, class by class. A box that is not finite is no detection.
     """
-    return [_suppress_one(*picture, config) for picture in zip(boxes_xyxy.float(), scores.float(), strict=True)]
+    return [_suppress_one(*image, config) for image in zip(boxes_xyxy.float(), scores.float(), strict=True)]
 
 
 def _suppress_one(boxes_xyxy: Tensor, scores: Tensor, config: DetectConfig) -> Detections:

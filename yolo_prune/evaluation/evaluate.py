@@ -1,4 +1,4 @@
-"""A model's score on pictures: predict, match, measure. Boxes are in pixels of the pictures, cut at their edges."""
+"""A model's score on images: predict, match, measure. Boxes are in pixels of the images, cut at their edges."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything measured of one model on one set of pictures."""
+    """Everything measured of one model on one set of images."""
 
     score: Score
     map50_interval: tuple[float, float]
@@ -41,7 +41,7 @@ class Evaluation:
     size_recalls: tuple[SizeRecall, ...]
     """Recall by the size of objects, by all detections and at the score's confidence."""
     matches: tuple[Matches, ...]
-    """One per picture: what a paired bootstrap needs."""
+    """One per image: what a paired bootstrap needs."""
 
 
 def evaluate(
@@ -52,28 +52,28 @@ def evaluate(
     img_size: int | None,
     device: torch.device,
 ) -> Evaluation:
-    """Score a checkpoint on pictures, at its own input size or another.
+    """Score a checkpoint on images, at its own input size or another.
 
     Raises:
         ConfigError: it tells another number of classes apart than the data set, or `img_size` does not suit it.
-        DatasetError: a picture or a label cannot be read.
+        DatasetError: an image or a label cannot be read.
     """
     dataset = make_dataset(samples, names, img_size or checkpoint.img_size)
     return score_detections(predict(checkpoint, dataset, device=device), _list_truths(dataset))
 
 
 def make_dataset(samples: Sequence[Sample], names: Sequence[str], img_size: int) -> DetectionDataset:
-    """Make a data set to score on: labels are read at once, pictures when they are looked at."""
+    """Make a data set to score on: labels are read at once, images when they are looked at."""
     check_img_size(img_size)
     return DetectionDataset(samples, len(names), img_size, cache_bytes=0)
 
 
 def predict(checkpoint: Checkpoint, dataset: DetectionDataset, *, device: torch.device) -> list[Detections]:
-    """Return what a checkpoint detects in each picture of a data set.
+    """Return what a checkpoint detects in each image of a data set.
 
     Raises:
         ConfigError: it tells another number of classes apart than the data set.
-        DatasetError: a picture cannot be read.
+        DatasetError: an image cannot be read.
     """
     if checkpoint.network.classes != dataset.classes:
         what = f"the checkpoint knows {checkpoint.network.classes} classes, the data set {dataset.classes}"
@@ -84,16 +84,16 @@ def predict(checkpoint: Checkpoint, dataset: DetectionDataset, *, device: torch.
 
 
 def load_truths(samples: Sequence[Sample], classes: int) -> list[GroundTruth]:
-    """Read the labelled boxes of pictures, in their pixels; no picture is decoded.
+    """Read the labelled boxes of images, in their pixels; no image is decoded.
 
     Raises:
-        DatasetError: a label, or a picture's size, cannot be read.
+        DatasetError: a label, or an image's size, cannot be read.
     """
     return [_make_truth(load_objects(sample, classes), read_header(sample.image)) for sample in samples]
 
 
 def score_detections(found: Sequence[Detections], truths: Sequence[GroundTruth]) -> Evaluation:
-    """Measure everything about detections, one entry of each argument per picture."""
+    """Measure everything about detections, one entry of each argument per image."""
     matches = tuple(map(match, found, truths))
     score = measure_score(matches)
     return Evaluation(
@@ -113,7 +113,7 @@ def measure_score_of(model: Detector, dataset: DetectionDataset, *, device: torc
 
 
 def score_found(found: Mapping[int, Detections], dataset: DetectionDataset) -> Score:
-    """Score the detections of every picture of a data set, by its index, without intervals."""
+    """Score the detections of every image of a data set, by its index, without intervals."""
     return measure_score([match(found[index], truth) for index, truth in enumerate(_list_truths(dataset))])
 
 
@@ -127,10 +127,10 @@ def predict_with(
     batch_size: int,
     rectangular: bool = False,
 ) -> dict[int, Detections]:
-    """Return what a model in evaluation mode detects in pictures of a data set that is not augmented, by their indices.
+    """Return what a model in evaluation mode detects in images of a data set that is not augmented, by their indices.
 
     Raises:
-        DatasetError: a picture cannot be read.
+        DatasetError: an image cannot be read.
     """
     engine, config = DecodedDetector(model).to(device), DetectConfig()
     found: dict[int, Detections] = {}

@@ -1,4 +1,4 @@
-"""How COCO's results name pictures and classes: by numbers that an annotations file gives, or else by the pictures' files."""
+"""How COCO's results name images and classes: by numbers that an annotations file gives, or else by the images' files."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ RIGHT_ANNOTATIONS = "name a COCO annotations file with images and categories"
 
 
 @dataclass(frozen=True)
-class PictureIds:
-    """The ids of some pictures of a data set and of its classes."""
+class ImageIds:
+    """The ids of some images of a data set and of its classes."""
 
     images: tuple[ImageId, ...]
-    """The id of each picture."""
+    """The id of each image."""
 
     classes: tuple[int, ...]
     """The category id of each class."""
 
     places: Mapping[ImageId, int | None]
-    """The picture, 0 … I − 1, of every id that is understood; None: of one that is in the data set, but not asked for."""
+    """The image, 0 … I − 1, of every id that is understood; None: of one that is in the data set, but not asked for."""
 
     ambiguous: frozenset[ImageId] = frozenset()
-    """Ids that fit more than one picture."""
+    """Ids that fit more than one image."""
 
 
-def name_pictures(samples: Sequence[Sample], root: Path, classes: int, others: Sequence[Sample] = ()) -> PictureIds:
-    """Give pictures their path below `root` as id and classes their index.
+def name_images(samples: Sequence[Sample], root: Path, classes: int, others: Sequence[Sample] = ()) -> ImageIds:
+    """Give images their path below `root` as id and classes their index.
 
     Understood are also the path as it stands, the ends of it (`a/b.jpg`, `b.jpg`), and the file's name without suffix,
-    as text or, where it is a number, as one; `others` are pictures of the data set that nobody asks for.
+    as text or, where it is a number, as one; `others` are images of the data set that nobody asks for.
     """
     images = tuple(_write_path(sample.image, root) for sample in samples)
     places: dict[ImageId, int | None] = {}
@@ -50,19 +50,19 @@ def name_pictures(samples: Sequence[Sample], root: Path, classes: int, others: S
     for sample in others:
         for name in _list_names(sample.image, root):
             places.setdefault(name, None)
-    return PictureIds(images, tuple(range(classes)), places, frozenset(ambiguous))
+    return ImageIds(images, tuple(range(classes)), places, frozenset(ambiguous))
 
 
-def load_picture_ids(
+def load_image_ids(
     path: Path, samples: Sequence[Sample], root: Path, names: Sequence[str], others: Sequence[Sample] = ()
-) -> PictureIds:
-    """Read the ids that a COCO annotations file gives to pictures, by their file names, and to classes, by their names.
+) -> ImageIds:
+    """Read the ids that a COCO annotations file gives to images, by their file names, and to classes, by their names.
 
     Raises:
-        DatasetError: the file cannot be read or is no such file, or a picture or a class is not in it.
+        DatasetError: the file cannot be read or is no such file, or an image or a class is not in it.
     """
     values = load_json(path, DatasetError, RIGHT_ANNOTATIONS)
-    files = name_pictures(samples, root, len(names), others)
+    files = name_images(samples, root, len(names), others)
     places: dict[ImageId, int | None] = {}
     images: dict[int, ImageId] = {}
     for image_id, file_name in _iterate_entries(values, "images", "file_name", path):
@@ -74,22 +74,22 @@ def load_picture_ids(
             images[place] = image_id
     missing = [name for place, name in enumerate(files.images) if place not in images]
     if missing:
-        what = f"{len(missing)} pictures of the data set are not among the images, the first is {missing[0]}"
-        raise DatasetError(what, where=path, right="name the annotations of these pictures")
+        what = f"{len(missing)} images of the data set are not among the images, the first is {missing[0]}"
+        raise DatasetError(what, where=path, right="name the annotations of these images")
     categories = {name: number for number, name in _iterate_entries(values, "categories", "name", path)}
     for name in names:
         if type(categories.get(name)) is not int:
             right = f"name the annotations of this data set; these have {', '.join(categories) or 'none'}"
             raise DatasetError(f"there is no category {name}", where=f"{path}: categories", right=right)
     classes = tuple(int(categories[name]) for name in names)
-    return PictureIds(tuple(images[place] for place in range(len(samples))), classes, places)
+    return ImageIds(tuple(images[place] for place in range(len(samples))), classes, places)
 
 
-def find_picture(ids: PictureIds, image_id: ImageId, where: str) -> int | None:
-    """Return the picture that an id means, None for one that was not asked for.
+def find_image(ids: ImageIds, image_id: ImageId, where: str) -> int | None:
+    """Return the image that an id means, None for one that was not asked for.
 
     Raises:
-        DatasetError: the id is unknown, or fits more than one picture.
+        DatasetError: the id is unknown, or fits more than one image.
     """
     if image_id in ids.ambiguous:
         raise _make_ambiguous(image_id, where)
@@ -100,8 +100,8 @@ def find_picture(ids: PictureIds, image_id: ImageId, where: str) -> int | None:
 
 
 def _make_ambiguous(image_id: ImageId, where: str) -> DatasetError:
-    right = "name pictures by their path in the data set"
-    return DatasetError(f"{image_id!r} fits more than one picture", where=where, right=right)
+    right = "name images by their path in the data set"
+    return DatasetError(f"{image_id!r} fits more than one image", where=where, right=right)
 
 
 def _write_path(image: Path, root: Path) -> str:

@@ -1,4 +1,4 @@
-"""Match each picture's detections with its labelled boxes, and pool what came of it over pictures."""
+"""Match each image's detections with its labelled boxes, and pool what came of it over images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The labelled boxes of one picture."""
+    """The labelled boxes of one image."""
 
     boxes_xyxy: NDArray[np.floating]
     """(G, 4) in pixels."""
@@ -38,7 +38,7 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class Matches:
-    """What became of the detections of one picture, by falling score, and of its counted ground truths, G of them."""
+    """What became of the detections of one image, by falling score, and of its counted ground truths, G of them."""
 
     scores: NDArray[np.float32]
     """(N,) scores."""
@@ -71,15 +71,15 @@ NOTHING = Matches(
     truth_scores=np.zeros(0, np.float32),
     truth_sides_px=np.zeros(0),
 )
-"""A picture without detections or ground truth, which pooling appends so that even no pictures can be joined."""
+"""An image without detections or ground truth, which pooling appends so that even no images can be joined."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The detections of all pictures that are not ignored, in the pictures' order."""
+    """The detections of all images that are not ignored, in the images' order."""
 
     images: IntArray
-    """(D,) the picture of each, 0 … I − 1."""
+    """(D,) the image of each, 0 … I − 1."""
 
     scores: NDArray[np.float32]
     """(D,) scores."""
@@ -108,7 +108,7 @@ def measure_iou(boxes_xyxy: NDArray[np.floating], truth: GroundTruth) -> FloatAr
 
 
 def match(detections: Detections, truth: GroundTruth, iou_threshold: float = 0.5) -> Matches:
-    """Match the detections of one picture, highest score first, each to the best ground truth of its class still free.
+    """Match the detections of one image, highest score first, each to the best ground truth of its class still free.
 
     An overlap of `iou_threshold` suffices; of equal overlaps the last ground truth is taken. What finds no counted one
     but lies on an ignored one is ignored, however many do.
@@ -120,7 +120,7 @@ def match(detections: Detections, truth: GroundTruth, iou_threshold: float = 0.5
 
 
 def match_at(detections: Detections, truth: GroundTruth, iou_thresholds: Sequence[float]) -> list[Matches]:
-    """Match one picture as `match` does at each of several thresholds."""
+    """Match one image as `match` does at each of several thresholds."""
     counted = truth.counted
     iou = np.where(detections.classes[:, None] == truth.classes, measure_iou(detections.boxes_xyxy, truth), -1)
     sides = (truth.boxes_xyxy[counted, 2:] - truth.boxes_xyxy[counted, :2]).astype(np.float64)
@@ -139,7 +139,7 @@ def match_at(detections: Detections, truth: GroundTruth, iou_thresholds: Sequenc
 
 
 def pool_detections(matches: Sequence[Matches]) -> Pool:
-    """Join the detections of all pictures that are not ignored."""
+    """Join the detections of all images that are not ignored."""
     every = (*matches, NOTHING)
     kept = ~np.concatenate([each.ignored for each in every])
     images = np.repeat(np.arange(len(every)), [len(each.scores) for each in every])
@@ -150,7 +150,7 @@ def pool_detections(matches: Sequence[Matches]) -> Pool:
 
 
 def pool_truths(matches: Sequence[Matches]) -> tuple[IntArray, IntArray]:
-    """Return the picture and the class of all counted ground truths."""
+    """Return the image and the class of all counted ground truths."""
     every = (*matches, NOTHING)
     images = np.repeat(np.arange(len(every)), [len(each.truth_classes) for each in every])
     return images, np.concatenate([each.truth_classes for each in every])

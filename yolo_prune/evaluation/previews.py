@@ -46,9 +46,9 @@ def draw_detections(
     truth: GroundTruth | None = None,
     min_score: float = 0.25,
 ) -> Image:
-    """Return a copy of a picture with a labelled box, in pixels, for each detection scored `min_score` or higher.
+    """Return a copy of an image with a labelled box, in pixels, for each detection scored `min_score` or higher.
 
-    Ground truth, where given, lies under them in white, ignored boxes in grey. Lines and letters grow with the picture.
+    Ground truth, where given, lies under them in white, ignored boxes in grey. Lines and letters grow with the image.
     """
     canvas: Image = np.array(image, np.uint8, order="C")
     width = max(1, round(max(canvas.shape[:2]) / 480))
@@ -65,13 +65,13 @@ def draw_detections(
 
 
 def make_side_by_side(columns: Sequence[tuple[str, Sequence[Image]]]) -> Image:
-    """Lay out pictures as a grid: one column per (title, pictures), the title in a band above.
+    """Lay out images as a grid: one column per (title, images), the title in a band above.
 
-    Each picture keeps its pixels and is centred in its cell; a column that ends early leaves its cells empty.
+    Each image keeps its pixels and is centred in its cell; a column that ends early leaves its cells empty.
     """
-    pictures = [picture for _, column in columns for picture in column]
+    images = [image for _, column in columns for image in column]
     rows = max((len(column) for _, column in columns), default=0)
-    cell = max((picture.shape[1] for picture in pictures), default=1)
+    cell = max((image.shape[1] for image in images), default=1)
     heights = [max(column[row].shape[0] for _, column in columns if row < len(column)) for row in range(rows)]
     gap = max(2, cell // 50)
     band = max(24, cell // 10)
@@ -80,15 +80,15 @@ def make_side_by_side(columns: Sequence[tuple[str, Sequence[Image]]]) -> Image:
         left, top = gap + number * (cell + gap), band
         if title:
             _draw_title(canvas[:band, left : left + cell], title)
-        for picture, height in zip(column, heights, strict=False):
-            y, x = top + (height - picture.shape[0]) // 2, left + (cell - picture.shape[1]) // 2
-            canvas[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+        for image, height in zip(column, heights, strict=False):
+            y, x = top + (height - image.shape[0]) // 2, left + (cell - image.shape[1]) // 2
+            canvas[y : y + image.shape[0], x : x + image.shape[1]] = image
             top += height + gap
     return canvas
 
 
-def save_picture(path: Path, image: Image) -> Path:
-    """Write an RGB picture as PNG, whole or not at all, and return `path`.
+def save_image(path: Path, image: Image) -> Path:
+    """Write an RGB image as PNG, whole or not at all, and return `path`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -103,7 +103,7 @@ def save_picture(path: Path, image: Image) -> Path:
 def draw_found(
     model: Detector, data: DetectionDataset, index: int, names: Sequence[str], device: torch.device
 ) -> Image:
-    """Draw what a model in evaluation mode finds in one picture of a data set, over the truth in white."""
+    """Draw what a model in evaluation mode finds in one image of a data set, over the truth in white."""
     image, boxes = data.make_item(index)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
     candidates, scores = DecodedDetector(model).to(device)(normalise(pixels))
@@ -128,7 +128,7 @@ def _draw_box(canvas: Image, box_xyxy: NDArray[np.floating], colour: Colour, wid
 
 
 def _draw_label(canvas: Image, box_xyxy: NDArray[np.floating], text: str, colour: Colour) -> None:
-    """Write a label on a filled patch above the box's left upper corner, moved into the picture where it is not."""
+    """Write a label on a filled patch above the box's left upper corner, moved into the image where it is not."""
     scale = max(0.35, max(canvas.shape[:2]) / 1200)
     (width, height), below = cv2.getTextSize(text, FONT, scale, 1)
     pad = max(2, height // 4)
@@ -155,9 +155,9 @@ def _write(canvas: Image, text: str, origin: tuple[int, int], scale: float, colo
 def save_comparison(
     path: Path, checkpoints: Mapping[str, Path], samples: Sequence[Sample], names: Sequence[str], device: torch.device
 ) -> Path:
-    """Draw what each checkpoint finds in a few pictures, one column per checkpoint, the truth in white.
+    """Draw what each checkpoint finds in a few images, one column per checkpoint, the truth in white.
 
-    Pictures without objects are passed over where others are enough.
+    Images without objects are passed over where others are enough.
     """
     columns = []
     for name, place in checkpoints.items():
@@ -167,4 +167,4 @@ def save_comparison(
         with_objects = [index for index, labels in enumerate(data.labels) if len(labels)] or list(range(len(data)))
         chosen = [with_objects[place] for place in pick_evenly(len(with_objects), COMPARED)]
         columns.append((name, [draw_found(model, data, index, names, device) for index in chosen]))
-    return save_picture(path, make_side_by_side(columns))
+    return save_image(path, make_side_by_side(columns))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from yolo_prune.errors import DatasetError
 from yolo_prune.evaluation.detections import Detections, make_detections
-from yolo_prune.evaluation.image_ids import ImageId, PictureIds, find_picture
+from yolo_prune.evaluation.image_ids import ImageId, ImageIds, find_image
 from yolo_prune.files import load_json
 
 RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
@@ -38,13 +38,13 @@ def format_results(
     return rows
 
 
-def load_results(path: Path, ids: PictureIds) -> list[Detections]:
-    """Read a COCO results file into the detections of each picture of `ids`, the inverse of `format_results`.
+def load_results(path: Path, ids: ImageIds) -> list[Detections]:
+    """Read a COCO results file into the detections of each image of `ids`, the inverse of `format_results`.
 
-    Detections in pictures that were not asked for are left out.
+    Detections in images that were not asked for are left out.
 
     Raises:
-        DatasetError: the file cannot be read, or an entry is malformed or names an unknown picture or category.
+        DatasetError: the file cannot be read, or an entry is malformed or names an unknown image or category.
     """
     rows = load_json(path, DatasetError, "name a COCO results file")
     if not isinstance(rows, list):
@@ -54,7 +54,7 @@ def load_results(path: Path, ids: PictureIds) -> list[Detections]:
     for number, row in enumerate(rows):
         where = f"{path}[{number}]"
         image_id, (box, score, category_id) = _parse_result(row, where)
-        place = find_picture(ids, image_id, where)
+        place = find_image(ids, image_id, where)
         if category_id not in classes:
             right = f"use one of {', '.join(map(str, sorted(classes)))}, or name with --annotations the file of the ids"
             raise DatasetError(f"category_id {category_id} is unknown", where=where, right=right)
@@ -64,7 +64,7 @@ def load_results(path: Path, ids: PictureIds) -> list[Detections]:
 
 
 def _parse_result(row: Any, where: str) -> tuple[ImageId, Entry]:
-    """Return the picture, and box (xyxy), score and category, of one entry of a results file."""
+    """Return the image, and box (xyxy), score and category, of one entry of a results file."""
     try:
         image_id, category_id, (x, y, width, height), score = (row[key] for key in RESULT_KEYS)
     except (KeyError, TypeError, ValueError) as error:

@@ -50,7 +50,7 @@ class Goals:
     assignments: tuple[Assignment, ...]
     """One per head."""
     truth: Tensor
-    """(B, K, 4) xyxy in pixels, K the most objects of any picture; the rest are empty boxes."""
+    """(B, K, 4) xyxy in pixels, K the most objects of any image; the rest are empty boxes."""
     unsure: Tensor
     """The same of the boxes to ignore."""
     height: int
@@ -84,7 +84,7 @@ def make_goals(
             is 1 for boxes to ignore: what lies in them by half or more is not taught that it sees nothing.
         yolos: the detection heads.
         grids: each head's (rows, columns).
-        batch: pictures in it.
+        batch: images in it.
         height, width: the network's input in pixels.
         anchor_ratio: see `LossConfig`.
     """
@@ -125,7 +125,7 @@ def assign(
 
 
 def _pad_truth(targets: Tensor, batch: int, height: int, width: int) -> Tensor:
-    """Return the boxes as (B, K, 4) xyxy in pixels, K the most that any picture has; the rest are empty boxes."""
+    """Return the boxes as (B, K, 4) xyxy in pixels, K the most that any image has; the rest are empty boxes."""
     image = targets[:, 0].long()
     counts = torch.bincount(image, minlength=batch)
     order = torch.argsort(image, stable=True)

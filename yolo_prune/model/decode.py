@@ -58,7 +58,7 @@ def decode_heads(heads: Heads, yolos: tuple[Yolo, ...], img_height: int) -> tupl
 
 
 def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Map uint8 pictures 0 … 255 to floats 0 … 1."""
+    """Map uint8 images 0 … 255 to floats 0 … 1."""
     return images.to(dtype) / 255
 
 
@@ -71,5 +71,5 @@ class DecodedDetector(nn.Module):
         self.yolos = tuple(yolo for _, yolo in detector.network.heads)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map pictures (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
+        """Map images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
         return decode_heads(self.detector(images), self.yolos, images.shape[-2])

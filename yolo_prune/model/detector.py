@@ -110,7 +110,7 @@ class Detector(nn.Module):
             _initialise_head(self.layers[index], network.classes)
 
     def forward(self, images: Tensor, visit: Visit | None = None) -> Heads:
-        """Map pictures (B, 3, H, W) in 0 … 1 to one raw map (B, A·(5+C), H/s, W/s) per head, in the cfg's order.
+        """Map images (B, 3, H, W) in 0 … 1 to one raw map (B, A·(5+C), H/s, W/s) per head, in the cfg's order.
 
         Channels of one anchor are x, y, w, h, objectness, then the classes, all before any squashing. `visit` is shown
         every layer's inputs and output as soon as they are there.

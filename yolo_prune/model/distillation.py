@@ -32,7 +32,7 @@ def measure_distillation(heads: Heads, teacher: Heads, yolos: Sequence[Yolo]) ->
 
 
 def measure_attention_gap(maps: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Return the summed squared distance, picture by picture, of where two networks' feature maps (B, C, H, W) have energy.
+    """Return the summed squared distance, image by image, of where two networks' feature maps (B, C, H, W) have energy.
 
     Pairs agree in B, H and W; their channels are summed over, so that a slim network's maps can be compared with a wide one's.
     Source: Zagoruyko and Komodakis, "Paying More Attention to Attention" (2017), §3.1.

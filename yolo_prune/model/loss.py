@@ -98,7 +98,7 @@ class DetectionLoss(nn.Module):
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float64), persistent=False)
 
     def make_goals(self, targets: Tensor, batch: int, height: int, width: int) -> Goals:
-        """Say what the answers to `batch` pictures of `height` by `width` pixels are to be; see `assignment.make_goals`."""
+        """Say what the answers to `batch` images of `height` by `width` pixels are to be; see `assignment.make_goals`."""
         grids = [(round(height / rows), round(width / columns)) for rows, columns in self._cells]
         return make_goals(
             targets,
@@ -176,7 +176,7 @@ class DetectionLoss(nn.Module):
 
 
 def _measure_best_overlap(boxes_cxcywh: Tensor, truth: Tensor, of_own_area: bool = False) -> Tensor:
-    """Return for boxes (B, A, H, W, 4) their best overlap with the same picture's truth (B, K, 4 xyxy): (B, A, H, W).
+    """Return for boxes (B, A, H, W, 4) their best overlap with the same image's truth (B, K, 4 xyxy): (B, A, H, W).
 
     It is the IoU, or the share of the box's own area.
     """

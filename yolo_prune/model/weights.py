@@ -1,6 +1,6 @@
 """Darknet .weights files in and out.
 
-A file is a header (three int32: major, minor, revision; then the pictures seen, int64 from version 0.2 on, else int32)
+A file is a header (three int32: major, minor, revision; then the images seen, int64 from version 0.2 on, else int32)
 and float32 values: for each convolution in the cfg's order β, γ, mean, variance (or the bias), then the kernel
 (out, in, height, width). Source: load_convolutional_weights and save_convolutional_weights in Darknet's parser.c.
 """
@@ -28,7 +28,7 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class WeightsHeader:
-    """The header of a .weights file; `seen` counts training pictures."""
+    """The header of a .weights file; `seen` counts training images."""
 
     major: int = 0
     minor: int = 2

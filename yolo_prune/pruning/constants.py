@@ -22,7 +22,7 @@ def carry_constants(model: Detector, plan: Plan) -> Constants:
     """Return what every dropped channel gives once its γ is zero: act(β), followed through the graph.
 
     It adds up at shortcuts and passes through pooling, enlargement and routes. Kept channels are 0 here: what they
-    give depends on the picture.
+    give depends on the image.
     """
     graph = make_channel_graph(model.network)
     constants: dict[int, Tensor] = {-1: next(model.parameters()).new_zeros(model.network.channels)}
@@ -45,12 +45,12 @@ def carry_constants(model: Detector, plan: Plan) -> Constants:
 
 @torch.no_grad()
 def measure_constants(model: Detector, plan: Plan, images: Iterable[Tensor]) -> Constants:
-    """Return the mean that every dropped channel has over pictures and pixels, of the model as it is, in evaluation mode.
+    """Return the mean that every dropped channel has over images and pixels, of the model as it is, in evaluation mode.
 
     `images` are batches (B, 3, H, W) in 0 … 1 on the model's device.
 
     Raises:
-        PlanError: there are no pictures.
+        PlanError: there are no images.
     """
     graph = make_channel_graph(model.network)
     totals: dict[int, Tensor] = {}
@@ -65,9 +65,7 @@ def measure_constants(model: Detector, plan: Plan, images: Iterable[Tensor]) -> 
             model(batch, add)
             count += len(batch)
     if not count:
-        raise PlanError(
-            "there are no pictures to take the mean of", where="fold", right="name a data set, or use leaky"
-        )
+        raise PlanError("there are no images to take the mean of", where="fold", right="name a data set, or use leaky")
     dtype = next(model.parameters()).dtype
     return {index: _clear_kept(total / count, plan, graph.writes[index]).to(dtype) for index, total in totals.items()}
 

@@ -40,7 +40,7 @@ from yolo_prune.pruning.obs import score_by_reconstruction
 from yolo_prune.pruning.plan import FloatArray
 
 Example = tuple[Tensor, Tensor]
-"""Pictures (B, 3, H, W) in 0 … 1 and targets (M, 6): image, class, cx, cy, w, h in 0 … 1."""
+"""Images (B, 3, H, W) in 0 … 1 and targets (M, 6): image, class, cx, cy, w, h in 0 … 1."""
 
 
 def score_channels(
@@ -69,7 +69,7 @@ def score_channels(
 def score_by_squares(
     model: Detector, graph: ChannelGraph, config: ScoreConfig, squares: Mapping[str, Tensor]
 ) -> FloatArray:
-    """Score every channel by Taylor without looking at a picture, from squared gradients that training has kept: (N,) float64.
+    """Score every channel by Taylor without looking at an image, from squared gradients that training has kept: (N,) float64.
 
     `squares` are moving averages of squared gradients, named and shaped as the model's parameters. What silencing a channel
     would change is taken as the root of Σ θ² · mean (∂L/∂θ)² over what `mask` sets to zero: Taylor's score but for the
@@ -141,7 +141,7 @@ def _score_taylor(model: Detector, graph: ChannelGraph, examples: Iterable[Examp
                 totals[layer] = totals.get(layer, 0) + change.square()
             count += 1
     if not count:
-        raise PlanError("taylor has no pictures to look at", where="criterion", right="name a data set")
+        raise PlanError("taylor has no images to look at", where="criterion", right="name a data set")
     return {layer: (total / count).sqrt() for layer, total in totals.items()}
 
 
@@ -183,18 +183,18 @@ def normalize_groups(graph: ChannelGraph, scores: FloatArray, by: str) -> FloatA
 
 @torch.no_grad()
 def score_blocks(model: Detector, blocks: Sequence[Block], images: Iterable[Tensor]) -> list[float]:
-    """Score residual blocks by what their branch contributes to the sum: ‖F(x)‖₂ / ‖x + F(x)‖₂, each norm over all pictures; 0 / 0 is 0.
+    """Score residual blocks by what their branch contributes to the sum: ‖F(x)‖₂ / ‖x + F(x)‖₂, each norm over all images; 0 / 0 is 0.
 
     `images` are batches (B, 3, H, W) in 0 … 1 on the model's device; the model runs in evaluation mode.
     Source: after Veit et al., "Residual Networks Behave Like Ensembles of Relatively Shallow Networks" (2016), §4: a
     block whose branch is small beside its input can be removed with little harm.
 
     Raises:
-        PlanError: a weight is NaN or infinite, or there are no pictures.
+        PlanError: a weight is NaN or infinite, or there are no images.
     """
     check_finite(model)
     places = {block.shortcut: number for number, block in enumerate(blocks)}
-    branches, sums, pictures = np.zeros(len(blocks)), np.zeros(len(blocks)), 0
+    branches, sums, count = np.zeros(len(blocks)), np.zeros(len(blocks)), 0
 
     def add(index: int, inputs: list[Tensor], output: Tensor) -> None:
         if index in places:
@@ -204,9 +204,9 @@ def score_blocks(model: Detector, blocks: Sequence[Block], images: Iterable[Tens
     with evaluating(model):
         for batch in images:
             model(batch, add)
-            pictures += len(batch)
-    if not pictures:
-        raise PlanError("there are no pictures to score blocks on", where="drop_blocks", right="name a data set")
+            count += len(batch)
+    if not count:
+        raise PlanError("there are no images to score blocks on", where="drop_blocks", right="name a data set")
     return [float(value) for value in np.sqrt(branches / np.where(sums > 0, sums, 1))]
 
 

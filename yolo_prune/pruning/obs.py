@@ -117,7 +117,7 @@ def measure_statistics(
                 sums[layer] = [a + b for a, b in zip(sums[layer], parts, strict=True)] if layer in sums else parts
             batches += 1
     if not batches:
-        raise PlanError("obs has no pictures to look at", where="criterion", right="name a data set")
+        raise PlanError("obs has no images to look at", where="criterion", right="name a data set")
     made = {}
     for layer, (squares, total, count, slopes) in sums.items():
         covariance = squares / count - torch.outer(total, total) / count**2

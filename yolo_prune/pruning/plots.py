@@ -1,4 +1,4 @@
-"""A plan and a sensitivity table as pictures."""
+"""A plan and a sensitivity table as plots."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def refit(model: Detector, plan: Plan, batches: Sequence[Tensor], ridge: float =
         PlanError: the plan does not fit the network, or there are no images.
     """
     if not sum(map(len, batches)):
-        raise PlanError("there are no pictures to fit weights on", where="fold", right="name a data set, or use leaky")
+        raise PlanError("there are no images to fit weights on", where="fold", right="name a data set, or use leaky")
     graph, slim = make_channel_graph(model.network), rebuild(model, plan).requires_grad_(False)
     reached, generator = find_reached(model.network, graph, plan), torch.Generator().manual_seed(seed)
     with evaluating(model), evaluating(slim):

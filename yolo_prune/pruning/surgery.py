@@ -150,7 +150,7 @@ def cut_blocks(model: Detector, blocks: Collection[Block]) -> Detector:
 
 
 class Comparison(NamedTuple):
-    """How far two models' raw head outputs are apart at most, and how much the first one's move over a picture."""
+    """How far two models' raw head outputs are apart at most, and how much the first one's move over an image."""
 
     difference: float
     response: float
@@ -158,7 +158,7 @@ class Comparison(NamedTuple):
 
 @torch.no_grad()
 def compare(one: Detector, other: Detector, img_size: int, seed: int = 0) -> Comparison:
-    """Compare two models' raw head outputs on random pictures, computed in float64.
+    """Compare two models' raw head outputs on random images, computed in float64.
 
     Layers are widened one at a time, so that a large model is never held twice. The response, the largest range of an
     output channel over its cells, tells what a difference is worth: heads that hardly move differ little whatever is wrong.

@@ -45,7 +45,7 @@ class WeightPlan:
 
 @dataclass(frozen=True)
 class NonZeros:
-    """What of a model is not zero: learnable parameters, and multiply–accumulates of one picture with such weights."""
+    """What of a model is not zero: learnable parameters, and multiply–accumulates of one image with such weights."""
 
     params: int
     macs: int

@@ -1,4 +1,4 @@
-"""One pass over the training pictures."""
+"""One pass over the training images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Tally:
     """(5,) sums over steps of the parts."""
     steps: int = 0
     images: int = 0
-    """Pictures of all processes."""
+    """Images of all processes."""
     seconds: float = 0.0
 
     @property
@@ -46,7 +46,7 @@ class Tally:
 
     @property
     def images_per_s(self) -> float:
-        """Pictures per second."""
+        """Images per second."""
         return self.images / max(1e-9, self.seconds)
 
 

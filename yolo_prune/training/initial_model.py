@@ -24,8 +24,8 @@ from yolo_prune.training.config import TrainConfig
 DEFAULT_WIDTH = 0.25
 DEFAULT_IMG_SIZE = 192
 """Without a cfg or a checkpoint: the YOLOv3 that a CPU trains in minutes."""
-CHECKED_PICTURES = 2000
-"""Training pictures whose boxes are compared with a cfg's anchors: half a second's reading."""
+CHECKED_IMAGES = 2000
+"""Training images whose boxes are compared with a cfg's anchors: half a second's reading."""
 LEAST_WITHIN_RATIO = 0.9
 """A smaller share of boxes that the cfg's anchors fit by `LossConfig.anchor_ratio` is worth a warning."""
 
@@ -47,12 +47,12 @@ def make_start(config: TrainConfig, classes: int, report: Report, samples: Seque
     """Make the model that a run begins with.
 
     A checkpoint keeps its own network. A cfg, or the default quarter-width YOLOv3, gives a fresh one with its anchors
-    scaled to `img_size`, or with `auto_anchors` found in the training pictures `samples`; it is filled from Darknet weights
+    scaled to `img_size`, or with `auto_anchors` found in the training images `samples`; it is filled from Darknet weights
     where they are named.
 
     Raises:
         ConfigError: a cfg beside a checkpoint, or another number of classes than the data set's.
-        DatasetError: a label or a picture cannot be read, or there are too few boxes for `auto_anchors`.
+        DatasetError: a label or an image cannot be read, or there are too few boxes for `auto_anchors`.
         CfgError, WeightsError, CheckpointError: a file is not what it should be.
     """
     torch.manual_seed(config.seed)
@@ -105,7 +105,7 @@ def _check_anchors(
     network: Network, config: TrainConfig, classes: int, report: Report, samples: Sequence[Sample]
 ) -> None:
     ratio = max(config.loss.anchor_ratio, LossConfig().anchor_ratio)  # by a strict one the best anchor answers alone
-    count = min(len(samples), CHECKED_PICTURES)
+    count = min(len(samples), CHECKED_IMAGES)
     sides = load_sides([samples[number * len(samples) // count] for number in range(count)], classes, network.width)
     if len(sides):
         fit = measure_fit(sides, np.array(get_anchors(network)), ratio)

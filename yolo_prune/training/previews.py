@@ -1,4 +1,4 @@
-"""Pictures that a run leaves: what the network was shown, and what it then found."""
+"""Previews that a run leaves: what the network was shown, and what it then found."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from yolo_prune.evaluation.previews import (
     get_truth,
     make_side_by_side,
     pick_evenly,
-    save_picture,
+    save_image,
 )
 from yolo_prune.model.detector import Detector
 
 COLUMNS, ROWS = 4, 4
 
 
-def save_batch_picture(folder: Path, data: DetectionDataset) -> Path:
-    """Draw training pictures as the network is given them, with their boxes, in train_batch.png."""
-    pictures = []
+def save_batch_image(folder: Path, data: DetectionDataset) -> Path:
+    """Draw training images as the network is given them, with their boxes, in train_batch.png."""
+    images = []
     for image, boxes in (data.make_item(index) for index in pick_evenly(len(data), COLUMNS * ROWS)):
-        pictures.append(draw_detections(image, make_detections([], [], []), (), get_truth(boxes)))
-    return save_picture(folder / "train_batch.png", _lay_out("training pictures and their boxes", pictures))
+        images.append(draw_detections(image, make_detections([], [], []), (), get_truth(boxes)))
+    return save_image(folder / "train_batch.png", _lay_out("training images and their boxes", images))
 
 
 @torch.inference_mode()
-def save_detections_picture(
+def save_detections_image(
     folder: Path, model: Detector, data: DetectionDataset, names: Sequence[str], device: torch.device
 ) -> Path:
-    """Draw what a model in evaluation mode finds in validation pictures in val_detections.png."""
-    pictures = [draw_found(model, data, index, names, device) for index in pick_evenly(len(data), COLUMNS * ROWS)]
-    return save_picture(folder / "val_detections.png", _lay_out("validation, truth in white", pictures))
+    """Draw what a model in evaluation mode finds in validation images in val_detections.png."""
+    images = [draw_found(model, data, index, names, device) for index in pick_evenly(len(data), COLUMNS * ROWS)]
+    return save_image(folder / "val_detections.png", _lay_out("validation, truth in white", images))
 
 
-def _lay_out(title: str, pictures: Sequence[Image]) -> Image:
-    return make_side_by_side([(title if column == 0 else "", pictures[column::COLUMNS]) for column in range(COLUMNS)])
+def _lay_out(title: str, images: Sequence[Image]) -> Image:
+    return make_side_by_side([(title if column == 0 else "", images[column::COLUMNS]) for column in range(COLUMNS)])

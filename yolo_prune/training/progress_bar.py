@@ -1,4 +1,4 @@
-"""A bar on a terminal for a whole run: pictures, rate, time left, loss and AP50."""
+"""A bar on a terminal for a whole run: images, rate, time left, loss and AP50."""
 
 from __future__ import annotations
 

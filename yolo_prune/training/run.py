@@ -29,7 +29,7 @@ from yolo_prune.training.epoch import Tally, check_sanity, train_epoch
 from yolo_prune.training.epoch_end import finish_epoch
 from yolo_prune.training.initial_model import Start
 from yolo_prune.training.optimizer import Moments
-from yolo_prune.training.previews import save_batch_picture, save_detections_picture
+from yolo_prune.training.previews import save_batch_image, save_detections_image
 from yolo_prune.training.progress_bar import ProgressBar
 from yolo_prune.training.removal import remove_silent_
 from yolo_prune.training.resume import Progress, Report, Run, restore, save_last
@@ -43,8 +43,8 @@ MOST_WORKERS = 16
 WORTH_CUTTING = 0.1
 """Silent channels are cut out within an epoch once they are more than this share of the prunable ones."""
 
-Pictures: TypeAlias = tuple[DetectionDataset, DetectionDataset]
-"""The pictures to train and to validate on."""
+Datasets: TypeAlias = tuple[DetectionDataset, DetectionDataset]
+"""The images to train and to validate on."""
 
 
 def make_run(
@@ -130,7 +130,7 @@ def train(
     report: Report = print,
     *,
     moments: Moments | None = None,
-    pictures: Pictures | None = None,
+    datasets: Datasets | None = None,
     removal: Removal | None = None,
 ) -> Path:
     """Train `model` in place, or go on from `last`, and return the path of the run's best checkpoint.
@@ -141,7 +141,7 @@ def train(
 
     Args:
         moments: what an optimizer already knew of the model's parameters.
-        pictures: those to train and to validate on, where they have been read already; they are `load_pictures` of the run.
+        images: those to train and to validate on, where they have been read already; they are `load_images` of the run.
         removal: towards what channels `sparsity: auto` goes, where that is fixed before; of `last` it is in there.
 
     Raises:
@@ -151,8 +151,8 @@ def train(
     """
     config, ranks = run.config, run.ranks
     with watch_signals(config.max_minutes) as stop:
-        data, val = pictures or load_pictures(run)
-        data.augment, data.seed = config.augment, config.seed  # those who read the pictures may have had others
+        data, val = datasets or load_datasets(run)
+        data.augment, data.seed = config.augment, config.seed  # those who read the images may have had others
         steps_per_epoch = count_batches(len(data), config.batch_size, _get_share(ranks))
         steps = steps_per_epoch * config.epochs
         trainee = _make_trainee(run, model, data, steps, moments, removal if last is None else _get_removal(last))
@@ -170,8 +170,8 @@ def train(
             best = run.folder / "best.pt"
             if ranks.is_first:
                 model = load_checkpoint(best).make_model().to(run.device).eval()
-                picture = save_detections_picture(run.folder, model, val, run.spec.names, run.device)
-                board.add_picture("val_detections", picture, progress.epoch)
+                image = save_detections_image(run.folder, model, val, run.spec.names, run.device)
+                board.add_image("val_detections", image, progress.epoch)
     return best
 
 
@@ -180,7 +180,7 @@ def _walk_epoch(walk: _Walk, bar: ProgressBar, board: Board, report: Report) -> 
     if progress.epoch >= round((1 - run.config.close_mosaic_fraction) * run.config.epochs):
         data.augment = run.config.augment.without_mosaic()
     if progress.epoch == 0 and run.ranks.is_first:
-        board.add_picture("train_batch", save_batch_picture(run.folder, data), 0)
+        board.add_image("train_batch", save_batch_image(run.folder, data), 0)
     train_epoch(
         walk.trainee,
         _make_batches(walk),
@@ -244,7 +244,7 @@ def list_sizes(img_size: int, multi_scale: float) -> list[int]:
 
 
 def count_workers(config: TrainConfig, device: torch.device) -> int:
-    """Return how many processes load pictures; see `TrainConfig.workers`."""
+    """Return how many processes load images; see `TrainConfig.workers`."""
     if config.workers is not None:
         return config.workers
     return min(MOST_WORKERS, count_cores()) if device.type == "cuda" else 0
@@ -254,8 +254,8 @@ def _get_share(ranks: Ranks) -> Share:
     return Share(ranks.rank, ranks.count)
 
 
-def load_pictures(run: Run) -> Pictures:
-    """Read the pictures that a run trains and validates on."""
+def load_datasets(run: Run) -> Datasets:
+    """Read the images that a run trains and validates on."""
     config, classes = run.config, len(run.spec.names)
     largest = max(list_sizes(run.img_size, config.multi_scale))
     data = DetectionDataset(run.spec.samples("train"), classes, largest, augment=config.augment, seed=config.seed)

@@ -106,7 +106,7 @@ def make_trainee(
     """Make all that trains a model, which is changed in place, for a run of so many steps.
 
     Args:
-        class_counts: objects of each class in the training pictures.
+        class_counts: objects of each class in the training images.
         moments: what an optimizer of the same kind knew of the same parameters.
         removal: what `sparsity: auto` has done to the model already; without it nothing.
         img_size: at what side in pixels a target in MACs counts; without it the network's own.

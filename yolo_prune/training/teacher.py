@@ -37,7 +37,7 @@ class Teacher:
         self.yolos = tuple(yolo for _, yolo in model.network.heads)
 
     def measure(self, images: Tensor, heads: Heads, maps: list[Tensor]) -> Tensor:
-        """Return the weighted, summed difference of answers `heads` to pictures (B, 3, H, W) in 0 … 1 from the teacher's.
+        """Return the weighted, summed difference of answers `heads` to images (B, 3, H, W) in 0 … 1 from the teacher's.
 
         `maps` are what the trainee's head convolutions read; they count if `config.features` does.
         """

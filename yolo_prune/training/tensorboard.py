@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Board:
-    """Takes rows and pictures; without a writer it takes them and does nothing."""
+    """Takes rows and images; without a writer it takes them and does nothing."""
 
     def __init__(self, writer: SummaryWriter | None = None) -> None:
         self._writer = writer
@@ -27,8 +27,8 @@ class Board:
                 assert self._writer is not None
                 self._writer.add_scalar(name, value, row["epoch"])
 
-    def add_picture(self, name: str, path: Path, epoch: int) -> None:
-        """Enter a picture file."""
+    def add_image(self, name: str, path: Path, epoch: int) -> None:
+        """Enter an image file."""
         if self._writer is not None:
             self._writer.add_image(name, read_image(path), epoch, dataformats="HWC")
 

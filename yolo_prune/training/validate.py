@@ -48,7 +48,7 @@ def measure_map50(
     batch_size: int,
     rectangular: bool = False,
 ) -> float:
-    """Score a model on a data set, every process on its share of the pictures, and return AP50 to all of them."""
+    """Score a model on a data set, every process on its share of the images, and return AP50 to all of them."""
     indices = range(ranks.rank, len(data), ranks.count)
     found = predict_with(model, data, indices, device=device, batch_size=batch_size, rectangular=rectangular)
     parts = ranks.gather(found)

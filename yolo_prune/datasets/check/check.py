@@ -1,6 +1,6 @@
 """Look for what is wrong with a data set before it is trained on.
 
-pictures ─► read once, kept in little ─┬─► faults of single pictures, copies within and between splits ─┐
+images ─► read once, kept in little ─┬─► faults of single images, copies within and between splits ─┐
 labels ───► read line by line ─────────┴─► faults of lines, boxes and files ────────────────────────────┴─► findings
                                        └─► counts and box statistics, split by split
 """
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from yolo_prune.datasets.check.duplicates import find_copies
-from yolo_prune.datasets.check.issues import KINDS, SMALL_PICTURE_PX, Finding
+from yolo_prune.datasets.check.issues import KINDS, SMALL_IMAGE_PX, Finding
 from yolo_prune.datasets.check.label_issues import find_label_faults
-from yolo_prune.datasets.check.scan import Content, Picture, read_pictures
+from yolo_prune.datasets.check.scan import Content, ScannedImage, read_images
 from yolo_prune.datasets.check.statistics import Figures, Statistics, collect_figures, join_figures, measure_statistics
 from yolo_prune.datasets.config import CheckConfig
 from yolo_prune.datasets.spec import DataSpec
@@ -23,8 +23,8 @@ from yolo_prune.datasets.spec import DataSpec
 class Check:
     """What a data set holds and what is wrong with it."""
 
-    pictures: tuple[Picture, ...]
-    """Every picture once, in the order of the splits and of their paths."""
+    images: tuple[ScannedImage, ...]
+    """Every image once, in the order of the splits and of their paths."""
     figures: Mapping[str, Figures]
     """What was measured of each split."""
     statistics: Mapping[str, Statistics]
@@ -34,37 +34,37 @@ class Check:
 
 
 def check_dataset(spec: DataSpec, config: CheckConfig, progress: Callable[[int, int], None] | None = None) -> Check:
-    """Read every picture and label of a data set and find the faults that `KINDS` lists.
+    """Read every image and label of a data set and find the faults that `KINDS` lists.
 
     Args:
-        progress: called with the number of pictures read and of all.
+        progress: called with the number of images read and of all.
     """
-    pictures = read_pictures(spec, config.workers, progress)
-    figures = collect_figures(pictures, list(spec.splits), config.img_size)
+    images = read_images(spec, config.workers, progress)
+    figures = collect_figures(images, list(spec.splits), config.img_size)
     statistics = {split: measure_statistics(part, len(spec.names)) for split, part in figures.items()}
     findings = [
-        *_find_picture_faults(pictures),
-        *find_copies(pictures, config.near),
-        *find_label_faults(pictures, spec.names, config.img_size),
+        *_find_image_faults(images),
+        *find_copies(images, config.near),
+        *find_label_faults(images, spec.names, config.img_size),
         *_find_empty_classes(spec, statistics),
     ]
     order = list(KINDS)
     findings.sort(key=lambda finding: order.index(finding.kind))
     everything = measure_statistics(join_figures(figures), len(spec.names))
-    return Check(tuple(pictures), figures, {**statistics, "all": everything}, tuple(findings))
+    return Check(tuple(images), figures, {**statistics, "all": everything}, tuple(findings))
 
 
-def _find_picture_faults(pictures: Sequence[Picture]) -> Iterator[Finding]:
-    for picture in pictures:
-        where, content = str(picture.sample.image), picture.content
+def _find_image_faults(images: Sequence[ScannedImage]) -> Iterator[Finding]:
+    for image in images:
+        where, content = str(image.sample.image), image.content
         if not isinstance(content, Content):
             yield content
             continue
         if content.orientation != 1:
             details = {"orientation": content.orientation}
-            yield Finding("turned_picture", where, f"has EXIF orientation {content.orientation}", details=details)
-        if min(content.width_px, content.height_px) < SMALL_PICTURE_PX:
-            yield Finding("small_picture", where, f"is {content.width_px} × {content.height_px} px")
+            yield Finding("turned_image", where, f"has EXIF orientation {content.orientation}", details=details)
+        if min(content.width_px, content.height_px) < SMALL_IMAGE_PX:
+            yield Finding("small_image", where, f"is {content.width_px} × {content.height_px} px")
 
 
 def _find_empty_classes(spec: DataSpec, statistics: Mapping[str, Statistics]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Which pictures of a data set are the same or look alike, within a split and between two."""
+"""Which images of a data set are the same or look alike, within a split and between two."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import numpy as np
 
 from yolo_prune.datasets.check.issues import Finding
 from yolo_prune.datasets.check.perceptual_hash import Crossing, Group, find_pairs, sum_up
-from yolo_prune.datasets.check.scan import Content, Picture
+from yolo_prune.datasets.check.scan import Content, ScannedImage
 from yolo_prune.datasets.spec import SPLITS
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A readable picture as one split lists it."""
+    """A readable image as one split lists it."""
 
     path: str
     split: str
     content: Content
 
 
-def find_copies(pictures: Sequence[Picture], near: int) -> list[Finding]:
-    """Find pictures in two splits, identical ones within a split, and look-alikes within a split.
+def find_copies(images: Sequence[ScannedImage], near: int) -> list[Finding]:
+    """Find images in two splits, identical ones within a split, and look-alikes within a split.
 
-    Each fault is named once: of identical pictures the first stands for all in the search for look-alikes, and a picture
+    Each fault is named once: of identical images the first stands for all in the search for look-alikes, and an image
     that is in an earlier split as it is is not compared with that split's others.
     """
     entries = [
-        _Entry(str(picture.sample.image), split, picture.content)
-        for picture in pictures
-        for split in picture.splits
-        if isinstance(picture.content, Content)
+        _Entry(str(image.sample.image), split, image.content)
+        for image in images
+        for split in image.splits
+        if isinstance(image.content, Content)
     ]
     entries.sort(key=lambda entry: (SPLITS.index(entry.split), entry.path))
     alike: dict[tuple[str, bytes], list[_Entry]] = {}
@@ -58,7 +58,7 @@ def _find_crossings(
                 known.add((split, digest, earlier))
                 yield from (_describe_same(entry, there) for entry in same)
     for crossing in crossings:
-        entry, nearest = firsts[crossing.picture], firsts[crossing.nearest]
+        entry, nearest = firsts[crossing.image], firsts[crossing.nearest]
         if (entry.split, entry.content.digest, nearest.split) not in known:
             yield _describe_crossing(crossing, entry, nearest)
 
@@ -90,7 +90,7 @@ def _describe_identical(same: Sequence[_Entry]) -> Finding:
     first, *others = [entry.path for entry in same]
     details = {"splits": [same[0].split]}
     return Finding(
-        "identical_pictures", first, f"has the same pixels as {_name(others)}", others=tuple(others), details=details
+        "identical_images", first, f"has the same pixels as {_name(others)}", others=tuple(others), details=details
     )
 
 
@@ -99,7 +99,7 @@ def _describe_group(group: Group, firsts: Sequence[_Entry]) -> Finding:
     least, most = group.distances
     details = {
         "splits": [firsts[group.members[0]].split],
-        "pictures": len(group.members),
+        "images": len(group.members),
         "pairs": group.pairs,
         "mirrored_pairs": group.mirrored,
         "distances": [least, most],

@@ -13,11 +13,11 @@ SMALL_BOX_PX = 4
 EXTREME_ASPECT = 6
 """A box whose longer side is more than this many times its shorter one is rare: 3 of 6,035 real hands."""
 COVERING_SHARE = 0.95
-"""A box of more than this share of the picture often stands for a label of the whole picture."""
+"""A box of more than this share of the image often stands for a label of the whole image."""
 SAME_BOX_IOU = 0.9
 """Two boxes of a class that overlap by more than this are hardly two objects."""
-SMALL_PICTURE_PX = 32
-"""A picture with a shorter side below this is less than one cell of the coarsest head."""
+SMALL_IMAGE_PX = 32
+"""An image with a shorter side below this is less than one cell of the coarsest head."""
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,24 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "unreadable_picture": Kind("pictures that cannot be read", is_error=True),
-    "cut_picture": Kind("pictures that are cut off or damaged", is_error=True),
+    "unreadable_image": Kind("images that cannot be read", is_error=True),
+    "cut_image": Kind("images that are cut off or damaged", is_error=True),
     "bad_label": Kind("bad label lines", is_error=True),
     "unreadable_labels": Kind("label files that cannot be read", is_error=True),
-    "shared_labels": Kind("label files that serve two pictures", is_error=True),
-    "two_splits": Kind("pictures in two splits"),
-    "identical_pictures": Kind("identical pictures within a split"),
-    "look_alikes": Kind("groups of look-alike pictures within a split"),
+    "shared_labels": Kind("label files that serve two images", is_error=True),
+    "two_splits": Kind("images in two splits"),
+    "identical_images": Kind("identical images within a split"),
+    "look_alikes": Kind("groups of look-alike images within a split"),
     "repeated_label": Kind("labels that are written twice"),
     "coinciding_boxes": Kind(f"boxes that nearly coincide with another of their class (IoU above {SAME_BOX_IOU})"),
-    "labels_without_picture": Kind("label files without a picture"),
-    "no_labels": Kind("pictures without a label file"),
+    "labels_without_image": Kind("label files without an image"),
+    "no_labels": Kind("images without a label file"),
     "small_box": Kind(f"boxes with a side below {SMALL_BOX_PX} px at the network's size"),
     "extreme_box": Kind(f"boxes more than {EXTREME_ASPECT} times as long as wide"),
-    "covering_box": Kind(f"boxes that cover more than {COVERING_SHARE:.0%} of the picture"),
+    "covering_box": Kind(f"boxes that cover more than {COVERING_SHARE:.0%} of the image"),
     "empty_class": Kind("classes without objects"),
-    "turned_picture": Kind("pictures that their EXIF data turn; labels must be for the turned picture"),
-    "small_picture": Kind(f"pictures with a side below {SMALL_PICTURE_PX} px"),
+    "turned_image": Kind("images that their EXIF data turn; labels must be for the turned image"),
+    "small_image": Kind(f"images with a side below {SMALL_IMAGE_PX} px"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a data set's labels, and with how they and the pictures fit together."""
+"""What is wrong with a data set's labels, and with how they and the images fit together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolo_prune.datasets.check.issues import COVERING_SHARE, EXTREME_ASPECT, SAME_BOX_IOU, SMALL_BOX_PX, Finding
-from yolo_prune.datasets.check.scan import Content, Picture
+from yolo_prune.datasets.check.scan import Content, ScannedImage
 from yolo_prune.datasets.images import make_letterbox
 from yolo_prune.datasets.labels import LabelLines, scan_labels
 from yolo_prune.datasets.spec import SUFFIXES
@@ -20,32 +20,32 @@ _ANY_CLASS = 10_000
 """More classes than any data set has."""
 
 
-def find_label_faults(pictures: Sequence[Picture], names: Sequence[str], img_size: int) -> list[Finding]:
-    """Find bad lines, files and boxes, file by file; one that serves several pictures is looked into once.
+def find_label_faults(images: Sequence[ScannedImage], names: Sequence[str], img_size: int) -> list[Finding]:
+    """Find bad lines, files and boxes, file by file; one that serves several images is looked into once.
 
     Args:
         img_size: side in pixels of the network's square, where small boxes are judged.
     """
-    users: dict[Path, list[Picture]] = {}
-    for picture in pictures:
-        users.setdefault(picture.sample.label, []).append(picture)
+    users: dict[Path, list[ScannedImage]] = {}
+    for image in images:
+        users.setdefault(image.sample.label, []).append(image)
     return [
         *(fault for label, sharing in users.items() for fault in _check_file(label, sharing, names, img_size)),
-        *_find_shared_ignored(pictures, users),
-        *(Finding("labels_without_picture", str(path), what) for path, what in sorted(_find_orphans(pictures))),
+        *_find_shared_ignored(images, users),
+        *(Finding("labels_without_image", str(path), what) for path, what in sorted(_find_orphans(images))),
     ]
 
 
-def _check_file(label: Path, sharing: Sequence[Picture], names: Sequence[str], img_size: int) -> Iterator[Finding]:
+def _check_file(label: Path, sharing: Sequence[ScannedImage], names: Sequence[str], img_size: int) -> Iterator[Finding]:
     labels, sample = sharing[0].labels, sharing[0].sample
     if len(sharing) > 1 and not labels.is_missing:
-        images = tuple(str(picture.sample.image) for picture in sharing)
-        right = "give each picture a name of its own"
+        images = tuple(str(image.sample.image) for image in sharing)
+        right = "give each image a name of its own"
         yield Finding("shared_labels", str(label), f"serves {' and '.join(images)}", right, images)
     yield from labels.faults
     if labels.is_missing:
-        for picture in sharing:
-            yield Finding("no_labels", str(picture.sample.image), f"has no label file {label}")
+        for image in sharing:
+            yield Finding("no_labels", str(image.sample.image), f"has no label file {label}")
     yield from _find_repeats(sample.label, labels.counted)
     yield from _find_repeats(sample.ignored, labels.ignored)
     yield from _find_coinciding(sharing[0], names)
@@ -60,14 +60,14 @@ def _find_repeats(path: Path, lines: LabelLines) -> Iterator[Finding]:
             yield Finding("repeated_label", f"{path}:{number}", f"says the same as line {first[row]}")
 
 
-def _find_coinciding(picture: Picture, names: Sequence[str]) -> Iterator[Finding]:
+def _find_coinciding(image: ScannedImage, names: Sequence[str]) -> Iterator[Finding]:
     places: dict[tuple[float, ...], str] = {}
     for path, lines in (
-        (picture.sample.label, picture.labels.counted),
-        (picture.sample.ignored, picture.labels.ignored),
+        (image.sample.label, image.labels.counted),
+        (image.sample.ignored, image.labels.ignored),
     ):
         for number, row in zip(lines.numbers.tolist(), lines.rows.tolist(), strict=True):
-            places.setdefault((*row, float(path == picture.sample.ignored)), f"{path}:{number}")
+            places.setdefault((*row, float(path == image.sample.ignored)), f"{path}:{number}")
     rows = np.array(list(places)).reshape(-1, 6)
     iou = _measure_iou(rows)
     is_same_class = rows[:, 0] == rows[:, :1]
@@ -103,20 +103,20 @@ def _find_odd_boxes(path: Path, lines: LabelLines, content: Content, img_size: i
             other = "high" if longer == "wide" else "wide"
             yield Finding("extreme_box", where, f"is {ratio:.1f} times as {longer} as {other}")
         if row[3] * row[4] > COVERING_SHARE:
-            yield Finding("covering_box", where, f"covers {row[3] * row[4]:.1%} of the picture")
+            yield Finding("covering_box", where, f"covers {row[3] * row[4]:.1%} of the image")
 
 
-def _find_shared_ignored(pictures: Sequence[Picture], users: dict[Path, list[Picture]]) -> Iterator[Finding]:
-    """Find label files that are another picture's file of ignored boxes: a.ignore.jpg beside a.jpg."""
-    for picture in pictures:
-        for other in users.get(picture.sample.ignored, ()):
-            images = (str(picture.sample.image), str(other.sample.image))
+def _find_shared_ignored(scanned: Sequence[ScannedImage], users: dict[Path, list[ScannedImage]]) -> Iterator[Finding]:
+    """Find label files that are another image's file of ignored boxes: a.ignore.jpg beside a.jpg."""
+    for image in scanned:
+        for other in users.get(image.sample.ignored, ()):
+            images = (str(image.sample.image), str(other.sample.image))
             what = f"serves {images[1]}, and {images[0]} for ignored boxes"
-            yield Finding("shared_labels", str(other.sample.label), what, "rename one of these pictures", others=images)
+            yield Finding("shared_labels", str(other.sample.label), what, "rename one of these images", others=images)
 
 
-def _find_orphans(pictures: Sequence[Picture]) -> Iterator[tuple[Path, str]]:
-    folders = {(picture.sample.label.parent, picture.sample.image.parent) for picture in pictures}
+def _find_orphans(scanned: Sequence[ScannedImage]) -> Iterator[tuple[Path, str]]:
+    folders = {(image.sample.label.parent, image.sample.image.parent) for image in scanned}
     places = {place for labels, images in folders for place in _walk(labels, images)}
     stems: dict[Path, set[str]] = {}
     for labels, images in sorted(places):
@@ -124,11 +124,11 @@ def _find_orphans(pictures: Sequence[Picture]) -> Iterator[tuple[Path, str]]:
     for labels, known in stems.items():
         for path in sorted(labels.glob("[!.]*.txt")):
             if not known & {path.stem, path.stem.removesuffix(".ignore")} and _holds_labels(path):
-                yield path, "there is no picture of this name"
+                yield path, "there is no image of this name"
 
 
 def _walk(labels: Path, images: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield a folder of labels with that of its pictures, and the folders within; beside pictures, only itself.
+    """Yield a folder of labels with that of its images, and the folders within; beside images, only itself.
 
     A folder that holds both may be the data set's root, and the folders within it something else.
     """
@@ -143,7 +143,7 @@ def _list_stems(folder: Path) -> set[str]:
 
 
 def _holds_labels(path: Path) -> bool:
-    """Tell labels from lists of pictures, class names and notes that may lie beside them."""
+    """Tell labels from lists of images, class names and notes that may lie beside them."""
     try:
         lines = scan_labels(path, _ANY_CLASS)
     except DatasetError:

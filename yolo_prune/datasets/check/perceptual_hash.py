@@ -1,6 +1,6 @@
-"""Which pictures show the same: perceptual hashes of all pairs, plain and mirrored, and a second look at the near ones.
+"""Which images show the same: perceptual hashes of all pairs, plain and mirrored, and a second look at the near ones.
 
-picture ─► 32 × 32 grey ─┬─► 64 bits, and 64 of its mirror image ─► near: few bits differ ─┐
+image ─► 32 × 32 grey ─┬─► 64 bits, and 64 of its mirror image ─► near: few bits differ ─┐
                          └─► 16 × 16 thumbnail ────────────────────► second look: correlated ─► pair
 """
 
@@ -19,9 +19,9 @@ from scipy.sparse.csgraph import connected_components
 
 BITS = 64
 LEAST_CORRELATION = 0.85
-"""Of the thumbnails of two pictures that look alike.
+"""Of the thumbnails of two images that look alike.
 
-Of what comes near by its hash alone it lets nothing pass among 2,200 drawn pictures, all different, or between real photos
+Of what comes near by its hash alone it lets nothing pass among 2,200 drawn images, all different, or between real photos
 of different scenes, and it holds back no copy that is mirrored, re-encoded, scaled, brightened by 10 % or cropped by 3 %.
 The webcam frames that it lets pass were looked at: they show the same person before the same wall.
 """
@@ -30,7 +30,7 @@ FLAT = 2.0
 
 _GREY_PX, _THUMBNAIL_PX = 32, 16
 _ROWS = 256
-"""Pictures that are compared with all others at a time: 51 MB of distances for 50,000 pictures."""
+"""Images that are compared with all others at a time: 51 MB of distances for 50,000 images."""
 _BLOCK = 1 << 16
 """Pairs that are looked at a second time in one go: 64 MB of thumbnails."""
 
@@ -41,19 +41,19 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Look:
-    """What a picture looks like, in 0.4 kB."""
+    """What an image looks like, in 0.4 kB."""
 
     bits: Bools
     """(64,) perceptual hash."""
     mirrored_bits: Bools
-    """(64,) perceptual hash of the picture with left and right exchanged."""
+    """(64,) perceptual hash of the image with left and right exchanged."""
     thumbnail: NDArray[np.uint8]
     """(16, 16) grey."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pictures that look alike, each pair once."""
+    """Images that look alike, each pair once."""
 
     first: Ints
     """(P,) indices."""
@@ -71,7 +71,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures of one split, each of which looks like another of them."""
+    """Images of one split, each of which looks like another of them."""
 
     members: tuple[int, ...]
     """Indices, rising."""
@@ -85,9 +85,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Crossing:
-    """A picture that looks like pictures of an earlier split."""
+    """An image that looks like images of an earlier split."""
 
-    picture: int
+    image: int
     """Its index."""
     nearest: int
     """Index of the nearest of those."""
@@ -100,7 +100,7 @@ class Crossing:
 
 
 def measure_look(image: NDArray[np.uint8]) -> Look:
-    """Return what is compared of an RGB picture (H, W, 3)."""
+    """Return what is compared of an RGB image (H, W, 3)."""
     size = (_GREY_PX, _GREY_PX)
     grey = np.asarray(cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA), np.uint8)
     thumbnail = cv2.resize(grey, (_THUMBNAIL_PX, _THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
@@ -108,10 +108,10 @@ def measure_look(image: NDArray[np.uint8]) -> Look:
 
 
 def find_pairs(looks: Sequence[Look], near: int, rows: int = _ROWS) -> Iterator[Pairs]:
-    """Yield the pairs of pictures that look alike, in parts: their hashes differ by at most `near` bits, their thumbnails
+    """Yield the pairs of images that look alike, in parts: their hashes differ by at most `near` bits, their thumbnails
     are correlated by `LEAST_CORRELATION` or more, both plain or both mirrored.
 
-    Each pair comes once, by the smaller distance of the two ways. Memory grows with the number of pictures, not of pairs.
+    Each pair comes once, by the smaller distance of the two ways. Memory grows with the number of images, not of pairs.
     """
     if not looks:
         return
@@ -132,7 +132,7 @@ def sum_up(pairs: Iterable[Pairs], splits: Ints) -> tuple[list[Group], list[Cros
     """Return the groups within splits, the largest first, and what looks like something in an earlier split.
 
     Args:
-        splits: (N,) number of each picture's split. A picture has a crossing for each earlier split where it has a pair.
+        splits: (N,) number of each image's split. An image has a crossing for each earlier split where it has a pair.
     """
     groups, crossings = _Grouper(len(splits)), _Crosser(splits)
     for part in pairs:
@@ -155,7 +155,7 @@ def _standardise(thumbnails: NDArray[np.uint8]) -> Floats:
 
 
 def _look_again(products: Floats, start: int, near: int, seen: Floats, others: Floats, *, mirrored: bool) -> Pairs:
-    """Return the near pairs of a block of rows, the first being picture `start`, whose thumbnails agree."""
+    """Return the near pairs of a block of rows, the first being image `start`, whose thumbnails agree."""
     rows, columns = np.divmod(np.flatnonzero(products >= BITS - 2 * near), products.shape[1])
     rows, columns = rows[columns > rows], columns[columns > rows]
     distances = ((BITS - products[rows, columns]) / 2).round().astype(np.int64)
@@ -182,7 +182,7 @@ def _keep_nearer(plain: Pairs, mirrored: Pairs) -> Pairs:
 
 
 class _Grouper:
-    """Connected pictures, and figures of the pairs that connect them, kept at each pair's first picture."""
+    """Connected images, and figures of the pairs that connect them, kept at each pair's first image."""
 
     def __init__(self, count: int) -> None:
         self._labels = np.arange(count)
@@ -212,7 +212,7 @@ class _Grouper:
 
 
 class _Crosser:
-    """The nearest of each earlier split for each picture, at the key `picture × splits + split`."""
+    """The nearest of each earlier split for each image, at the key `image × splits + split`."""
 
     def __init__(self, splits: Ints) -> None:
         self._splits, self._count = splits, int(splits.max(initial=0)) + 1

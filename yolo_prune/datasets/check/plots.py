@@ -1,4 +1,4 @@
-"""Pictures of a data set: a contact sheet with its boxes, and how large the boxes are and where they lie."""
+"""Plots of a data set: a contact sheet with its boxes, and how large the boxes are and where they lie."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 from PIL import Image, ImageDraw, ImageFont
 
-from yolo_prune.datasets.check.scan import Content, Picture
+from yolo_prune.datasets.check.scan import Content, ScannedImage
 from yolo_prune.datasets.check.statistics import COCO_BOUNDS_PX, Figures, join_figures
 from yolo_prune.datasets.images import letterbox, read_image
 from yolo_prune.datasets.labels import locate_objects
@@ -32,9 +32,9 @@ _IGNORED: Colour = (200, 200, 200)
 _DASH_PX = 5
 
 
-def pick_pictures(pictures: Sequence[Picture], splits: Sequence[str], wanted: int) -> list[tuple[str, Picture]]:
-    """Return up to `wanted` pictures with their split: as many of each split as it has to give, spread evenly over it."""
-    of_split = {split: [picture for picture in pictures if split in picture.splits] for split in splits}
+def pick_images(images: Sequence[ScannedImage], splits: Sequence[str], wanted: int) -> list[tuple[str, ScannedImage]]:
+    """Return up to `wanted` images with their split: as many of each split as it has to give, spread evenly over it."""
+    of_split = {split: [image for image in images if split in image.splits] for split in splits}
     counts, left = {}, wanted
     for done, split in enumerate(sorted(splits, key=lambda split: len(of_split[split]))):
         counts[split] = min(len(of_split[split]), left // (len(splits) - done))
@@ -46,30 +46,30 @@ def pick_pictures(pictures: Sequence[Picture], splits: Sequence[str], wanted: in
     ]
 
 
-def save_contact_sheet(path: Path, pictures: Sequence[Picture], splits: Sequence[str], names: Sequence[str]) -> Path:
-    """Write a PNG of 48 pictures, as many of each split, with their boxes, file names and splits, and return `path`.
+def save_contact_sheet(path: Path, images: Sequence[ScannedImage], splits: Sequence[str], names: Sequence[str]) -> Path:
+    """Write a PNG of 48 images, as many of each split, with their boxes, file names and splits, and return `path`.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    chosen = pick_pictures(pictures, splits, COLUMNS * ROWS)
+    chosen = pick_images(images, splits, COLUMNS * ROWS)
     rows = -(-len(chosen) // COLUMNS)
     width, height = COLUMNS * (_TILE_PX + _GAP_PX) + _GAP_PX, _HEAD_PX + rows * (_TILE_PX + _CAPTION_PX + _GAP_PX)
     sheet = Image.new("RGB", (width, height), _PAPER)
-    listed = sum(len(picture.splits) for picture in pictures)
-    _draw_head(sheet, f"{len(chosen)} of {listed} pictures", names)
-    for place, (split, picture) in enumerate(chosen):
+    listed = sum(len(image.splits) for image in images)
+    _draw_head(sheet, f"{len(chosen)} of {listed} images", names)
+    for place, (split, image) in enumerate(chosen):
         row, column = divmod(place, COLUMNS)
         corner = _GAP_PX + column * (_TILE_PX + _GAP_PX), _HEAD_PX + row * (_TILE_PX + _CAPTION_PX + _GAP_PX)
-        sheet.paste(_draw_tile(picture), corner)
-        _draw_caption(sheet, (corner[0], corner[1] + _TILE_PX + 4), split, picture)
+        sheet.paste(_draw_tile(image), corner)
+        _draw_caption(sheet, (corner[0], corner[1] + _TILE_PX + 4), split, image)
     with open_atomically(path) as file:
         sheet.save(file, format="PNG")
     return path
 
 
 def save_box_plots(path: Path, figures: Mapping[str, Figures], img_size: int) -> Path:
-    """Write a PNG of the boxes' sizes, shapes and places and of the objects per picture, and return `path`.
+    """Write a PNG of the boxes' sizes, shapes and places and of the objects per image, and return `path`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -112,19 +112,19 @@ def _draw_head(sheet: Image.Image, title: str, names: Sequence[str]) -> None:
         x = end + 28
 
 
-def _draw_tile(picture: Picture) -> Image.Image:
-    if not isinstance(picture.content, Content):
+def _draw_tile(scanned: ScannedImage) -> Image.Image:
+    if not isinstance(scanned.content, Content):
         tile = Image.new("RGB", (_TILE_PX, _TILE_PX), _EMPTY)
         centre = (_TILE_PX // 2, _TILE_PX // 2)
         ImageDraw.Draw(tile).multiline_text(
             centre, "cannot\nbe read", _FAINT, _make_font(18), anchor="mm", align="center"
         )
         return tile
-    image = read_image(picture.sample.image)
+    image = read_image(scanned.sample.image)
     square, box = letterbox(image, _TILE_PX)
     tile = Image.fromarray(square)
     draw = ImageDraw.Draw(tile)
-    objects = picture.labels.objects.astype(np.float32)
+    objects = scanned.labels.objects.astype(np.float32)
     order = np.lexsort((-objects[:, 3:5].prod(axis=1), -objects[:, 5]))  # small ones on top, and those that count
     rows = locate_objects(objects[order], image.shape[1], image.shape[0])
     for row, (x1, y1, x2, y2) in zip(rows, box.to_network(rows[:, 1:5]).round().astype(int).tolist(), strict=True):
@@ -152,11 +152,11 @@ def _draw_box(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour:
             draw.rectangle((x, y, x + 1, min(y + _DASH_PX - 1, y2)), fill=colour)
 
 
-def _draw_caption(sheet: Image.Image, corner: tuple[int, int], split: str, picture: Picture) -> None:
+def _draw_caption(sheet: Image.Image, corner: tuple[int, int], split: str, image: ScannedImage) -> None:
     draw, font = ImageDraw.Draw(sheet), _make_font(13)
-    counted = int((picture.labels.objects[:, 5] == 0).sum())
-    state = "no label file" if picture.labels.is_missing else f"{counted or 'no'} object{'' if counted == 1 else 's'}"
-    draw.text(corner, _shorten(picture.sample.image.name, font, _TILE_PX), _INK, font)
+    counted = int((image.labels.objects[:, 5] == 0).sum())
+    state = "no label file" if image.labels.is_missing else f"{counted or 'no'} object{'' if counted == 1 else 's'}"
+    draw.text(corner, _shorten(image.sample.image.name, font, _TILE_PX), _INK, font)
     draw.text((corner[0], corner[1] + 17), f"{split} · {state}", _FAINT, font)
 
 
@@ -218,21 +218,19 @@ def _plot_places(axes: Axes, everything: Figures) -> None:
     grid, _, _ = np.histogram2d(y, x, bins=32, range=((0, 1), (0, 1)))
     shown = axes.imshow(grid, extent=(0, 1, 1, 0), cmap="viridis", aspect="auto", vmin=0, vmax=max(1, grid.max()))
     axes.set(title=f"box centres, all {len(x)}", xlabel="x, share of the width", ylabel="y, share of the height")
-    axes.figure.colorbar(shown, ax=axes, label="boxes in 1/32 × 1/32 of the picture")
+    axes.figure.colorbar(shown, ax=axes, label="boxes in 1/32 × 1/32 of the image")
 
 
 def _plot_counts(axes: Axes, figures: Mapping[str, Figures]) -> None:
-    highest = max(int(part.objects_per_picture.max()) for part in figures.values())
+    highest = max(int(part.objects_per_image.max()) for part in figures.values())
     last = min(10, highest)
     width = 0.8 / len(figures)
     for place, (split, part) in enumerate(figures.items()):
-        shares = np.bincount(part.objects_per_picture.clip(max=last), minlength=last + 1) / len(
-            part.objects_per_picture
-        )
+        shares = np.bincount(part.objects_per_image.clip(max=last), minlength=last + 1) / len(part.objects_per_image)
         offsets = np.arange(last + 1) + (place - (len(figures) - 1) / 2) * width
-        axes.bar(offsets, 100 * shares, width, label=f"{split} ({len(part.objects_per_picture)})")
+        axes.bar(offsets, 100 * shares, width, label=f"{split} ({len(part.objects_per_image)})")
     labels = [str(count) for count in range(last)] + [f"{last}+" if highest > last else str(last)]
     axes.set_xticks(range(last + 1), labels)
     axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=(1, 2, 5, 10)))
-    axes.set(title="objects per picture", xlabel="objects", ylabel="% of the split's pictures")
+    axes.set(title="objects per image", xlabel="objects", ylabel="% of the split's images")
     axes.legend()

@@ -1,4 +1,4 @@
-"""What the checker reads of a data set: every picture decoded once and kept in little, every label file line by line."""
+"""What the checker reads of a data set: every image decoded once and kept in little, every label file line by line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NO_LINES = LabelLines(np.zeros(0, np.int64), np.zeros((0, 5)), ())
 
 @dataclass(frozen=True)
 class Content:
-    """What is kept of a decoded picture."""
+    """What is kept of a decoded image."""
 
     width_px: int
     """Width as it is shown, turned as its EXIF data say."""
@@ -44,7 +44,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Labels:
-    """What a picture's two label files say."""
+    """What an image's two label files say."""
 
     counted: LabelLines
     """Objects."""
@@ -63,8 +63,8 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture of the data set, in however many splits it is listed."""
+class ScannedImage:
+    """An image of the data set, in however many splits it is listed."""
 
     sample: Sample
     """Where it and its labels are."""
@@ -76,14 +76,14 @@ class Picture:
     """What its label files say."""
 
 
-def read_pictures(
+def read_images(
     spec: DataSpec, workers: int | None = None, progress: Callable[[int, int], None] | None = None
-) -> list[Picture]:
-    """Read all pictures and labels of a data set; what cannot be read is kept as a finding.
+) -> list[ScannedImage]:
+    """Read all images and labels of a data set; what cannot be read is kept as a finding.
 
     Args:
         workers: threads that decode; None takes one for each usable core.
-        progress: called with the number of pictures read and of all.
+        progress: called with the number of images read and of all.
     """
     splits: dict[Sample, list[str]] = {}
     for split, samples in spec.splits.items():
@@ -91,29 +91,29 @@ def read_pictures(
             splits.setdefault(sample, []).append(split)
     contents = list(_read_contents([sample.image for sample in splits], workers or count_cores(), progress))
     return [
-        Picture(sample, tuple(splits[sample]), content, read_labels(sample, len(spec.names)))
+        ScannedImage(sample, tuple(splits[sample]), content, read_labels(sample, len(spec.names)))
         for sample, content in zip(splits, contents, strict=True)
     ]
 
 
 def read_content(path: Path) -> Content | Finding:
-    """Decode a picture, or say why that cannot be done."""
+    """Decode an image, or say why that cannot be done."""
     is_whole = _try_pillow(path)
     if is_whole is False:
-        right = "restore the file, or leave the picture out"
-        return Finding("cut_picture", str(path), "is cut off or damaged", right)
+        right = "restore the file, or leave the image out"
+        return Finding("cut_image", str(path), "is cut off or damaged", right)
     try:
         image = read_image(path)
         orientation = read_header(path).orientation if is_whole else 1
     except DatasetError as error:
-        return make_finding("unreadable_picture", error)
+        return make_finding("unreadable_image", error)
     height, width = image.shape[:2]
     digest = hashlib.sha256(f"{width} {height} ".encode() + image.tobytes()).digest()
     return Content(width, height, orientation, digest, measure_look(image))
 
 
 def read_labels(sample: Sample, classes: int) -> Labels:
-    """Read a picture's label files, line by line past all bad ones."""
+    """Read an image's label files, line by line past all bad ones."""
     faults: list[Finding] = []
     lines = {}
     for path in (sample.label, sample.ignored):
@@ -159,7 +159,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _try_pillow(path: Path) -> bool | None:
-    """Say whether Pillow can read all of a picture, None where it does not know the format or cannot open the file.
+    """Say whether Pillow can read all of an image, None where it does not know the format or cannot open the file.
 
     OpenCV alone does not do: in some versions it takes a JPEG whose end is missing for a whole one.
     """

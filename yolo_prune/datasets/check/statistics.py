@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yolo_prune.datasets.check.scan import Content, Picture
+from yolo_prune.datasets.check.scan import Content, ScannedImage
 
 COCO_BOUNDS_PX = (32, 96)
 """Sides of the squares between which COCO calls a box medium."""
@@ -19,28 +19,28 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Figures:
-    """What is measured of the pictures of one split, one row per picture or per object."""
+    """What is measured of the images of one split, one row per image or per object."""
 
-    objects_per_picture: NDArray[np.int64]
+    objects_per_image: NDArray[np.int64]
     """(P,) objects that count."""
     are_labelled: NDArray[np.bool_]
     """(P,) whether there is a label file."""
-    picture_sizes_px: Floats
-    """(R, 2) width and height of the readable pictures."""
+    image_sizes_px: Floats
+    """(R, 2) width and height of the readable images."""
     classes: NDArray[np.int64]
     """(N,) class of each object that counts."""
     ignored: int
     """Boxes that count neither way."""
     centres: Floats
-    """(N, 2) x and y, in shares of the picture's width and height."""
+    """(N, 2) x and y, in shares of the image's width and height."""
     sides_px: Floats
-    """(M, 2) width and height of the objects of readable pictures, in their pixels."""
+    """(M, 2) width and height of the objects of readable images, in their pixels."""
     scales: Floats
-    """(M,) pixels at the network's size for one of the picture's."""
+    """(M,) pixels at the network's size for one of the image's."""
 
     @property
     def box_sides_px(self) -> Floats:
-        """(M,) square roots of the boxes' areas, in pixels of the picture."""
+        """(M,) square roots of the boxes' areas, in pixels of the image."""
         return np.asarray(np.sqrt(self.sides_px.prod(axis=1)))
 
     @property
@@ -67,20 +67,20 @@ class Spread:
 class Statistics:
     """What is said of a split."""
 
-    pictures: int
+    images: int
     without_objects: int
-    """Pictures with an empty label file or none."""
+    """Images with an empty label file or none."""
     without_labels: int
     """Those of them that have none."""
     objects: int
     """Labelled objects; a line that is written twice counts once."""
     ignored: int
     """Boxes that count neither way."""
-    objects_per_picture_mean: float
-    objects_per_picture_max: int
+    objects_per_image_mean: float
+    objects_per_image_max: int
     objects_per_class: tuple[int, ...]
     box_side_px: Spread
-    """√(width · height) in pixels of the picture: 5th percentile, median, 95th percentile."""
+    """√(width · height) in pixels of the image: 5th percentile, median, 95th percentile."""
     box_side_at_img_size_px: Spread
     """The same at the network's size."""
     small: float
@@ -92,7 +92,7 @@ class Statistics:
     aspect_ratio: Spread
     """Width over height: 5th percentile, median, 95th percentile."""
     width_px: Spread
-    """Pictures' least, median and greatest width."""
+    """Images' least, median and greatest width."""
     height_px: Spread
     """Their height."""
 
@@ -109,18 +109,18 @@ class Statistics:
         return values
 
 
-def collect_figures(pictures: Sequence[Picture], splits: Sequence[str], img_size: int) -> dict[str, Figures]:
-    """Measure the pictures of each split; one that is in two splits counts in both."""
-    return {split: _collect([picture for picture in pictures if split in picture.splits], img_size) for split in splits}
+def collect_figures(images: Sequence[ScannedImage], splits: Sequence[str], img_size: int) -> dict[str, Figures]:
+    """Measure the images of each split; one that is in two splits counts in both."""
+    return {split: _collect([image for image in images if split in image.splits], img_size) for split in splits}
 
 
 def join_figures(figures: Mapping[str, Figures]) -> Figures:
     """Return the figures of all splits together."""
     parts = list(figures.values())
     return Figures(
-        np.concatenate([part.objects_per_picture for part in parts]),
+        np.concatenate([part.objects_per_image for part in parts]),
         np.concatenate([part.are_labelled for part in parts]),
-        np.concatenate([part.picture_sizes_px for part in parts]),
+        np.concatenate([part.image_sizes_px for part in parts]),
         np.concatenate([part.classes for part in parts]),
         sum(part.ignored for part in parts),
         np.concatenate([part.centres for part in parts]),
@@ -131,17 +131,17 @@ def join_figures(figures: Mapping[str, Figures]) -> Figures:
 
 def measure_statistics(figures: Figures, classes: int) -> Statistics:
     """Return what is said of a split with these figures; `classes` is how many the data set has."""
-    counts, sides = figures.objects_per_picture, figures.box_sides_at_img_size_px
+    counts, sides = figures.objects_per_image, figures.box_sides_at_img_size_px
     small, large = (sides < COCO_BOUNDS_PX[0]).sum(), (sides >= COCO_BOUNDS_PX[1]).sum()
     shares = np.array((small, len(sides) - small - large, large)) / len(sides) if len(sides) else np.full(3, np.nan)
     return Statistics(
-        pictures=len(counts),
+        images=len(counts),
         without_objects=int((counts == 0).sum()),
         without_labels=int((~figures.are_labelled).sum()),
         objects=int(counts.sum()),
         ignored=figures.ignored,
-        objects_per_picture_mean=float(counts.mean()),
-        objects_per_picture_max=int(counts.max()),
+        objects_per_image_mean=float(counts.mean()),
+        objects_per_image_max=int(counts.max()),
         objects_per_class=tuple(np.bincount(figures.classes, minlength=classes).tolist()),
         box_side_px=_measure_spread(figures.box_sides_px),
         box_side_at_img_size_px=_measure_spread(sides),
@@ -149,23 +149,23 @@ def measure_statistics(figures: Figures, classes: int) -> Statistics:
         medium=float(shares[1]),
         large=float(shares[2]),
         aspect_ratio=_measure_spread(figures.aspect_ratios),
-        width_px=_measure_spread(figures.picture_sizes_px[:, 0], (0, 50, 100)),
-        height_px=_measure_spread(figures.picture_sizes_px[:, 1], (0, 50, 100)),
+        width_px=_measure_spread(figures.image_sizes_px[:, 0], (0, 50, 100)),
+        height_px=_measure_spread(figures.image_sizes_px[:, 1], (0, 50, 100)),
     )
 
 
-def _collect(pictures: Sequence[Picture], img_size: int) -> Figures:
-    objects = [picture.labels.objects for picture in pictures]
+def _collect(images: Sequence[ScannedImage], img_size: int) -> Figures:
+    objects = [image.labels.objects for image in images]
     counted = [rows[rows[:, 5] == 0] for rows in objects]
     sizes = [
-        (picture.content.width_px, picture.content.height_px) if isinstance(picture.content, Content) else (0, 0)
-        for picture in pictures
+        (image.content.width_px, image.content.height_px) if isinstance(image.content, Content) else (0, 0)
+        for image in images
     ]
     rows, of_objects = np.concatenate(counted), np.repeat(np.array(sizes, np.float64), list(map(len, counted)), axis=0)
     readable = of_objects[:, 0] > 0
     return Figures(
         np.array(list(map(len, counted)), np.int64),
-        np.array([not picture.labels.is_missing for picture in pictures], np.bool_),
+        np.array([not image.labels.is_missing for image in images], np.bool_),
         np.array([size for size in sizes if size[0]], np.float64).reshape(-1, 2),
         rows[:, 0].astype(np.int64),
         sum(map(len, objects)) - len(rows),

@@ -4,7 +4,7 @@
      "categories": [{"id": 1, "name": "hand"}],
      "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [x, y, width, height], "iscrowd": 0}]}
 
-Pixels count from 0 at the picture's edge, and may be broken. What is a crowd, or has `"ignore": 1`, counts neither way.
+Pixels count from 0 at the image's edge, and may be broken. What is a crowd, or has `"ignore": 1`, counts neither way.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from yolo_prune.datasets.formats.coco_masks import is_number, measure_box
 from yolo_prune.datasets.formats.labelled_set import (
     PIXEL_DECIMALS,
     Box,
-    LabelledPicture,
+    LabelledImage,
     LabelledSet,
     Progress,
     Source,
     choose_names,
     find_canvas,
+    find_image,
     find_parent,
-    find_picture,
-    make_picture,
+    make_image,
     make_set,
     parse_name,
-    place_picture,
+    place_image,
 )
 from yolo_prune.datasets.images import read_header
 from yolo_prune.errors import DatasetError
@@ -49,7 +49,7 @@ class _File:
     categories: dict[int, str]
     images: list[Entry]
     annotations: dict[int | str, list[tuple[str, Entry]]]
-    """Of each picture's id, with the place of each."""
+    """Of each image's id, with the place of each."""
 
 
 def load_coco(
@@ -60,52 +60,52 @@ def load_coco(
 ) -> LabelledSet:
     """Read annotations files; classes are their categories in the order of the ids, or `wanted`.
 
-    Pictures are looked for below the folder `images`, beside the file, and where COCO and others put them.
+    Images are looked for below the folder `images`, beside the file, and where COCO and others put them.
 
     Raises:
-        DatasetError: a file is no JSON, an entry is malformed (names it), a picture is missing or of another size.
+        DatasetError: a file is no JSON, an entry is malformed (names it), an image is missing or of another size.
     """
     files = [_load_file(source) for source in sources]
     names = choose_names(wanted, _list_names(files, wanted), sources[0].path)
     total, done = sum(len(file.images) for file in files), 0
-    pictures = []
+    found = []
     for file in files:
         folders = _list_folders(file.source, images)
         for number, entry in enumerate(file.images):
             where = f"{file.source.path}: images[{number}]"
-            pictures.append(_load_picture(file, entry, names, folders, where))
+            found.append(_load_image(file, entry, names, folders, where))
             done += 1
             if progress:
                 progress(done, total)
-    return make_set(names, pictures)
+    return make_set(names, found)
 
 
 def save_coco(folder: Path, data: LabelledSet, link: bool = False, progress: Progress = None) -> None:
-    """Write annotations/SPLIT.json and images/SPLIT to a folder; with `link`, links to the pictures."""
+    """Write annotations/SPLIT.json and images/SPLIT to a folder; with `link`, links to the images."""
     for split in data.splits:
         save_json(folder / "annotations" / f"{split}.json", format_coco(data.names, data.of(split)))
-    for done, picture in enumerate(data.pictures, 1):
-        place_picture(picture.image, folder / "images" / picture.split / picture.name, link)
+    for done, image in enumerate(data.images, 1):
+        place_image(image.image, folder / "images" / image.split / image.name, link)
         if progress:
-            progress(done, len(data.pictures))
+            progress(done, len(data.images))
 
 
-def format_coco(names: Sequence[str], pictures: Sequence[LabelledPicture]) -> Entry:
-    """Return pictures and their objects as COCO's annotations, ready for JSON; all ids count from 1."""
-    rows = [(number, row) for number, picture in enumerate(pictures, 1) for row in _list_objects(picture)]
+def format_coco(names: Sequence[str], images: Sequence[LabelledImage]) -> Entry:
+    """Return images and their objects as COCO's annotations, ready for JSON; all ids count from 1."""
+    rows = [(number, row) for number, one in enumerate(images, 1) for row in _list_objects(one)]
     return {
         "info": {"description": "written by yoloprune data convert"},
         "images": [
             {"id": number, "file_name": one.name, "width": one.width_px, "height": one.height_px}
-            for number, one in enumerate(pictures, 1)
+            for number, one in enumerate(images, 1)
         ],
         "categories": [{"id": number, "name": name, "supercategory": "none"} for number, name in enumerate(names, 1)],
         "annotations": [{"id": number, "image_id": image, **row} for number, (image, row) in enumerate(rows, 1)],
     }
 
 
-def _list_objects(picture: LabelledPicture) -> list[Entry]:
-    objects = picture.objects
+def _list_objects(image: LabelledImage) -> list[Entry]:
+    objects = image.objects
     corners, sides = objects.boxes_xyxy[:, :2], objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2]
     rows = zip(objects.classes.tolist(), corners.tolist(), sides.tolist(), objects.ignore.tolist(), strict=True)
     return [
@@ -128,17 +128,17 @@ def _load_file(source: Source) -> _File:
         _parse_list(values, key, source.path) for key in ("images", "annotations", "categories")
     )
     if not images:
-        raise DatasetError("there are no pictures", where=f"{source.path}: images", right="leave this file out")
+        raise DatasetError("there are no images", where=f"{source.path}: images", right="leave this file out")
     by_image: dict[int | str, list[tuple[str, Entry]]] = {}
     for number, image in enumerate(images):
         if _parse_id(image, "id", f"{source.path}: images[{number}]") in by_image:
-            right = "give each picture an id of its own"
+            right = "give each image an id of its own"
             raise DatasetError(f"id {image['id']!r} is taken", where=f"{source.path}: images[{number}]", right=right)
         by_image[image["id"]] = []
     for number, annotation in enumerate(annotations):
         where = f"{source.path}: annotations[{number}]"
         if (owner := _parse_id(annotation, "image_id", where)) not in by_image:
-            raise DatasetError(f"there is no picture of id {owner!r}", where=where, right="use an id among the images")
+            raise DatasetError(f"there is no image of id {owner!r}", where=where, right="use an id among the images")
         by_image[owner].append((where, annotation))
     return _File(source, _parse_categories(categories, f"{source.path}: categories"), images, by_image)
 
@@ -187,18 +187,16 @@ def _list_names(files: Sequence[_File], wanted: Sequence[str] | None) -> list[st
 
 
 def _list_folders(source: Source, images: Path | None) -> list[Path]:
-    """Return where a file's pictures may be, the likeliest first."""
+    """Return where a file's images may be, the likeliest first."""
     home, split = source.path.parent, source.split
     up = find_parent(home)
-    ending = source.path.stem.rpartition("_")[2]  # annotations/instances_train2017.json has its pictures in train2017/
+    ending = source.path.stem.rpartition("_")[2]  # annotations/instances_train2017.json has its images in train2017/
     named = [images, images / split] if images else []
     return [*named, home, up / "images", up / "images" / split, up / split, up / ending, up / "images" / ending]
 
 
-def _load_picture(
-    file: _File, entry: Entry, names: tuple[str, ...], folders: list[Path], where: str
-) -> LabelledPicture:
-    image, name = find_picture([parse_name(entry.get("file_name"), where)], folders, where)
+def _load_image(file: _File, entry: Entry, names: tuple[str, ...], folders: list[Path], where: str) -> LabelledImage:
+    image, name = find_image([parse_name(entry.get("file_name"), where)], folders, where)
     header = read_header(image)
     width, height = (_parse_side(entry, key, where) for key in ("width", "height"))
     canvas = find_canvas(header, (width, height), image, where)
@@ -210,7 +208,7 @@ def _load_picture(
             boxes.append(Box(names.index(kind), _parse_box(annotation, canvas, place), any(flags)))
         else:
             left_out.append(kind)
-    return make_picture(image, name, file.source.split, header, boxes, canvas_px=canvas, left_out=left_out)
+    return make_image(image, name, file.source.split, header, boxes, canvas_px=canvas, left_out=left_out)
 
 
 def _parse_side(entry: Entry, key: str, where: str) -> float | None:

@@ -19,12 +19,12 @@ _PACKED = re.compile(r"(?:[P-o]{0,6}[0-O])*")
 
 
 def measure_box(segmentation: Any, width_px: int, height_px: int, where: str) -> tuple[float, float, float, float]:
-    """Return the box x, y, width, height in pixels around a segmentation of a picture; one that covers nothing has no area.
+    """Return the box x, y, width, height in pixels around a segmentation of an image; one that covers nothing has no area.
 
-    pycocotools crashes or reads foreign memory where run lengths do not fit the picture, so they are checked here.
+    pycocotools crashes or reads foreign memory where run lengths do not fit the image, so they are checked here.
 
     Raises:
-        DatasetError: it is no segmentation, or one of another picture (names `where`).
+        DatasetError: it is no segmentation, or one of another image (names `where`).
     """
     if isinstance(segmentation, list):
         polygons = [_parse_polygon(polygon, width_px, height_px, where) for polygon in segmentation]
@@ -47,7 +47,7 @@ def is_number(value: Any) -> bool:
 
 
 def _parse_polygon(polygon: Any, width_px: int, height_px: int, where: str) -> list[float]:
-    """Return a polygon's coordinates, cut far outside the picture, where they cost time and change nothing."""
+    """Return a polygon's coordinates, cut far outside the image, where they cost time and change nothing."""
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all(map(is_number, polygon)):
         raise DatasetError(
             "a polygon of the segmentation is not three or more pairs of numbers", where=where, right=RIGHT
@@ -57,7 +57,7 @@ def _parse_polygon(polygon: Any, width_px: int, height_px: int, where: str) -> l
 
 
 def _parse_runs(segmentation: Any, width_px: int, height_px: int, where: str) -> list[int]:
-    """Return run lengths that cover the picture exactly, column by column."""
+    """Return run lengths that cover the image exactly, column by column."""
     size, counts = (segmentation.get(key) if isinstance(segmentation, dict) else None for key in ("size", "counts"))
     if isinstance(counts, str) and _PACKED.fullmatch(counts):
         counts = _unpack(counts)

@@ -1,4 +1,4 @@
-"""Labelled pictures on their way from one format to another: the form that every reader gives and every writer takes.
+"""Labelled images on their way from one format to another: the form that every reader gives and every writer takes.
 
     COCO json ── load_coco ─┐                 ┌─ save_coco ── annotations/SPLIT.json  images/SPLIT/NAME
     VOC xml ──── load_voc ──┼── LabelledSet ──┼─ save_voc ─── Annotations/ID.xml  JPEGImages/NAME  ImageSets/Main/SPLIT.txt
@@ -25,12 +25,12 @@ from yolo_prune.datasets.spec import SPLITS, SUFFIXES, DataSpec, Sample, load_sp
 from yolo_prune.errors import DatasetError
 
 Progress: TypeAlias = Callable[[int, int], None] | None
-"""Called with the number of finished pictures and of all."""
+"""Called with the number of finished images and of all."""
 StatedSize: TypeAlias = tuple[float | None, float | None]
 """Width and height in pixels as a source states them, where it does."""
 
 PIXEL_DECIMALS = 7
-"""Decimals of a pixel that are written: enough for a millionth of any picture's side."""
+"""Decimals of a pixel that are written: enough for a millionth of any image's side."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Source:
 
 
 @dataclass(frozen=True)
-class LabelledPicture:
-    """A picture with its objects, in pixels as it is shown."""
+class LabelledImage:
+    """An image with its objects, in pixels as it is shown."""
 
     image: Path
-    """Where the picture is."""
+    """Where the image is."""
     name: str
-    """Its path below its split's folder of pictures, with suffix and forward slashes."""
+    """Its path below its split's folder of images, with suffix and forward slashes."""
     split: str
     """train, val or test."""
     width_px: int
@@ -56,29 +56,29 @@ class LabelledPicture:
     height_px: int
     """Height as it is shown."""
     objects: Objects
-    """Its objects, all of them inside the picture."""
+    """Its objects, all of them inside the image."""
     dropped: int = 0
-    """Boxes without area or wholly outside the picture, which are gone."""
+    """Boxes without area or wholly outside the image, which are gone."""
     left_out: tuple[str, ...] = ()
     """What was not asked for: a class name per box."""
 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Class names, and pictures in the order of their splits and names."""
+    """Class names, and images in the order of their splits and names."""
 
     names: tuple[str, ...]
-    pictures: tuple[LabelledPicture, ...]
+    images: tuple[LabelledImage, ...]
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that have pictures."""
-        present = {picture.split for picture in self.pictures}
+        """The splits that have images."""
+        present = {image.split for image in self.images}
         return tuple(split for split in SPLITS if split in present)
 
-    def of(self, split: str) -> list[LabelledPicture]:
-        """Return the pictures of a split."""
-        return [picture for picture in self.pictures if picture.split == split]
+    def of(self, split: str) -> list[LabelledImage]:
+        """Return the images of a split."""
+        return [image for image in self.images if image.split == split]
 
 
 class Box(NamedTuple):
@@ -96,8 +96,8 @@ def load_yolo(paths: Sequence[Path], wanted: Sequence[str] | None = None, progre
     """Read the data sets of one or more data.yaml; with `wanted`, these classes alone and in this order.
 
     Raises:
-        DatasetError: a data.yaml, a label or a picture is amiss, a name in `wanted` is unknown, two data.yaml have
-            other names, or two pictures of a split the same.
+        DatasetError: a data.yaml, a label or an image is amiss, a name in `wanted` is unknown, two data.yaml have
+            other names, or two images of a split the same.
     """
     specs = [load_spec(path) for path in paths]
     for spec in specs:
@@ -109,24 +109,24 @@ def load_yolo(paths: Sequence[Path], wanted: Sequence[str] | None = None, progre
     found = specs[0].names if wanted is None else [name for spec in specs for name in spec.names]
     names = choose_names(wanted, found, paths[0])
     listed = [(spec, split, *pair) for spec in specs for split in spec.splits for pair in _name_samples(spec, split)]
-    pictures = []
+    images = []
     for done, (spec, split, sample, name) in enumerate(listed, 1):
-        pictures.append(_load_picture(spec, split, sample, name, names))
+        images.append(_load_image(spec, split, sample, name, names))
         if progress:
             progress(done, len(listed))
-    return make_set(names, pictures)
+    return make_set(names, images)
 
 
 def save_yolo(folder: Path, data: LabelledSet, link: bool = False, progress: Progress = None) -> None:
-    """Write data.yaml, pictures and label files to a folder; with `link`, links to the pictures.
+    """Write data.yaml, images and label files to a folder; with `link`, links to the images.
 
     Raises:
-        DatasetError: two pictures would share a label file, or a data.yaml cannot find a picture by its name.
+        DatasetError: two images would share a label file, or a data.yaml cannot find an image by its name.
     """
-    samples = _place_samples(folder, data.pictures)
-    for done, (sample, picture) in enumerate(zip(samples, data.pictures, strict=True), 1):
-        place_picture(picture.image, sample.image, link)
-        save_objects(sample, picture.objects, picture.width_px, picture.height_px)
+    samples = _place_samples(folder, data.images)
+    for done, (sample, image) in enumerate(zip(samples, data.images, strict=True), 1):
+        place_image(image.image, sample.image, link)
+        save_objects(sample, image.objects, image.width_px, image.height_px)
         if progress:
             progress(done, len(samples))
     save_spec(folder, data.splits, data.names)
@@ -156,22 +156,22 @@ def choose_names(wanted: Sequence[str] | None, found: Iterable[str], where: Path
 
 
 def parse_name(value: Any, where: str) -> PurePosixPath:
-    """Return a picture's relative path, as a label file gives it.
+    """Return an image's relative path, as a label file gives it.
 
     Raises:
         DatasetError: it is no path, or leads out of the folder that it counts from.
     """
     path = PurePosixPath(value) if isinstance(value, str) else PurePosixPath()
     if not path.name or "\0" in str(path):
-        raise DatasetError(f"{value!r} names no picture", where=where, right="write the picture's file name")
+        raise DatasetError(f"{value!r} names no image", where=where, right="write the image's file name")
     if path.is_absolute() or ".." in path.parts:
-        right = "write it from the folder of the pictures, without .., and name that folder with --images"
-        raise DatasetError(f"the picture {value} is outside its folder", where=where, right=right)
+        right = "write it from the folder of the images, without .., and name that folder with --images"
+        raise DatasetError(f"the image {value} is outside its folder", where=where, right=right)
     return path
 
 
-def find_picture(names: Iterable[PurePosixPath], folders: Iterable[Path], where: str) -> tuple[Path, PurePosixPath]:
-    """Return the first picture that exists, and its name: the folders one by one, in each the names.
+def find_image(names: Iterable[PurePosixPath], folders: Iterable[Path], where: str) -> tuple[Path, PurePosixPath]:
+    """Return the first image that exists, and its name: the folders one by one, in each the names.
 
     Raises:
         DatasetError: there is none.
@@ -182,7 +182,7 @@ def find_picture(names: Iterable[PurePosixPath], folders: Iterable[Path], where:
             if is_file(folder / name):
                 return folder / name, name
     right = "put it beside this file or name its folder with --images"
-    raise DatasetError(f"the picture {names[0]} cannot be found", where=where, right=right)
+    raise DatasetError(f"the image {names[0]} cannot be found", where=where, right=right)
 
 
 def find_parent(folder: Path) -> Path:
@@ -199,7 +199,7 @@ def is_file(path: Path) -> bool:
 
 
 def find_canvas(header: Header, stated_px: StatedSize, image: Path, where: str) -> tuple[int, int]:
-    """Return the width and height in which a source counts pixels: the picture's as shown, or as stored if it states that.
+    """Return the width and height in which a source counts pixels: the image's as shown, or as stored if it states that.
 
     Raises:
         DatasetError: the stated size is neither (names `where`).
@@ -209,11 +209,11 @@ def find_canvas(header: Header, stated_px: StatedSize, image: Path, where: str) 
         if all(stated is None or stated == own for stated, own in zip(stated_px, size, strict=True)):
             return size
     width, height = ("?" if side is None else f"{side:g}" for side in stated_px)
-    what = f"a picture of {width} × {height} pixels is stated, and {image} has {shown[0]} × {shown[1]}"
-    raise DatasetError(what, where=where, right="use the picture that was labelled, or state its size")
+    what = f"an image of {width} × {height} pixels is stated, and {image} has {shown[0]} × {shown[1]}"
+    raise DatasetError(what, where=where, right="use the image that was labelled, or state its size")
 
 
-def make_picture(
+def make_image(
     image: Path,
     name: PurePath,
     split: str,
@@ -222,8 +222,8 @@ def make_picture(
     *,
     canvas_px: tuple[int, int] | None = None,
     left_out: Iterable[str] = (),
-) -> LabelledPicture:
-    """Bring boxes into a picture as it is shown: turned with it where they count in its stored pixels, then clipped."""
+) -> LabelledImage:
+    """Bring boxes into an image as it is shown: turned with it where they count in its stored pixels, then clipped."""
     objects = Objects(
         np.array([box.kind for box in boxes], np.int64),
         np.array([box.xyxy for box in boxes], np.float64).reshape(-1, 4),
@@ -233,33 +233,33 @@ def make_picture(
     if canvas_px not in (None, shown):
         objects = replace(objects, boxes_xyxy=header.turn(objects.boxes_xyxy))
     inside = objects.clip(*shown)
-    return LabelledPicture(image, name.as_posix(), split, *shown, inside, len(objects) - len(inside), tuple(left_out))
+    return LabelledImage(image, name.as_posix(), split, *shown, inside, len(objects) - len(inside), tuple(left_out))
 
 
-def make_set(names: tuple[str, ...], pictures: Iterable[LabelledPicture]) -> LabelledSet:
-    """Put pictures in order, their names cut to what lies below the folder of their split.
+def make_set(names: tuple[str, ...], images: Iterable[LabelledImage]) -> LabelledSet:
+    """Put images in order, their names cut to what lies below the folder of their split.
 
     Raises:
-        DatasetError: two pictures of a split have the same name.
+        DatasetError: two images of a split have the same name.
     """
-    by_split: dict[str, list[LabelledPicture]] = {split: [] for split in SPLITS}
-    for picture in pictures:
-        by_split[picture.split].append(picture)
-    found: dict[tuple[str, str], LabelledPicture] = {}
+    by_split: dict[str, list[LabelledImage]] = {split: [] for split in SPLITS}
+    for image in images:
+        by_split[image.split].append(image)
+    found: dict[tuple[str, str], LabelledImage] = {}
     for split, own in by_split.items():
-        for picture, name in zip(own, _shorten([PurePosixPath(one.name) for one in own], split), strict=True):
+        for image, name in zip(own, _shorten([PurePosixPath(one.name) for one in own], split), strict=True):
             if (other := found.get((split, str(name)))) is not None:
                 same = f"has the same name, {name}, as {other.image}"
-                what = f"{'is there twice' if other.image == picture.image else same} in {split}"
-                right = "name a picture once, and give each its own name"
-                raise DatasetError(what, where=picture.image, right=right)
-            found[split, str(name)] = replace(picture, name=str(name))
+                what = f"{'is there twice' if other.image == image.image else same} in {split}"
+                right = "name an image once, and give each its own name"
+                raise DatasetError(what, where=image.image, right=right)
+            found[split, str(name)] = replace(image, name=str(name))
     order = sorted(found, key=lambda key: (SPLITS.index(key[0]), key[1]))
     return LabelledSet(names, tuple(found[key] for key in order))
 
 
-def place_picture(image: Path, target: Path, link: bool) -> None:
-    """Copy a picture's bytes to a new place, or make a link to it there; folders are made as needed."""
+def place_image(image: Path, target: Path, link: bool) -> None:
+    """Copy an image's bytes to a new place, or make a link to it there; folders are made as needed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if link:
         target.symlink_to(image.resolve())
@@ -267,19 +267,19 @@ def place_picture(image: Path, target: Path, link: bool) -> None:
         shutil.copyfile(image, target)
 
 
-def _place_samples(folder: Path, pictures: Sequence[LabelledPicture]) -> list[Sample]:
-    """Return where pictures and labels go, so that a data.yaml finds them."""
-    samples = [make_sample(folder / "images" / picture.split / picture.name) for picture in pictures]
+def _place_samples(folder: Path, images: Sequence[LabelledImage]) -> list[Sample]:
+    """Return where images and labels go, so that a data.yaml finds them."""
+    samples = [make_sample(folder / "images" / image.split / image.name) for image in images]
     taken: dict[Path, Path] = {}
-    for sample, picture in zip(samples, pictures, strict=True):
+    for sample, image in zip(samples, images, strict=True):
         if sample.image.name.startswith(".") or not sample.image.name.lower().endswith(SUFFIXES):
-            what = "a data.yaml finds no picture of that name"
+            what = "a data.yaml finds no image of that name"
             right = f"give it a name that ends in one of {', '.join(SUFFIXES)} and does not begin with a dot"
-            raise DatasetError(what, where=picture.image, right=right)
+            raise DatasetError(what, where=image.image, right=right)
         for label in (sample.label, sample.ignored):
-            if (other := taken.setdefault(label, picture.image)) != picture.image:
+            if (other := taken.setdefault(label, image.image)) != image.image:
                 what = f"would share its label file with {other}"
-                raise DatasetError(what, where=picture.image, right="give one of them another name")
+                raise DatasetError(what, where=image.image, right="give one of them another name")
     return samples
 
 
@@ -310,9 +310,7 @@ def _restore_pixels(corners: NDArray[np.float64], header: Header) -> NDArray[np.
     return np.where(np.abs(corners * scale - whole) <= ROUNDING * scale, whole, corners * scale)
 
 
-def _load_picture(
-    spec: DataSpec, split: str, sample: Sample, name: PurePath, names: tuple[str, ...]
-) -> LabelledPicture:
+def _load_image(spec: DataSpec, split: str, sample: Sample, name: PurePath, names: tuple[str, ...]) -> LabelledImage:
     header = read_header(sample.image)
     rows = load_objects(sample, len(spec.names)).astype(np.float64)
     corners = np.concatenate((rows[:, 1:3] - rows[:, 3:5] / 2, rows[:, 1:3] + rows[:, 3:5] / 2), axis=1)
@@ -324,4 +322,4 @@ def _load_picture(
         if owner in names
     ]
     left_out = [owner for owner in owners if owner not in names]
-    return make_picture(sample.image, name, split, header, boxes, left_out=left_out)
+    return make_image(sample.image, name, split, header, boxes, left_out=left_out)

@@ -1,4 +1,4 @@
-"""Pascal VOC's annotations, in and out: an xml file per picture, and lists of pictures.
+"""Pascal VOC's annotations, in and out: an xml file per image, and lists of images.
 
     <annotation>
       <filename>a.jpg</filename>
@@ -10,7 +10,7 @@
       </object>
     </annotation>
 
-Pixels count from 1, and both ends belong to a box: this one covers the whole picture, 0 … 640 and 0 … 480. What is
+Pixels count from 1, and both ends belong to a box: this one covers the whole image, 0 … 640 and 0 … 480. What is
 difficult counts neither way, its parts included.
 """
 
@@ -28,20 +28,20 @@ from xml.parsers import expat
 from yolo_prune.datasets.formats.labelled_set import (
     PIXEL_DECIMALS,
     Box,
-    LabelledPicture,
+    LabelledImage,
     LabelledSet,
     Progress,
     Source,
     StatedSize,
     choose_names,
     find_canvas,
+    find_image,
     find_parent,
-    find_picture,
     is_file,
-    make_picture,
+    make_image,
     make_set,
     parse_name,
-    place_picture,
+    place_image,
 )
 from yolo_prune.datasets.images import read_header
 from yolo_prune.datasets.spec import SUFFIXES
@@ -65,7 +65,7 @@ class _Object:
 
 @dataclass(frozen=True)
 class _File:
-    """What one xml file says of a picture."""
+    """What one xml file says of an image."""
 
     path: Path
     split: str
@@ -82,25 +82,25 @@ def load_voc(
 ) -> LabelledSet:
     """Read image-set lists or folders of xml files; classes are the objects' names by the alphabet, or `wanted`.
 
-    A wanted name is taken from objects and their parts alike; without any, parts are left out. Pictures are looked for
+    A wanted name is taken from objects and their parts alike; without any, parts are left out. Images are looked for
     beside the xml file, in the folder `images`, and in JPEGImages.
 
     Raises:
-        DatasetError: a list or an xml file is malformed (names the line), a picture is missing or of another size.
+        DatasetError: a list or an xml file is malformed (names the line), an image is missing or of another size.
     """
     files = [_load_file(path, source.split) for source in sources for path in _find_files(source)]
     objects = [one for file in files for one in file.objects if wanted is not None or not one.is_part]
     names = choose_names(wanted, sorted({one.name for one in objects}), sources[0].path)
-    pictures = []
+    found = []
     for done, file in enumerate(files, 1):
-        pictures.append(_load_picture(file, names, images, takes_parts=wanted is not None))
+        found.append(_load_image(file, names, images, takes_parts=wanted is not None))
         if progress:
             progress(done, len(files))
-    return make_set(names, pictures)
+    return make_set(names, found)
 
 
 def save_voc(folder: Path, data: LabelledSet, link: bool = False, progress: Progress = None) -> None:
-    """Write Annotations, JPEGImages and ImageSets/Main to a folder; with `link`, links to the pictures.
+    """Write Annotations, JPEGImages and ImageSets/Main to a folder; with `link`, links to the images.
 
     All splits share a folder: names lose their slashes and spaces to `_`, and get their split in front where two splits
     use the same.
@@ -108,27 +108,27 @@ def save_voc(folder: Path, data: LabelledSet, link: bool = False, progress: Prog
     Raises:
         DatasetError: two names become the same, or one cannot stand in a list.
     """
-    names = _flatten_names(data.pictures)
+    names = _flatten_names(data.images)
     for split in data.splits:
-        own = [name for name, picture in zip(names, data.pictures, strict=True) if picture.split == split]
+        own = [name for name, image in zip(names, data.images, strict=True) if image.split == split]
         save_text(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{name.stem}\n" for name in own))
     (folder / "Annotations").mkdir(parents=True)
-    for done, (name, picture) in enumerate(zip(names, data.pictures, strict=True), 1):
-        place_picture(picture.image, folder / "JPEGImages" / name, link)
-        text = format_voc(picture, str(name), data.names)
+    for done, (name, image) in enumerate(zip(names, data.images, strict=True), 1):
+        place_image(image.image, folder / "JPEGImages" / name, link)
+        text = format_voc(image, str(name), data.names)
         (folder / "Annotations" / f"{name.stem}.xml").write_text(text, encoding="utf-8")
         if progress:
             progress(done, len(names))
 
 
-def format_voc(picture: LabelledPicture, filename: str, names: Sequence[str]) -> str:
-    """Write a picture's objects as VOC's xml; decimals of pixels are kept."""
+def format_voc(image: LabelledImage, filename: str, names: Sequence[str]) -> str:
+    """Write an image's objects as VOC's xml; decimals of pixels are kept."""
     root = ET.Element("annotation")
     _add(root, folder="JPEGImages", filename=filename)
     size = ET.SubElement(root, "size")
-    _add(size, width=str(picture.width_px), height=str(picture.height_px), depth="3")
+    _add(size, width=str(image.width_px), height=str(image.height_px), depth="3")
     _add(root, segmented="0")
-    objects = picture.objects
+    objects = image.objects
     for kind, box, ignore in zip(objects.classes, objects.boxes_xyxy.tolist(), objects.ignore, strict=True):
         item = ET.SubElement(root, "object")
         _add(item, name=names[kind], pose="Unspecified", truncated="0", difficult=str(int(ignore)))
@@ -180,21 +180,19 @@ def _format_pixel(value: float) -> str:
     return f"{value:.{PIXEL_DECIMALS}f}".rstrip("0").rstrip(".")
 
 
-def _flatten_names(pictures: Sequence[LabelledPicture]) -> list[PurePosixPath]:
-    """Return a file name for each picture; the part before the suffix is its id."""
-    names = [PurePosixPath(re.sub(r"[/\s]", "_", picture.name)) for picture in pictures]
-    splits = Counter(
-        stem for _, stem in {(picture.split, name.stem) for picture, name in zip(pictures, names, strict=True)}
-    )
+def _flatten_names(images: Sequence[LabelledImage]) -> list[PurePosixPath]:
+    """Return a file name for each image; the part before the suffix is its id."""
+    names = [PurePosixPath(re.sub(r"[/\s]", "_", image.name)) for image in images]
+    splits = Counter(stem for _, stem in {(image.split, name.stem) for image, name in zip(images, names, strict=True)})
     if any(count > 1 for count in splits.values()):
-        names = [PurePosixPath(f"{picture.split}_{name}") for picture, name in zip(pictures, names, strict=True)]
-    taken: dict[str, LabelledPicture] = {}
-    for picture, name in zip(pictures, names, strict=True):
+        names = [PurePosixPath(f"{image.split}_{name}") for image, name in zip(images, names, strict=True)]
+    taken: dict[str, LabelledImage] = {}
+    for image, name in zip(images, names, strict=True):
         if not name.name.isprintable():
-            raise DatasetError(f"{name.name!r} cannot stand in xml", where=picture.image, right="give it another name")
-        if (other := taken.setdefault(name.stem, picture)) is not picture:
+            raise DatasetError(f"{name.name!r} cannot stand in xml", where=image.image, right="give it another name")
+        if (other := taken.setdefault(name.stem, image)) is not image:
             what = f"would be {name.stem} in VOC, as would {other.image}"
-            raise DatasetError(what, where=picture.image, right="give one of them another name")
+            raise DatasetError(what, where=image.image, right="give one of them another name")
     return names
 
 
@@ -208,7 +206,7 @@ def _find_files(source: Source) -> list[Path]:
 
 
 def _read_list(path: Path) -> list[Path]:
-    """Return the xml files of an image set; person layout has a line for each person, so that pictures repeat."""
+    """Return the xml files of an image set; person layout has a line for each person, so that images repeat."""
     parts = path.parts if "ImageSets" in path.parts else path.absolute().parts
     if "ImageSets" not in parts[:-1]:
         right = "name a list such as VOC2012/ImageSets/Main/train.txt, or a folder of xml files"
@@ -217,7 +215,7 @@ def _read_list(path: Path) -> list[Path]:
     try:
         lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError("the list cannot be read", where=path, right="write a picture's id per line") from error
+        raise DatasetError("the list cannot be read", where=path, right="write an image's id per line") from error
     files: dict[Path, set[tuple[str, ...]]] = {}
     for number, (own, *others) in ((number, words) for number, words in enumerate(lines, 1) if words):
         where = f"{path}:{number}"
@@ -225,10 +223,10 @@ def _read_list(path: Path) -> list[Path]:
         if tuple(others) in files.setdefault(xml, set()):
             raise DatasetError(f"{own} is there twice", where=where, right="write each line once")
         if not is_file(xml):
-            raise DatasetError(f"there is no file {xml}", where=where, right="write ids of annotated pictures")
+            raise DatasetError(f"there is no file {xml}", where=where, right="write ids of annotated images")
         files[xml].add(tuple(others))
     if not files:
-        raise DatasetError("the list is empty", where=path, right="write a picture's id per line")
+        raise DatasetError("the list is empty", where=path, right="write an image's id per line")
     return list(files)
 
 
@@ -293,13 +291,13 @@ def _parse_box(item: _Object) -> tuple[float, float, float, float]:
     return x1 - 1, y1 - 1, x2, y2
 
 
-def _load_picture(file: _File, names: tuple[str, ...], images: Path | None, takes_parts: bool) -> LabelledPicture:
+def _load_image(file: _File, names: tuple[str, ...], images: Path | None, takes_parts: bool) -> LabelledImage:
     where, home = str(file.path), file.path.parent
     folders = [home, *([images] if images else []), home / "JPEGImages", find_parent(home) / "JPEGImages"]
     filename = parse_name(file.filename, where)
     endings = () if filename.name.lower().endswith(SUFFIXES) else SUFFIXES  # some write it without a suffix
     choices = [filename, *(filename.with_name(filename.name + ending) for ending in endings)]
-    image, name = find_picture(choices, folders, where)
+    image, name = find_image(choices, folders, where)
     header = read_header(image)
     canvas = find_canvas(header, file.stated_px, image, where)
     boxes, left_out = [], []
@@ -308,4 +306,4 @@ def _load_picture(file: _File, names: tuple[str, ...], images: Path | None, take
             boxes.append(Box(names.index(one.name), _parse_box(one), one.ignore))
         else:
             left_out.append(one.name)
-    return make_picture(image, name, file.split, header, boxes, canvas_px=canvas, left_out=left_out)
+    return make_image(image, name, file.split, header, boxes, canvas_px=canvas, left_out=left_out)

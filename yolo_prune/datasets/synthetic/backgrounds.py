@@ -104,7 +104,7 @@ def _leaves(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
 
 
 def _room(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
-    """Paint a wall with pictures, windows or shelves, furniture before it, and a floor with boards."""
+    """Paint a wall with images, windows or shelves, furniture before it, and a floor with boards."""
     height, width = shape
     canvas = np.empty((height, width, 3), np.uint8)
     wall, floor, trim, *things = make_palette(rng, 14)
@@ -144,7 +144,7 @@ def _frame_(
 
 
 def _ramp(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
-    """Return a slope 0..1 across the picture, straight or round."""
+    """Return a slope 0..1 across the image, straight or round."""
     rows, columns = (np.linspace(-1, 1, length, dtype=np.float32) for length in shape)
     if rng.random() < 0.4:
         x, y = rng.uniform(-0.7, 0.7, 2).astype(np.float32)

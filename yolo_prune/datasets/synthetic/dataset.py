@@ -1,4 +1,4 @@
-"""Make a data set of drawn hands: every label exact, every picture a function of seed, split and index alone.
+"""Make a data set of drawn hands: every label exact, every image a function of seed, split and index alone.
 
 out/data.yaml  synthetic.yaml  images/{train,val,test}/000000.jpg  labels/{train,val,test}/000000.txt
 """
@@ -27,14 +27,14 @@ from yolo_prune.threads import count_cores
 CONFIG_FILE = "synthetic.yaml"
 
 _EDITION = 2
-"""Raise it when the drawing changes, so that no folder of older pictures passes for the new ones."""
+"""Raise it when the drawing changes, so that no folder of older images passes for the new ones."""
 _JPEG_QUALITY = 92
 
 
-def make_picture(
+def make_image(
     rng: np.random.Generator, config: SyntheticConfig
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """Draw one picture (H, W, 3) RGB and its hands' boxes_xyxy (N, 4) in pixels, tight around what is visible."""
+    """Draw one image (H, W, 3) RGB and its hands' boxes_xyxy (N, 4) in pixels, tight around what is visible."""
     scene = make_scene(rng, config.size_px, config.max_hands)
     return scene.image, scene.boxes_xyxy
 
@@ -48,7 +48,7 @@ def make_dataset(
     """Write the data set to the folder `out`, whole or not at all, and return the path of its `data.yaml`.
 
     Returns at once where `out` holds the data set of the same config already. `progress` is called with the number of
-    finished pictures and of all; `workers` processes draw (None: one for each usable core; 1: none but this one).
+    finished images and of all; `workers` processes draw (None: one for each usable core; 1: none but this one).
 
     Raises:
         OutputError: `out` holds something else, or cannot be written.
@@ -94,10 +94,10 @@ def _holds(out: Path, record: dict[str, int]) -> bool:
 
 
 def _write_all(folder: Path, config: SyntheticConfig, tasks: list[tuple[str, int]], workers: int) -> Iterable[None]:
-    """Write every picture, in this process or in `workers` others; yield as each is done."""
+    """Write every image, in this process or in `workers` others; yield as each is done."""
     if workers == 1:
         for split, index in tasks:
-            _write_picture(folder, config, split, index)
+            _write_image(folder, config, split, index)
             yield
         return
     context = get_context("spawn")  # forking a process that runs threads of torch or OpenCV may lock up
@@ -105,14 +105,14 @@ def _write_all(folder: Path, config: SyntheticConfig, tasks: list[tuple[str, int
     try:
         splits, indices = zip(*tasks, strict=True)
         count = len(tasks)
-        yield from pool.map(_write_picture, [folder] * count, [config] * count, splits, indices, chunksize=8)
+        yield from pool.map(_write_image, [folder] * count, [config] * count, splits, indices, chunksize=8)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _write_picture(folder: Path, config: SyntheticConfig, split: str, index: int) -> None:
+def _write_image(folder: Path, config: SyntheticConfig, split: str, index: int) -> None:
     rng = np.random.default_rng((config.seed, SPLITS.index(split), index))
-    image, boxes_xyxy = make_picture(rng, config)
+    image, boxes_xyxy = make_image(rng, config)
     bgr = np.ascontiguousarray(image[..., ::-1])
     _, packed = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     height, width = image.shape[:2]

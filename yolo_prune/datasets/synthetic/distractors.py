@@ -30,28 +30,28 @@ _CLOTH = 15
 """The part that wears cloth; lower parts take the colours that are given."""
 
 
-def draw_distractor(rng: np.random.Generator, light: Light, picture_px: tuple[int, int]) -> Layer:
-    """Draw something that is no hand, somewhere in a picture of this width and height."""
+def draw_distractor(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> Layer:
+    """Draw something that is no hand, somewhere in an image of this width and height."""
     kinds = list(_KINDS)
     kind = kinds[rng.choice(len(kinds), p=np.array(list(_KINDS.values())) / sum(_KINDS.values()))]
-    return kind(rng, light, picture_px)
+    return kind(rng, light, image_px)
 
 
 def draw_obstacle(
-    rng: np.random.Generator, light: Light, picture_px: tuple[int, int], centre_px: PointArray, extent_px: float
+    rng: np.random.Generator, light: Light, image_px: tuple[int, int], centre_px: PointArray, extent_px: float
 ) -> Layer:
     """Draw a plain thing (bar, box, ball) near a place, to hide a part of what is there."""
     size = extent_px * rng.uniform(0.12, 0.3)
     along = _direction(rng) * extent_px * rng.choice((0.0, 0.4, 3.0), p=(0.3, 0.4, 0.3))
-    middle = np.append((centre_px + rng.uniform(-0.6, 0.6, 2) * extent_px).clip(0, picture_px), 0.0)
+    middle = np.append((centre_px + rng.uniform(-0.6, 0.6, 2) * extent_px).clip(0, image_px), 0.0)
     cone = RoundCone(middle - along, middle + along, size, size * rng.uniform(0.7, 1.0), 0, flat=bool(rng.integers(2)))
-    return _render(rng, [cone], make_palette(rng, 1), light, picture_px, size)
+    return _render(rng, [cone], make_palette(rng, 1), light, image_px, size)
 
 
-def _arm(rng: np.random.Generator, light: Light, picture_px: tuple[int, int]) -> Layer:
-    """Draw an arm or a leg through the picture, bent at one joint, whose ends both lie outside."""
-    span = float(max(picture_px))
-    joint = np.append(rng.uniform(0.15, 0.85, 2) * picture_px, 0.0)
+def _arm(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> Layer:
+    """Draw an arm or a leg through the image, bent at one joint, whose ends both lie outside."""
+    span = float(max(image_px))
+    joint = np.append(rng.uniform(0.15, 0.85, 2) * image_px, 0.0)
     first = _direction(rng)
     turn = rng.choice((-1, 1)) * rng.uniform(0.9, np.pi)
     second = np.array(
@@ -65,15 +65,15 @@ def _arm(rng: np.random.Generator, light: Light, picture_px: tuple[int, int]) ->
     if rng.random() < 0.5:
         opening = joint + rng.uniform(0.05, 0.5) * span * first
         cones.append(RoundCone(opening, joint + 1.5 * span * first, 1.35 * thick, 2.2 * thick, _CLOTH, flat=True))
-    return _render(rng, cones, _skin_colours(rng), light, picture_px, thick, sigma=0.15)
+    return _render(rng, cones, _skin_colours(rng), light, image_px, thick, sigma=0.15)
 
 
-def _face(rng: np.random.Generator, light: Light, picture_px: tuple[int, int]) -> Layer:
+def _face(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> Layer:
     """Draw a head on its shoulders."""
-    size = max(picture_px) * rng.uniform(0.12, 0.38)
+    size = max(image_px) * rng.uniform(0.12, 0.38)
     tilt, look = rng.normal(0, 0.25), rng.uniform(-0.16, 0.16)
     axes = np.array([[np.cos(tilt), np.sin(tilt), 0], [-np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
-    centre = np.append(rng.uniform(0.05, 0.95, 2) * picture_px, 0.0)
+    centre = np.append(rng.uniform(0.05, 0.95, 2) * image_px, 0.0)
 
     def at(x: float, y: float, z: float = 0.0) -> PointArray:
         point: PointArray = centre + size * (np.array([x, y, z]) @ axes)
@@ -108,15 +108,15 @@ def _face(rng: np.random.Generator, light: Light, picture_px: tuple[int, int]) -
         smile = 0.03 + 0.04 * rng.random()
         _oval_(albedo, canvas, at(1.1 * look, 0.38), (0.14 * unit_px, smile * unit_px), tilt, (0.6, 0.25, 0.22))
 
-    return _render(rng, cones, colours, light, picture_px, 0.5 * size, sigma=0.06, paint_=features)
+    return _render(rng, cones, colours, light, image_px, 0.5 * size, sigma=0.06, paint_=features)
 
 
-def _foot(rng: np.random.Generator, light: Light, picture_px: tuple[int, int]) -> Layer:
+def _foot(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> Layer:
     """Draw a bare foot from above, its toes in a row, with the leg that it ends."""
-    length = max(picture_px) * rng.uniform(0.12, 0.35)
+    length = max(image_px) * rng.uniform(0.12, 0.35)
     forward, mirror = _direction(rng), rng.choice((-1.0, 1.0))
     aside = mirror * np.array([-forward[1], forward[0], 0.0])
-    heel = np.append(rng.uniform(0.1, 0.9, 2) * picture_px, 0.0)
+    heel = np.append(rng.uniform(0.1, 0.9, 2) * image_px, 0.0)
 
     def at(along: float, across: float, up: float = 0.0) -> PointArray:
         point: PointArray = heel + length * (along * forward + across * aside) + np.array([0, 0, up * length])
@@ -140,15 +140,15 @@ def _foot(rng: np.random.Generator, light: Light, picture_px: tuple[int, int]) -
                 0.95 * thick * length,
             )
         )
-    return _render(rng, cones, _skin_colours(rng), light, picture_px, 0.15 * length, sigma=0.06)
+    return _render(rng, cones, _skin_colours(rng), light, image_px, 0.15 * length, sigma=0.06)
 
 
-def _sticks(rng: np.random.Generator, light: Light, picture_px: tuple[int, int]) -> Layer:
+def _sticks(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> Layer:
     """Draw a bundle or a fan of pencils, twigs or candles, some of them of the colour of skin."""
-    length = max(picture_px) * rng.uniform(0.12, 0.4)
+    length = max(image_px) * rng.uniform(0.12, 0.4)
     heading, count = rng.uniform(0, 2 * np.pi), int(rng.integers(2, 8))
     fan, thick = rng.uniform(0, 0.25), length * rng.uniform(0.025, 0.06)
-    middle = np.append(rng.uniform(0.1, 0.9, 2) * picture_px, 0.0)
+    middle = np.append(rng.uniform(0.1, 0.9, 2) * image_px, 0.0)
     colours = np.clip(make_palette(rng, 6), 0, 1)
     if rng.random() < 0.5:
         colours[:] = _skin_colours(rng)[0] * rng.uniform(0.8, 1.1, (6, 1))
@@ -162,14 +162,14 @@ def _sticks(rng: np.random.Generator, light: Light, picture_px: tuple[int, int])
         cones.append(RoundCone(start, end, thick, thick * rng.uniform(0.85, 1), stick % 6, flat=bool(rng.integers(2))))
         if rng.random() < 0.5:
             cones.append(RoundCone(end, end + 2.5 * thick * along, thick, 0.15 * thick, (stick + 1) % 6, flat=True))
-    return _render(rng, cones, colours, light, picture_px, thick)
+    return _render(rng, cones, colours, light, image_px, thick)
 
 
-def _star(rng: np.random.Generator, light: Light, picture_px: tuple[int, int]) -> Layer:
+def _star(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> Layer:
     """Draw a starfish, a leaf or a branching twig: arms that taper from one middle."""
-    radius = max(picture_px) * rng.uniform(0.06, 0.2)
+    radius = max(image_px) * rng.uniform(0.06, 0.2)
     count, first = int(rng.integers(4, 9)), rng.uniform(0, 2 * np.pi)
-    middle = np.append(rng.uniform(0.1, 0.9, 2) * picture_px, 0.0)
+    middle = np.append(rng.uniform(0.1, 0.9, 2) * image_px, 0.0)
     thick = radius * rng.uniform(0.12, 0.35)
     cones = []
     for arm in range(count):
@@ -177,24 +177,24 @@ def _star(rng: np.random.Generator, light: Light, picture_px: tuple[int, int]) -
         end = middle + radius * rng.uniform(0.85, 1.1) * np.array([np.cos(angle), np.sin(angle), 0.0])
         cones.append(RoundCone(middle, end, thick, thick * rng.uniform(0.05, 0.4)))
     colours = make_palette(rng, 1) if rng.random() < 0.5 else _skin_colours(rng)
-    return _render(rng, cones, colours, light, picture_px, thick, sigma=0.3)
+    return _render(rng, cones, colours, light, image_px, thick, sigma=0.3)
 
 
-def _lump(rng: np.random.Generator, light: Light, picture_px: tuple[int, int]) -> Layer:
+def _lump(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> Layer:
     """Draw a smooth lump of the colour of skin: bread, stone, a bald head."""
-    size = max(picture_px) * rng.uniform(0.04, 0.14)
-    middle = np.append(rng.uniform(0.1, 0.9, 2) * picture_px, 0.0)
+    size = max(image_px) * rng.uniform(0.04, 0.14)
+    middle = np.append(rng.uniform(0.1, 0.9, 2) * image_px, 0.0)
     cones = []
     for _ in range(int(rng.integers(1, 5))):
         ends = middle + rng.normal(0, 0.8, (2, 3)) * size
         cones.append(RoundCone(ends[0], ends[1], size * rng.uniform(0.6, 1.1), size * rng.uniform(0.5, 1.1)))
-    return _render(rng, cones, _skin_colours(rng), light, picture_px, size, sigma=0.4)
+    return _render(rng, cones, _skin_colours(rng), light, image_px, size, sigma=0.4)
 
 
-def _thing(rng: np.random.Generator, light: Light, picture_px: tuple[int, int]) -> Layer:
+def _thing(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> Layer:
     """Draw a bottle, a ball, a box or a bar."""
-    middle = rng.uniform(0.1, 0.9, 2) * picture_px
-    return draw_obstacle(rng, light, picture_px, middle, max(picture_px) * rng.uniform(0.15, 0.5))
+    middle = rng.uniform(0.1, 0.9, 2) * image_px
+    return draw_obstacle(rng, light, image_px, middle, max(image_px) * rng.uniform(0.15, 0.5))
 
 
 def _render(
@@ -202,13 +202,13 @@ def _render(
     cones: list[RoundCone],
     colours: FloatArray,
     light: Light,
-    picture_px: tuple[int, int],
+    image_px: tuple[int, int],
     thick_px: float,
     sigma: float = 0.0,
     paint_: Callable[[Canvas, FloatArray], None] | None = None,
 ) -> Layer:
     """Draw cones whose part numbers index `colours` (K, 3); `sigma`, in thicknesses, melts them together."""
-    canvas = fit_canvas([], cones, picture_px)
+    canvas = fit_canvas([], cones, image_px)
     scale = thick_px * canvas.oversampling
     relief = raise_cones(cones, canvas)
     if sigma:

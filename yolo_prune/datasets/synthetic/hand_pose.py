@@ -80,7 +80,7 @@ def make_skeleton(rng: np.random.Generator) -> Skeleton:
 
 
 def make_view(rng: np.random.Generator) -> FloatArray:
-    """Draw a viewpoint: (3, 3), any angle in the picture's plane, either side, either hand, some foreshortening."""
+    """Draw a viewpoint: (3, 3), any angle in the image's plane, either side, either hand, some foreshortening."""
     side = rng.choice((0.0, 180.0, 75.0, -75.0), p=(0.42, 0.42, 0.08, 0.08))
     roll, pitch = np.radians((side + rng.normal(0, 20), np.clip(rng.normal(0, 20), -50, 50)))
     in_plane = rng.uniform(0, 2 * np.pi)

@@ -54,18 +54,18 @@ def draw_hand(
     light: Light,
     centre_px: PointArray,
     extent_px: float,
-    picture_px: tuple[int, int],
+    image_px: tuple[int, int],
 ) -> Layer:
     """Draw a random hand whose longer side is about `extent_px`, around `centre_px` (x, y), and the arm it hangs on.
 
-    The layer reaches beyond the picture (`picture_px` is its width and height) where the hand does, so that its hidden
+    The layer reaches beyond the image (`image_px` is its width and height) where the hand does, so that its hidden
     share is known.
     """
     skeleton, wrist, cm = _place(make_skeleton(rng).turned(make_view(rng)), centre_px, extent_px)
     radii = _RADII_CM * cm * rng.uniform(0.96, 1.18)
-    arm, sleeve = make_arm(rng, skeleton.turn, wrist, cm, max(picture_px))
+    arm, sleeve = make_arm(rng, skeleton.turn, wrist, cm, max(image_px))
     palm, fingers = _make_palm(skeleton, radii, wrist, cm), _make_fingers(skeleton, radii)
-    canvas = fit_canvas(palm + fingers, arm + sleeve, picture_px)
+    canvas = fit_canvas(palm + fingers, arm + sleeve, image_px)
     scale = cm * canvas.oversampling
 
     flesh = soften(raise_cones(palm + arm, canvas), 0.3 * scale)

@@ -1,4 +1,4 @@
-"""Compose a picture of hands: background, hands, what resembles them and what hides them, then the camera's faults.
+"""Compose an image of hands: background, hands, what resembles them and what hides them, then the camera's faults.
 
 No hand is ever shown by less than `MIN_VISIBLE` of its pixels: what would hide more of one is not laid down.
 """
@@ -18,7 +18,7 @@ from yolo_prune.datasets.synthetic.solids import FloatArray, Layer, Light, blur,
 
 MIN_VISIBLE = 0.6
 MIN_EXTENT, MAX_EXTENT = 0.2, 0.5
-"""A hand's longer side as a share of the picture's."""
+"""A hand's longer side as a share of the image's."""
 
 _MAX_OVERLAP = 0.15
 _MIN_CONTRAST = 0.1
@@ -28,7 +28,7 @@ _NOBODY = -1
 
 @dataclass(frozen=True)
 class Scene:
-    """A finished picture and the pixels of each hand in it."""
+    """A finished image and the pixels of each hand in it."""
 
     image: npt.NDArray[np.uint8]
     """(H, W, 3) RGB."""
@@ -47,24 +47,24 @@ def make_scene(rng: np.random.Generator, size_px: int, max_hands: int) -> Scene:
     shape = (short, size_px) if rng.random() < 0.5 else (size_px, short)
     light = _make_light(rng)
     stage = _Stage(make_background(rng, shape), light, shadow=rng.uniform(0, 0.5))
-    picture_px = (shape[1], shape[0])
+    image_px = (shape[1], shape[0])
 
     hands = _draw_count(rng, max_hands)
     for _ in range(rng.choice((0, 1, 2, 3), p=(0.4, 0.35, 0.2, 0.05)) + (hands == 0)):
-        stage.lay(draw_distractor(rng, light, picture_px))
+        stage.lay(draw_distractor(rng, light, image_px))
     skin = make_skin(rng)
     for _ in range(hands):
         skin = skin if rng.random() < 0.6 else make_skin(rng)
         for _ in range(_ATTEMPTS):
             extent = size_px * MIN_EXTENT * (MAX_EXTENT / MIN_EXTENT) ** rng.random()
-            centre = rng.uniform(0.08, 0.92, 2) * picture_px
-            if stage.lay(draw_hand(rng, skin, light, centre, extent, picture_px)):
+            centre = rng.uniform(0.08, 0.92, 2) * image_px
+            if stage.lay(draw_hand(rng, skin, light, centre, extent, image_px)):
                 break
             skin = make_skin(rng)
         if rng.random() < 0.2:
-            stage.lay(draw_obstacle(rng, light, picture_px, centre, extent))
+            stage.lay(draw_obstacle(rng, light, image_px, centre, extent))
     if rng.random() < 0.15:
-        stage.lay(draw_distractor(rng, light, picture_px))
+        stage.lay(draw_distractor(rng, light, image_px))
     masks = [stage.owner == hand for hand in range(len(stage.areas))]
     image = _photograph(rng, stage.planes)
     return Scene(image, np.array(masks, np.bool_).reshape(-1, *shape))
@@ -129,7 +129,7 @@ class _Stage:
 
 
 def _draw_count(rng: np.random.Generator, max_hands: int) -> int:
-    """Draw how many hands to show: none in a seventh of the pictures, and each further one less often."""
+    """Draw how many hands to show: none in a seventh of the images, and each further one less often."""
     weights = np.array([0.3, *(0.55**hand for hand in range(max_hands))])
     return int(rng.choice(max_hands + 1, p=weights / weights.sum()))
 

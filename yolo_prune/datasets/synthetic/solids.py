@@ -1,8 +1,8 @@
 """Draw round solids: tapered cones raised to a height map, given skin or cloth, lit, and laid over an image.
 
-    RoundCone... ──raise_cones──► Relief (height, part) ──shade──► colour ──cut_layer──► Layer ──lay_──► picture
+    RoundCone... ──raise_cones──► Relief (height, part) ──shade──► colour ──cut_layer──► Layer ──lay_──► image
 
-x points right, y down, z to the viewer; lengths are picture pixels. A canvas is the part of the plane that is drawn,
+x points right, y down, z to the viewer; lengths are image pixels. A canvas is the part of the plane that is drawn,
 at `oversampling` raster points per pixel, so that all edges, inner ones too, come out antialiased. Colours are planes,
 (3, H, W), RGB 0..1.
 """
@@ -52,7 +52,7 @@ class RoundCone:
 
 @dataclass(frozen=True)
 class Canvas:
-    """A rectangle of the picture's plane, which may reach beyond the picture."""
+    """A rectangle of the image's plane, which may reach beyond the image."""
 
     x_px: int
     y_px: int
@@ -66,7 +66,7 @@ class Canvas:
         return self.height_px * self.oversampling, self.width_px * self.oversampling
 
     def rasterize(self, points: PointArray) -> PointArray:
-        """Turn picture positions (..., 2 or 3) into raster positions; a third coordinate is only scaled."""
+        """Turn image positions (..., 2 or 3) into raster positions; a third coordinate is only scaled."""
         origin = np.zeros(points.shape[-1])
         origin[:2] = self.x_px, self.y_px
         raster: PointArray = (points - origin) * self.oversampling
@@ -102,7 +102,7 @@ class Relief:
 
 @dataclass(frozen=True)
 class Layer:
-    """Something drawn, ready to be laid over a picture of another size."""
+    """Something drawn, ready to be laid over an image of another size."""
 
     x_px: int
     y_px: int
@@ -114,10 +114,10 @@ class Layer:
     """(H, W) the pixels that show a hand."""
 
 
-def fit_canvas(whole: list[RoundCone], clipped: list[RoundCone], picture_px: tuple[int, int]) -> Canvas:
-    """Return the canvas of all of the `whole` cones, and of what a picture (width, height) shows of the `clipped`."""
+def fit_canvas(whole: list[RoundCone], clipped: list[RoundCone], image_px: tuple[int, int]) -> Canvas:
+    """Return the canvas of all of the `whole` cones, and of what an image (width, height) shows of the `clipped`."""
     low, high = _measure_extent(clipped)
-    low, high = np.maximum(low, 0), np.minimum(high, picture_px)
+    low, high = np.maximum(low, 0), np.minimum(high, image_px)
     if whole:
         hand_low, hand_high = _measure_extent(whole)
         low, high = np.minimum(low, hand_low), np.maximum(high, hand_high)
@@ -219,7 +219,7 @@ def shade(relief: Relief, albedo: FloatArray, light: Light, scale: float, gloss:
 def cut_layer(
     canvas: Canvas, colour: FloatArray, solid: npt.NDArray[np.bool_], hand: npt.NDArray[np.bool_] | None = None
 ) -> Layer:
-    """Bring a drawn raster down to picture pixels; `hand` marks the raster points that show a hand.
+    """Bring a drawn raster down to image pixels; `hand` marks the raster points that show a hand.
 
     `colour` (3, H, W) must be black where nothing is solid, as `shade` makes it.
     """

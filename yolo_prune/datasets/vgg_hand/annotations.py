@@ -1,4 +1,4 @@
-"""The Visual Geometry Group's hands: their archive's pictures and MATLAB annotations, as a data.yaml data set.
+"""The Visual Geometry Group's hands: their archive's images and MATLAB annotations, as a data.yaml data set.
 
     training_dataset/training_data/images/*.jpg           →  images/train/*.jpg
     training_dataset/training_data/annotations/*.mat      →  labels/train/*.txt
@@ -67,13 +67,13 @@ class Found:
     """What an archive held."""
 
     images: dict[str, int]
-    """Pictures of each split."""
+    """Images of each split."""
     instances: dict[str, int]
     """Annotated hands of each split, those included that no label came of."""
     without_hands: tuple[str, ...]
-    """Pictures without a label, as SPLIT/NAME.jpg."""
+    """Images without a label, as SPLIT/NAME.jpg."""
     outside: tuple[str, ...]
-    """Annotated hands of which nothing lies in the picture, as a line for people."""
+    """Annotated hands of which nothing lies in the image, as a line for people."""
 
     @property
     def total(self) -> int:
@@ -105,18 +105,18 @@ def choose_place(member: PurePosixPath) -> PurePosixPath | None:
 
 
 def make_labels(folder: Path, archive: Path, progress: Callable[[int, int], None] | None = None) -> Found:
-    """Write labels/SPLIT/NAME.txt for every picture in images/SPLIT of a folder, from annotations/SPLIT/NAME.mat.
+    """Write labels/SPLIT/NAME.txt for every image in images/SPLIT of a folder, from annotations/SPLIT/NAME.mat.
 
-    `progress` is called with the number of finished pictures and of all; messages name files as `archive` has them.
+    `progress` is called with the number of finished images and of all; messages name files as `archive` has them.
 
     Raises:
-        DatasetError: a split has no pictures, a picture or an annotation stands alone, or one of them is broken (names it).
+        DatasetError: a split has no images, an image or an annotation stands alone, or one of them is broken (names it).
     """
     names = {split: _find_names(folder, split, archive) for split in SPLITS}
-    pictures = [(split, name) for split in SPLITS for name in names[split]]
+    members = [(split, name) for split in SPLITS for name in names[split]]
     instances = dict.fromkeys(SPLITS, 0)
     without_hands, outside = [], []
-    for done, (split, name) in enumerate(pictures, start=1):
+    for done, (split, name) in enumerate(members, start=1):
         where = _locate(archive, split, "annotations", name)
         corners_xy = load_corners(folder / "annotations" / split / f"{name}.mat", where)
         image = folder / "images" / split / f"{name}.jpg"
@@ -127,9 +127,9 @@ def make_labels(folder: Path, archive: Path, progress: Callable[[int, int], None
         instances[split] += len(hands)
         without_hands += [] if kept else [f"{split}/{name}.jpg"]
         numbers = [number for number, hand in enumerate(hands, start=1) if not len(hand)]
-        outside += [f"{where}: box {number} has no part in the picture; it is left out" for number in numbers]
+        outside += [f"{where}: box {number} has no part in the image; it is left out" for number in numbers]
         if progress:
-            progress(done, len(pictures))
+            progress(done, len(members))
     images = {split: len(names[split]) for split in SPLITS}
     return Found(images, instances, tuple(without_hands), tuple(outside))
 
@@ -144,7 +144,7 @@ def save_data(folder: Path, trainval: bool) -> Path:
 
 
 def load_corners(path: Path, where: str | None = None) -> FloatArray:
-    """Return the corners of an annotation's N hands as (N, 4, 2), x and y in pixels of the picture as it is stored.
+    """Return the corners of an annotation's N hands as (N, 4, 2), x and y in pixels of the image as it is stored.
 
     Raises:
         DatasetError: the file cannot be read, is no MATLAB file of version 5 to 7, lacks `boxes` or a corner, or a corner
@@ -179,7 +179,7 @@ def enclose(corners_xy: FloatArray) -> FloatArray:
 
 def _format_counts(images: dict[str, int], instances: int) -> str:
     counts = "/".join(f"{images[split]:,}" for split in SPLITS)
-    return f"{counts} pictures for {'/'.join(SPLITS)} and {instances:,} hands"
+    return f"{counts} images for {'/'.join(SPLITS)} and {instances:,} hands"
 
 
 def _locate(archive: Path, split: str, kind: str, name: str) -> str:
@@ -198,7 +198,7 @@ def _find_names(folder: Path, split: str, archive: Path) -> list[str]:
             raise DatasetError(what, where=_locate(archive, split, kind, alone[0]), right=_RIGHT_ARCHIVE)
     if not names["images"]:
         right = "name the Visual Geometry Group's hand_dataset.tar.gz"
-        raise DatasetError(f"there are no pictures in {FOLDERS[split]}/images", where=archive, right=right)
+        raise DatasetError(f"there are no images in {FOLDERS[split]}/images", where=archive, right=right)
     return sorted(names["images"])
 
 
@@ -210,7 +210,7 @@ def _read_header(image: Path, where: str) -> Header:
 
 
 def _make_object(corners_xy: FloatArray, header: Header) -> Objects:
-    """Return one hand as it is shown, or none if no part of it lies in the picture."""
+    """Return one hand as it is shown, or none if no part of it lies in the image."""
     boxes_xyxy = header.turn(enclose(corners_xy[None]))
     return Objects(np.zeros(1, np.int64), boxes_xyxy, np.zeros(1, np.bool_)).clip(header.width_px, header.height_px)
 

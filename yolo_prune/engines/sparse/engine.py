@@ -21,7 +21,7 @@ see docs/weight_pruning.md."""
 DETOUR = 32
 """Weights per channel in and out that cost as much as bringing a layer's pixels into PyTorch's layout and back."""
 MOST_PROGRAMS = 4
-"""Shapes of pictures whose buffers are kept."""
+"""Shapes of images whose buffers are kept."""
 
 
 class SparseDetector(Detector):
@@ -52,10 +52,10 @@ class SparseDetector(Detector):
         return tuple(self._packed)
 
     def forward(self, images: Tensor, visit: Visit | None = None) -> Heads:
-        """Map float32 pictures (B, 3, H, W) in 0 … 1 to raw heads as `Detector` does; with `visit` every layer runs dense.
+        """Map float32 images (B, 3, H, W) in 0 … 1 to raw heads as `Detector` does; with `visit` every layer runs dense.
 
         Raises:
-            EngineError: the pictures are on another device than the CPU.
+            EngineError: the images are on another device than the CPU.
         """
         if images.device.type != "cpu":
             raise EngineError(f"does not run on {images.device}", where="engine sparse", right="use the CPU")

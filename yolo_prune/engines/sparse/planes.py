@@ -1,4 +1,4 @@
-"""How pictures lie in memory for the kernel: planes padded so that a tap of a convolution is one distance for all pixels."""
+"""How images lie in memory for the kernel: planes padded so that a tap of a convolution is one distance for all pixels."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class Planes:
 
     @property
     def image(self) -> int:
-        """From a picture to the next."""
+        """From an image to the next."""
         return self.channels * self.stride
 
     def make_buffer(self, batch: int) -> Tensor:
-        """Make room for `batch` pictures, all zeros."""
+        """Make room for `batch` images, all zeros."""
         return torch.zeros(self.front + batch * self.image + self.row + 1)
 
     def view(self, buffer: Tensor, batch: int) -> Tensor:

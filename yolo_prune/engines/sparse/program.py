@@ -1,4 +1,4 @@
-"""A network for pictures of one size as a list of steps over buffers, most of them the kernel's."""
+"""A network for images of one size as a list of steps over buffers, most of them the kernel's."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from yolo_prune.model.detector import ConvLayer, Detector, Heads, activate, run_
 
 Call = Callable[[], None]
 MOST_FLOATS = 2**30
-"""A layer's output for one picture; the kernel's distances are 32 bits wide, and a split input takes twice as much."""
+"""A layer's output for one image; the kernel's distances are 32 bits wide, and a split input takes twice as much."""
 
 
 class Program:
-    """What a detector does with pictures of one shape; its buffers are its own, so it is for one caller at a time.
+    """What a detector does with images of one shape; its buffers are its own, so it is for one caller at a time.
 
     Convolutions in `packed` skip their zeros; other layers are the kernel's or, where it has none, PyTorch's on views.
     """
@@ -60,7 +60,7 @@ class Program:
         self._reading, self._writing = self._find_ends()
 
     def run(self, images: Tensor, threads: int) -> Heads:
-        """Map float32 pictures (B, 3, H, W) to raw heads.
+        """Map float32 images (B, 3, H, W) to raw heads.
 
         Raises:
             EngineError: the system gives too few threads.
@@ -80,13 +80,11 @@ class Program:
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if shape[1] != self._model.network.channels:
-            right = f"use pictures of {self._model.network.channels} channels"
-            raise EngineError(f"cannot read pictures of {shape[1]} channels", where="engine sparse", right=right)
+            right = f"use images of {self._model.network.channels} channels"
+            raise EngineError(f"cannot read images of {shape[1]} channels", where="engine sparse", right=right)
         if max(Planes(*shape).image for shape in self._shapes) > MOST_FLOATS:
             right = "use a smaller img_size"
-            raise EngineError(
-                f"cannot address pictures of {shape[3]}x{shape[2]} px", where="engine sparse", right=right
-            )
+            raise EngineError(f"cannot address images of {shape[3]}x{shape[2]} px", where="engine sparse", right=right)
 
     def _build(self, image: Planes) -> None:
         self._blocks[-1] = self._make_block(image)
@@ -189,7 +187,7 @@ class Program:
             self._free.setdefault(block.planes, []).append(block.buffer)
 
     def _find_ends(self) -> tuple[Step, list[tuple[Step, tuple[int, ...]]]]:
-        """Return the steps, as they lie in the kernel's arrays, that read the pictures and that write the heads."""
+        """Return the steps, as they lie in the kernel's arrays, that read the images and that write the heads."""
         steps = [step for part in self._parts if isinstance(part, ctypes.Array) for step in part]
         writing = [step for step in steps if not step.output]
         shapes = [(self._batch, *self._shapes[index]) for index, _ in self._model.network.heads]

@@ -42,7 +42,7 @@ class Step(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Block:
-    """Pictures in memory: a buffer, and how it is laid out; `first` is the plane that counts as the block's first."""
+    """Images in memory: a buffer, and how it is laid out; `first` is the plane that counts as the block's first."""
 
     buffer: Tensor
     planes: Planes
@@ -57,7 +57,7 @@ class Block:
 
     @property
     def pixels(self) -> Tensor:
-        """The pictures as a tensor (B, C, H, W) that shares the buffer."""
+        """The images as a tensor (B, C, H, W) that shares the buffer."""
         return self.planes.view(self.buffer, self.batch)
 
 
@@ -133,7 +133,7 @@ def make_add_step(one: Block, other: Block, target: Block, activation: str) -> S
 
 
 def make_reading_step(target: Block) -> Step:
-    """Return the copy of pictures into a block; `point_at_images_` says where they are."""
+    """Return the copy of images into a block; `point_at_images_` says where they are."""
     planes = target.planes
     return Step(
         kind=COPY, batch=target.batch, planes=planes.channels, height=planes.height, width=planes.width, factor=1,
@@ -142,7 +142,7 @@ def make_reading_step(target: Block) -> Step:
 
 
 def point_at_images_(step: Step, images: Tensor) -> None:
-    """Have a reading step read float32 pictures (B, C, H, W) of any strides."""
+    """Have a reading step read float32 images (B, C, H, W) of any strides."""
     step.in_image, step.in_plane, step.in_row, step.in_column = images.stride()
     step.input = images.data_ptr()
 
