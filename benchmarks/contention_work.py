@@ -35,8 +35,8 @@ from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
-from yolo_prune.training.schedule import measure_pace
-from yolo_prune.training.state import make_trainee
+from yolo_prune.training.schedule import measure_rates
+from yolo_prune.training.state import make_training_state
 
 Unit = Callable[[], int]
 """Do a little of a command, and return how many images, or runs of `iterate`, that was."""
@@ -95,9 +95,9 @@ def make_train_unit(source: Path, data: Path, batch_size: int) -> Unit:
     images = DetectionDataset(spec.samples("train"), len(spec.names), checkpoint.img_size, augment=config.augment)
     model = Detector(checkpoint.network)
     model.load_state_dict(dict(checkpoint.state))
-    trainee = make_trainee(model.to(memory_format=torch.channels_last), config, STEPS)
-    trainee.learn()
-    pace = measure_pace(config, 0.0, STEPS // 2, STEPS)
+    training = make_training_state(model.to(memory_format=torch.channels_last), config, STEPS)
+    training.learn()
+    rates = measure_rates(config, 0.0, STEPS // 2, STEPS)
 
     def load() -> Iterator[Batch]:
         for epoch in itertools.count():
@@ -107,7 +107,7 @@ def make_train_unit(source: Path, data: Path, batch_size: int) -> Unit:
 
     def step() -> int:
         batch = next(batches)
-        train_step(trainee, batch, config, pace)
+        train_step(training, batch, config, rates)
         return len(batch.images)
 
     return step

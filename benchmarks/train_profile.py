@@ -25,7 +25,7 @@ from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
 from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import Detector
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.state import Trainee, make_trainee
+from yolo_prune.training.state import TrainingState, make_training_state
 
 PARTS = ("next batch", "forward", "loss", "backward", "optimizer, sparsity, average")
 WARMUP = 3
@@ -47,13 +47,13 @@ def main() -> None:
     data = DetectionDataset(samples, len(spec.names), arguments.img_size, augment=AugmentConfig())
     config = TrainConfig(sparsity=SPARSITY)
     model = Detector(resize(network, arguments.img_size)).to(memory_format=torch.channels_last).train()
-    trainee = make_trainee(model, config, 5000)
+    training = make_training_state(model, config, 5000)
     batches = iter(make_loader(data, arguments.batch_size, shuffle=True, epoch=0))
-    times = np.array([measure_step(trainee, batches, config) for _ in range(len(samples) // arguments.batch_size)])
+    times = np.array([measure_step(training, batches, config) for _ in range(len(samples) // arguments.batch_size)])
     report(times[WARMUP:], arguments.batch_size)
 
 
-def measure_step(trainee: Trainee, batches: Iterator[Batch], config: TrainConfig) -> list[float]:
+def measure_step(training: TrainingState, batches: Iterator[Batch], config: TrainConfig) -> list[float]:
     """Return the seconds that each of PARTS takes in one step."""
     marks = [time.perf_counter()]
 
@@ -63,17 +63,17 @@ def measure_step(trainee: Trainee, batches: Iterator[Batch], config: TrainConfig
     batch = next(batches)
     images = normalise(batch.images).to(memory_format=torch.channels_last)
     mark()
-    heads = trainee.model(images)
+    heads = training.model(images)
     mark()
-    losses = trainee.loss.measure(heads, batch.targets, *images.shape[-2:])
+    losses = training.loss.measure(heads, batch.targets, *images.shape[-2:])
     mark()
-    trainee.optimizer.zero_grad(set_to_none=True)
+    training.optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(losses.total)
     mark()
-    trainee.optimizer.step()
-    assert trainee.sparsity is not None
-    trainee.sparsity.shrink_(config.learning_rate * SPARSITY)
-    trainee.average.update(trainee.model)
+    training.optimizer.step()
+    assert training.sparsity is not None
+    training.sparsity.shrink_(config.learning_rate * SPARSITY)
+    training.average.update(training.model)
     mark()
     return [end - start for start, end in pairwise(marks)]
 

@@ -158,9 +158,9 @@ def train_with_yolo_prune(job: Job, answers: TextIO) -> None:
     from yolo_prune.datasets.spec import load_spec
     from yolo_prune.model.detector import Detector
     from yolo_prune.training.config import TrainConfig
-    from yolo_prune.training.epoch import Tally, train_epoch
-    from yolo_prune.training.schedule import measure_pace
-    from yolo_prune.training.state import make_trainee
+    from yolo_prune.training.epoch import EpochStats, train_epoch
+    from yolo_prune.training.schedule import measure_rates
+    from yolo_prune.training.state import make_training_state
 
     cv2.setNumThreads(job.threads)
     torch.backends.cudnn.benchmark = job.device == "cuda"
@@ -169,16 +169,16 @@ def train_with_yolo_prune(job: Job, answers: TextIO) -> None:
     data = DetectionDataset(spec.samples("train"), len(spec.names), job.img_size, augment=config.augment)
     model = Detector(resize(load_cfg(Path(job.cfg)), job.img_size)).to(memory_format=torch.channels_last).to(job.device)
     steps = len(data) // job.batch_size
-    trainee = make_trainee(model, config, EPOCHS * steps)
+    training = make_training_state(model, config, EPOCHS * steps)
     make = partial(
         make_loader, data, job.batch_size, shuffle=True, workers=job.workers, pin_memory=job.device == "cuda"
     )
     gate = Gate(make(epoch=0), lambda: model, f"yolo_prune {Path(job.cfg).stem}", job, answers)
     for epoch in range(EPOCHS):
         gate.loader = make(epoch=epoch)
-        paces = [measure_pace(config, 0.0, epoch * steps + step, EPOCHS * steps) for step in range(steps)]
-        hooks: dict[str, Any] = dict.fromkeys(("before_step", "after_look"), lambda tally: None)
-        train_epoch(trainee, gate, config, paces.__getitem__, Tally(), **hooks)
+        paces = [measure_rates(config, 0.0, epoch * steps + step, EPOCHS * steps) for step in range(steps)]
+        hooks: dict[str, Any] = dict.fromkeys(("before_step", "after_look"), lambda stats: None)
+        train_epoch(training, gate, config, paces.__getitem__, EpochStats(), **hooks)
 
 
 def train_with_ultralytics(job: Job, answers: TextIO) -> None:

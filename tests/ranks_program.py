@@ -18,33 +18,33 @@ from yolo_prune.datasets.spec import load_spec
 from yolo_prune.model.detector import Detector
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.distributed import Ranks, join_ranks
+from yolo_prune.training.distributed import Processes, join_processes
 from yolo_prune.training.epoch import train_step
-from yolo_prune.training.schedule import Pace
-from yolo_prune.training.state import make_trainee
+from yolo_prune.training.schedule import StepRates
+from yolo_prune.training.state import make_training_state
 
 
-def take_steps(ranks: Ranks, hands: Path, accumulate: int, what: str) -> dict[str, torch.Tensor]:
+def take_steps(processes: Processes, hands: Path, accumulate: int, what: str) -> dict[str, torch.Tensor]:
     """Take three steps in float64 with batch norms frozen, and return the model's state."""
     torch.manual_seed(0)
     model = Detector(parse_cfg(IDLE_CFG if what == "idle" else TINY_CFG)).double().eval()
     config = TrainConfig(batch_size=6, accumulate=accumulate, optimizer="sgd", sparsity=0.1, device="cpu")
-    paces = [Pace(rate, 1e-3) for rate in (1e-2, 2e-2, 1e-2)]
+    paces = [StepRates(rate, 1e-3) for rate in (1e-2, 2e-2, 1e-2)]
     if what == "zeros":
         config = replace(config, keep_zeros=True, sparsity="auto")
         paces = [
-            replace(pace, shrinkage=0.0, gone=gone, keeps_zeros=True)
-            for pace, gone in zip(paces, (0.2, 0.4, 0.0), strict=True)
+            replace(rates, shrinkage=0.0, gone=gone, keeps_zeros=True)
+            for rates, gone in zip(paces, (0.2, 0.4, 0.0), strict=True)
         ]
         for module in model.modules():
             if isinstance(module, torch.nn.Conv2d):
                 module.weight.data[torch.rand_like(module.weight) < 0.5] = 0
-    trainee = make_trainee(model, config, 3, ranks=ranks)
+    training = make_training_state(model, config, 3, processes=processes)
     data = DetectionDataset(load_spec(hands).samples("train"), 1, SIDE)
-    batches = make_loader(data, 6, shuffle=True, epoch=0, share=Share(ranks.rank, ranks.count))
-    for batch, pace in zip([*batches, *batches], paces, strict=False):
-        train_step(trainee, batch, config, pace)
-    return trainee.model.state_dict()
+    batches = make_loader(data, 6, shuffle=True, epoch=0, share=Share(processes.rank, processes.count))
+    for batch, rates in zip([*batches, *batches], paces, strict=False):
+        train_step(training, batch, config, rates)
+    return training.model.state_dict()
 
 
 def main() -> None:
@@ -53,9 +53,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if what in ("steps", "idle", "zeros"):
         for accumulate in (1, 3):
-            with join_ranks("cpu") as (ranks, _):
-                state = take_steps(ranks, hands, accumulate, what)
-                if ranks.is_first:
+            with join_processes("cpu") as (processes, _):
+                state = take_steps(processes, hands, accumulate, what)
+                if processes.is_first:
                     torch.save(state, out / f"{accumulate}.pt")
         return
     if what == "killed" and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":

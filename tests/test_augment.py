@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.random import default_rng
 from numpy.typing import NDArray
 
-from yolo_prune.datasets.augment import affine, augment, flip, jitter_hsv, mosaic
+from yolo_prune.datasets.augment import ImageAndBoxes, affine, augment, flip, jitter_hsv, mosaic
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import GREY
 from yolo_prune.errors import ConfigError
@@ -24,7 +24,7 @@ def noise(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
     return default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def black_with_white_box(width: int, height: int, x1: int, y1: int, x2: int, y2: int) -> Image:
+def black_with_white_box(width: int, height: int, x1: int, y1: int, x2: int, y2: int) -> ImageAndBoxes:
     image = np.zeros((height, width, 3), np.uint8)
     image[y1:y2, x1:x2] = 255
     return image, rows((0, x1, y1, x2, y2))

@@ -10,7 +10,7 @@ from tiny import Killed, before_step, make_config
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.training.tensorboard import open_board
+from yolo_prune.training.tensorboard import open_log
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -45,5 +45,5 @@ def test_without_the_flag_nothing_is_written(trained: Path) -> None:
 def test_a_board_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     expected = pytest.raises(ConfigError, match=r"tensorboard: TensorBoard is not installed; pip install 'yolo-prune\[")
-    with expected, open_board(tmp_path, True, 0):
+    with expected, open_log(tmp_path, True, 0):
         pass

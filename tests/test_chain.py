@@ -16,14 +16,14 @@ from tiny import DRAW_RESULTS, Killed, before_step, is_same
 
 from yolo_prune.commands import run as chain_module
 from yolo_prune.commands.bench import find_lineage
-from yolo_prune.commands.run import ChainResult, load_run, run_stages
+from yolo_prune.commands.run import RunResult, load_run, run_stages
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import ConfigError, DatasetError, Interrupted, YoloPruneError
 from yolo_prune.model.checkpoint import load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training.epoch import train_step
 
-Run = Callable[..., ChainResult]
+Run = Callable[..., RunResult]
 
 
 def write_chain(folder: Path, data: Path, cfg: Path) -> Path:
@@ -92,7 +92,7 @@ def change(**stages: Any) -> None:
     Path("chain.yaml").write_text(yaml.safe_dump(values))
 
 
-def again() -> ChainResult:
+def again() -> RunResult:
     return run_stages(load_run(Path("chain.yaml")))
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import Cli, read_json
 
 from yolo_prune.datasets.check.check import Check, check_dataset
-from yolo_prune.datasets.check.issues import KINDS, Finding
+from yolo_prune.datasets.check.issues import KINDS, Issue
 from yolo_prune.datasets.config import CheckConfig, SyntheticConfig
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.datasets.synthetic.dataset import make_dataset
@@ -51,15 +51,15 @@ def check(path: Path, **changes: int) -> Check:
     return check_dataset(load_spec(path), CheckConfig(workers=2, **changes))
 
 
-def get_places(findings: tuple[Finding, ...]) -> list[tuple[str, str]]:
-    return [(finding.kind, finding.where) for finding in findings]
+def get_places(issues: tuple[Issue, ...]) -> list[tuple[str, str]]:
+    return [(issue.kind, issue.where) for issue in issues]
 
 
-def find(path: Path, kind: str) -> Finding:
+def find(path: Path, kind: str) -> Issue:
     """Return the only finding, which must be of this kind."""
-    (finding,) = check(path).findings
-    assert finding.kind == kind, finding
-    return finding
+    (issue,) = check(path).issues
+    assert issue.kind == kind, issue
+    return issue
 
 
 def image(number: int, folder: Path = TRAIN) -> Path:
@@ -90,7 +90,7 @@ def make_noise(seed: int, width: int = 90, height: int = 80) -> np.ndarray:
 
 def test_a_clean_data_set_has_no_findings(clean: Path) -> None:
     found = check(clean / "data.yaml")
-    assert found.findings == ()
+    assert found.issues == ()
     assert len(found.images) == 24
 
 
@@ -136,7 +136,7 @@ def plant_everything() -> list[tuple[str, str]]:
         ("two_splits", f"{TEST / 'same.jpg'}"),
         ("two_splits", f"{VAL / 'alike.png'}"),
         ("identical_images", f"{image(8)}"),
-        ("look_alikes", f"{image(9)}"),
+        ("near_duplicates", f"{image(9)}"),
         ("repeated_label", f"{label(10)}:3"),
         ("coinciding_boxes", f"{label(11)}:3"),
         ("labels_without_image", f"{LABELS / 'nobody.txt'}"),
@@ -154,12 +154,10 @@ def test_a_planted_fault_of_every_kind_is_found_once(data: Path) -> None:
     expected = plant_everything()
     assert {kind for kind, _ in expected} == set(KINDS)
     found = check(data)
-    assert sorted(get_places(found.findings)) == sorted(expected)
+    assert sorted(get_places(found.issues)) == sorted(expected)
     kinds = list(KINDS)
-    assert [finding.kind for finding in found.findings] == sorted(
-        (finding.kind for finding in found.findings), key=kinds.index
-    )
-    assert check(data).findings == check_dataset(load_spec(data), CheckConfig(workers=1)).findings
+    assert [issue.kind for issue in found.issues] == sorted((issue.kind for issue in found.issues), key=kinds.index)
+    assert check(data).issues == check_dataset(load_spec(data), CheckConfig(workers=1)).issues
 
 
 def test_a_report_of_everything(cli: Cli, blind: None, data: Path) -> None:
@@ -180,11 +178,11 @@ def test_a_report_of_everything(cli: Cli, blind: None, data: Path) -> None:
         assert lines[title].startswith("error: " if KINDS[kind].is_error else "warning: ")
         assert any(line.startswith(f"  {where}: ") for line in lines[title + 1 :])
     report = json.loads(Path("out/report.json").read_text())
-    assert sorted((finding["kind"], finding["where"]) for finding in report["findings"]) == sorted(expected)
+    assert sorted((issue["kind"], issue["where"]) for issue in report["issues"]) == sorted(expected)
     assert json.loads(cli("data", "check", data, "--json", "--out", "out").out) == report
     assert (report["errors"], report["warnings"]) == (errors, len(expected) - errors)
     assert sum(report["found"].values()) == len(expected)
-    crossing = next(finding for finding in report["findings"] if finding["where"] == str(VAL / "alike.png"))
+    crossing = next(issue for issue in report["issues"] if issue["where"] == str(VAL / "alike.png"))
     assert crossing["splits"] == ["train", "val"]
     assert (crossing["mirrored"], crossing["others"]) == (True, [str(image(7))])
     assert crossing["distance"] <= 4
@@ -197,35 +195,35 @@ def test_images_in_all_three_splits_are_told_split_by_split(data: Path) -> None:
     shutil.copy(image(0), VAL / "same.jpg")
     add(load(image(0)), TEST / "same.png")
     (Path("hands/labels/val") / "same.txt").write_text("")
-    found = check(data).findings
-    assert [finding.what for finding in found] == [
+    found = check(data).issues
+    assert [issue.what for issue in found] == [
         f"of val, has the same pixels as {image(0)} of train",
         f"of test, has the same pixels as {image(0)} of train",
         f"of test, has the same pixels as {VAL / 'same.jpg'} of val",
     ]
-    assert all(finding.details["distance"] == 0 for finding in found)
+    assert all(issue.details["distance"] == 0 for issue in found)
 
 
-def test_the_nearest_of_several_look_alikes_is_named(data: Path) -> None:
+def test_the_nearest_of_several_near_duplicates_is_named(data: Path) -> None:
     pixels = load(image(0))
     Image.fromarray(pixels[3:-3, 3:-3]).save(TRAIN / "cropped.png")
     Image.fromarray(pixels).save(TRAIN / "packed.jpg", quality=60)
     add(pixels[:, ::-1], VAL / "mirrored.png")
     (LABELS / "cropped.txt").write_text("")
     (LABELS / "packed.txt").write_text("")
-    crossing, group = check(data).findings
+    crossing, group = check(data).issues
     assert crossing.what == f"of val, looks like {image(0)} of train, mirrored (distance 0), and like 2 more there"
     assert group.where == str(image(0))
     assert group.what.startswith("is one of 3 that look alike (3 pairs, distances ")
     assert group.others == (str(TRAIN / "cropped.png"), str(TRAIN / "packed.jpg"))
-    assert check(data, near=0).findings[0].what.startswith(crossing.what.partition(", and")[0])
+    assert check(data, near=0).issues[0].what.startswith(crossing.what.partition(", and")[0])
 
 
-def test_identical_images_are_one_to_the_search_for_look_alikes(data: Path) -> None:
+def test_identical_images_are_one_to_the_search_for_near_duplicates(data: Path) -> None:
     for name in ("a.png", "b.png"):
         add(load(image(0)), TRAIN / name)
     add(load(image(0))[:, ::-1], TRAIN / "mirrored.png")
-    same, alike = check(data).findings
+    same, alike = check(data).issues
     assert (same.kind, same.others) == ("identical_images", (str(TRAIN / "a.png"), str(TRAIN / "b.png")))
     assert same.what == f"has the same pixels as {TRAIN / 'a.png'} and {TRAIN / 'b.png'}"
     assert alike.what == f"looks like {TRAIN / 'mirrored.png'}, mirrored (distance 0)"
@@ -238,12 +236,12 @@ def test_files_beside_the_labels_that_are_none(data: Path) -> None:
     Path("hands/labels/train.txt").write_text("images/train/000000.jpg\n")
     data.write_text("train: list.txt\nval: images/val\nnames: [hand]\n")  # the others are unlisted, but there
     Path("hands/list.txt").write_text("images/train/000000.jpg\nimages/train/000001.jpg\n")
-    assert check(data).findings == ()
+    assert check(data).issues == ()
     for place in ("old", "old/older"):
         (LABELS / place).mkdir()
         (LABELS / place / "000000.txt").write_text("")
     (LABELS / "gone.ignore.txt").write_text("5 .5 .5 .1 .1\n")
-    assert get_places(check(data).findings) == [
+    assert get_places(check(data).issues) == [
         ("labels_without_image", str(LABELS / place))
         for place in ("gone.ignore.txt", "old/000000.txt", "old/older/000000.txt")
     ]
@@ -258,23 +256,23 @@ def test_labels_beside_the_images(workplace: Path) -> None:
     Path("root/other.txt").write_text("1.png\n")
     Path("root/deep/9.txt").write_text("0 .5 .5 .2 .2\n")
     Path("root/data.yaml").write_text("train: list.txt\nval: other.txt\nnames: [hand]\n")
-    assert check(Path("root/data.yaml")).findings == ()
+    assert check(Path("root/data.yaml")).issues == ()
     Path("root/9.txt").write_text("0 .5 .5 .2 .2\n")
-    assert get_places(check(Path("root/data.yaml")).findings) == [("labels_without_image", "root/9.txt")]
+    assert get_places(check(Path("root/data.yaml")).issues) == [("labels_without_image", "root/9.txt")]
 
 
 def test_a_label_file_that_is_another_image_s_ignored_boxes(data: Path) -> None:
     shutil.copy(LABELS / "000000.txt", LABELS / "000001.ignore.txt")
     add(make_noise(5), TRAIN / "000001.ignore.png")
-    finding = find(data, "shared_labels")
-    assert finding.where == str(LABELS / "000001.ignore.txt")
-    assert finding.others == (str(image(1)), str(TRAIN / "000001.ignore.png"))
+    issue = find(data, "shared_labels")
+    assert issue.where == str(LABELS / "000001.ignore.txt")
+    assert issue.others == (str(image(1)), str(TRAIN / "000001.ignore.png"))
 
 
 def test_two_images_without_the_label_file_that_they_would_share(data: Path) -> None:
     label(0).unlink()
     Image.fromarray(make_noise(0)).save(TRAIN / "000000.png")
-    assert get_places(check(data).findings) == [
+    assert get_places(check(data).issues) == [
         ("no_labels", str(image(0))),
         ("no_labels", str(TRAIN / "000000.png")),
     ]
@@ -287,15 +285,15 @@ def test_images_that_differ_in_one_pixel_or_in_shape_are_not_identical(data: Pat
     add(pixels, TRAIN / "other.png")
     add(np.full((40, 60, 3), 9, np.uint8), TRAIN / "wide.png")
     add(np.full((60, 40, 3), 9, np.uint8), TRAIN / "high.png")
-    same, alike = check(data).findings
+    same, alike = check(data).issues
     assert (same.kind, same.others) == ("identical_images", (str(TRAIN / "same.png"),))
-    assert (alike.kind, alike.others) == ("look_alikes", (str(TRAIN / "other.png"),))
+    assert (alike.kind, alike.others) == ("near_duplicates", (str(TRAIN / "other.png"),))
 
 
 def test_a_line_that_is_written_twice_has_its_other_faults_once(data: Path) -> None:
     label(0).write_text("0 .5 .5 .9 .05\n" * 2)
     label(0).with_suffix(".ignore.txt").write_text("0 .2 .2 .1 .1\n" * 2)
-    assert get_places(check(data).findings) == [
+    assert get_places(check(data).issues) == [
         ("repeated_label", f"{label(0)}:2"),
         ("repeated_label", f"{LABELS / '000000.ignore.txt'}:2"),
         ("extreme_box", f"{label(0)}:1"),
@@ -307,11 +305,11 @@ def test_boxes_that_coincide_across_files_and_classes(data: Path) -> None:
     label(0).write_text("0 .5 .5 .4 .4\n1 .5 .5 .4 .4\n0 .53 .5 .4 .4\n")
     label(0).with_suffix(".ignore.txt").write_text("0 .5 .51 .4 .4\n")
     Path("hands/labels/val/000000.txt").write_text("1 .5 .5 .4 .4\n")
-    finding = find(data, "coinciding_boxes")
+    issue = find(data, "coinciding_boxes")
     ignored = f"{LABELS / '000000.ignore.txt'}:1"
-    assert (finding.where, finding.others) == (ignored, (f"{label(0)}:1",))
-    assert finding.what == f"nearly coincides with the hand of {label(0)}:1 (IoU 0.95)"
-    assert finding.details["iou"] == pytest.approx(0.39 / 0.41, abs=1e-4)
+    assert (issue.where, issue.others) == (ignored, (f"{label(0)}:1",))
+    assert issue.what == f"nearly coincides with the hand of {label(0)}:1 (IoU 0.95)"
+    assert issue.details["iou"] == pytest.approx(0.39 / 0.41, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -331,8 +329,8 @@ def test_boxes_that_coincide_across_files_and_classes(data: Path) -> None:
 def test_odd_boxes(data: Path, row: str, size: int, kind: str | None, what: str) -> None:
     Image.fromarray(make_noise(0, 200, 140)).save(image(0))
     label(0).write_text(f"{row}\n")
-    found = check(data, img_size=size).findings
-    assert [(finding.kind, finding.where, finding.what) for finding in found] == (
+    found = check(data, img_size=size).issues
+    assert [(issue.kind, issue.where, issue.what) for issue in found] == (
         [] if kind is None else [(kind, f"{label(0)}:1", what)]
     )
 
@@ -340,7 +338,7 @@ def test_odd_boxes(data: Path, row: str, size: int, kind: str | None, what: str)
 def test_a_class_is_missed_split_by_split(data: Path) -> None:
     data.write_text("train: images/train\nval: images/val\nnames: [hand, glove, foot]\n")
     label(0).write_text("1 .5 .5 .2 .2\n")
-    assert [finding.what for finding in check(data).findings] == [
+    assert [issue.what for issue in check(data).issues] == [
         "class 1 (glove) has no object in val",
         "class 2 (foot) has no object in train or val",
     ]
@@ -359,7 +357,7 @@ def test_json_on_the_command_line(cli: Cli, blind: None, data: Path) -> None:
     Path("runs/check/report.json").write_text("{}")
     result = read_json(cli("data", "check", data, "--json", "--strict", "--img-size", 320, "--near", 3, "--workers", 1))
     assert set(result) == {
-        "data", "img_size", "near", "report", "contact_sheet", "boxes", "errors", "warnings", "all", "splits", "found", "findings",
+        "data", "img_size", "near", "report", "contact_sheet", "boxes", "errors", "warnings", "all", "splits", "found", "issues",
     }  # fmt: skip
     assert (result["report"], result["img_size"], result["near"]) == ("runs/check-2/report.json", 320, 3)
     assert {split: part["images"] for split, part in result["splits"].items()} == {"train": 18, "val": 3, "test": 3}
@@ -381,7 +379,7 @@ def test_long_lists_are_cut_for_people_alone(cli: Cli, blind: None, data: Path) 
     assert f"  {label(0)}:20: " in outcome.out
     assert f"{label(0)}:21: " not in outcome.out
     assert outcome.out.endswith("  … and 37 more\n")
-    assert len(json.loads(Path("out/report.json").read_text())["findings"]) == 57
+    assert len(json.loads(Path("out/report.json").read_text())["issues"]) == 57
 
 
 def test_a_data_set_without_a_readable_image_or_a_box(cli: Cli, data: Path) -> None:
@@ -469,9 +467,9 @@ def test_planted_faults_are_found_among_real_hands(real_hands: Path, workplace: 
         (TRAIN / photos[number].name).unlink(missing_ok=True)
     data = Path("hands/data.yaml")
     data.write_text("path: .\ntrain: images/train\nval: images/val\ntest: images/test\nnames: [hand]\n")
-    before = get_places(check(data).findings)
+    before = get_places(check(data).issues)
     expected = plant_everything()
-    assert sorted(get_places(check(data).findings)) == sorted([*before, *expected])
+    assert sorted(get_places(check(data).issues)) == sorted([*before, *expected])
 
 
 PLANTS: list[Callable[[Path], np.ndarray]] = [
@@ -500,7 +498,7 @@ def test_copies_of_real_hands_are_found_across_splits(real_hands: Path, workplac
             Path("hands/labels/val", f"copy_{number}.txt").write_text("0 .5 .5 .3 .3\n")
             planted[str(copy)] = str(TRAIN / source.name)
     Path("hands/data.yaml").write_text("train: images/train\nval: images/val\nnames: [hand]\n")
-    found = [finding for finding in check(Path("hands/data.yaml")).findings if finding.kind == "two_splits"]
-    assert sorted(finding.where for finding in found) == sorted(planted)
-    right = sum(planted[finding.where] == finding.others[0] for finding in found)
+    found = [issue for issue in check(Path("hands/data.yaml")).issues if issue.kind == "two_splits"]
+    assert sorted(issue.where for issue in found) == sorted(planted)
+    right = sum(planted[issue.where] == issue.others[0] for issue in found)
     assert right >= 0.9 * len(planted)  # another frame of the same scene may be as near

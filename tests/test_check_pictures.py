@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from yolo_prune.datasets.check import plots as check_images
-from yolo_prune.datasets.check.issues import Finding
+from yolo_prune.datasets.check.issues import Issue
 from yolo_prune.datasets.check.plots import COLUMNS, ROWS, pick_images, save_box_plots, save_contact_sheet
 from yolo_prune.datasets.check.scan import Content, Labels, ScannedImage, read_content, read_labels
 from yolo_prune.datasets.check.statistics import collect_figures
@@ -26,9 +26,7 @@ NO_LABELS = Labels(NO_LINES, NO_LINES, is_missing=True, faults=())
 
 
 def make(name: str, *splits: str) -> ScannedImage:
-    return ScannedImage(
-        Sample(Path(name), Path(name)), splits, Finding("unreadable_image", name, "no image"), NO_LABELS
-    )
+    return ScannedImage(Sample(Path(name), Path(name)), splits, Issue("unreadable_image", name, "no image"), NO_LABELS)
 
 
 @given(st.lists(st.sampled_from([("train",), ("val",), ("test",), ("train", "val")]), max_size=60), st.integers(0, 30))

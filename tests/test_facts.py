@@ -14,7 +14,7 @@ from PIL import Image
 
 from yolo_prune.datasets.check import scan as facts
 from yolo_prune.datasets.check.check import check_dataset
-from yolo_prune.datasets.check.issues import Finding
+from yolo_prune.datasets.check.issues import Issue
 from yolo_prune.datasets.check.scan import Content, read_content, read_images
 from yolo_prune.datasets.config import CheckConfig
 from yolo_prune.datasets.labels import parse_labels, scan_labels
@@ -41,7 +41,7 @@ def test_a_cut_image_is_not_taken_for_whole(tmp_path: Path, suffix: str, lost: f
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) - lost] if isinstance(lost, int) else whole[: int(len(whole) * lost)])
     content = read_content(path)
-    assert isinstance(content, Finding), content
+    assert isinstance(content, Issue), content
     assert (content.kind, content.where) == ("cut_image", str(path))
 
 
@@ -49,14 +49,14 @@ def test_a_cut_image_is_not_taken_for_whole(tmp_path: Path, suffix: str, lost: f
 def test_what_is_no_image_at_all(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     found = read_content(tmp_path / "a.jpg")
-    assert isinstance(found, Finding)
+    assert isinstance(found, Issue)
     assert (found.kind, found.what) == ("unreadable_image", "is not a readable image")
 
 
 def test_a_image_that_may_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").mkdir()
     found = read_content(tmp_path / "a.jpg")
-    assert isinstance(found, Finding)
+    assert isinstance(found, Issue)
     assert found.kind == "unreadable_image"
 
 
@@ -72,7 +72,7 @@ def test_a_turned_image_has_the_size_that_it_is_shown_with(tmp_path: Path) -> No
 def test_all_workers_decode_at_the_same_time(hands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     barrier = threading.Barrier(3, timeout=20)
 
-    def read_together(path: Path) -> Content | Finding:
+    def read_together(path: Path) -> Content | Issue:
         barrier.wait()  # breaks unless three threads get here
         return read_content(path)
 

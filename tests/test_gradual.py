@@ -375,9 +375,9 @@ def test_a_silenced_channel_is_cut_while_an_epoch_runs(trained: Path, tmp_path: 
     widths: list[int] = []
     remove = removal_module.remove_silent_
 
-    def watch(trainee: Any, *arguments: Any) -> bool:
-        done = remove(trainee, *arguments)
-        widths.append(sum(layer.filters for _, layer in trainee.model.network.convs))
+    def watch(training: Any, *arguments: Any) -> bool:
+        done = remove(training, *arguments)
+        widths.append(sum(layer.filters for _, layer in training.model.network.convs))
         return done
 
     with pytest.MonkeyPatch.context() as patch:

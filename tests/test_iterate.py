@@ -35,8 +35,8 @@ from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.optimizer import MEAN_SQUARE, get_moments, slice_moments
-from yolo_prune.training.schedule import Pace
-from yolo_prune.training.state import Trainee, make_trainee
+from yolo_prune.training.schedule import StepRates
+from yolo_prune.training.state import TrainingState, make_training_state
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 FINETUNE = TrainConfig(batch_size=6, learning_rate=1e-3, warmup_fraction=0.0)
@@ -133,9 +133,9 @@ def test_every_step_sees_images_of_its_own(trained: Path, tmp_path: Path) -> Non
     orders: list[list[int]] = []
     step = epoch_module.train_step
 
-    def watch(trainee: Any, batch: Any, *arguments: Any) -> torch.Tensor:
+    def watch(training: Any, batch: Any, *arguments: Any) -> torch.Tensor:
         orders.append([*batch.indices.tolist(), int(batch.images.sum())])
-        return step(trainee, batch, *arguments)
+        return step(training, batch, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(epoch_module, "train_step", watch)
@@ -148,10 +148,10 @@ def test_too_much_lost_ends_with_the_last_good_network(trained: Path, tmp_path: 
     """Scores as they are told: the second step falls by more than it may."""
     scores = iter((0.50, 0.42, 0.47))
 
-    def tell(run: Any, trainee: Any, progress: Any, pace: Any, val: Any, say: Any) -> None:
-        finish(run, trainee, progress, pace, val, say)
+    def tell(run: Any, training: Any, progress: Any, rates: Any, val: Any, say: Any) -> None:
+        finish(run, training, progress, rates, val, say)
         progress.rows[-1]["val_map50"] = next(scores)
-        save_last(run, trainee, progress)
+        save_last(run, training, progress)
 
     from yolo_prune.training import epoch_end, resume
     from yolo_prune.training import run as run_module
@@ -263,23 +263,23 @@ def test_tensors_are_cut_as_the_network_is(network: Network, seed: int, share: f
     assert is_same(slice_tensors(network, plan, model.state_dict()), dict(state))
 
 
-def take_steps(trainee: Trainee, config: TrainConfig, data: Path, count: int) -> list[float]:
+def take_steps(training: TrainingState, config: TrainConfig, data: Path, count: int) -> list[float]:
     images = DetectionDataset(load_spec(data).samples("train"), 1, SIDE)
     (batch,) = make_loader(images, 12, shuffle=False, epoch=0)
-    return [float(train_step(trainee, batch, config, Pace(1e-3))[0]) for _ in range(count)]
+    return [float(train_step(training, batch, config, StepRates(1e-3))[0]) for _ in range(count)]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_an_optimizer_goes_on_as_if_nothing_had_happened(hands: Path, optimizer: Any) -> None:
-    """Cut nothing, carry the moments over to a new trainee, and the next steps are the same bits."""
+    """Cut nothing, carry the moments over to a new training state, and the next steps are the same bits."""
     config = TrainConfig(batch_size=12, optimizer=optimizer)
     torch.manual_seed(0)
-    one = make_trainee(Detector(parse_cfg(TINY_CFG)).train(), config, 10)
+    one = make_training_state(Detector(parse_cfg(TINY_CFG)).train(), config, 10)
     take_steps(one, config, hands, 3)
     graph = make_channel_graph(one.model.network)
     plan = Plan(np.ones(graph.size, dtype=bool))
     moments = slice_moments(one.model.network, plan, get_moments(one.optimizer.state_dict(), one.model))
-    other = make_trainee(rebuild(one.model, plan).train(), config, 10, moments=moments)
+    other = make_training_state(rebuild(one.model, plan).train(), config, 10, moments=moments)
     assert take_steps(one, config, hands, 3) == take_steps(other, config, hands, 3)
     assert is_same(one.model.state_dict(), other.model.state_dict())
 
@@ -287,12 +287,12 @@ def test_an_optimizer_goes_on_as_if_nothing_had_happened(hands: Path, optimizer:
 def test_moments_of_another_kind_are_left(hands: Path) -> None:
     config = TrainConfig(batch_size=12)
     torch.manual_seed(0)
-    adamw = make_trainee(Detector(parse_cfg(TINY_CFG)).train(), config, 10)
+    adamw = make_training_state(Detector(parse_cfg(TINY_CFG)).train(), config, 10)
     take_steps(adamw, config, hands, 1)
     moments = get_moments(adamw.optimizer.state_dict(), adamw.model)
     sgd = TrainConfig(batch_size=12, optimizer="sgd")
     plain, carried = (
-        make_trainee(Detector(parse_cfg(TINY_CFG)).train(), sgd, 10, moments=one) for one in (None, moments)
+        make_training_state(Detector(parse_cfg(TINY_CFG)).train(), sgd, 10, moments=one) for one in (None, moments)
     )
     carried.model.load_state_dict(plain.model.state_dict())
     assert take_steps(plain, sgd, hands, 2) == take_steps(carried, sgd, hands, 2)

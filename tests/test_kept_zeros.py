@@ -29,8 +29,8 @@ from yolo_prune.pruning.weight_plan import (
 )
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
-from yolo_prune.training.schedule import Pace
-from yolo_prune.training.state import Trainee, make_trainee
+from yolo_prune.training.schedule import StepRates
+from yolo_prune.training.state import TrainingState, make_training_state
 
 TINY = parse_cfg(TINY_CFG)
 
@@ -127,16 +127,16 @@ def batch(hands: Path) -> Batch:
     return next(iter(make_loader(data, 6, shuffle=False, epoch=0)))
 
 
-def take_step(batch: Batch, **changes: Any) -> tuple[Trainee, dict[str, Tensor]]:
+def take_step(batch: Batch, **changes: Any) -> tuple[TrainingState, dict[str, Tensor]]:
     """Return what trained a weight-pruned network in float64 for one plain step, and its state before."""
     config = TrainConfig(batch_size=6, device="cpu", optimizer="sgd", momentum=0.0, weight_decay=0.0, **changes)
     model = make_tiny(3)
     model = zero_weights(model, make_weight_plan(model, WeightConfig("l1", 0.7))).requires_grad_(True)
     before = copy_state(model)
-    trainee = make_trainee(model, config, 10)
-    trainee.learn()
-    train_step(trainee, batch, config, Pace(0.01))
-    return trainee, before
+    training = make_training_state(model, config, 10)
+    training.learn()
+    train_step(training, batch, config, StepRates(0.01))
+    return training, before
 
 
 def test_a_step_is_the_masked_gradient_s(batch: Batch) -> None:

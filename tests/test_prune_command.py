@@ -33,7 +33,7 @@ GROUPS = {(0,): 8, (1, 3): 8, (2,): 4, (5,): 16}
 FREE = PRUNABLE - 2 * len(GROUPS)
 """The channels that a floor of two in every group leaves to drop."""
 MS_PER_MAC = 1e-5
-"""The pace of the clock that stands still for everything but multiply–accumulates."""
+"""The rate of the clock that stands still for everything but multiply–accumulates."""
 FULL_MS = MS_PER_MAC * measure_cost(parse_cfg(TINY_CFG), SIDE).macs
 
 Scores = Mapping[tuple[int, ...], NDArray[np.float64]]

@@ -16,7 +16,7 @@ from yolo_prune.commands.config import RunConfig
 from yolo_prune.commands.run import run_stages
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.training.distributed import Ranks, join_ranks
+from yolo_prune.training.distributed import Processes, join_processes
 
 TESTS = Path(__file__).parent
 
@@ -40,7 +40,7 @@ def test_two_processes_make_the_steps_of_one(hands: Path, tiny_cfg: Path, tmp_pa
     done = launch(what, tmp_path, hands, tiny_cfg)
     assert done.returncode == 0, done.stderr
     for accumulate in (1, 3):
-        alone = take_steps(Ranks(), hands, 1, what)
+        alone = take_steps(Processes(), hands, 1, what)
         together = torch.load(tmp_path / f"{accumulate}.pt", weights_only=True)
         torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
 
@@ -59,17 +59,20 @@ def test_a_killed_process_is_started_again_and_the_run_goes_on(hands: Path, tiny
 
 
 def test_one_process_needs_no_others() -> None:
-    with join_ranks("cpu") as (ranks, device):
-        assert (ranks.is_first, ranks.count, device) == (True, 1, torch.device("cpu"))
-        assert ranks.add_up([1, 2.5]) == [1, 2.5]
-        assert ranks.gather("a") == ["a"]
-        assert ranks.share("b") == "b"
+    with join_processes("cpu") as (processes, device):
+        assert (processes.is_first, processes.count, device) == (True, 1, torch.device("cpu"))
+        assert processes.add_up([1, 2.5]) == [1, 2.5]
+        assert processes.gather("a") == ["a"]
+        assert processes.share("b") == "b"
 
 
 def test_a_numbered_gpu_cannot_serve_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="device: cuda:1 cannot serve 2 processes; use cuda"), join_ranks("cuda:1"):
+    with (
+        pytest.raises(ConfigError, match="device: cuda:1 cannot serve 2 processes; use cuda"),
+        join_processes("cuda:1"),
+    ):
         pass
 
 

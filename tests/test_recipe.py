@@ -31,8 +31,8 @@ from yolo_prune.training import epoch_end
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.run import count_workers, list_sizes
-from yolo_prune.training.schedule import Pace
-from yolo_prune.training.state import Trainee, choose_dtype, freeze_, make_trainee
+from yolo_prune.training.schedule import StepRates
+from yolo_prune.training.state import TrainingState, choose_dtype, freeze_, make_training_state
 from yolo_prune.training.teacher import Teacher
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -46,10 +46,10 @@ def batch(hands: Path) -> Batch:
     return batch
 
 
-def make_double_trainee(config: TrainConfig, **parts: Any) -> Trainee:
-    """Return a trainee in float64 whose batch norms are frozen, so that images do not see each other."""
+def make_double_state(config: TrainConfig, **parts: Any) -> TrainingState:
+    """Return a training state in float64 whose batch norms are frozen, so that images do not see each other."""
     torch.manual_seed(0)
-    return make_trainee(Detector(parse_cfg(TINY_CFG)).double().eval(), config, 10, **parts)
+    return make_training_state(Detector(parse_cfg(TINY_CFG)).double().eval(), config, 10, **parts)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -61,9 +61,9 @@ def test_a_step_in_parts_is_the_step(batch: Batch, accumulate: int, optimizer: A
         config = TrainConfig(batch_size=60, accumulate=parts, optimizer=optimizer)
         torch.manual_seed(1)
         teacher = Teacher(Detector(parse_cfg(TINY_CFG)).double(), DistillConfig(1.0, 1.0)) if has_teacher else None
-        trainee = make_double_trainee(config, teacher=teacher)
-        losses = train_step(trainee, batch, config, Pace(1e-3))
-        moved.append((losses, copy_state(trainee.model)))
+        training = make_double_state(config, teacher=teacher)
+        losses = train_step(training, batch, config, StepRates(1e-3))
+        moved.append((losses, copy_state(training.model)))
     torch.testing.assert_close(moved[0][0], moved[1][0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(moved[0][1], moved[1][1], rtol=1e-6 if optimizer == "adamw" else 1e-9, atol=1e-9)
     assert (float(moved[0][0][4]) > 0) == has_teacher
@@ -82,11 +82,11 @@ def test_frozen_layers_stay_to_the_bit(hands: Path, tiny_cfg: Path, tmp_path: Pa
 def test_frozen_gammas_are_not_shrunk(batch: Batch) -> None:
     config = TrainConfig(batch_size=12, freeze=1, sparsity=1.0)
     torch.manual_seed(0)
-    trainee = make_trainee(Detector(parse_cfg(TINY_CFG)), config, 10)
-    before = copy_state(trainee.model)
-    assert trainee.sparsity is not None
-    trainee.sparsity.shrink_(0.1)
-    moved = {name for name, tensor in trainee.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    training = make_training_state(Detector(parse_cfg(TINY_CFG)), config, 10)
+    before = copy_state(training.model)
+    assert training.sparsity is not None
+    training.sparsity.shrink_(0.1)
+    moved = {name for name, tensor in training.model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {f"layers.{layer}.bn.weight" for layer in (1, 2, 3, 5)}
 
 
@@ -176,10 +176,10 @@ def test_mixed_precision_goes_where_single_goes(batch: Batch, precision: Any) ->
     for kind in ("fp32", precision):
         config = TrainConfig(batch_size=12, precision=kind, optimizer="sgd", learning_rate=0.05)
         torch.manual_seed(0)
-        trainee = make_trainee(Detector(parse_cfg(TINY_CFG)).train(), config, 10)
-        history = [float(train_step(trainee, batch, config, Pace(0.05))[0]) for _ in range(12)]
+        training = make_training_state(Detector(parse_cfg(TINY_CFG)).train(), config, 10)
+        history = [float(train_step(training, batch, config, StepRates(0.05))[0]) for _ in range(12)]
         assert history[-1] < 0.95 * history[0]
-        assert next(trainee.model.parameters()).dtype == torch.float32
+        assert next(training.model.parameters()).dtype == torch.float32
         states.append(history)
     assert states[0] == pytest.approx(states[1], rel=0.05)
     assert states[0] != states[1]
@@ -204,9 +204,9 @@ def test_compilation_is_asked_for_and_changes_no_answer(batch: Batch, monkeypatc
     states = []
     for wanted in (False, True):
         config = TrainConfig(batch_size=12, compile=wanted)
-        trainee = make_double_trainee(config)
-        train_step(trainee, batch, config, Pace(1e-3))
-        states.append(copy_state(trainee.model))
+        training = make_double_state(config)
+        train_step(training, batch, config, StepRates(1e-3))
+        states.append(copy_state(training.model))
     assert len(asked) == 1
     assert is_same(*states)
 
@@ -231,18 +231,18 @@ def test_a_step_asks_nothing_of_the_device(batch: Batch) -> None:
 
     config = TrainConfig(batch_size=12, sparsity=0.1)
     torch.manual_seed(0)
-    trainee = make_trainee(Detector(parse_cfg(TINY_CFG)).train(), config, 10)
-    goals = trainee.loss.make_goals(batch.targets, len(batch.images), SIDE, SIDE)
-    images = make_images(trainee.model, SIDE, batch=12)
-    assert trainee.sparsity is not None
+    training = make_training_state(Detector(parse_cfg(TINY_CFG)).train(), config, 10)
+    goals = training.loss.make_goals(batch.targets, len(batch.images), SIDE, SIDE)
+    images = make_images(training.model, SIDE, batch=12)
+    assert training.sparsity is not None
     with Watch():  # type: ignore[no-untyped-call]  # the same
-        losses = trainee.loss(trainee.answer(images), goals)
+        losses = training.loss(training.answer(images), goals)
         torch.autograd.backward(losses.total)
-        torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), 10.0, foreach=True)
-        trainee.sparsity.shrink_(1e-3)
-        trainee.average.update(trainee.model)
+        torch.nn.utils.clip_grad_norm_(training.model.parameters(), 10.0, foreach=True)
+        training.sparsity.shrink_(1e-3)
+        training.average.update(training.model)
         assert waits == []
-        trainee.loss.make_goals(batch.targets, len(batch.images), SIDE, SIDE)  # which is made on the CPU
+        training.loss.make_goals(batch.targets, len(batch.images), SIDE, SIDE)  # which is made on the CPU
         assert waits
 
 

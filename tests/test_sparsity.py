@@ -30,7 +30,7 @@ from yolo_prune.pruning.silencer import Silencer, begin_removal
 from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.report import BINS, count_gammas, draw_gammas
-from yolo_prune.training.schedule import AUTO_REST, SORTING, find_sparsity, measure_pace, measure_step_size
+from yolo_prune.training.schedule import AUTO_REST, SORTING, find_sparsity, measure_rates, measure_step_size
 from yolo_prune.training.validate import make_slim
 
 STEPS = 100
@@ -47,7 +47,7 @@ def make_silencer(model: Detector, ratio: float) -> Silencer:
 
 
 def list_shrinkages(config: TrainConfig, sparsity: float) -> list[float]:
-    return [measure_pace(config, sparsity, step, STEPS).shrinkage for step in range(STEPS)]
+    return [measure_rates(config, sparsity, step, STEPS).shrinkage for step in range(STEPS)]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -55,11 +55,11 @@ def test_the_pull_follows_rate_ramp_and_rest(optimizer: Any) -> None:
     config = TrainConfig(optimizer=optimizer, sparsity=0.5, sparsity_ramp=0.2, sparsity_rest=0.3)
     shrinkages = list_shrinkages(config, 0.5)
     for step, shrinkage in enumerate(shrinkages):
-        pace = measure_pace(config, 0.5, step, STEPS)
+        rates = measure_rates(config, 0.5, step, STEPS)
         level = 0 if step >= 70 else min(1, (step + 1) / 20)
-        assert shrinkage == pytest.approx(measure_step_size(config, pace.learning_rate) * 0.5 * level)
-        assert pace.keeps_zeros == (step >= 70)
-        assert pace.gone == 0
+        assert shrinkage == pytest.approx(measure_step_size(config, rates.learning_rate) * 0.5 * level)
+        assert rates.keeps_zeros == (step >= 70)
+        assert rates.gone == 0
 
 
 def test_a_plain_run_is_not_pulled() -> None:
@@ -75,17 +75,17 @@ def test_auto_lets_channels_go_one_after_another_and_the_others_rest(changes: di
     found = find_sparsity(config, sparsity, STEPS)
     gammas = sparsity.measure()
     way = np.quantile(gammas[np.isfinite(gammas)], 0.8)
-    paces = [measure_pace(config, found, step, STEPS) for step in range(STEPS)]
+    paces = [measure_rates(config, found, step, STEPS) for step in range(STEPS)]
     sorting = round(SORTING * STEPS)
-    pulled = sum(pace.shrinkage for pace in paces)
+    pulled = sum(rates.shrinkage for rates in paces)
     assert pulled == pytest.approx(way if config.optimizer == "sgd" else 0)  # unopposed they just arrive
-    assert not any(pace.shrinkage for pace in paces[sorting:])
-    assert not any(pace.gone or pace.keeps_zeros for pace in paces[:sorting])
+    assert not any(rates.shrinkage for rates in paces[sorting:])
+    assert not any(rates.gone or rates.keeps_zeros for rates in paces[:sorting])
     rest = AUTO_REST if config.sparsity_rest is None else config.sparsity_rest
     end = max(sorting + 1, round((1 - rest) * STEPS))
-    assert all(pace.keeps_zeros for pace in paces[sorting:])
-    assert [pace.gone > 0 for pace in paces] == [sorting <= step < end for step in range(STEPS)]
-    shares = [pace.gone for pace in paces[sorting:end]]
+    assert all(rates.keeps_zeros for rates in paces[sorting:])
+    assert [rates.gone > 0 for rates in paces] == [sorting <= step < end for step in range(STEPS)]
+    shares = [rates.gone for rates in paces[sorting:end]]
     assert shares[-1] == 1
     growth = np.diff([0.0, *shares])
     assert (growth > 0).all()
@@ -100,16 +100,16 @@ def test_just_the_wanted_channels_reach_zero_however_the_task_pulls(optimizer: A
     found = find_sparsity(config, sparsity, STEPS)
     gammas = [parameter for name, parameter in model.named_parameters() if name.endswith("bn.weight")]
     for step in range(STEPS):
-        pace = measure_pace(config, found, step, STEPS)
+        rates = measure_rates(config, found, step, STEPS)
         zeros = sparsity.find_zeros()
         with torch.no_grad():  # a task that wants every channel larger
             for gamma in gammas:
                 gamma.add_(0.02 * torch.where(gamma >= 0, 1.0, -1.0))
-        if pace.keeps_zeros:
+        if rates.keeps_zeros:
             sparsity.clear_(zeros)
-        sparsity.shrink_(pace.shrinkage)
-        if pace.gone:
-            silencer.silence_(pace.gone)
+        sparsity.shrink_(rates.shrinkage)
+        if rates.gone:
+            silencer.silence_(rates.gone)
     assert (sparsity.measure() == 0).sum() == pytest.approx(PRUNABLE / 2, abs=FLOOR * 4)  # floors may be at zero too
     assert sparsity.measure()[np.isfinite(sparsity.measure())].max() > 1
 

@@ -45,7 +45,7 @@ def test_a_run_killed_at_any_step_loses_none(config: TrainConfig, trained: Path,
     with before_step(step, kill), pytest.raises(Killed):
         start_training(config, tmp_path / "run")
     last = load_checkpoint(tmp_path / "run/last.pt").training
-    assert (last["epoch"], last["tally"]["steps"]) == divmod(step - 1, 3)
+    assert (last["epoch"], last["stats"]["steps"]) == divmod(step - 1, 3)
     resume_training(tmp_path / "run")
     one, two = (load_checkpoint(place / "last.pt") for place in (tmp_path / "run", trained.parent))
     assert is_same(one.state, two.state)
@@ -112,7 +112,7 @@ def test_a_signal_within_an_epoch_loses_no_step(config: TrainConfig, trained: Pa
     with before_step(5, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(Interrupted):
         start_training(config, tmp_path / "run")
     last = load_checkpoint(tmp_path / "run/last.pt").training
-    assert (last["epoch"], last["tally"]["steps"]) == (1, 2)
+    assert (last["epoch"], last["stats"]["steps"]) == (1, 2)
 
 
 def test_spoilt_weights_are_never_saved(config: TrainConfig, tmp_path: Path) -> None:
@@ -120,13 +120,13 @@ def test_spoilt_weights_are_never_saved(config: TrainConfig, tmp_path: Path) -> 
     train_step = epoch_module.train_step
     steps = 0
 
-    def spoil(trainee: Any, *arguments: Any) -> torch.Tensor:
+    def spoil(training: Any, *arguments: Any) -> torch.Tensor:
         nonlocal steps
         steps += 1
-        losses = train_step(trainee, *arguments)
+        losses = train_step(training, *arguments)
         if steps == 5:
             with torch.no_grad():
-                trainee.model.layers[0].bn.weight[0] = math.nan
+                training.model.layers[0].bn.weight[0] = math.nan
         return losses
 
     with pytest.MonkeyPatch.context() as patch:
@@ -134,7 +134,7 @@ def test_spoilt_weights_are_never_saved(config: TrainConfig, tmp_path: Path) -> 
         with pytest.raises(TrainingError, match="a weight is no longer a number; lower learning_rate"):
             start_training(config, tmp_path / "run")
     last = load_checkpoint(tmp_path / "run/last.pt")
-    assert last.training["tally"]["steps"] == 1
+    assert last.training["stats"]["steps"] == 1
     assert all(bool(tensor.isfinite().all()) for tensor in last.state.values())
 
 
@@ -177,7 +177,7 @@ def test_a_image_that_vanishes_ends_the_run_in_one_line(config: TrainConfig, han
         with before_step(4, lose), pytest.raises(DatasetError, match="there is no such image; name an image that"):
             start_training(config, tmp_path / "run")
     last = load_checkpoint(tmp_path / "run/last.pt").training
-    assert (last["epoch"], last["tally"]["steps"]) == (1, 0)
+    assert (last["epoch"], last["stats"]["steps"]) == (1, 0)
     for path in images:
         path.with_suffix(".gone").rename(path)
     resume_training(tmp_path / "run")

@@ -22,8 +22,8 @@ from yolo_prune.model.detector import Detector
 from yolo_prune.model.distillation import measure_attention_gap, measure_distillation
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
-from yolo_prune.training.schedule import Pace
-from yolo_prune.training.state import make_trainee
+from yolo_prune.training.schedule import StepRates
+from yolo_prune.training.state import make_training_state
 from yolo_prune.training.teacher import Teacher, Watch, load_teacher
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -71,7 +71,7 @@ def test_attention_by_hand() -> None:
     assert float(measure_attention_gap([one], [other])) == pytest.approx(2)
 
 
-def test_a_teacher_s_gradient_is_the_trainee_s_alone() -> None:
+def test_a_teacher_s_gradient_is_the_trained_network_s_alone() -> None:
     torch.manual_seed(0)
     teacher = Teacher(Detector(NETWORK), DistillConfig(1.0, 1.0))
     model = Detector(NETWORK).train()
@@ -90,8 +90,8 @@ def test_a_student_comes_to_answer_as_its_teacher(hands: Path) -> None:
     model = Detector(NETWORK).train()
     teacher = Teacher(randomise_(Detector(NETWORK), 2).float(), DistillConfig(10.0))
     config = TrainConfig(batch_size=12)
-    trainee = make_trainee(model, config, 200, teacher=teacher)
-    taught = [float(train_step(trainee, batch, config, Pace(5e-3))[4]) for _ in range(60)]
+    training = make_training_state(model, config, 200, teacher=teacher)
+    taught = [float(train_step(training, batch, config, StepRates(5e-3))[4]) for _ in range(60)]
     assert taught[-1] < 0.2 * taught[0]
 
 

@@ -34,8 +34,8 @@ from yolo_prune.training import run as run_module
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.initial_model import make_start
-from yolo_prune.training.schedule import Pace
-from yolo_prune.training.state import Trainee, make_trainee
+from yolo_prune.training.schedule import StepRates
+from yolo_prune.training.state import TrainingState, make_training_state
 
 pytestmark = [
     pytest.mark.usefixtures("undrawn"),
@@ -183,9 +183,9 @@ def test_a_sparse_run_keeps_its_last_epoch_and_others_their_best(
     assert last.training["average_updates"] == STEPS
 
 
-def make_tiny_trainee(config: TrainConfig) -> Trainee:
+def make_tiny_state(config: TrainConfig) -> TrainingState:
     torch.manual_seed(0)
-    return make_trainee(Detector(parse_cfg(TINY_CFG)).train(), config, 1)
+    return make_training_state(Detector(parse_cfg(TINY_CFG)).train(), config, 1)
 
 
 @pytest.fixture
@@ -198,23 +198,23 @@ def pair(hands: Path) -> DetectionDataset:
 
 def test_two_images_are_learnt_by_heart(pair: DetectionDataset) -> None:
     config = TrainConfig(learning_rate=2e-2, weight_decay=0.0)
-    trainee = make_tiny_trainee(config)
+    training = make_tiny_state(config)
     (batch,) = make_loader(pair, 2, shuffle=False, epoch=0)
-    losses = [train_step(trainee, batch, config, Pace(config.learning_rate)).tolist() for _ in range(150)]
+    losses = [train_step(training, batch, config, StepRates(config.learning_rate)).tolist() for _ in range(150)]
     assert all(math.isclose(sum(parts), total, rel_tol=1e-4) for total, *parts in losses)
     assert losses[-1][0] < 0.2 * losses[0][0]
-    assert measure_score_of(trainee.model.eval(), pair, device=CPU, batch_size=2).map50 > 0.9
+    assert measure_score_of(training.model.eval(), pair, device=CPU, batch_size=2).map50 > 0.9
 
 
 def test_a_step_moves_by_the_rate_it_is_given(pair: DetectionDataset) -> None:
     config = TrainConfig(learning_rate=0.5)
-    trainee = make_tiny_trainee(config)
+    training = make_tiny_state(config)
     (batch,) = make_loader(pair, 2, shuffle=False, epoch=0)
-    before = copy.deepcopy(list(trainee.model.parameters()))
-    train_step(trainee, batch, config, Pace(0.0))
-    assert all(map(torch.equal, trainee.model.parameters(), before))
-    train_step(trainee, batch, config, Pace(1e-3))
-    assert not all(map(torch.equal, trainee.model.parameters(), before))
+    before = copy.deepcopy(list(training.model.parameters()))
+    train_step(training, batch, config, StepRates(0.0))
+    assert all(map(torch.equal, training.model.parameters(), before))
+    train_step(training, batch, config, StepRates(1e-3))
+    assert not all(map(torch.equal, training.model.parameters(), before))
 
 
 def test_gradients_are_clipped(pair: DetectionDataset) -> None:
@@ -222,9 +222,9 @@ def test_gradients_are_clipped(pair: DetectionDataset) -> None:
     norms = {}
     for clip in (0.0, 1e-3):
         config = TrainConfig(clip_norm=clip)
-        trainee = make_tiny_trainee(config)
-        train_step(trainee, batch, config, Pace(1e-3))
-        gradients = [parameter.grad for parameter in trainee.model.parameters()]
+        training = make_tiny_state(config)
+        train_step(training, batch, config, StepRates(1e-3))
+        gradients = [parameter.grad for parameter in training.model.parameters()]
         norms[clip] = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None))
     assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
     assert norms[0.0] > 1e-2

@@ -46,7 +46,7 @@ def check(
         print_json(result.as_dict())
     else:
         print(result.format(), flush=True)
-    result.refuse_faults(strict)
+    result.raise_on_issues(strict)
 
 
 @app.command()

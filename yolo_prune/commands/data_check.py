@@ -11,7 +11,7 @@ from typing import Any
 from yolo_prune.commands.run_folders import make_run_folder
 from yolo_prune.console import report, report_progress
 from yolo_prune.datasets.check.check import check_dataset
-from yolo_prune.datasets.check.issues import KINDS, Finding
+from yolo_prune.datasets.check.issues import KINDS, Issue
 from yolo_prune.datasets.check.plots import save_box_plots, save_contact_sheet
 from yolo_prune.datasets.check.statistics import COCO_BOUNDS_PX, Spread, Statistics
 from yolo_prune.datasets.config import CheckConfig
@@ -35,19 +35,19 @@ class CheckResult:
     config: CheckConfig
     statistics: Mapping[str, Statistics]
     """Of each split, and of `all` together."""
-    findings: tuple[Finding, ...]
+    issues: tuple[Issue, ...]
     folder: Path
     """Where report.json, contact_sheet.png and boxes.png are."""
 
     @property
     def errors(self) -> int:
-        """How many of the findings are errors."""
-        return sum(finding.is_error for finding in self.findings)
+        """How many of the issues are errors."""
+        return sum(issue.is_error for issue in self.issues)
 
     @property
     def warnings(self) -> int:
         """How many of them are not."""
-        return len(self.findings) - self.errors
+        return len(self.issues) - self.errors
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON output."""
@@ -63,8 +63,8 @@ class CheckResult:
             "warnings": self.warnings,
             "all": statistics.pop("all"),
             "splits": statistics,
-            "found": dict(Counter(finding.kind for finding in self.findings)),
-            "findings": [finding.as_dict() for finding in self.findings],
+            "found": dict(Counter(issue.kind for issue in self.issues)),
+            "issues": [issue.as_dict() for issue in self.issues],
         }
 
     def format(self) -> str:
@@ -72,9 +72,9 @@ class CheckResult:
         splits = [split for split in self.statistics if split != "all"]
         classes = "1 class" if len(self.names) == 1 else f"{len(self.names)} classes"
         head = f"{self.data}: {self.statistics['all'].images} images, {classes}, {len(splits)} splits"
-        return "\n".join((head, "", *self._format_table(), "", *self._format_findings()))
+        return "\n".join((head, "", *self._format_table(), "", *self._format_issues()))
 
-    def refuse_faults(self, strict: bool) -> None:
+    def raise_on_issues(self, strict: bool) -> None:
         """End in an error where there is one; `strict` counts warnings as errors.
 
         Raises:
@@ -101,15 +101,15 @@ class CheckResult:
             padded = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
             yield "  ".join((title.ljust(first), *padded)).rstrip()
 
-    def _format_findings(self) -> Iterator[str]:
+    def _format_issues(self) -> Iterator[str]:
         yield f"{_count(self.errors, 'error')}, {_count(self.warnings, 'warning')}"
         for key, kind in KINDS.items():
-            found = [finding for finding in self.findings if finding.kind == key]
+            found = [issue for issue in self.issues if issue.kind == key]
             if not found:
                 continue
             yield ""
             yield f"{'error' if kind.is_error else 'warning'}: {kind.title}: {len(found)}"
-            yield from (f"  {finding.format()}" for finding in found[:SHOWN])
+            yield from (f"  {issue.format()}" for issue in found[:SHOWN])
             if len(found) > SHOWN:
                 yield f"  … and {len(found) - SHOWN} more"
 
@@ -131,7 +131,7 @@ def check_data(data: Path | None, out: Path | None, config: CheckConfig) -> Chec
     spec.require_all()
     folder = make_run_folder("check", "check") if out is None else out
     check = check_dataset(spec, config, report_progress("checking images"))
-    result = CheckResult(data, spec.names, config, check.statistics, check.findings, folder)
+    result = CheckResult(data, spec.names, config, check.statistics, check.issues, folder)
     save_contact_sheet(folder / "contact_sheet.png", check.images, list(spec.splits), spec.names)
     save_box_plots(folder / "boxes.png", check.figures, config.img_size)
     save_json(folder / "report.json", result.as_dict())

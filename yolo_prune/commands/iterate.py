@@ -133,21 +133,21 @@ def resume_iterate(folder: Path, changes: dict[str, Any]) -> IterateResult:
 
 def _go_on(folder: Path, config: IterateConfig, journal: Journal, spec: DataSpec) -> IterateResult:
     with watch_signals(config.max_minutes) as stop:
-        walk = _make_walk(folder, config, journal, spec, stop)
+        iteration = _make_walk(folder, config, journal, spec, stop)
         if not journal.steps:
-            _finish(walk, _measure_original(walk))
+            _finish(iteration, _measure_original(iteration))
         while not journal.is_done:
             stop.check()
             if journal.reason:
-                _settle(walk)
+                _settle(iteration)
             else:
-                _take_step(walk)
+                _take_step(iteration)
     plot = draw_frontier(folder / "frontier.png", [asdict(step) for step in journal.steps], config.max_drop)
     return IterateResult(Path(journal.steps[-1].checkpoint), folder / STEPS, plot, journal)
 
 
 @dataclass(frozen=True)
-class _Walk:
+class _Iteration:
     """A run under way."""
 
     folder: Path
@@ -167,31 +167,33 @@ class _Walk:
         return self.journal.steps[0]
 
 
-def _make_walk(folder: Path, config: IterateConfig, journal: Journal, spec: DataSpec, stop: StopSignal) -> _Walk:
+def _make_walk(folder: Path, config: IterateConfig, journal: Journal, spec: DataSpec, stop: StopSignal) -> _Iteration:
     checkpoint, device = load_checkpoint(Path(journal.source)), make_device(config.device)
     settings = _make_settings(config, Path(journal.source), 1, 0)
     run = Run(settings, spec, "iterate", folder, settings.img_size or checkpoint.img_size, {}, device)
     cost = measure_cost(checkpoint.network, checkpoint.img_size)
-    return _Walk(folder, config, journal, spec, device, load_datasets(run), stop, checkpoint.network, cost)
+    return _Iteration(folder, config, journal, spec, device, load_datasets(run), stop, checkpoint.network, cost)
 
 
-def _measure_original(walk: _Walk) -> Step:
+def _measure_original(iteration: _Iteration) -> Step:
     """Score the network that all began with: of a last.pt, as of every step, the averaged weights."""
-    checkpoint = load_checkpoint(Path(walk.journal.source))
+    checkpoint = load_checkpoint(Path(iteration.journal.source))
     model, size = checkpoint.make_model(), checkpoint.img_size
-    cost = count_nonzeros(model, size) if walk.config.granularity == "weight" else walk.cost
-    placed = model.to(walk.device).to(memory_format=torch.channels_last).eval()
-    score = measure_score_of(placed, walk.datasets[1], device=walk.device, batch_size=walk.config.finetune.batch_size)
-    return Step("original", 0.0, cost.params, cost.macs, score.map50, 0, 0.0, walk.journal.source)
+    cost = count_nonzeros(model, size) if iteration.config.granularity == "weight" else iteration.cost
+    placed = model.to(iteration.device).to(memory_format=torch.channels_last).eval()
+    score = measure_score_of(
+        placed, iteration.datasets[1], device=iteration.device, batch_size=iteration.config.finetune.batch_size
+    )
+    return Step("original", 0.0, cost.params, cost.macs, score.map50, 0, 0.0, iteration.journal.source)
 
 
-def _take_step(walk: _Walk) -> None:
+def _take_step(iteration: _Iteration) -> None:
     """Drop channels, finetune, and enter the step; say in the journal if it was the last."""
-    config, journal = walk.config, walk.journal
+    config, journal = iteration.config, iteration.journal
     number = len(journal.steps)
-    place = walk.folder / f"{number:02d}"
+    place = iteration.folder / f"{number:02d}"
     began, before = time.monotonic(), journal.steps[-1]
-    limits = Limits(walk.network, walk.cost, min(config.target_ratio, number * config.step))
+    limits = Limits(iteration.network, iteration.cost, min(config.target_ratio, number * config.step))
     previous = Path(before.checkpoint) if number == 1 else Path(before.checkpoint).with_name("last.pt")
     if (
         place / "pruned.pt"
@@ -200,10 +202,10 @@ def _take_step(walk: _Walk) -> None:
     elif config.granularity == "weight":
         made = cut_weights(previous, place / "pruned.pt", config, limits)
     else:
-        made = cut(previous, place / "pruned.pt", config, limits, walk.spec, walk.device)
+        made = cut(previous, place / "pruned.pt", config, limits, iteration.spec, iteration.device)
     is_last = made.meets_target or limits.ratio >= config.target_ratio
     is_scored = is_last or number % config.score_every == 0
-    best = _train(walk, _make_step_settings(walk, place / "pruned.pt", is_scored), place)
+    best = _train(iteration, _make_step_settings(iteration, place / "pruned.pt", is_scored), place)
     rows = load_checkpoint(place / "last.pt").training["rows"]
     step = Step(
         place.name,
@@ -215,30 +217,28 @@ def _take_step(walk: _Walk) -> None:
         time.monotonic() - began,
         str(best),
     )
-    if _is_lost(walk, step):
-        journal.reason = (
-            f"step {place.name} lost more than {config.max_drop:g} AP50: {_find_good(walk).name} was the last good one"
-        )
+    if _is_lost(iteration, step):
+        journal.reason = f"step {place.name} lost more than {config.max_drop:g} AP50: {_find_good(iteration).name} was the last good one"
     elif is_last:
         journal.reason = "the target is reached"
-    _finish(walk, step)
+    _finish(iteration, step)
 
 
-def _settle(walk: _Walk) -> None:
+def _settle(iteration: _Iteration) -> None:
     """Finetune the last good network with a falling learning rate, and end."""
-    config, good = walk.config, _find_good(walk)
-    walk.journal.is_done = True
+    config, good = iteration.config, _find_good(iteration)
+    iteration.journal.is_done = True
     if not config.settle_epochs or good.name == "original":
-        _finish(walk, replace(good, name=SETTLE, epochs=0, seconds=0.0))
+        _finish(iteration, replace(good, name=SETTLE, epochs=0, seconds=0.0))
         return
     began = time.monotonic()
     source = Path(good.checkpoint).with_name("last.pt")  # with what the optimizer knows
-    number = len(walk.journal.steps)
+    number = len(iteration.journal.steps)
     settings = _make_settings(config, source, config.settle_epochs, config.settle_epochs, number)
-    best = _train(walk, settings, walk.folder / SETTLE)
-    rows = load_checkpoint(walk.folder / SETTLE / "last.pt").training["rows"]
+    best = _train(iteration, settings, iteration.folder / SETTLE)
+    rows = load_checkpoint(iteration.folder / SETTLE / "last.pt").training["rows"]
     _finish(
-        walk,
+        iteration,
         replace(
             good,
             name=SETTLE,
@@ -250,26 +250,26 @@ def _settle(walk: _Walk) -> None:
     )
 
 
-def _train(walk: _Walk, settings: TrainConfig, place: Path) -> Path:
+def _train(iteration: _Iteration, settings: TrainConfig, place: Path) -> Path:
     """Finetune in a step's folder, or take that up where it stopped, and return its best checkpoint."""
-    minutes = walk.stop.minutes_left
+    minutes = iteration.stop.minutes_left
     last = place / "last.pt"
     if last.is_file():
         if load_checkpoint(last).training["is_done"]:
             return place / "best.pt"
-        changes = {"max_minutes": minutes, "device": walk.config.device}
-        return resume_training(place, changes, datasets=walk.datasets)
+        changes = {"max_minutes": minutes, "device": iteration.config.device}
+        return resume_training(place, changes, datasets=iteration.datasets)
     assert settings.weights is not None
     moments = load_moments(load_checkpoint(settings.weights))
     settings = replace(settings, max_minutes=minutes)
-    return start_training(settings, place, "iterate", moments=moments, datasets=walk.datasets)
+    return start_training(settings, place, "iterate", moments=moments, datasets=iteration.datasets)
 
 
-def _make_step_settings(walk: _Walk, weights: Path, is_scored: bool) -> TrainConfig:
-    config, original = walk.config, walk.original.map50
+def _make_step_settings(iteration: _Iteration, weights: Path, is_scored: bool) -> TrainConfig:
+    config, original = iteration.config, iteration.original.map50
     goal = None if config.recover is None or original is None else max(0.0, original - config.recover)
     interval = 1 if goal is not None else config.epochs if is_scored else 0
-    settings = _make_settings(config, weights, config.epochs, interval, len(walk.journal.steps))
+    settings = _make_settings(config, weights, config.epochs, interval, len(iteration.journal.steps))
     return replace(settings, schedule="constant", goal=goal)
 
 
@@ -289,19 +289,21 @@ def _make_settings(
     )
 
 
-def _is_lost(walk: _Walk, step: Step) -> bool:
-    original = walk.original.map50
-    return original is not None and step.map50 is not None and step.map50 < original - walk.config.max_drop
+def _is_lost(iteration: _Iteration, step: Step) -> bool:
+    original = iteration.original.map50
+    return original is not None and step.map50 is not None and step.map50 < original - iteration.config.max_drop
 
 
-def _find_good(walk: _Walk) -> Step:
+def _find_good(iteration: _Iteration) -> Step:
     """Return the last step whose AP50 was measured and is not lost."""
-    return next(step for step in reversed(walk.journal.steps) if step.map50 is not None and not _is_lost(walk, step))
+    return next(
+        step for step in reversed(iteration.journal.steps) if step.map50 is not None and not _is_lost(iteration, step)
+    )
 
 
-def _finish(walk: _Walk, step: Step) -> None:
-    walk.journal.steps.append(step)
-    save_json(walk.folder / STEPS, asdict(walk.journal))
+def _finish(iteration: _Iteration, step: Step) -> None:
+    iteration.journal.steps.append(step)
+    save_json(iteration.folder / STEPS, asdict(iteration.journal))
     report(format_steps([asdict(step)], heading=step.name == "original"))
 
 

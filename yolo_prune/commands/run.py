@@ -37,7 +37,7 @@ SHARED = {one.name for one in list_settings(RunConfig) if not one.is_nested} | {
 
 
 @dataclass(frozen=True)
-class ChainResult:
+class RunResult:
     """The checkpoints of a chain by the name of their row, and the bench's result."""
 
     checkpoints: dict[str, Path]
@@ -67,7 +67,7 @@ def load_run(path: Path) -> RunConfig:
     return parse_config(base, values, path)
 
 
-def run_stages(config: RunConfig) -> ChainResult:
+def run_stages(config: RunConfig) -> RunResult:
     """Run every stage that is not done yet and return what they made.
 
     Raises:
@@ -131,7 +131,7 @@ def run_stages(config: RunConfig) -> ChainResult:
         place, "bench.json", (bench_settings, data, [_hash(path) for path in checkpoints.values()]), bench_stage
     )
     report(f"table in {place / 'bench.md'}, detections side by side in {place / 'detections.png'}")
-    return ChainResult(checkpoints, load_bench(table))
+    return RunResult(checkpoints, load_bench(table))
 
 
 def _once(folder: Path, product: str, ingredients: tuple[Any, ...], work: Callable[[], Path]) -> Path:

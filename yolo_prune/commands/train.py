@@ -18,7 +18,7 @@ from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.pruning.balance import balance_gammas_
 from yolo_prune.pruning.silencer import Removal
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.distributed import Ranks, count_restarts, join_ranks
+from yolo_prune.training.distributed import Processes, count_restarts, join_processes
 from yolo_prune.training.initial_model import make_start
 from yolo_prune.training.optimizer import Moments
 from yolo_prune.training.resume import Report
@@ -30,17 +30,17 @@ def launch_training(config: TrainConfig, default_name: str, stage: str) -> Path:
 
     Processes that were started again, because one had died, take up the run where its last.pt stands.
     """
-    with join_ranks(config.device) as (ranks, device):
+    with join_processes(config.device) as (processes, device):
         name = config.name
         if count_restarts():
-            folder = ranks.share(find_run_folder(name, default_name) if ranks.is_first else None)
+            folder = processes.share(find_run_folder(name, default_name) if processes.is_first else None)
             if folder is not None and (folder / "last.pt").is_file():
                 settings, last = load_last(folder, {})
-                return _go_on(settings, last, folder, ranks, device)
-        folder = ranks.share(make_run_folder(name, default_name) if ranks.is_first else Path(name))
-        spec = _load_in_turn(config, ranks)
-        _tell_lacks(spec, config, _get_voice(ranks))
-        return _start(config, spec, folder, stage, ranks, device)
+                return _go_on(settings, last, folder, processes, device)
+        folder = processes.share(make_run_folder(name, default_name) if processes.is_first else Path(name))
+        spec = _load_in_turn(config, processes)
+        _tell_lacks(spec, config, _get_voice(processes))
+        return _start(config, spec, folder, stage, processes, device)
 
 
 def start_training(
@@ -58,15 +58,17 @@ def start_training(
     `removal` are those of `training.run.train`. From a last.pt a run starts with the averaged weights, or with `moments` with
     those of the last step, to which they belong.
     """
-    with join_ranks(config.device) as (ranks, device):
-        return _start(config, _load_in_turn(config, ranks), folder, stage, ranks, device, moments, datasets, removal)
+    with join_processes(config.device) as (processes, device):
+        return _start(
+            config, _load_in_turn(config, processes), folder, stage, processes, device, moments, datasets, removal
+        )
 
 
 def resume_training(folder: Path, changes: dict[str, Any] | None = None, *, datasets: Datasets | None = None) -> Path:
     """Take up the run that stopped in `folder`, and return its best checkpoint; `changes` are settings to change."""
     config, last = load_last(folder, changes or {})
-    with join_ranks(config.device) as (ranks, device):
-        return _go_on(config, last, folder, ranks, device, datasets)
+    with join_processes(config.device) as (processes, device):
+        return _go_on(config, last, folder, processes, device, datasets)
 
 
 def _start(
@@ -74,13 +76,13 @@ def _start(
     spec: DataSpec,
     folder: Path,
     stage: str,
-    ranks: Ranks,
+    processes: Processes,
     device: torch.device,
     moments: Moments | None = None,
     datasets: Datasets | None = None,
     removal: Removal | None = None,
 ) -> Path:
-    say = _get_voice(ranks)
+    say = _get_voice(processes)
     config = _find_teacher(replace(config, data=spec.source), say)
     start = make_start(config, len(spec.names), say, spec.samples("train"))
     if moments is not None and start.parent is not None:  # they belong to the last step's weights
@@ -92,7 +94,7 @@ def _start(
         f"{stage}: {cost.params:,} params, {cost.macs / 1e9:.3g} G MACs at {start.img_size} px; "
         f"{len(spec.samples('train'))} images, {config.epochs} epochs, into {folder}"
     )
-    run = make_run(config, spec, start, stage=stage, folder=folder, device=device, ranks=ranks)
+    run = make_run(config, spec, start, stage=stage, folder=folder, device=device, processes=processes)
     return train(run, start.model, report=say, moments=moments, datasets=datasets, removal=removal)
 
 
@@ -109,22 +111,22 @@ def _go_on(
     config: TrainConfig,
     last: Checkpoint,
     folder: Path,
-    ranks: Ranks,
+    processes: Processes,
     device: torch.device,
     datasets: Datasets | None = None,
 ) -> Path:
-    say = _get_voice(ranks)
-    run = make_run_of(config, load_data(config.data), last, folder=folder, device=device, ranks=ranks)
+    say = _get_voice(processes)
+    run = make_run_of(config, load_data(config.data), last, folder=folder, device=device, processes=processes)
     say(f"resuming {folder} after epoch {last.training['epoch']} of {config.epochs}")
     model = last.make_last_step_model()
     model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
     return train(run, model.requires_grad_(True), last, say, datasets=datasets)
 
 
-def _load_in_turn(config: TrainConfig, ranks: Ranks) -> DataSpec:
+def _load_in_turn(config: TrainConfig, processes: Processes) -> DataSpec:
     """Read the data set, the first process before the others: it may have to be drawn."""
-    spec = _load(config) if ranks.is_first else None
-    ranks.share(None)
+    spec = _load(config) if processes.is_first else None
+    processes.share(None)
     return spec or _load(config)
 
 
@@ -141,5 +143,5 @@ def _tell_lacks(spec: DataSpec, config: TrainConfig, say: Report) -> None:
         say(f"{reason}: bench will score on val" + (f", {CHOSEN_BY}" if is_chosen else ""))
 
 
-def _get_voice(ranks: Ranks) -> Report:
-    return report if ranks.is_first else lambda line: None
+def _get_voice(processes: Processes) -> Report:
+    return report if processes.is_first else lambda line: None

@@ -28,7 +28,7 @@ class GroundTruth:
     """(G,) class indices."""
 
     ignore: BoolArray | None = None
-    """(G,) crowds and the like: finding or missing them neither helps nor hurts. None: there are none."""
+    """(G,) crowds and the like: detecting or missing them neither helps nor hurts. None: there are none."""
 
     @property
     def counted(self) -> BoolArray:

@@ -26,7 +26,7 @@ _MEETINGS = itertools.count()
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Processes:
     """This process's place among those of its run; alone unless told otherwise."""
 
     rank: int = 0
@@ -87,14 +87,14 @@ def count_restarts() -> int:
 
 
 @contextmanager
-def join_ranks(device: str) -> Iterator[tuple[Ranks, torch.device]]:
-    """Yield this process's ranks and device; under torchrun the processes find each other first, and take one GPU each.
+def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
+    """Yield which of the processes this is, and its device; under torchrun the processes find each other first, and take one GPU each.
 
     Raises:
         ConfigError: the device is not there, or is one GPU's number while there are several processes.
     """
     if not is_launched():
-        yield Ranks(), make_device(device)
+        yield Processes(), make_device(device)
         return
     count = int(os.environ["WORLD_SIZE"])
     if device.startswith("cuda:") and count > 1:
@@ -108,7 +108,7 @@ def join_ranks(device: str) -> Iterator[tuple[Ranks, torch.device]]:
     try:
         control = distributed.new_group(backend="gloo")
         assert isinstance(control, distributed.ProcessGroup)  # every process is a member
-        yield Ranks(distributed.get_rank(), distributed.get_world_size(), control), place
+        yield Processes(distributed.get_rank(), distributed.get_world_size(), control), place
     finally:
         distributed.destroy_process_group()
 
@@ -121,7 +121,7 @@ def _meet(backend: str) -> None:
     distributed.init_process_group(backend, store=fresh, rank=rank, world_size=count)
 
 
-def broadcast(tensors: Sequence[Tensor], ranks: Ranks) -> None:
+def broadcast(tensors: Sequence[Tensor], processes: Processes) -> None:
     """Give every process the first one's tensors, in place."""
-    for tensor in tensors if ranks.count > 1 else ():
+    for tensor in tensors if processes.count > 1 else ():
         distributed.broadcast(tensor, 0)

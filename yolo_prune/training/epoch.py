@@ -19,8 +19,8 @@ from yolo_prune.model.decode import normalise
 from yolo_prune.pruning.gamma_sparsity import GammaSparsity
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.optimizer import MEAN_SQUARE
-from yolo_prune.training.schedule import Pace
-from yolo_prune.training.state import Trainee
+from yolo_prune.training.schedule import StepRates
+from yolo_prune.training.state import TrainingState
 from yolo_prune.training.teacher import Watch
 
 PARTS = ("loss", "box", "objectness", "classes", "teacher")
@@ -29,7 +29,7 @@ READ_EVERY = 20
 
 
 @dataclass
-class Tally:
+class EpochStats:
     """What an epoch has behind it."""
 
     losses: Tensor = field(default_factory=lambda: torch.zeros(len(PARTS)))
@@ -50,82 +50,82 @@ class Tally:
         return self.images / max(1e-9, self.seconds)
 
 
-BetweenSteps = Callable[[Tally], None]
+BetweenSteps = Callable[[EpochStats], None]
 
 
 def train_epoch(
-    trainee: Trainee,
+    training: TrainingState,
     batches: Iterable[Batch],
     config: TrainConfig,
-    pace_of: Callable[[int], Pace],
-    tally: Tally,
+    pace_of: Callable[[int], StepRates],
+    stats: EpochStats,
     *,
     before_step: BetweenSteps,
     after_look: BetweenSteps,
 ) -> None:
-    """Train on every batch once and enter it in the tally.
+    """Train on every batch once and count it in the stats.
 
     Args:
-        batches: this process's; where the tally begins with steps, the ones after those.
-        pace_of: the pace of the epoch's step 0, 1, …
+        batches: this process's; where the stats begin with steps, the ones after those.
+        rates_of: the rates of the epoch's step 0, 1, …
         before_step: called before every step; it may raise to stop.
         after_look: called each time the losses were looked at.
 
     Raises:
         TrainingError: the loss is no longer a number.
     """
-    trainee.learn()
-    tally.losses = tally.losses.to(trainee.device)
-    started, before = time.perf_counter(), tally.seconds
+    training.learn()
+    stats.losses = stats.losses.to(training.device)
+    started, before = time.perf_counter(), stats.seconds
     for batch in batches:
-        tally.seconds = before + time.perf_counter() - started
-        before_step(tally)
-        tally.losses += train_step(trainee, batch, config, pace_of(tally.steps))
-        tally.steps += 1
-        tally.images += len(batch.images) * trainee.ranks.count
-        if tally.steps % READ_EVERY == 0:
-            tally.seconds = before + time.perf_counter() - started
-            check_loss(tally)
-            after_look(tally)
-    check_sanity(trainee, tally)
-    tally.seconds = before + time.perf_counter() - started
-    after_look(tally)
+        stats.seconds = before + time.perf_counter() - started
+        before_step(stats)
+        stats.losses += train_step(training, batch, config, pace_of(stats.steps))
+        stats.steps += 1
+        stats.images += len(batch.images) * training.processes.count
+        if stats.steps % READ_EVERY == 0:
+            stats.seconds = before + time.perf_counter() - started
+            check_loss(stats)
+            after_look(stats)
+    check_sanity(training, stats)
+    stats.seconds = before + time.perf_counter() - started
+    after_look(stats)
 
 
-def train_step(trainee: Trainee, batch: Batch, config: TrainConfig, pace: Pace) -> Tensor:
+def train_step(training: TrainingState, batch: Batch, config: TrainConfig, rates: StepRates) -> Tensor:
     """Take one optimizer step, then the proximal step of sparsity, and return (5,) the losses named in PARTS.
 
     The batch is this process's part of the step. Losses are divided by the positives of the whole step, all processes' and
     all passes', so that a step comes out the same however it is cut.
     """
-    optimizer, ranks = trainee.optimizer, trainee.ranks
+    optimizer, processes = training.optimizer, training.processes
     for group in optimizer.param_groups:
-        group["lr"] = pace.learning_rate
+        group["lr"] = rates.learning_rate
     passes = batch.split(config.accumulate)
-    goals = [trainee.loss.make_goals(one.targets, len(one.images), *one.images.shape[-2:]) for one in passes]
-    (positives,) = ranks.add_up([sum(goal.positives for goal in goals)])
-    share = max(1.0, positives) / ranks.count  # gradients are averaged over processes
+    goals = [training.loss.make_goals(one.targets, len(one.images), *one.images.shape[-2:]) for one in passes]
+    (positives,) = processes.add_up([sum(goal.positives for goal in goals)])
+    share = max(1.0, positives) / processes.count  # gradients are averaged over processes
     optimizer.zero_grad(set_to_none=True)
-    losses = torch.zeros(len(PARTS), device=trainee.device)
+    losses = torch.zeros(len(PARTS), device=training.device)
     for number, (one, goal) in enumerate(zip(passes, goals, strict=True), 1):
-        with trainee.hold_back(number < len(passes)):
-            losses += _learn_from(trainee, one, goal, share)
-    trainee.scaler.unscale_(optimizer)
-    held = trainee.zeros.hold() if trainee.zeros is not None else []
+        with training.hold_back(number < len(passes)):
+            losses += _learn_from(training, one, goal, share)
+    training.scaler.unscale_(optimizer)
+    held = training.zeros.hold() if training.zeros is not None else []
     if config.clip_norm > 0:
-        clip_grad_norm_(trainee.model.parameters(), config.clip_norm, foreach=True)
-    zeros = trainee.sparsity.find_zeros() if trainee.sparsity is not None and pace.keeps_zeros else None
-    trainee.scaler.step(optimizer)
-    trainee.scaler.update()
-    if trainee.zeros is not None:
-        trainee.zeros.clear_(held)
-    if trainee.sparsity is not None and zeros is not None:
-        trainee.sparsity.clear_(zeros)
-    if trainee.sparsity is not None and pace.shrinkage > 0:
-        trainee.sparsity.shrink_(pace.shrinkage)
-    if trainee.silencer is not None and trainee.sparsity is not None and pace.gone > 0:
-        trainee.silencer.silence_(pace.gone, _measure_worth(trainee.sparsity, optimizer))
-    trainee.average.update(trainee.model)
+        clip_grad_norm_(training.model.parameters(), config.clip_norm, foreach=True)
+    zeros = training.sparsity.find_zeros() if training.sparsity is not None and rates.keeps_zeros else None
+    training.scaler.step(optimizer)
+    training.scaler.update()
+    if training.zeros is not None:
+        training.zeros.clear_(held)
+    if training.sparsity is not None and zeros is not None:
+        training.sparsity.clear_(zeros)
+    if training.sparsity is not None and rates.shrinkage > 0:
+        training.sparsity.shrink_(rates.shrinkage)
+    if training.silencer is not None and training.sparsity is not None and rates.gone > 0:
+        training.silencer.silence_(rates.gone, _measure_worth(training.sparsity, optimizer))
+    training.average.update(training.model)
     return losses
 
 
@@ -141,41 +141,41 @@ def _measure_worth(sparsity: GammaSparsity, optimizer: Optimizer) -> Tensor | No
     return sparsity.measure_worth(find_squares)
 
 
-def _learn_from(trainee: Trainee, batch: Batch, goals: Goals, positives: float) -> Tensor:
+def _learn_from(training: TrainingState, batch: Batch, goals: Goals, positives: float) -> Tensor:
     """Add one pass's gradients to those that are there, and return its (5,) losses."""
-    kind = next(trainee.model.parameters()).dtype
-    pixels = normalise(batch.images.to(trainee.device, non_blocking=True), kind)
+    kind = next(training.model.parameters()).dtype
+    pixels = normalise(batch.images.to(training.device, non_blocking=True), kind)
     images = pixels.to(memory_format=torch.channels_last)
-    watch = Watch(trainee.model.network)
-    with trainee.autocast():
-        heads = trainee.answer(images, watch.visit) if trainee.teacher is not None else trainee.answer(images)
-    losses = trainee.loss(heads, goals.to(trainee.device), positives)
+    watch = Watch(training.model.network)
+    with training.autocast():
+        heads = training.answer(images, watch.visit) if training.teacher is not None else training.answer(images)
+    losses = training.loss(heads, goals.to(training.device), positives)
     total, taught = losses.total, losses.total.new_zeros(())
-    if trainee.teacher is not None:
-        with trainee.autocast():
-            taught = trainee.teacher.measure(images, heads, watch.maps) / positives
+    if training.teacher is not None:
+        with training.autocast():
+            taught = training.teacher.measure(images, heads, watch.maps) / positives
         total = total + taught
-    torch.autograd.backward(trainee.scaler.scale(total))
+    torch.autograd.backward(training.scaler.scale(total))
     return torch.stack((total.detach(), losses.box, losses.objectness, losses.classes, taught.detach()))
 
 
-def check_loss(tally: Tally) -> None:
+def check_loss(stats: EpochStats) -> None:
     """Look at the losses.
 
     Raises:
         TrainingError: one was no number.
     """
-    if not math.isfinite(loss := tally.means["loss"]):
+    if not math.isfinite(loss := stats.means["loss"]):
         raise TrainingError(f"the loss became {loss}", right="lower learning_rate, and resume or start again")
 
 
-def check_sanity(trainee: Trainee, tally: Tally) -> None:
+def check_sanity(training: TrainingState, stats: EpochStats) -> None:
     """Look at the losses and at the weights, which the last step may have spoilt; what is sound may be saved.
 
     Raises:
         TrainingError: something is no number.
     """
-    check_loss(tally)
-    norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter in trainee.model.parameters()]))
+    check_loss(stats)
+    norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter in training.model.parameters()]))
     if not bool(norms.isfinite().all()):
         raise TrainingError("a weight is no longer a number", right="lower learning_rate, and resume or start again")

@@ -12,11 +12,11 @@ from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.gamma_sparsity import GAMMA_THRESHOLD, GammaSparsity
 from yolo_prune.pruning.plan import FloatArray
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.epoch import PARTS, Tally
+from yolo_prune.training.epoch import PARTS, EpochStats
 from yolo_prune.training.report import count_gammas, draw_gammas, save_results
 from yolo_prune.training.resume import Progress, Report, Run, save_best, save_last
-from yolo_prune.training.schedule import Pace
-from yolo_prune.training.state import Trainee
+from yolo_prune.training.schedule import StepRates
+from yolo_prune.training.state import TrainingState
 from yolo_prune.training.validate import make_averaged, make_slim, measure_map50, measure_slimness
 
 JUDGED = 3
@@ -25,17 +25,17 @@ no reason to keep weights that the learning rate had not settled yet."""
 
 
 def finish_epoch(
-    run: Run, trainee: Trainee, progress: Progress, pace: Pace, val: DetectionDataset, report: Report
+    run: Run, training: TrainingState, progress: Progress, rates: StepRates, val: DetectionDataset, report: Report
 ) -> None:
-    """Validate, report and save the epoch that `progress.tally` has counted; `pace` is its last step's."""
+    """Validate, report and save the epoch that `progress.stats` has counted; `rates` are its last step's."""
     config, number = run.config, progress.epoch + 1
     is_last = number == config.epochs
     is_validated = config.val_interval > 0 and (is_last or number % config.val_interval == 0)
-    averaged = make_averaged(trainee.model.network, trainee.average.state, run.ranks)
+    averaged = make_averaged(training.model.network, training.average.state, run.processes)
     map50 = _score(run, averaged, val) if is_validated else None
-    gammas = _measure_gammas(averaged, trainee)
-    row: dict[str, Any] = {"epoch": number, **_format_tally(config, progress.tally)}
-    row |= {"learning_rate": pace.learning_rate, "images_per_s": progress.tally.images_per_s, "val_map50": map50}
+    gammas = _measure_gammas(averaged, training)
+    row: dict[str, Any] = {"epoch": number, **_format_stats(config, progress.stats)}
+    row |= {"learning_rate": rates.learning_rate, "images_per_s": progress.stats.images_per_s, "val_map50": map50}
     row |= {"channels_below": int((gammas < GAMMA_THRESHOLD).sum()), "channels": int(np.isfinite(gammas).sum())}
     if config.remove:
         left = measure_slimness(averaged, run.img_size, map50)
@@ -46,13 +46,13 @@ def finish_epoch(
         row |= {"pruned_params": left.params, "pruned_macs": left.macs, "pruned_map50": left.map50}
     if config.is_sparse:
         progress.gammas = [*progress.gammas, count_gammas(gammas)]
-    progress.epoch, progress.rows, progress.tally = number, [*progress.rows, row], Tally()
+    progress.epoch, progress.rows, progress.stats = number, [*progress.rows, row], EpochStats()
     is_best = _judge(config, progress, map50, is_last)
-    if run.ranks.is_first:
+    if run.processes.is_first:
         report(_format_epoch(row, config))
         if is_best or config.val_interval == 0 or not (run.folder / "best.pt").exists():
-            save_best(run, trainee, {"epoch": number, "val_map50": map50})
-        save_last(run, trainee, progress)
+            save_best(run, training, {"epoch": number, "val_map50": map50})
+        save_last(run, training, progress)
         save_results(run.folder, progress.rows, draw=is_validated)
         if config.is_sparse and is_validated:
             draw_gammas(run.folder / "gammas.png", progress.gammas, GAMMA_THRESHOLD)
@@ -84,21 +84,21 @@ def _score(run: Run, model: Detector, val: DetectionDataset) -> float:
     return measure_map50(
         model.to(run.device),
         val,
-        run.ranks,
+        run.processes,
         device=run.device,
         batch_size=run.config.batch_size,
         rectangular=run.config.rectangular,
     )
 
 
-def _measure_gammas(averaged: Detector, trainee: Trainee) -> FloatArray:
-    if trainee.sparsity is None:
+def _measure_gammas(averaged: Detector, training: TrainingState) -> FloatArray:
+    if training.sparsity is None:
         return np.full(0, np.inf)
     return GammaSparsity(averaged, make_channel_graph(averaged.network)).measure()
 
 
-def _format_tally(config: TrainConfig, tally: Tally) -> dict[str, float]:
-    means = tally.means
+def _format_stats(config: TrainConfig, stats: EpochStats) -> dict[str, float]:
+    means = stats.means
     return {name: means[name] for name in PARTS if name != "teacher" or config.teacher is not None}
 
 

@@ -6,7 +6,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from yolo_prune.training.epoch import Tally
+from yolo_prune.training.epoch import EpochStats
 from yolo_prune.training.resume import Progress
 
 
@@ -19,7 +19,7 @@ class ProgressBar:
             desc="train",
             unit="image",
             total=epochs * images_per_epoch,
-            initial=self._count(progress.tally),
+            initial=self._count(progress.stats),
             leave=False,
             smoothing=0.05,
             disable=None if is_shown else True,
@@ -33,17 +33,17 @@ class ProgressBar:
     ) -> None:
         self._bar.close()
 
-    def show(self, tally: Tally) -> None:
-        """Move the bar to where a tally of the present epoch stands."""
+    def show(self, stats: EpochStats) -> None:
+        """Move the bar to where the stats of the present epoch stand."""
         rows = self._progress.rows
         scores = [row["val_map50"] for row in rows if row["val_map50"] is not None]
         parts = [f"epoch {min(self._epochs, self._progress.epoch + 1)}/{self._epochs}"]
         parts += (
-            [f"loss {tally.means['loss']:.3f}"] if tally.steps else [f"loss {row['loss']:.3f}" for row in rows[-1:]]
+            [f"loss {stats.means['loss']:.3f}"] if stats.steps else [f"loss {row['loss']:.3f}" for row in rows[-1:]]
         )
         parts += [f"AP50 {scores[-1]:.3f}"] if scores else []
         self._bar.set_postfix_str(", ".join(parts), refresh=False)
-        self._bar.update(self._count(tally) - self._bar.n)
+        self._bar.update(self._count(stats) - self._bar.n)
 
-    def _count(self, tally: Tally) -> int:
-        return min(self._epochs, self._progress.epoch) * self._images + tally.images
+    def _count(self, stats: EpochStats) -> int:
+        return min(self._epochs, self._progress.epoch) * self._images + stats.images

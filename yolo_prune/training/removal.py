@@ -11,11 +11,11 @@ from yolo_prune.pruning.surgery import rebuild, slice_tensors
 from yolo_prune.pruning.verify import verify
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.optimizer import get_moments, make_optimizer, put_moments_, slice_moments
-from yolo_prune.training.state import Trainee, make_answer, prepare
+from yolo_prune.training.state import TrainingState, make_answer, prepare
 from yolo_prune.training.zero_mask import KeptZeros
 
 
-def remove_silent_(trainee: Trainee, config: TrainConfig, img_size: int, least_share: float = 0.0) -> bool:
+def remove_silent_(training: TrainingState, config: TrainConfig, img_size: int, least_share: float = 0.0) -> bool:
     """Cut out the channels that are silent, in place, if they are more than a share of the prunable ones; say whether it was done.
 
     What is left computes what it did before: outputs are compared in float64.
@@ -23,21 +23,21 @@ def remove_silent_(trainee: Trainee, config: TrainConfig, img_size: int, least_s
     Raises:
         PlanError: outputs differ by more than rounding explains; nothing has been changed.
     """
-    if (silencer := trainee.silencer) is None:
+    if (silencer := training.silencer) is None:
         return False
-    model, plan = trainee.model, silencer.find_silent()
+    model, plan = training.model, silencer.find_silent()
     silent, prunable = int((~plan.keep).sum()), int(make_channel_graph(model.network).prunable.sum())
     if silent <= least_share * prunable:
         return False
     slim = rebuild(model, plan).train(model.training).to(memory_format=torch.channels_last)
-    slim = prepare(slim, config, trainee.ranks)
+    slim = prepare(slim, config, training.processes)
     difference = verify(model, slim, "the network in training")
-    moments = get_moments(trainee.optimizer.state_dict(), model)
-    trainee.optimizer = make_optimizer(slim, config)
-    put_moments_(trainee.optimizer, slim, slice_moments(model.network, plan, moments))
-    trainee.average.state = slice_tensors(model.network, plan, trainee.average.state)
-    trainee.model, trainee.answer = slim, make_answer(slim, config, trainee.ranks)
-    trainee.sparsity = GammaSparsity(slim, make_channel_graph(slim.network))
-    trainee.silencer = Silencer(slim, silencer.removal.after(plan, difference), config.removal_plan, img_size)
-    trainee.zeros = KeptZeros(slim) if config.keep_zeros else None
+    moments = get_moments(training.optimizer.state_dict(), model)
+    training.optimizer = make_optimizer(slim, config)
+    put_moments_(training.optimizer, slim, slice_moments(model.network, plan, moments))
+    training.average.state = slice_tensors(model.network, plan, training.average.state)
+    training.model, training.answer = slim, make_answer(slim, config, training.processes)
+    training.sparsity = GammaSparsity(slim, make_channel_graph(slim.network))
+    training.silencer = Silencer(slim, silencer.removal.after(plan, difference), config.removal_plan, img_size)
+    training.zeros = KeptZeros(slim) if config.keep_zeros else None
     return True

@@ -12,9 +12,9 @@ import torch
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.model.checkpoint import Checkpoint, save_checkpoint
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.distributed import Ranks
-from yolo_prune.training.epoch import Tally
-from yolo_prune.training.state import Trainee
+from yolo_prune.training.distributed import Processes
+from yolo_prune.training.epoch import EpochStats
+from yolo_prune.training.state import TrainingState
 
 Report = Callable[[str], None]
 
@@ -30,7 +30,11 @@ class Run:
     img_size: int
     provenance: dict[str, Any]
     device: torch.device
-    ranks: Ranks = field(default_factory=Ranks)
+    processes: Processes = field(default_factory=Processes)
+
+
+OLD_NAMES = {"tally": "stats"}
+"""What parts of a training state were called in files of version 0.1."""
 
 
 @dataclass
@@ -50,32 +54,33 @@ class Progress:
     """One per finished epoch, as in results.csv."""
     gammas: list[list[int]] = field(default_factory=list)
     """How many channels have a γ of what size, one list per validated epoch of a sparse run."""
-    tally: Tally = field(default_factory=Tally)
+    stats: EpochStats = field(default_factory=EpochStats)
     """Of the epoch that is not finished."""
 
 
-def save_last(run: Run, trainee: Trainee, progress: Progress) -> None:
+def save_last(run: Run, training: TrainingState, progress: Progress) -> None:
     """Write last.pt: all that a resumed run needs to end in the same bits."""
-    training = {one.name: getattr(progress, one.name) for one in fields(progress) if one.name != "tally"}
-    training["tally"] = {**asdict(progress.tally), "losses": progress.tally.losses.cpu()}
-    training |= trainee.format_state()
-    model = trainee.model
-    state = Checkpoint(model.network, model.state_dict(), run.spec.names, run.img_size, run.provenance, training)
+    stored: dict[str, Any] = {one.name: getattr(progress, one.name) for one in fields(progress)}
+    stored["stats"] = {**asdict(progress.stats), "losses": progress.stats.losses.cpu()}
+    stored |= training.format_state()
+    model = training.model
+    state = Checkpoint(model.network, model.state_dict(), run.spec.names, run.img_size, run.provenance, stored)
     save_checkpoint(run.folder / "last.pt", state)
 
 
-def restore(trainee: Trainee, last: Checkpoint) -> Progress:
-    """Put a trainee in the state that `save_last` wrote, in place, and return the run's progress."""
-    trainee.model.load_state_dict(dict(last.state))
-    trainee.restore(last.training)
-    values = {one.name: last.training[one.name] for one in fields(Progress)}
-    return Progress(
-        **{**values, "rows": list(values["rows"]), "gammas": list(values["gammas"]), "tally": Tally(**values["tally"])}
-    )
+def restore(training: TrainingState, last: Checkpoint) -> Progress:
+    """Put a training state in the one that `save_last` wrote, in place, and return the run's progress."""
+    training.model.load_state_dict(dict(last.state))
+    training.restore(last.training)
+    stored = {OLD_NAMES.get(name, name): value for name, value in last.training.items()}
+    values = {one.name: stored[one.name] for one in fields(Progress)}
+    values["rows"], values["gammas"] = list(values["rows"]), list(values["gammas"])
+    values["stats"] = EpochStats(**values["stats"])
+    return Progress(**values)
 
 
-def save_best(run: Run, trainee: Trainee, metrics: dict[str, Any]) -> None:
+def save_best(run: Run, training: TrainingState, metrics: dict[str, Any]) -> None:
     """Write best.pt: the averaged weights, and what they scored."""
-    state, provenance = trainee.average.state, {**run.provenance, "metrics": metrics}
-    best = Checkpoint(trainee.model.network, state, run.spec.names, run.img_size, provenance)
+    state, provenance = training.average.state, {**run.provenance, "metrics": metrics}
+    best = Checkpoint(training.model.network, state, run.spec.names, run.img_size, provenance)
     save_checkpoint(run.folder / "best.pt", best)

@@ -24,8 +24,8 @@ from yolo_prune.pruning.config import AUTO
 from yolo_prune.pruning.silencer import Removal, parse_removal
 from yolo_prune.threads import count_cores
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.distributed import Ranks
-from yolo_prune.training.epoch import Tally, check_sanity, train_epoch
+from yolo_prune.training.distributed import Processes
+from yolo_prune.training.epoch import EpochStats, check_sanity, train_epoch
 from yolo_prune.training.epoch_end import finish_epoch
 from yolo_prune.training.initial_model import Start
 from yolo_prune.training.optimizer import Moments
@@ -33,11 +33,11 @@ from yolo_prune.training.previews import save_batch_image, save_detections_image
 from yolo_prune.training.progress_bar import ProgressBar
 from yolo_prune.training.removal import remove_silent_
 from yolo_prune.training.resume import Progress, Report, Run, restore, save_last
-from yolo_prune.training.schedule import Pace, find_sparsity, measure_pace
+from yolo_prune.training.schedule import StepRates, find_sparsity, measure_rates
 from yolo_prune.training.signals import StopSignal, leave, watch_signals
-from yolo_prune.training.state import Trainee, make_trainee
+from yolo_prune.training.state import TrainingState, make_training_state
 from yolo_prune.training.teacher import load_teacher
-from yolo_prune.training.tensorboard import Board, open_board
+from yolo_prune.training.tensorboard import TensorBoardLog, open_log
 
 MOST_WORKERS = 16
 WORTH_CUTTING = 0.1
@@ -55,14 +55,14 @@ def make_run(
     stage: str,
     folder: Path,
     device: torch.device,
-    ranks: Ranks,
+    processes: Processes,
 ) -> Run:
     """Fix what a new run is about."""
     config = replace(config, keep_zeros=start.keeps_zeros)
     facts: dict[str, Any] = {KEEPS_ZEROS: True} if start.keeps_zeros else {}
     facts["data"] = {"path": str(spec.source.resolve()), "fingerprint": measure_fingerprint(spec)}
     provenance = make_provenance(stage, format_config(config), start.parent, **facts)
-    return Run(config, spec, stage, folder, start.img_size, provenance, device, ranks)
+    return Run(config, spec, stage, folder, start.img_size, provenance, device, processes)
 
 
 def load_last(folder: Path, changes: dict[str, Any]) -> tuple[TrainConfig, Checkpoint]:
@@ -90,7 +90,7 @@ def load_last(folder: Path, changes: dict[str, Any]) -> tuple[TrainConfig, Check
 
 
 def make_run_of(
-    config: TrainConfig, spec: DataSpec, last: Checkpoint, *, folder: Path, device: torch.device, ranks: Ranks
+    config: TrainConfig, spec: DataSpec, last: Checkpoint, *, folder: Path, device: torch.device, processes: Processes
 ) -> Run:
     """Return the run that stopped, with what `load_last` gave.
 
@@ -101,26 +101,26 @@ def make_run_of(
         raise TrainingError(
             "the data set has changed since the run began", where=spec.source, right="restore it, or start a new run"
         )
-    return Run(config, spec, last.provenance["stage"], folder, last.img_size, last.provenance, device, ranks)
+    return Run(config, spec, last.provenance["stage"], folder, last.img_size, last.provenance, device, processes)
 
 
 @dataclass(frozen=True)
-class _Walk:
+class _ActiveRun:
     """A run under way."""
 
     run: Run
-    trainee: Trainee
+    training: TrainingState
     progress: Progress
     data: DetectionDataset
     val: DetectionDataset
     steps_per_epoch: int
     stop: StopSignal
 
-    def measure_pace(self, step: int) -> Pace:
-        """Return the pace of the present epoch's step 0, 1, …"""
+    def measure_rates(self, step: int) -> StepRates:
+        """Return the rates of the present epoch's step 0, 1, …"""
         config, progress = self.run.config, self.progress
         first, steps = progress.epoch * self.steps_per_epoch, config.epochs * self.steps_per_epoch
-        return measure_pace(config, progress.sparsity, first + step, steps)
+        return measure_rates(config, progress.sparsity, first + step, steps)
 
 
 def train(
@@ -149,91 +149,93 @@ def train(
         Interrupted: SIGINT or SIGTERM came; last.pt is resumable.
         TimeUp: `max_minutes` are over; the same.
     """
-    config, ranks = run.config, run.ranks
+    config, processes = run.config, run.processes
     with watch_signals(config.max_minutes) as stop:
         data, val = datasets or load_datasets(run)
         data.augment, data.seed = config.augment, config.seed  # those who read the images may have had others
-        steps_per_epoch = count_batches(len(data), config.batch_size, _get_share(ranks))
+        steps_per_epoch = count_batches(len(data), config.batch_size, _get_share(processes))
         steps = steps_per_epoch * config.epochs
-        trainee = _make_trainee(run, model, data, steps, moments, removal if last is None else _get_removal(last))
-        progress = _begin(run, trainee, steps, report) if last is None else restore(trainee, last)
+        training = _make_training_state(
+            run, model, data, steps, moments, removal if last is None else _get_removal(last)
+        )
+        progress = _begin(run, training, steps, report) if last is None else restore(training, last)
         _save_settings(run)
-        walk = _Walk(run, trainee, progress, data, val, steps_per_epoch, stop)
+        active = _ActiveRun(run, training, progress, data, val, steps_per_epoch, stop)
         images = min(len(data), steps_per_epoch * config.batch_size)
         with (
-            ProgressBar(progress, config.epochs, images, ranks.is_first) as bar,
-            open_board(run.folder, config.tensorboard and ranks.is_first, progress.epoch) as board,
+            ProgressBar(progress, config.epochs, images, processes.is_first) as bar,
+            open_log(run.folder, config.tensorboard and processes.is_first, progress.epoch) as log,
         ):
             while not progress.is_done:
-                _walk_epoch(walk, bar, board, report)
-            ranks.share(None)  # all wait here until the first one's best.pt is there
+                _walk_epoch(active, bar, log, report)
+            processes.share(None)  # all wait here until the first one's best.pt is there
             best = run.folder / "best.pt"
-            if ranks.is_first:
+            if processes.is_first:
                 model = load_checkpoint(best).make_model().to(run.device).eval()
                 image = save_detections_image(run.folder, model, val, run.spec.names, run.device)
-                board.add_image("val_detections", image, progress.epoch)
+                log.add_image("val_detections", image, progress.epoch)
     return best
 
 
-def _walk_epoch(walk: _Walk, bar: ProgressBar, board: Board, report: Report) -> None:
-    run, progress, data = walk.run, walk.progress, walk.data
+def _walk_epoch(active: _ActiveRun, bar: ProgressBar, log: TensorBoardLog, report: Report) -> None:
+    run, progress, data = active.run, active.progress, active.data
     if progress.epoch >= round((1 - run.config.close_mosaic_fraction) * run.config.epochs):
         data.augment = run.config.augment.without_mosaic()
-    if progress.epoch == 0 and run.ranks.is_first:
-        board.add_image("train_batch", save_batch_image(run.folder, data), 0)
+    if progress.epoch == 0 and run.processes.is_first:
+        log.add_image("train_batch", save_batch_image(run.folder, data), 0)
     train_epoch(
-        walk.trainee,
-        _make_batches(walk),
+        active.training,
+        _make_batches(active),
         run.config,
-        walk.measure_pace,
-        progress.tally,
-        before_step=_make_watch(walk),
+        active.measure_rates,
+        progress.stats,
+        before_step=_make_watch(active),
         after_look=bar.show,
     )
     if run.config.remove:
-        remove_silent_(walk.trainee, run.config, run.img_size)
-    pace = walk.measure_pace(walk.steps_per_epoch - 1)
-    finish_epoch(run, walk.trainee, progress, pace, walk.val, report)
-    bar.show(progress.tally)
-    board.add_row(progress.rows[-1])
-    (code,) = run.ranks.find_largest([walk.stop.code])
+        remove_silent_(active.training, run.config, run.img_size)
+    rates = active.measure_rates(active.steps_per_epoch - 1)
+    finish_epoch(run, active.training, progress, rates, active.val, report)
+    bar.show(progress.stats)
+    log.add_row(progress.rows[-1])
+    (code,) = run.processes.find_largest([active.stop.code])
     if code and not progress.is_done:  # after the last epoch there is nothing left to resume
         leave(int(code))
 
 
-def _make_watch(walk: _Walk) -> Callable[[Tally], None]:
+def _make_watch(active: _ActiveRun) -> Callable[[EpochStats], None]:
     """Return what happens between two steps: silent channels are cut out, and the run is saved when it is asked to stop or has not been for long."""
-    run, saved = walk.run, time.monotonic()
+    run, saved = active.run, time.monotonic()
 
-    def watch(tally: Tally) -> None:
+    def watch(stats: EpochStats) -> None:
         nonlocal saved
-        is_due = tally.steps > 0 and time.monotonic() - saved >= 60 * run.config.save_minutes
-        code, is_due_somewhere = run.ranks.find_largest([walk.stop.code, is_due])
+        is_due = stats.steps > 0 and time.monotonic() - saved >= 60 * run.config.save_minutes
+        code, is_due_somewhere = run.processes.find_largest([active.stop.code, is_due])
         if code or is_due_somewhere:
-            check_sanity(walk.trainee, tally)
-            if run.ranks.is_first:
-                save_last(run, walk.trainee, walk.progress)
+            check_sanity(active.training, stats)
+            if run.processes.is_first:
+                save_last(run, active.training, active.progress)
             saved = time.monotonic()
         if code:
             leave(int(code))
         if run.config.remove:
-            remove_silent_(walk.trainee, run.config, run.img_size, WORTH_CUTTING)
+            remove_silent_(active.training, run.config, run.img_size, WORTH_CUTTING)
 
     return watch
 
 
-def _make_batches(walk: _Walk) -> Loader:
-    run, config = walk.run, walk.run.config
+def _make_batches(active: _ActiveRun) -> Loader:
+    run, config = active.run, active.run.config
     return make_loader(
-        walk.data,
+        active.data,
         config.batch_size,
         shuffle=True,
-        epoch=walk.progress.epoch,
+        epoch=active.progress.epoch,
         workers=count_workers(config, run.device),
         sizes=list_sizes(run.img_size, config.multi_scale),
         pin_memory=run.device.type == "cuda",
-        start=walk.progress.tally.steps,
-        share=_get_share(run.ranks),
+        start=active.progress.stats.steps,
+        share=_get_share(run.processes),
     )
 
 
@@ -250,8 +252,8 @@ def count_workers(config: TrainConfig, device: torch.device) -> int:
     return min(MOST_WORKERS, count_cores()) if device.type == "cuda" else 0
 
 
-def _get_share(ranks: Ranks) -> Share:
-    return Share(ranks.rank, ranks.count)
+def _get_share(processes: Processes) -> Share:
+    return Share(processes.rank, processes.count)
 
 
 def load_datasets(run: Run) -> Datasets:
@@ -263,7 +265,7 @@ def load_datasets(run: Run) -> Datasets:
 
 
 def _save_settings(run: Run) -> None:
-    if run.ranks.is_first:
+    if run.processes.is_first:
         remove_scraps(run.folder)
         save_text(run.folder / "config.yaml", yaml.safe_dump(format_config(run.config), sort_keys=False))
 
@@ -273,47 +275,47 @@ def _get_removal(last: Checkpoint) -> Removal | None:
     return None if state is None else parse_removal(state)
 
 
-def _make_trainee(
+def _make_training_state(
     run: Run,
     model: Detector,
     data: DetectionDataset,
     steps: int,
     moments: Moments | None,
     removal: Removal | None,
-) -> Trainee:
+) -> TrainingState:
     config, device = run.config, run.device
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = config.multi_scale == 0  # kernels are tried out once for every size
     counts = np.bincount(np.concatenate([rows[rows[:, 5] == 0, 0] for rows in data.labels]).astype(int))
     teacher = None if config.teacher is None else load_teacher(config.teacher, model.network, config.distill, device)
-    return make_trainee(
+    return make_training_state(
         model.to(device).to(memory_format=torch.channels_last),
         config,
         steps,
         class_counts=[*counts.tolist(), *[0] * (data.classes - len(counts))],
         teacher=teacher,
-        ranks=run.ranks,
+        processes=run.processes,
         moments=moments,
         removal=removal,
         img_size=run.img_size,
     )
 
 
-def _begin(run: Run, trainee: Trainee, steps: int, report: Report) -> Progress:
+def _begin(run: Run, training: TrainingState, steps: int, report: Report) -> Progress:
     config, progress = run.config, Progress()
     if config.sparsity == AUTO:
-        assert trainee.sparsity is not None
-        progress.sparsity = find_sparsity(config, trainee.sparsity, steps)
-        assert trainee.silencer is not None
-        going = int((~trainee.silencer.make_plan().keep).sum())  # a target that is out of reach shows now
+        assert training.sparsity is not None
+        progress.sparsity = find_sparsity(config, training.sparsity, steps)
+        assert training.silencer is not None
+        going = int((~training.silencer.make_plan().keep).sum())  # a target that is out of reach shows now
         pull = f"λ = {progress.sparsity:.4g}, " if progress.sparsity else ""
-        present = int(make_channel_graph(trainee.model.network).prunable.sum())
+        present = int(make_channel_graph(training.model.network).prunable.sum())
         report(f"sparsity: {pull}{going} of {present} channels to zero in {steps} steps")
     elif config.is_sparse:
         progress.sparsity = float(config.sparsity)
-    if trainee.zeros is not None:
-        report(f"{trainee.zeros.count():,} weights are zero and stay so")
-    if run.ranks.is_first:
+    if training.zeros is not None:
+        report(f"{training.zeros.count():,} weights are zero and stay so")
+    if run.processes.is_first:
         (run.folder / "best.pt").unlink(missing_ok=True)
-        save_last(run, trainee, progress)
+        save_last(run, training, progress)
     return progress

@@ -19,7 +19,7 @@ SORTING = 0.1
 
 
 @dataclass(frozen=True)
-class Pace:
+class StepRates:
     """What a step is told by the schedules."""
 
     learning_rate: float
@@ -31,8 +31,8 @@ class Pace:
     """Whether channels at zero stay there."""
 
 
-def measure_pace(config: TrainConfig, sparsity: float, step: int, steps: int) -> Pace:
-    """Return the pace of step 0 … steps − 1 at the λ that `config.sparsity` is, or that `find_sparsity` found for `auto`.
+def measure_rates(config: TrainConfig, sparsity: float, step: int, steps: int) -> StepRates:
+    """Return the rates of step 0 … steps − 1 at the λ that `config.sparsity` is, or that `find_sparsity` found for `auto`.
 
     `auto` has three parts. At first nothing goes. Then channels go one after another, the more slowly the fewer are left, until
     all that are to go are gone when the rest begins, in which the others recover.
@@ -40,14 +40,14 @@ def measure_pace(config: TrainConfig, sparsity: float, step: int, steps: int) ->
     """
     rate = measure_learning_rate(config, step, steps)
     if not config.is_sparse:
-        return Pace(rate)
+        return StepRates(rate)
     end = _find_rest(config, steps)
     if step >= end:
-        return Pace(rate, keeps_zeros=True)
+        return StepRates(rate, keeps_zeros=True)
     if config.sparsity != AUTO or step < SORTING * steps:
-        return Pace(rate, measure_step_size(config, rate) * sparsity * _measure_level(config, step, steps))
+        return StepRates(rate, measure_step_size(config, rate) * sparsity * _measure_level(config, step, steps))
     left = (end - 1 - step) / (end - math.ceil(SORTING * steps))
-    return Pace(rate, gone=1 - left**3, keeps_zeros=True)
+    return StepRates(rate, gone=1 - left**3, keeps_zeros=True)
 
 
 def measure_learning_rate(config: TrainConfig, step: int, steps: int) -> float:

@@ -20,7 +20,7 @@ from yolo_prune.pruning.config import AUTO
 from yolo_prune.pruning.gamma_sparsity import GammaSparsity
 from yolo_prune.pruning.silencer import Removal, Silencer, begin_removal
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.distributed import Ranks
+from yolo_prune.training.distributed import Processes
 from yolo_prune.training.optimizer import Moments, WeightAverage, make_optimizer, put_moments_
 from yolo_prune.training.teacher import Teacher
 from yolo_prune.training.zero_mask import KeptZeros
@@ -29,7 +29,7 @@ Answer = Callable[..., list[Tensor]]
 
 
 @dataclass
-class Trainee:
+class TrainingState:
     """A detector with everything that a step needs and changes; cutting channels out replaces some of it."""
 
     model: Detector
@@ -48,7 +48,7 @@ class Trainee:
     silencer: Silencer | None = None
     """With `sparsity: auto`."""
     teacher: Teacher | None = None
-    ranks: Ranks = field(default_factory=Ranks)
+    processes: Processes = field(default_factory=Processes)
 
     @property
     def device(self) -> torch.device:
@@ -91,18 +91,18 @@ class Trainee:
         self.scaler.load_state_dict(state["scaler"])
 
 
-def make_trainee(
+def make_training_state(
     model: Detector,
     config: TrainConfig,
     steps: int,
     *,
     class_counts: Sequence[int] | None = None,
     teacher: Teacher | None = None,
-    ranks: Ranks | None = None,
+    processes: Processes | None = None,
     moments: Moments | None = None,
     removal: Removal | None = None,
     img_size: int | None = None,
-) -> Trainee:
+) -> TrainingState:
     """Make all that trains a model, which is changed in place, for a run of so many steps.
 
     Args:
@@ -115,9 +115,9 @@ def make_trainee(
         ConfigError: more layers are to be frozen than there are.
         PlanError: sparsity is wanted of a network without batch normalisation, or its target is out of reach.
     """
-    ranks = ranks or Ranks()
+    processes = processes or Processes()
     device = next(model.parameters()).device
-    model = prepare(model, config, ranks)
+    model = prepare(model, config, processes)
     has_gammas = any(layer.batch_normalize for _, layer in model.network.convs)
     dtype = choose_dtype(config.precision, device)
     optimizer = make_optimizer(model, config)
@@ -127,39 +127,39 @@ def make_trainee(
     if config.sparsity == AUTO:
         removal = removal or begin_removal(model.network)
         silencer = Silencer(model, removal, config.removal_plan, img_size or model.network.width)
-    return Trainee(
+    return TrainingState(
         model,
         optimizer,
         WeightAverage(model, config.ema_fraction * steps),
         DetectionLoss(model.network, config.loss, class_counts).to(device),
         torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         GammaSparsity(model, make_channel_graph(model.network)) if has_gammas or config.is_sparse else None,
-        make_answer(model, config, ranks),
+        make_answer(model, config, processes),
         dtype,
         KeptZeros(model) if config.keep_zeros else None,
         silencer,
         teacher,
-        ranks,
+        processes,
     )
 
 
-def prepare(model: Detector, config: TrainConfig, ranks: Ranks) -> Detector:
+def prepare(model: Detector, config: TrainConfig, processes: Processes) -> Detector:
     """Take frozen layers out of training, and have batch norm span several CUDA processes; in place.
 
     Raises:
         ConfigError: nothing would be left to train.
     """
     freeze_(model, config.freeze)
-    if ranks.count > 1 and next(model.parameters()).device.type == "cuda":
+    if processes.count > 1 and next(model.parameters()).device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return model
 
 
-def make_answer(model: Detector, config: TrainConfig, ranks: Ranks) -> Answer:
+def make_answer(model: Detector, config: TrainConfig, processes: Processes) -> Answer:
     """Return the model as it is called in training: in step with other processes, compiled, or as it is."""
     device = next(model.parameters()).device
     answer: Any = model
-    if ranks.count > 1:
+    if processes.count > 1:
         places = [device] if device.type == "cuda" else None
         has_idle = any(index not in model.network.reached for index, _ in model.network.convs)
         answer = DistributedDataParallel(

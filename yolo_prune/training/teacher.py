@@ -39,7 +39,7 @@ class Teacher:
     def measure(self, images: Tensor, heads: Heads, maps: list[Tensor]) -> Tensor:
         """Return the weighted, summed difference of answers `heads` to images (B, 3, H, W) in 0 … 1 from the teacher's.
 
-        `maps` are what the trainee's head convolutions read; they count if `config.features` does.
+        `maps` are what the trained network's head convolutions read; they count if `config.features` does.
         """
         watch = Watch(self.model.network)
         with torch.no_grad():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-class Board:
+class TensorBoardLog:
     """Takes rows and images; without a writer it takes them and does nothing."""
 
     def __init__(self, writer: SummaryWriter | None = None) -> None:
@@ -34,14 +34,14 @@ class Board:
 
 
 @contextmanager
-def open_board(folder: Path, is_wanted: bool, epoch: int) -> Iterator[Board]:
-    """Yield a board that writes into a run's folder, if it is wanted; what was written of later epochs is superseded.
+def open_log(folder: Path, is_wanted: bool, epoch: int) -> Iterator[TensorBoardLog]:
+    """Yield a log that writes into a run's folder, if it is wanted; what was written of later epochs is superseded.
 
     Raises:
         ConfigError: TensorBoard is not installed.
     """
     if not is_wanted:
-        yield Board()
+        yield TensorBoardLog()
         return
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -49,4 +49,4 @@ def open_board(folder: Path, is_wanted: bool, epoch: int) -> Iterator[Board]:
         right = "pip install 'yolo-prune[tensorboard]', or leave it out"
         raise ConfigError("TensorBoard is not installed", where="tensorboard", right=right) from None
     with SummaryWriter(folder, purge_step=epoch + 1) as writer:
-        yield Board(writer)
+        yield TensorBoardLog(writer)

@@ -17,7 +17,7 @@ from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.constants import carry_constants
 from yolo_prune.pruning.plan import FloatArray, make_threshold_plan
 from yolo_prune.pruning.surgery import rebuild
-from yolo_prune.training.distributed import Ranks, broadcast
+from yolo_prune.training.distributed import Processes, broadcast
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Slimness:
     """None where nothing was scored."""
 
 
-def make_averaged(network: Network, state: dict[str, Tensor], ranks: Ranks) -> Detector:
+def make_averaged(network: Network, state: dict[str, Tensor], processes: Processes) -> Detector:
     """Return a detector in evaluation mode that shares the averaged weights; every process gets the first one's."""
-    broadcast(list(state.values()), ranks)
+    broadcast(list(state.values()), processes)
     with torch.device("meta"):
         model = Detector(network)
     model.load_state_dict(state, assign=True)
@@ -42,18 +42,20 @@ def make_averaged(network: Network, state: dict[str, Tensor], ranks: Ranks) -> D
 def measure_map50(
     model: Detector,
     data: DetectionDataset,
-    ranks: Ranks,
+    processes: Processes,
     *,
     device: torch.device,
     batch_size: int,
     rectangular: bool = False,
 ) -> float:
     """Score a model on a data set, every process on its share of the images, and return AP50 to all of them."""
-    indices = range(ranks.rank, len(data), ranks.count)
+    indices = range(processes.rank, len(data), processes.count)
     found = predict_with(model, data, indices, device=device, batch_size=batch_size, rectangular=rectangular)
-    parts = ranks.gather(found)
-    score = score_found({index: one for part in parts for index, one in part.items()}, data) if ranks.is_first else None
-    return ranks.share(None if score is None else score.map50)  # type: ignore[return-value]  # the first one's is a number
+    parts = processes.gather(found)
+    score = (
+        score_found({index: one for part in parts for index, one in part.items()}, data) if processes.is_first else None
+    )
+    return processes.share(None if score is None else score.map50)  # type: ignore[return-value]  # the first one's is a number
 
 
 def make_slim(model: Detector, gammas: FloatArray, threshold: float) -> Detector:

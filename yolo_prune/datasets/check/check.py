@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from yolo_prune.datasets.check.duplicates import find_copies
-from yolo_prune.datasets.check.issues import KINDS, SMALL_IMAGE_PX, Finding
-from yolo_prune.datasets.check.label_issues import find_label_faults
+from yolo_prune.datasets.check.issues import KINDS, SMALL_IMAGE_PX, Issue
+from yolo_prune.datasets.check.label_issues import find_label_issues
 from yolo_prune.datasets.check.scan import Content, ScannedImage, read_images
 from yolo_prune.datasets.check.statistics import Figures, Statistics, collect_figures, join_figures, measure_statistics
 from yolo_prune.datasets.config import CheckConfig
@@ -29,7 +29,7 @@ class Check:
     """What was measured of each split."""
     statistics: Mapping[str, Statistics]
     """What is said of each split, and of `all` together."""
-    findings: tuple[Finding, ...]
+    issues: tuple[Issue, ...]
     """Errors first, in the order of `KINDS`."""
 
 
@@ -42,19 +42,19 @@ def check_dataset(spec: DataSpec, config: CheckConfig, progress: Callable[[int, 
     images = read_images(spec, config.workers, progress)
     figures = collect_figures(images, list(spec.splits), config.img_size)
     statistics = {split: measure_statistics(part, len(spec.names)) for split, part in figures.items()}
-    findings = [
+    issues = [
         *_find_image_faults(images),
         *find_copies(images, config.near),
-        *find_label_faults(images, spec.names, config.img_size),
+        *find_label_issues(images, spec.names, config.img_size),
         *_find_empty_classes(spec, statistics),
     ]
     order = list(KINDS)
-    findings.sort(key=lambda finding: order.index(finding.kind))
+    issues.sort(key=lambda issue: order.index(issue.kind))
     everything = measure_statistics(join_figures(figures), len(spec.names))
-    return Check(tuple(images), figures, {**statistics, "all": everything}, tuple(findings))
+    return Check(tuple(images), figures, {**statistics, "all": everything}, tuple(issues))
 
 
-def _find_image_faults(images: Sequence[ScannedImage]) -> Iterator[Finding]:
+def _find_image_faults(images: Sequence[ScannedImage]) -> Iterator[Issue]:
     for image in images:
         where, content = str(image.sample.image), image.content
         if not isinstance(content, Content):
@@ -62,14 +62,14 @@ def _find_image_faults(images: Sequence[ScannedImage]) -> Iterator[Finding]:
             continue
         if content.orientation != 1:
             details = {"orientation": content.orientation}
-            yield Finding("turned_image", where, f"has EXIF orientation {content.orientation}", details=details)
+            yield Issue("turned_image", where, f"has EXIF orientation {content.orientation}", details=details)
         if min(content.width_px, content.height_px) < SMALL_IMAGE_PX:
-            yield Finding("small_image", where, f"is {content.width_px} × {content.height_px} px")
+            yield Issue("small_image", where, f"is {content.width_px} × {content.height_px} px")
 
 
-def _find_empty_classes(spec: DataSpec, statistics: Mapping[str, Statistics]) -> Iterator[Finding]:
+def _find_empty_classes(spec: DataSpec, statistics: Mapping[str, Statistics]) -> Iterator[Issue]:
     for number, name in enumerate(spec.names):
         empty = [split for split, part in statistics.items() if not part.objects_per_class[number]]
         if empty:
             what = f"class {number} ({name}) has no object in {' or '.join(empty)}"
-            yield Finding("empty_class", f"{spec.source}: names", what, details={"splits": empty})
+            yield Issue("empty_class", f"{spec.source}: names", what, details={"splits": empty})

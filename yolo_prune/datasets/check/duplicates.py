@@ -1,4 +1,4 @@
-"""Which images of a data set are the same or look alike, within a split and between two."""
+"""Which images of a data set are the same or near-duplicates, within a split and between two."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yolo_prune.datasets.check.issues import Finding
+from yolo_prune.datasets.check.issues import Issue
 from yolo_prune.datasets.check.perceptual_hash import Crossing, Group, find_pairs, sum_up
 from yolo_prune.datasets.check.scan import Content, ScannedImage
 from yolo_prune.datasets.spec import SPLITS
@@ -22,10 +22,10 @@ class _Entry:
     content: Content
 
 
-def find_copies(images: Sequence[ScannedImage], near: int) -> list[Finding]:
-    """Find images in two splits, identical ones within a split, and look-alikes within a split.
+def find_copies(images: Sequence[ScannedImage], near: int) -> list[Issue]:
+    """Find images in two splits, identical ones within a split, and near-duplicates within a split.
 
-    Each fault is named once: of identical images the first stands for all in the search for look-alikes, and an image
+    Each issue is named once: of identical images the first stands for all in the search for near-duplicates, and an image
     that is in an earlier split as it is is not compared with that split's others.
     """
     entries = [
@@ -50,7 +50,7 @@ def find_copies(images: Sequence[ScannedImage], near: int) -> list[Finding]:
 
 def _find_crossings(
     alike: dict[tuple[str, bytes], list[_Entry]], firsts: Sequence[_Entry], crossings: Sequence[Crossing]
-) -> Iterator[Finding]:
+) -> Iterator[Issue]:
     known = set()
     for (split, digest), same in alike.items():
         for earlier in SPLITS[: SPLITS.index(split)]:
@@ -63,15 +63,15 @@ def _find_crossings(
             yield _describe_crossing(crossing, entry, nearest)
 
 
-def _describe_same(entry: _Entry, there: Sequence[_Entry]) -> Finding:
+def _describe_same(entry: _Entry, there: Sequence[_Entry]) -> Issue:
     splits = {"splits": [there[0].split, entry.split], "distance": 0, "mirrored": False}
     if any(entry.path == other.path for other in there):
-        return Finding("two_splits", entry.path, f"is listed in {there[0].split} and in {entry.split}", details=splits)
+        return Issue("two_splits", entry.path, f"is listed in {there[0].split} and in {entry.split}", details=splits)
     what = f"of {entry.split}, has the same pixels as {_name([other.path for other in there])} of {there[0].split}"
-    return Finding("two_splits", entry.path, what, others=tuple(other.path for other in there), details=splits)
+    return Issue("two_splits", entry.path, what, others=tuple(other.path for other in there), details=splits)
 
 
-def _describe_crossing(crossing: Crossing, entry: _Entry, nearest: _Entry) -> Finding:
+def _describe_crossing(crossing: Crossing, entry: _Entry, nearest: _Entry) -> Issue:
     mirrored = ", mirrored" if crossing.mirrored else ""
     more = f", and like {crossing.others} more there" if crossing.others else ""
     what = (
@@ -83,18 +83,18 @@ def _describe_crossing(crossing: Crossing, entry: _Entry, nearest: _Entry) -> Fi
         "mirrored": crossing.mirrored,
         "more": crossing.others,
     }
-    return Finding("two_splits", entry.path, what, others=(nearest.path,), details=details)
+    return Issue("two_splits", entry.path, what, others=(nearest.path,), details=details)
 
 
-def _describe_identical(same: Sequence[_Entry]) -> Finding:
+def _describe_identical(same: Sequence[_Entry]) -> Issue:
     first, *others = [entry.path for entry in same]
     details = {"splits": [same[0].split]}
-    return Finding(
+    return Issue(
         "identical_images", first, f"has the same pixels as {_name(others)}", others=tuple(others), details=details
     )
 
 
-def _describe_group(group: Group, firsts: Sequence[_Entry]) -> Finding:
+def _describe_group(group: Group, firsts: Sequence[_Entry]) -> Issue:
     first, *others = [firsts[member].path for member in group.members]
     least, most = group.distances
     details = {
@@ -109,8 +109,8 @@ def _describe_group(group: Group, firsts: Sequence[_Entry]) -> Finding:
     else:
         mirrored = f", {group.mirrored} of them mirrored" if group.mirrored else ""
         pairs = f"{group.pairs} pairs{mirrored}, distances {least} to {most}"
-        what = f"is one of {len(group.members)} that look alike ({pairs}): {_name(others)}"
-    return Finding("look_alikes", first, what, others=tuple(others), details=details)
+        what = f"is one of {len(group.members)} that are near-duplicates ({pairs}): {_name(others)}"
+    return Issue("near_duplicates", first, what, others=tuple(others), details=details)
 
 
 def _name(paths: Sequence[str], shown: int = 2) -> str:

@@ -38,7 +38,7 @@ KINDS: Mapping[str, Kind] = {
     "shared_labels": Kind("label files that serve two images", is_error=True),
     "two_splits": Kind("images in two splits"),
     "identical_images": Kind("identical images within a split"),
-    "look_alikes": Kind("groups of look-alike images within a split"),
+    "near_duplicates": Kind("groups of near-duplicates within a split"),
     "repeated_label": Kind("labels that are written twice"),
     "coinciding_boxes": Kind(f"boxes that nearly coincide with another of their class (IoU above {SAME_BOX_IOU})"),
     "labels_without_image": Kind("label files without an image"),
@@ -53,7 +53,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Issue:
     """One fault, named by its place."""
 
     kind: str
@@ -75,17 +75,17 @@ class Finding:
         return KINDS[self.kind].is_error
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the finding for JSON output."""
+        """Return the issue for JSON output."""
         level = "error" if self.is_error else "warning"
         common = {"kind": self.kind, "level": level, "where": self.where, "what": self.what, "right": self.right}
         return {**common, "others": list(self.others), **self.details}
 
     def format(self) -> str:
-        """Return the finding as one line for people."""
+        """Return the issue as one line for people."""
         line = f"{self.where}: {self.what}"
         return line if self.right is None else f"{line}; {self.right}"
 
 
-def make_finding(kind: str, error: DatasetError) -> Finding:
-    """Return an error as a finding."""
-    return Finding(kind, error.where or "", error.what, error.right)
+def make_issue(kind: str, error: DatasetError) -> Issue:
+    """Return an error as an issue."""
+    return Issue(kind, error.where or "", error.what, error.right)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from yolo_prune.datasets.check.issues import COVERING_SHARE, EXTREME_ASPECT, SAME_BOX_IOU, SMALL_BOX_PX, Finding
+from yolo_prune.datasets.check.issues import COVERING_SHARE, EXTREME_ASPECT, SAME_BOX_IOU, SMALL_BOX_PX, Issue
 from yolo_prune.datasets.check.scan import Content, ScannedImage
 from yolo_prune.datasets.images import make_letterbox
 from yolo_prune.datasets.labels import LabelLines, scan_labels
@@ -20,7 +20,7 @@ _ANY_CLASS = 10_000
 """More classes than any data set has."""
 
 
-def find_label_faults(images: Sequence[ScannedImage], names: Sequence[str], img_size: int) -> list[Finding]:
+def find_label_issues(images: Sequence[ScannedImage], names: Sequence[str], img_size: int) -> list[Issue]:
     """Find bad lines, files and boxes, file by file; one that serves several images is looked into once.
 
     Args:
@@ -32,20 +32,20 @@ def find_label_faults(images: Sequence[ScannedImage], names: Sequence[str], img_
     return [
         *(fault for label, sharing in users.items() for fault in _check_file(label, sharing, names, img_size)),
         *_find_shared_ignored(images, users),
-        *(Finding("labels_without_image", str(path), what) for path, what in sorted(_find_orphans(images))),
+        *(Issue("labels_without_image", str(path), what) for path, what in sorted(_find_orphans(images))),
     ]
 
 
-def _check_file(label: Path, sharing: Sequence[ScannedImage], names: Sequence[str], img_size: int) -> Iterator[Finding]:
+def _check_file(label: Path, sharing: Sequence[ScannedImage], names: Sequence[str], img_size: int) -> Iterator[Issue]:
     labels, sample = sharing[0].labels, sharing[0].sample
     if len(sharing) > 1 and not labels.is_missing:
         images = tuple(str(image.sample.image) for image in sharing)
         right = "give each image a name of its own"
-        yield Finding("shared_labels", str(label), f"serves {' and '.join(images)}", right, images)
+        yield Issue("shared_labels", str(label), f"serves {' and '.join(images)}", right, images)
     yield from labels.faults
     if labels.is_missing:
         for image in sharing:
-            yield Finding("no_labels", str(image.sample.image), f"has no label file {label}")
+            yield Issue("no_labels", str(image.sample.image), f"has no label file {label}")
     yield from _find_repeats(sample.label, labels.counted)
     yield from _find_repeats(sample.ignored, labels.ignored)
     yield from _find_coinciding(sharing[0], names)
@@ -53,14 +53,14 @@ def _check_file(label: Path, sharing: Sequence[ScannedImage], names: Sequence[st
         yield from _find_odd_boxes(sample.label, labels.counted, content, img_size)
 
 
-def _find_repeats(path: Path, lines: LabelLines) -> Iterator[Finding]:
+def _find_repeats(path: Path, lines: LabelLines) -> Iterator[Issue]:
     first: dict[tuple[float, ...], int] = {}
     for number, row in zip(lines.numbers.tolist(), map(tuple, lines.rows.tolist()), strict=True):
         if first.setdefault(row, number) != number:
-            yield Finding("repeated_label", f"{path}:{number}", f"says the same as line {first[row]}")
+            yield Issue("repeated_label", f"{path}:{number}", f"says the same as line {first[row]}")
 
 
-def _find_coinciding(image: ScannedImage, names: Sequence[str]) -> Iterator[Finding]:
+def _find_coinciding(image: ScannedImage, names: Sequence[str]) -> Iterator[Issue]:
     places: dict[tuple[float, ...], str] = {}
     for path, lines in (
         (image.sample.label, image.labels.counted),
@@ -75,7 +75,7 @@ def _find_coinciding(image: ScannedImage, names: Sequence[str]) -> Iterator[Find
     for one, two in np.argwhere(np.triu((iou > SAME_BOX_IOU) & is_same_class, 1)).tolist():
         what = f"nearly coincides with the {names[int(rows[one, 0])]} of {where[one]} (IoU {iou[one, two]:.2f})"
         details = {"iou": round(float(iou[one, two]), 4)}
-        yield Finding("coinciding_boxes", where[two], what, others=(where[one],), details=details)
+        yield Issue("coinciding_boxes", where[two], what, others=(where[one],), details=details)
 
 
 def _measure_iou(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -87,7 +87,7 @@ def _measure_iou(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(common / (areas[:, None] + areas - common))
 
 
-def _find_odd_boxes(path: Path, lines: LabelLines, content: Content, img_size: int) -> Iterator[Finding]:
+def _find_odd_boxes(path: Path, lines: LabelLines, content: Content, img_size: int) -> Iterator[Issue]:
     box = make_letterbox(content.width_px, content.height_px, img_size)
     seen = set()
     for number, row in zip(lines.numbers.tolist(), map(tuple, lines.rows.tolist()), strict=True):
@@ -97,22 +97,22 @@ def _find_odd_boxes(path: Path, lines: LabelLines, content: Content, img_size: i
         where, (width, height) = f"{path}:{number}", (row[3] * content.width_px, row[4] * content.height_px)
         seen_width, seen_height = width * box.scale_x, height * box.scale_y
         if min(seen_width, seen_height) < SMALL_BOX_PX:
-            yield Finding("small_box", where, f"is {seen_width:.1f} × {seen_height:.1f} px at {img_size} px")
+            yield Issue("small_box", where, f"is {seen_width:.1f} × {seen_height:.1f} px at {img_size} px")
         if max(width, height) > EXTREME_ASPECT * min(width, height):
             longer, ratio = ("wide", width / height) if width > height else ("high", height / width)
             other = "high" if longer == "wide" else "wide"
-            yield Finding("extreme_box", where, f"is {ratio:.1f} times as {longer} as {other}")
+            yield Issue("extreme_box", where, f"is {ratio:.1f} times as {longer} as {other}")
         if row[3] * row[4] > COVERING_SHARE:
-            yield Finding("covering_box", where, f"covers {row[3] * row[4]:.1%} of the image")
+            yield Issue("covering_box", where, f"covers {row[3] * row[4]:.1%} of the image")
 
 
-def _find_shared_ignored(scanned: Sequence[ScannedImage], users: dict[Path, list[ScannedImage]]) -> Iterator[Finding]:
+def _find_shared_ignored(scanned: Sequence[ScannedImage], users: dict[Path, list[ScannedImage]]) -> Iterator[Issue]:
     """Find label files that are another image's file of ignored boxes: a.ignore.jpg beside a.jpg."""
     for image in scanned:
         for other in users.get(image.sample.ignored, ()):
             images = (str(image.sample.image), str(other.sample.image))
             what = f"serves {images[1]}, and {images[0]} for ignored boxes"
-            yield Finding("shared_labels", str(other.sample.label), what, "rename one of these images", others=images)
+            yield Issue("shared_labels", str(other.sample.label), what, "rename one of these images", others=images)
 
 
 def _find_orphans(scanned: Sequence[ScannedImage]) -> Iterator[tuple[Path, str]]:

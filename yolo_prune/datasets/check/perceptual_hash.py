@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 BITS = 64
 LEAST_CORRELATION = 0.85
-"""Of the thumbnails of two images that look alike.
+"""Of the thumbnails of two near-duplicates.
 
 Of what comes near by its hash alone it lets nothing pass among 2,200 drawn images, all different, or between real photos
 of different scenes, and it holds back no copy that is mirrored, re-encoded, scaled, brightened by 10 % or cropped by 3 %.
@@ -53,7 +53,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images that look alike, each pair once."""
+    """Near-duplicates, each pair once."""
 
     first: Ints
     """(P,) indices."""
@@ -76,7 +76,7 @@ class Group:
     members: tuple[int, ...]
     """Indices, rising."""
     pairs: int
-    """How many pairs of them look alike."""
+    """How many pairs of them are near-duplicates."""
     mirrored: int
     """How many of these pairs do so mirrored."""
     distances: tuple[int, int]
@@ -108,7 +108,7 @@ def measure_look(image: NDArray[np.uint8]) -> Look:
 
 
 def find_pairs(looks: Sequence[Look], near: int, rows: int = _ROWS) -> Iterator[Pairs]:
-    """Yield the pairs of images that look alike, in parts: their hashes differ by at most `near` bits, their thumbnails
+    """Yield the pairs of near-duplicates, in parts: their hashes differ by at most `near` bits, their thumbnails
     are correlated by `LEAST_CORRELATION` or more, both plain or both mirrored.
 
     Each pair comes once, by the smaller distance of the two ways. Memory grows with the number of images, not of pairs.

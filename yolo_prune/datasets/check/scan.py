@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from yolo_prune.datasets.check.issues import Finding, make_finding
+from yolo_prune.datasets.check.issues import Issue, make_issue
 from yolo_prune.datasets.check.perceptual_hash import Look, measure_look
 from yolo_prune.datasets.images import read_header, read_image
 from yolo_prune.datasets.labels import LabelLines, scan_labels
@@ -39,7 +39,7 @@ class Content:
     digest: bytes
     """SHA-256 of the size and the decoded pixels."""
     look: Look
-    """What look-alikes are found by."""
+    """What near-duplicates are found by."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Labels:
     """Crowds and other boxes that count neither way."""
     is_missing: bool
     """Whether there is no label file, not even an empty one."""
-    faults: tuple[Finding, ...]
+    faults: tuple[Issue, ...]
     """Files that cannot be read, and bad lines."""
 
     @property
@@ -70,7 +70,7 @@ class ScannedImage:
     """Where it and its labels are."""
     splits: tuple[str, ...]
     """The splits that list it, in their order."""
-    content: Content | Finding
+    content: Content | Issue
     """What it shows, or why it cannot be read."""
     labels: Labels
     """What its label files say."""
@@ -79,7 +79,7 @@ class ScannedImage:
 def read_images(
     spec: DataSpec, workers: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> list[ScannedImage]:
-    """Read all images and labels of a data set; what cannot be read is kept as a finding.
+    """Read all images and labels of a data set; what cannot be read is kept as an issue.
 
     Args:
         workers: threads that decode; None takes one for each usable core.
@@ -96,17 +96,17 @@ def read_images(
     ]
 
 
-def read_content(path: Path) -> Content | Finding:
+def read_content(path: Path) -> Content | Issue:
     """Decode an image, or say why that cannot be done."""
     is_whole = _try_pillow(path)
     if is_whole is False:
         right = "restore the file, or leave the image out"
-        return Finding("cut_image", str(path), "is cut off or damaged", right)
+        return Issue("cut_image", str(path), "is cut off or damaged", right)
     try:
         image = read_image(path)
         orientation = read_header(path).orientation if is_whole else 1
     except DatasetError as error:
-        return make_finding("unreadable_image", error)
+        return make_issue("unreadable_image", error)
     height, width = image.shape[:2]
     digest = hashlib.sha256(f"{width} {height} ".encode() + image.tobytes()).digest()
     return Content(width, height, orientation, digest, measure_look(image))
@@ -114,15 +114,15 @@ def read_content(path: Path) -> Content | Finding:
 
 def read_labels(sample: Sample, classes: int) -> Labels:
     """Read an image's label files, line by line past all bad ones."""
-    faults: list[Finding] = []
+    faults: list[Issue] = []
     lines = {}
     for path in (sample.label, sample.ignored):
         lines[path] = _NO_LINES
         try:
             lines[path] = scan_labels(path, classes)
         except DatasetError as error:
-            faults.append(make_finding("unreadable_labels", error))
-        faults += [make_finding("bad_label", error) for error in lines[path].errors]
+            faults.append(make_issue("unreadable_labels", error))
+        faults += [make_issue("bad_label", error) for error in lines[path].errors]
     return Labels(lines[sample.label], lines[sample.ignored], not sample.label.exists(), tuple(faults))
 
 
@@ -132,7 +132,7 @@ def _drop_repeats(lines: LabelLines) -> NDArray[np.float64]:
 
 def _read_contents(
     paths: Sequence[Path], workers: int, progress: Callable[[int, int], None] | None
-) -> Iterator[Content | Finding]:
+) -> Iterator[Content | Issue]:
     with _quiet():
         pool = ThreadPoolExecutor(workers)  # OpenCV, Pillow and hashlib work outside Python's lock
         try:
@@ -146,7 +146,7 @@ def _read_contents(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what OpenCV and Pillow say of odd files off stderr: it is in the findings, or does no harm."""
+    """Keep what OpenCV and Pillow say of odd files off stderr: it is among the issues, or does no harm."""
     level = cv2.utils.logging.getLogLevel()
     # Around all threads, since catch_warnings inside one of them changes the filters of all.
     with warnings.catch_warnings():
