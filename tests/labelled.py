@@ -127,7 +127,7 @@ def save_images(folder: Path, data: LabelledSet) -> LabelledSet:
     return LabelledSet(data.names, tuple(order))
 
 
-def check_refused(outcome: Outcome, place: str, right: str) -> None:
+def check_rejected(outcome: Outcome, place: str, right: str) -> None:
     """Expect one line that begins with the place and ends in what would be right, and nothing at `out` or beside it."""
     assert (outcome.code, outcome.out) == (2, ""), outcome.err
     assert outcome.err.count("\n") == 1, outcome.err

@@ -33,7 +33,7 @@ def take_steps(processes: Processes, hands: Path, accumulate: int, what: str) ->
     if what == "zeros":
         config = replace(config, keep_zeros=True, sparsity="auto")
         paces = [
-            replace(rates, shrinkage=0.0, gone=gone, keeps_zeros=True)
+            replace(rates, shrinkage=0.0, zeroed=gone, keeps_zeros=True)
             for rates, gone in zip(paces, (0.2, 0.4, 0.0), strict=True)
         ]
         for module in model.modules():

@@ -22,7 +22,7 @@ from yolo_prune.errors import OutputError
 
 TILE = check_images._TILE_PX
 NO_LINES = LabelLines(np.zeros(0, np.int64), np.zeros((0, 5)), ())
-NO_LABELS = Labels(NO_LINES, NO_LINES, is_missing=True, faults=())
+NO_LABELS = Labels(NO_LINES, NO_LINES, is_missing=True, issues=())
 
 
 def make(name: str, *splits: str) -> ScannedImage:

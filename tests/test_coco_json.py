@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from labelled import check_refused, labelled_sets, list_rows, make_objects, save_image, save_images
+from labelled import check_rejected, labelled_sets, list_rows, make_objects, save_image, save_images
 from numpy.typing import NDArray
 from pycocotools import mask
 from pycocotools.coco import COCO
@@ -383,7 +383,7 @@ def test_broken_annotations(cli: Cli, images: Path, spoil: Callable[[Entry], Any
     coco = make_coco()
     spoil(coco)
     write(coco)
-    check_refused(cli("data", "convert", "train.json", "--to", "coco", "--out", "out"), place, right)
+    check_rejected(cli("data", "convert", "train.json", "--to", "coco", "--out", "out"), place, right)
 
 
 SCALARS = st.sampled_from([None, True, -1, 0, 1, 3, 5, 7, 12, 10**400, float("nan"), float("-inf"), 1e308, "", "a.jpg"])
@@ -428,7 +428,7 @@ def test_any_values_give_boxes_inside_the_image_or_a_dataset_error(
 )
 def test_what_is_no_annotations_file(cli: Cli, images: Path, text: str, place: str, right: str) -> None:
     write(text)
-    check_refused(cli("data", "convert", "train.json", "--to", "coco", "--out", "out"), place, right)
+    check_rejected(cli("data", "convert", "train.json", "--to", "coco", "--out", "out"), place, right)
 
 
 def test_a_category_nobody_wants_needs_no_box(images: Path) -> None:

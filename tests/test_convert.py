@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from labelled import check_refused, is_same, labelled_sets, list_rows, make_objects, save_image, save_images
+from labelled import check_rejected, is_same, labelled_sets, list_rows, make_objects, save_image, save_images
 from tiny import Cli, read_json
 
 from yolo_prune.datasets.formats.coco import load_coco, save_coco
@@ -194,7 +194,7 @@ def test_several_data_yaml_are_joined(cli: Cli, data: Path) -> None:
     assert {split: count["images"] for split, count in splits.items()} == {"train": 3, "val": 2}
     shutil.rmtree("out")
     write("more/data.yaml", YAML.replace("hand, foot", "foot, hand"))
-    check_refused(cli(*words), "more/data.yaml: names: its names are not those of set/data.yaml", "with --names")
+    check_rejected(cli(*words), "more/data.yaml: names: its names are not those of set/data.yaml", "with --names")
     assert read_json(cli(*words, "--names", "foot,hand"))["names"] == ["foot", "hand"]
 
 
@@ -306,7 +306,7 @@ def test_the_current_folder_is_not_replaced(
 def test_sources_that_make_no_sense(cli: Cli, data: Path, words: str, place: str, right: str) -> None:
     for path in ("a.json", "trainval.json", "train.txt"):
         write(path, "{}")
-    check_refused(cli("data", "convert", *words.split(), "--out", "out"), place, right)
+    check_rejected(cli("data", "convert", *words.split(), "--out", "out"), place, right)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_sources_that_make_no_sense(cli: Cli, data: Path, words: str, place: str
 )  # fmt: skip
 def test_a_broken_data_set(cli: Cli, data: Path, spoiled: str, content: str, place: str, right: str) -> None:
     write(spoiled, content)
-    check_refused(cli("data", "convert", data, "--to", "coco", "--out", "out"), place, right)
+    check_rejected(cli("data", "convert", data, "--to", "coco", "--out", "out"), place, right)
 
 
 def test_a_folder_that_holds_something_is_left_alone(cli: Cli, data: Path) -> None:

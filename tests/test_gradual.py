@@ -28,8 +28,8 @@ from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plan import Plan, prune_network
 from yolo_prune.pruning.plan_file import load_plan
-from yolo_prune.pruning.silencer import begin_removal, parse_removal
 from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
+from yolo_prune.pruning.zeroing import begin_removal, parse_removal
 from yolo_prune.training import removal as removal_module
 from yolo_prune.training.config import TrainConfig
 

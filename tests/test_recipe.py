@@ -215,7 +215,7 @@ def test_a_step_asks_nothing_of_the_device(batch: Batch) -> None:
     """On a GPU each of these operations makes the host wait until the device has caught up."""
     waits: list[str] = []
 
-    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
+    class FeatureHook(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = func.name()
             tensors = (
@@ -232,17 +232,17 @@ def test_a_step_asks_nothing_of_the_device(batch: Batch) -> None:
     config = TrainConfig(batch_size=12, sparsity=0.1)
     torch.manual_seed(0)
     training = make_training_state(Detector(parse_cfg(TINY_CFG)).train(), config, 10)
-    goals = training.loss.make_goals(batch.targets, len(batch.images), SIDE, SIDE)
+    assigned = training.loss.assign_targets(batch.targets, len(batch.images), SIDE, SIDE)
     images = make_images(training.model, SIDE, batch=12)
     assert training.sparsity is not None
-    with Watch():  # type: ignore[no-untyped-call]  # the same
-        losses = training.loss(training.answer(images), goals)
+    with FeatureHook():  # type: ignore[no-untyped-call]  # the same
+        losses = training.loss(training.forward(images), assigned)
         torch.autograd.backward(losses.total)
         torch.nn.utils.clip_grad_norm_(training.model.parameters(), 10.0, foreach=True)
         training.sparsity.shrink_(1e-3)
         training.average.update(training.model)
         assert waits == []
-        training.loss.make_goals(batch.targets, len(batch.images), SIDE, SIDE)  # which is made on the CPU
+        training.loss.assign_targets(batch.targets, len(batch.images), SIDE, SIDE)  # which is made on the CPU
         assert waits
 
 

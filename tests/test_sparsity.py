@@ -26,8 +26,8 @@ from yolo_prune.pruning.constants import carry_constants
 from yolo_prune.pruning.gamma_sparsity import GammaSparsity
 from yolo_prune.pruning.importance import score_by_squares
 from yolo_prune.pruning.plan import make_threshold_plan
-from yolo_prune.pruning.silencer import Silencer, begin_removal
 from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
+from yolo_prune.pruning.zeroing import GradualZeroing, begin_removal
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.report import BINS, count_gammas, draw_gammas
 from yolo_prune.training.schedule import AUTO_REST, SORTING, find_sparsity, measure_rates, measure_step_size
@@ -42,8 +42,8 @@ def make_sparsity(network: Network, seed: int = 0) -> tuple[Detector, GammaSpars
     return model, GammaSparsity(model, make_channel_graph(network))
 
 
-def make_silencer(model: Detector, ratio: float) -> Silencer:
-    return Silencer(model, begin_removal(model.network), PlanConfig(ratio=ratio), SIDE)
+def make_silencer(model: Detector, ratio: float) -> GradualZeroing:
+    return GradualZeroing(model, begin_removal(model.network), PlanConfig(ratio=ratio), SIDE)
 
 
 def list_shrinkages(config: TrainConfig, sparsity: float) -> list[float]:
@@ -59,7 +59,7 @@ def test_the_pull_follows_rate_ramp_and_rest(optimizer: Any) -> None:
         level = 0 if step >= 70 else min(1, (step + 1) / 20)
         assert shrinkage == pytest.approx(measure_step_size(config, rates.learning_rate) * 0.5 * level)
         assert rates.keeps_zeros == (step >= 70)
-        assert rates.gone == 0
+        assert rates.zeroed == 0
 
 
 def test_a_plain_run_is_not_pulled() -> None:
@@ -80,12 +80,12 @@ def test_auto_lets_channels_go_one_after_another_and_the_others_rest(changes: di
     pulled = sum(rates.shrinkage for rates in paces)
     assert pulled == pytest.approx(way if config.optimizer == "sgd" else 0)  # unopposed they just arrive
     assert not any(rates.shrinkage for rates in paces[sorting:])
-    assert not any(rates.gone or rates.keeps_zeros for rates in paces[:sorting])
+    assert not any(rates.zeroed or rates.keeps_zeros for rates in paces[:sorting])
     rest = AUTO_REST if config.sparsity_rest is None else config.sparsity_rest
     end = max(sorting + 1, round((1 - rest) * STEPS))
     assert all(rates.keeps_zeros for rates in paces[sorting:])
-    assert [rates.gone > 0 for rates in paces] == [sorting <= step < end for step in range(STEPS)]
-    shares = [rates.gone for rates in paces[sorting:end]]
+    assert [rates.zeroed > 0 for rates in paces] == [sorting <= step < end for step in range(STEPS)]
+    shares = [rates.zeroed for rates in paces[sorting:end]]
     assert shares[-1] == 1
     growth = np.diff([0.0, *shares])
     assert (growth > 0).all()
@@ -96,7 +96,7 @@ def test_auto_lets_channels_go_one_after_another_and_the_others_rest(changes: di
 def test_just_the_wanted_channels_reach_zero_however_the_task_pulls(optimizer: Any) -> None:
     config = TrainConfig(optimizer=optimizer, sparsity="auto", sparsity_ratio=0.5)
     model, sparsity = make_sparsity(parse_cfg(TINY_CFG))
-    silencer = make_silencer(model, 0.5)
+    zeroing = make_silencer(model, 0.5)
     found = find_sparsity(config, sparsity, STEPS)
     gammas = [parameter for name, parameter in model.named_parameters() if name.endswith("bn.weight")]
     for step in range(STEPS):
@@ -108,8 +108,8 @@ def test_just_the_wanted_channels_reach_zero_however_the_task_pulls(optimizer: A
         if rates.keeps_zeros:
             sparsity.clear_(zeros)
         sparsity.shrink_(rates.shrinkage)
-        if rates.gone:
-            silencer.silence_(rates.gone)
+        if rates.zeroed:
+            zeroing.zero_channels_(rates.zeroed)
     assert (sparsity.measure() == 0).sum() == pytest.approx(PRUNABLE / 2, abs=FLOOR * 4)  # floors may be at zero too
     assert sparsity.measure()[np.isfinite(sparsity.measure())].max() > 1
 
@@ -130,12 +130,12 @@ def test_those_worth_least_are_silenced_and_every_group_keeps_its_best(
     if not any(conv.batch_normalize for _, conv in network.convs):
         return
     model, sparsity = make_sparsity(network, seed)
-    silencer, graph = make_silencer(model, ratio * measure_trained(model)), make_channel_graph(network)
+    zeroing, graph = make_silencer(model, ratio * measure_trained(model)), make_channel_graph(network)
     before = sparsity.measure()
     worth = np.random.default_rng(seed).random(graph.size) if is_told else before
     told = torch.from_numpy(worth) if is_told else None
-    going = ~silencer.make_plan(told).keep
-    silencer.silence_(way, told)
+    going = ~zeroing.make_plan(told).keep
+    zeroing.zero_channels_(way, told)
     after = sparsity.measure()
     present = np.isfinite(before)
     silent = present & (after == 0)
@@ -149,7 +149,7 @@ def test_those_worth_least_are_silenced_and_every_group_keeps_its_best(
     assert not free.any() or not silent.any() or worth[free].min() >= worth[silent].max()
     for group in graph.groups:
         assert group.frozen or not silent[group.ids].all()
-    silencer.silence_(way, None if told is None else 1 - told)
+    zeroing.zero_channels_(way, None if told is None else 1 - told)
     assert (sparsity.measure()[silent] == 0).all()  # what is silent stays so
     assert (sparsity.measure() == 0).sum() == silent.sum()
 
@@ -168,7 +168,7 @@ def test_what_is_silenced_can_be_cut_out_exactly_to_the_borders(network: Network
     if not any(conv.batch_normalize for _, conv in network.convs):
         return
     model, sparsity = make_sparsity(network, seed)
-    make_silencer(model, share * measure_trained(model)).silence_(1.0)
+    make_silencer(model, share * measure_trained(model)).zero_channels_(1.0)
     plan = make_threshold_plan(make_channel_graph(network), sparsity.measure(), 1e-6, PlanConfig())
     slim = rebuild(model, plan, carry_constants(model, plan))
     images = make_images(model, 64)

@@ -166,7 +166,7 @@ def test_a_image_that_vanishes_ends_the_run_in_one_line(config: TrainConfig, han
 
     def lose() -> None:
         for path in images:
-            path.rename(path.with_suffix(".gone"))
+            path.rename(path.with_suffix(".zeroed"))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("yolo_prune.datasets.loader.CACHE_BYTES", 0)
@@ -179,7 +179,7 @@ def test_a_image_that_vanishes_ends_the_run_in_one_line(config: TrainConfig, han
     last = load_checkpoint(tmp_path / "run/last.pt").training
     assert (last["epoch"], last["stats"]["steps"]) == (1, 0)
     for path in images:
-        path.with_suffix(".gone").rename(path)
+        path.with_suffix(".zeroed").rename(path)
     resume_training(tmp_path / "run")
 
 

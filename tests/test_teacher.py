@@ -24,7 +24,7 @@ from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.schedule import StepRates
 from yolo_prune.training.state import make_training_state
-from yolo_prune.training.teacher import Teacher, Watch, load_teacher
+from yolo_prune.training.teacher import FeatureHook, Teacher, load_teacher
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 NETWORK = parse_cfg(TINY_CFG)
@@ -76,7 +76,7 @@ def test_a_teacher_s_gradient_is_the_trained_network_s_alone() -> None:
     teacher = Teacher(Detector(NETWORK), DistillConfig(1.0, 1.0))
     model = Detector(NETWORK).train()
     images = make_images(model, SIDE)
-    watch = Watch(NETWORK)
+    watch = FeatureHook(NETWORK)
     torch.autograd.backward(teacher.measure(images, model(images, watch.visit), watch.maps))
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert all(parameter.grad is None for parameter in teacher.model.parameters())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from labelled import check_refused, list_rows, make_objects, save_image
+from labelled import check_rejected, list_rows, make_objects, save_image
 from tiny import Cli
 from torchvision.datasets import VOCDetection
 
@@ -264,7 +264,7 @@ def test_a_clash_leaves_nothing(cli: Cli) -> None:
         save_image(Path(path))
     write("set/data.yaml", "train: images/train\nval: images/val\nnames: [hand]\n")
     outcome = cli("data", "convert", "set/data.yaml", "--to", "voc", "--out", "out")
-    check_refused(
+    check_rejected(
         outcome, "set/images/train/a_b.jpg: would be a_b in VOC, as would set/images/train/a/b.jpg", "another"
     )
 
@@ -326,7 +326,7 @@ MAIN = "ImageSets/Main/train.txt"
 )  # fmt: skip
 def test_broken_annotations(cli: Cli, voc: Path, spoil: Callable[[], Any], place: str, right: str) -> None:
     spoil()
-    check_refused(cli("data", "convert", f"train=VOC2012/{MAIN}", "--to", "coco", "--out", "out"), place, right)
+    check_rejected(cli("data", "convert", f"train=VOC2012/{MAIN}", "--to", "coco", "--out", "out"), place, right)
 
 
 @given(
@@ -362,7 +362,7 @@ def test_sources_that_are_none(cli: Cli, voc: Path, source: str, place: str, rig
     write("empty/2.xml", EMPTY)
     save_image(Path("empty/2009_000002.jpg"))
     Path("folder/a.xml").mkdir(parents=True)
-    check_refused(cli("data", "convert", *f"train={source} --to coco --out out".split()), place, right)
+    check_rejected(cli("data", "convert", *f"train={source} --to coco --out out".split()), place, right)
 
 
 def test_a_part_nobody_wants_needs_no_box(voc: Path) -> None:

@@ -25,14 +25,14 @@ class Damage:
     after: float
 
     @property
-    def is_ruin(self) -> bool:
+    def is_ruined(self) -> bool:
         """Whether next to nothing is left of what the network found."""
         return self.after < RUINED_SHARE * self.before
 
     def format(self) -> str:
         """Say it in one line, and what would help where the network is ruined."""
         line = f"AP50 on {self.images} validation images: {self.before:.4f} before, {self.after:.4f} after"
-        if not self.is_ruin:
+        if not self.is_ruined:
             return line
         return (
             f"{line}: the network is ruined; prune less, without --one-shot, or finetune for many epochs with a teacher"

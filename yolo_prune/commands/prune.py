@@ -30,9 +30,9 @@ from yolo_prune.pruning.plan_file import save_plan
 from yolo_prune.pruning.plots import draw_plan
 from yolo_prune.pruning.recalibrate import recalibrate_
 from yolo_prune.pruning.refit import count_images, refit
-from yolo_prune.pruning.silencer import Silencer, begin_removal
 from yolo_prune.pruning.surgery import mask, rebuild, silence_blocks
 from yolo_prune.pruning.verify import verify_response
+from yolo_prune.pruning.zeroing import GradualZeroing, begin_removal
 
 AT_ZERO = 1e-6
 """A γ that is no larger is what a moving average leaves of one at zero."""
@@ -164,7 +164,9 @@ def _are_at_zero(checkpoint: Checkpoint, config: PruneConfig) -> bool:
     model = checkpoint.make_model()
     if not any(layer.batch_normalize for _, layer in model.network.convs):
         return False
-    plan = Silencer(model, begin_removal(model.network), make_plan_config(config), checkpoint.img_size).make_plan()
+    plan = GradualZeroing(
+        model, begin_removal(model.network), make_plan_config(config), checkpoint.img_size
+    ).make_plan()
     return not _cuts_what_works(model, plan)
 
 

@@ -29,8 +29,8 @@ from yolo_prune.pruning.blocks import Block, number_kept_layers, pick_blocks
 from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plan import Plan, check_spare
 from yolo_prune.pruning.plan_file import BlockPlan
-from yolo_prune.pruning.silencer import begin_removal, parse_removal
 from yolo_prune.pruning.surgery import cut_blocks
+from yolo_prune.pruning.zeroing import begin_removal, parse_removal
 from yolo_prune.training.config import TrainConfig
 
 JOURNAL = "prune.json"

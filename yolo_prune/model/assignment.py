@@ -41,7 +41,7 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class Goals:
+class BatchTargets:
     """What one batch's answers are compared with.
 
     Made where the targets are, on the CPU, so that a GPU's step never has to tell the host how many there are.
@@ -61,13 +61,13 @@ class Goals:
         """How many anchors answer for a box, over all heads."""
         return sum(map(len, self.assignments))
 
-    def to(self, device: torch.device) -> Goals:
+    def to(self, device: torch.device) -> BatchTargets:
         """Return the goals on a device."""
         moved = tuple(assignment.to(device) for assignment in self.assignments)
         return replace(self, assignments=moved, truth=_move(self.truth, device), unsure=_move(self.unsure, device))
 
 
-def make_goals(
+def assign_targets(
     targets: Tensor,
     yolos: tuple[Yolo, ...],
     grids: list[tuple[int, int]],
@@ -76,7 +76,7 @@ def make_goals(
     height: int,
     width: int,
     anchor_ratio: float,
-) -> Goals:
+) -> BatchTargets:
     """Say what a batch's answers are to be.
 
     Args:
@@ -92,7 +92,7 @@ def make_goals(
     targets, ignored = targets[~is_ignored], targets[is_ignored]
     assignments = assign(targets, yolos, grids, height, width, anchor_ratio)
     truth, unsure = (_pad_truth(boxes, batch, height, width) for boxes in (targets, ignored))
-    return Goals(tuple(assignments), truth, unsure, height)
+    return BatchTargets(tuple(assignments), truth, unsure, height)
 
 
 def assign(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from yolo_prune.darknet.layers import Network, Yolo
-from yolo_prune.model.assignment import Assignment, Goals, make_goals
+from yolo_prune.model.assignment import Assignment, BatchTargets, assign_targets
 from yolo_prune.model.config import LossConfig
 from yolo_prune.model.decode import MAX_LOG_SCALE, decode_boxes, make_grid, split_head
 from yolo_prune.model.detector import Heads
@@ -97,10 +97,10 @@ class DetectionLoss(nn.Module):
         anchors = [anchor for yolo in self.yolos for anchor in yolo.own_anchors]
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float64), persistent=False)
 
-    def make_goals(self, targets: Tensor, batch: int, height: int, width: int) -> Goals:
+    def assign_targets(self, targets: Tensor, batch: int, height: int, width: int) -> BatchTargets:
         """Say what the answers to `batch` images of `height` by `width` pixels are to be; see `assignment.make_goals`."""
         grids = [(round(height / rows), round(width / columns)) for rows, columns in self._cells]
-        return make_goals(
+        return assign_targets(
             targets,
             self.yolos,
             grids,
@@ -112,9 +112,9 @@ class DetectionLoss(nn.Module):
 
     def measure(self, heads: Heads, targets: Tensor, height: int, width: int) -> Losses:
         """Compare raw head maps with one batch's targets (M, 6 or 7) alone; see `make_goals` and `forward`."""
-        return self.forward(heads, self.make_goals(targets, len(heads[0]), height, width).to(heads[0].device))
+        return self.forward(heads, self.assign_targets(targets, len(heads[0]), height, width).to(heads[0].device))
 
-    def forward(self, heads: Heads, goals: Goals, positives: Tensor | float | None = None) -> Losses:
+    def forward(self, heads: Heads, assigned: BatchTargets, positives: Tensor | float | None = None) -> Losses:
         """Compare raw head maps (B, A·(5+C), H/s, W/s) with a batch's goals on the same device.
 
         Args:
@@ -124,10 +124,10 @@ class DetectionLoss(nn.Module):
         heads = [raw.to(torch.promote_types(raw.dtype, torch.float32)) for raw in heads]
         anchors = torch.split(self.anchors.to(heads[0]), [len(yolo.mask) for yolo in self.yolos])
         parts = [
-            self._compare(split_head(raw, yolo), yolo, own, assignment, goals)
-            for raw, yolo, own, assignment in zip(heads, self.yolos, anchors, goals.assignments, strict=True)
+            self._compare(split_head(raw, yolo), yolo, own, assignment, assigned)
+            for raw, yolo, own, assignment in zip(heads, self.yolos, anchors, assigned.assignments, strict=True)
         ]
-        count = max(1, goals.positives) if positives is None else positives
+        count = max(1, assigned.positives) if positives is None else positives
         weights = (self.config.box, self.config.objectness, self.config.classes)
         box, objectness, classes = (
             torch.stack(part).sum() / count * weight
@@ -136,11 +136,11 @@ class DetectionLoss(nn.Module):
         return Losses(box + objectness + classes, box.detach(), objectness.detach(), classes.detach())
 
     def _compare(
-        self, values: Tensor, yolo: Yolo, anchors: Tensor, positives: Assignment, goals: Goals
+        self, values: Tensor, yolo: Yolo, anchors: Tensor, positives: Assignment, assigned: BatchTargets
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the summed box, objectness and class losses of one head; `values` is (B, A, H, W, 5+C)."""
         rows, columns = values.shape[2:4]
-        stride = goals.height / rows
+        stride = assigned.height / rows
         grid = make_grid(rows, columns, values)
         chosen, cells, own = values[positives.cells], grid[positives.row, positives.column], anchors[positives.anchor]
         boxes = decode_boxes(chosen[:, :4], cells, own, stride, yolo.scale_x_y)
@@ -152,14 +152,14 @@ class DetectionLoss(nn.Module):
         share = self.config.objectness_iou
         wanted = values.new_zeros(values.shape[:-1])
         slots = torch.arange(wanted.numel(), device=wanted.device).view_as(wanted)[positives.cells]
-        goal = (1 - share + share * iou.detach().clamp(0, 1)).to(wanted)
+        target = (1 - share + share * iou.detach().clamp(0, 1)).to(wanted)
         wanted.view(-1).scatter_reduce_(
-            0, slots, goal, "amax"
+            0, slots, target, "amax"
         )  # boxes that share an anchor: the best one, in any order
         with torch.no_grad():
             every = decode_boxes(values[..., :4], grid, anchors.view(-1, 1, 1, 2), stride, yolo.scale_x_y)
-            counted = _measure_best_overlap(every, goals.truth) < self.config.ignore_iou
-            counted &= _measure_best_overlap(every, goals.unsure, of_own_area=True) < IGNORED_SHARE
+            counted = _measure_best_overlap(every, assigned.truth) < self.config.ignore_iou
+            counted &= _measure_best_overlap(every, assigned.unsure, of_own_area=True) < IGNORED_SHARE
             counted.view(-1).index_fill_(0, slots, True)
         objectness = functional.binary_cross_entropy_with_logits(
             values[..., 4], wanted, weight=counted.to(values), reduction="sum"

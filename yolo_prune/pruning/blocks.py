@@ -79,8 +79,8 @@ def pick_blocks(network: Network, shortcuts: Iterable[int]) -> tuple[Block, ...]
 
 def list_kept_layers(network: Network, blocks: Collection[Block]) -> list[int]:
     """Return the numbers of the layers that stay when blocks are cut, in order."""
-    gone = {index for block in blocks for index in block.layers}
-    return [index for index in range(len(network.layers)) if index not in gone]
+    removed = {index for block in blocks for index in block.layers}
+    return [index for index in range(len(network.layers)) if index not in removed]
 
 
 def number_kept_layers(network: Network, blocks: Collection[Block]) -> dict[int, int]:

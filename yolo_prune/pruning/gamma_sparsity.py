@@ -80,7 +80,7 @@ class GammaSparsity:
         return self._trained & (self._measure_rms() == 0)
 
     @torch.no_grad()
-    def find_silent(self) -> Tensor:
+    def find_zeroed(self) -> Tensor:
         """Return (N,) which of these have no β but zeros either: their output is 0 everywhere."""
         betas = torch.cat([parameter.detach() for parameter in self._betas])
         return self.find_zeros() & (self._add_up(betas.square()) == 0)

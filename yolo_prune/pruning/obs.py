@@ -54,15 +54,15 @@ class _Reader:
         """Return (C,) how much the loss rises without each."""
         return np.diag(self.weight) / np.diag(self.precision)
 
-    def remove(self, gone: BoolArray) -> None:
+    def remove(self, removed: BoolArray) -> None:
         """Take channels away and let the others take over what they can."""
-        kept = ~gone
+        kept = ~removed
         precision, weight = self.precision, self.weight
-        takeover = -np.linalg.solve(precision[np.ix_(gone, gone)], precision[np.ix_(gone, kept)])
-        crossed = weight[np.ix_(kept, gone)] @ takeover
-        own = takeover.T @ (weight[np.ix_(gone, gone)] @ takeover)
+        takeover = -np.linalg.solve(precision[np.ix_(removed, removed)], precision[np.ix_(removed, kept)])
+        crossed = weight[np.ix_(kept, removed)] @ takeover
+        own = takeover.T @ (weight[np.ix_(removed, removed)] @ takeover)
         self.weight = weight[np.ix_(kept, kept)] + crossed + crossed.T + own
-        self.precision = precision[np.ix_(kept, kept)] + precision[np.ix_(kept, gone)] @ takeover
+        self.precision = precision[np.ix_(kept, kept)] + precision[np.ix_(kept, removed)] @ takeover
 
 
 @dataclass(frozen=True)
@@ -204,12 +204,12 @@ def _order(readers: Sequence[_Reader], count: int) -> FloatArray:
         for channel in chosen:
             worst = max(np.nextafter(worst, np.inf), float(costs[channel]))
             scores[left[channel]] = worst
-        gone = np.zeros(len(left), dtype=bool)
-        gone[chosen] = True
-        if not gone.all():
+        removed = np.zeros(len(left), dtype=bool)
+        removed[chosen] = True
+        if not removed.all():
             for reader in readers:
-                reader.remove(gone)
-        left = left[~gone]
+                reader.remove(removed)
+        left = left[~removed]
     return scores
 
 

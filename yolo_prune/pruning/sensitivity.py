@@ -117,9 +117,9 @@ def rank_by_damage(graph: ChannelGraph, importance: FloatArray, sensitivity: Sen
             for ratio, damage in zip(sensitivity.ratios, sensitivity.measure_damages(curve), strict=True)
         }
         points[1.0] = max(sensitivity.total, *points.values())
-        gone = np.arange(1, curve.channels + 1) / curve.channels
+        removed = np.arange(1, curve.channels + 1) / curve.channels
         order = np.argsort(importance[group.ids], kind="stable")
-        ranks[group.ids[order]] = np.interp(gone, list(points), list(points.values())) + _HAIR * gone
+        ranks[group.ids[order]] = np.interp(removed, list(points), list(points.values())) + _HAIR * removed
     return ranks
 
 

@@ -14,14 +14,14 @@ from torch.optim import AdamW, Optimizer
 
 from yolo_prune.datasets.loader import Batch
 from yolo_prune.errors import TrainingError
-from yolo_prune.model.assignment import Goals
+from yolo_prune.model.assignment import BatchTargets
 from yolo_prune.model.decode import normalise
 from yolo_prune.pruning.gamma_sparsity import GammaSparsity
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.optimizer import MEAN_SQUARE
 from yolo_prune.training.schedule import StepRates
 from yolo_prune.training.state import TrainingState
-from yolo_prune.training.teacher import Watch
+from yolo_prune.training.teacher import FeatureHook
 
 PARTS = ("loss", "box", "objectness", "classes", "teacher")
 READ_EVERY = 20
@@ -102,14 +102,14 @@ def train_step(training: TrainingState, batch: Batch, config: TrainConfig, rates
     for group in optimizer.param_groups:
         group["lr"] = rates.learning_rate
     passes = batch.split(config.accumulate)
-    goals = [training.loss.make_goals(one.targets, len(one.images), *one.images.shape[-2:]) for one in passes]
-    (positives,) = processes.add_up([sum(goal.positives for goal in goals)])
+    assigned = [training.loss.assign_targets(one.targets, len(one.images), *one.images.shape[-2:]) for one in passes]
+    (positives,) = processes.add_up([sum(one_assigned.positives for one_assigned in assigned)])
     share = max(1.0, positives) / processes.count  # gradients are averaged over processes
     optimizer.zero_grad(set_to_none=True)
     losses = torch.zeros(len(PARTS), device=training.device)
-    for number, (one, goal) in enumerate(zip(passes, goals, strict=True), 1):
+    for number, (one, one_assigned) in enumerate(zip(passes, assigned, strict=True), 1):
         with training.hold_back(number < len(passes)):
-            losses += _learn_from(training, one, goal, share)
+            losses += _learn_from(training, one, one_assigned, share)
     training.scaler.unscale_(optimizer)
     held = training.zeros.hold() if training.zeros is not None else []
     if config.clip_norm > 0:
@@ -123,8 +123,8 @@ def train_step(training: TrainingState, batch: Batch, config: TrainConfig, rates
         training.sparsity.clear_(zeros)
     if training.sparsity is not None and rates.shrinkage > 0:
         training.sparsity.shrink_(rates.shrinkage)
-    if training.silencer is not None and training.sparsity is not None and rates.gone > 0:
-        training.silencer.silence_(rates.gone, _measure_worth(training.sparsity, optimizer))
+    if training.zeroing is not None and training.sparsity is not None and rates.zeroed > 0:
+        training.zeroing.zero_channels_(rates.zeroed, _measure_worth(training.sparsity, optimizer))
     training.average.update(training.model)
     return losses
 
@@ -141,19 +141,19 @@ def _measure_worth(sparsity: GammaSparsity, optimizer: Optimizer) -> Tensor | No
     return sparsity.measure_worth(find_squares)
 
 
-def _learn_from(training: TrainingState, batch: Batch, goals: Goals, positives: float) -> Tensor:
+def _learn_from(training: TrainingState, batch: Batch, assigned: BatchTargets, positives: float) -> Tensor:
     """Add one pass's gradients to those that are there, and return its (5,) losses."""
     kind = next(training.model.parameters()).dtype
     pixels = normalise(batch.images.to(training.device, non_blocking=True), kind)
     images = pixels.to(memory_format=torch.channels_last)
-    watch = Watch(training.model.network)
+    hook = FeatureHook(training.model.network)
     with training.autocast():
-        heads = training.answer(images, watch.visit) if training.teacher is not None else training.answer(images)
-    losses = training.loss(heads, goals.to(training.device), positives)
+        heads = training.forward(images, hook.visit) if training.teacher is not None else training.forward(images)
+    losses = training.loss(heads, assigned.to(training.device), positives)
     total, taught = losses.total, losses.total.new_zeros(())
     if training.teacher is not None:
         with training.autocast():
-            taught = training.teacher.measure(images, heads, watch.maps) / positives
+            taught = training.teacher.measure(images, heads, hook.maps) / positives
         total = total + taught
     torch.autograd.backward(training.scaler.scale(total))
     return torch.stack((total.detach(), losses.box, losses.objectness, losses.classes, taught.detach()))

@@ -6,12 +6,12 @@ import torch
 
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.gamma_sparsity import GammaSparsity
-from yolo_prune.pruning.silencer import Silencer
 from yolo_prune.pruning.surgery import rebuild, slice_tensors
 from yolo_prune.pruning.verify import verify
+from yolo_prune.pruning.zeroing import GradualZeroing
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.optimizer import get_moments, make_optimizer, put_moments_, slice_moments
-from yolo_prune.training.state import TrainingState, make_answer, prepare
+from yolo_prune.training.state import TrainingState, make_forward, prepare
 from yolo_prune.training.zero_mask import KeptZeros
 
 
@@ -23,11 +23,11 @@ def remove_silent_(training: TrainingState, config: TrainConfig, img_size: int, 
     Raises:
         PlanError: outputs differ by more than rounding explains; nothing has been changed.
     """
-    if (silencer := training.silencer) is None:
+    if (zeroing := training.zeroing) is None:
         return False
-    model, plan = training.model, silencer.find_silent()
-    silent, prunable = int((~plan.keep).sum()), int(make_channel_graph(model.network).prunable.sum())
-    if silent <= least_share * prunable:
+    model, plan = training.model, zeroing.find_zeroed()
+    zeroed, prunable = int((~plan.keep).sum()), int(make_channel_graph(model.network).prunable.sum())
+    if zeroed <= least_share * prunable:
         return False
     slim = rebuild(model, plan).train(model.training).to(memory_format=torch.channels_last)
     slim = prepare(slim, config, training.processes)
@@ -36,8 +36,8 @@ def remove_silent_(training: TrainingState, config: TrainConfig, img_size: int, 
     training.optimizer = make_optimizer(slim, config)
     put_moments_(training.optimizer, slim, slice_moments(model.network, plan, moments))
     training.average.state = slice_tensors(model.network, plan, training.average.state)
-    training.model, training.answer = slim, make_answer(slim, config, training.processes)
+    training.model, training.forward = slim, make_forward(slim, config, training.processes)
     training.sparsity = GammaSparsity(slim, make_channel_graph(slim.network))
-    training.silencer = Silencer(slim, silencer.removal.after(plan, difference), config.removal_plan, img_size)
+    training.zeroing = GradualZeroing(slim, zeroing.removal.after(plan, difference), config.removal_plan, img_size)
     training.zeros = KeptZeros(slim) if config.keep_zeros else None
     return True

@@ -21,7 +21,7 @@ from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import AUTO
-from yolo_prune.pruning.silencer import Removal, parse_removal
+from yolo_prune.pruning.zeroing import Removal, parse_removal
 from yolo_prune.threads import count_cores
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import Processes
@@ -306,8 +306,8 @@ def _begin(run: Run, training: TrainingState, steps: int, report: Report) -> Pro
     if config.sparsity == AUTO:
         assert training.sparsity is not None
         progress.sparsity = find_sparsity(config, training.sparsity, steps)
-        assert training.silencer is not None
-        going = int((~training.silencer.make_plan().keep).sum())  # a target that is out of reach shows now
+        assert training.zeroing is not None
+        going = int((~training.zeroing.make_plan().keep).sum())  # a target that is out of reach shows now
         pull = f"λ = {progress.sparsity:.4g}, " if progress.sparsity else ""
         present = int(make_channel_graph(training.model.network).prunable.sum())
         report(f"sparsity: {pull}{going} of {present} channels to zero in {steps} steps")

@@ -25,7 +25,7 @@ class StepRates:
     learning_rate: float
     shrinkage: float = 0.0
     """How far γ moves towards zero."""
-    gone: float = 0.0
+    zeroed: float = 0.0
     """How much of all that is to be silenced is silent after the step, those channels that are worth least."""
     keeps_zeros: bool = False
     """Whether channels at zero stay there."""
@@ -47,7 +47,7 @@ def measure_rates(config: TrainConfig, sparsity: float, step: int, steps: int) -
     if config.sparsity != AUTO or step < SORTING * steps:
         return StepRates(rate, measure_step_size(config, rate) * sparsity * _measure_level(config, step, steps))
     left = (end - 1 - step) / (end - math.ceil(SORTING * steps))
-    return StepRates(rate, gone=1 - left**3, keeps_zeros=True)
+    return StepRates(rate, zeroed=1 - left**3, keeps_zeros=True)
 
 
 def measure_learning_rate(config: TrainConfig, step: int, steps: int) -> float:

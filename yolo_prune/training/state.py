@@ -18,14 +18,14 @@ from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import AUTO
 from yolo_prune.pruning.gamma_sparsity import GammaSparsity
-from yolo_prune.pruning.silencer import Removal, Silencer, begin_removal
+from yolo_prune.pruning.zeroing import GradualZeroing, Removal, begin_removal
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import Processes
 from yolo_prune.training.optimizer import Moments, WeightAverage, make_optimizer, put_moments_
 from yolo_prune.training.teacher import Teacher
 from yolo_prune.training.zero_mask import KeptZeros
 
-Answer = Callable[..., list[Tensor]]
+Forward = Callable[..., list[Tensor]]
 
 
 @dataclass
@@ -39,13 +39,13 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     sparsity: GammaSparsity | None
     """None for a network without batch normalisation that is trained without λ."""
-    answer: Answer
+    forward: Forward
     """The model, as it is called: compiled, or in step with other processes."""
     dtype: torch.dtype
     """What convolutions are computed in."""
     zeros: KeptZeros | None = None
     """Where weights at zero stay there."""
-    silencer: Silencer | None = None
+    zeroing: GradualZeroing | None = None
     """With `sparsity: auto`."""
     teacher: Teacher | None = None
     processes: Processes = field(default_factory=Processes)
@@ -68,8 +68,8 @@ class TrainingState:
 
     def hold_back(self, more_to_come: bool) -> AbstractContextManager[Any]:
         """Keep gradients from travelling between processes while more of the same step is to come."""
-        if more_to_come and isinstance(self.answer, DistributedDataParallel):
-            return self.answer.no_sync()
+        if more_to_come and isinstance(self.forward, DistributedDataParallel):
+            return self.forward.no_sync()
         return nullcontext()
 
     def format_state(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class TrainingState:
             "average": self.average.state,
             "average_updates": self.average.updates,
             "scaler": self.scaler.state_dict(),
-            "removal": None if self.silencer is None else self.silencer.removal.format_state(),
+            "removal": None if self.zeroing is None else self.zeroing.removal.format_state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -123,10 +123,10 @@ def make_training_state(
     optimizer = make_optimizer(model, config)
     if moments is not None:
         put_moments_(optimizer, model, moments)
-    silencer = None
+    zeroing = None
     if config.sparsity == AUTO:
         removal = removal or begin_removal(model.network)
-        silencer = Silencer(model, removal, config.removal_plan, img_size or model.network.width)
+        zeroing = GradualZeroing(model, removal, config.removal_plan, img_size or model.network.width)
     return TrainingState(
         model,
         optimizer,
@@ -134,10 +134,10 @@ def make_training_state(
         DetectionLoss(model.network, config.loss, class_counts).to(device),
         torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         GammaSparsity(model, make_channel_graph(model.network)) if has_gammas or config.is_sparse else None,
-        make_answer(model, config, processes),
+        make_forward(model, config, processes),
         dtype,
         KeptZeros(model) if config.keep_zeros else None,
-        silencer,
+        zeroing,
         teacher,
         processes,
     )
@@ -155,17 +155,17 @@ def prepare(model: Detector, config: TrainConfig, processes: Processes) -> Detec
     return model
 
 
-def make_answer(model: Detector, config: TrainConfig, processes: Processes) -> Answer:
+def make_forward(model: Detector, config: TrainConfig, processes: Processes) -> Forward:
     """Return the model as it is called in training: in step with other processes, compiled, or as it is."""
     device = next(model.parameters()).device
-    answer: Any = model
+    forward: Any = model
     if processes.count > 1:
         places = [device] if device.type == "cuda" else None
         has_idle = any(index not in model.network.reached for index, _ in model.network.convs)
-        answer = DistributedDataParallel(
-            answer, device_ids=places, gradient_as_bucket_view=True, find_unused_parameters=has_idle
+        forward = DistributedDataParallel(
+            forward, device_ids=places, gradient_as_bucket_view=True, find_unused_parameters=has_idle
         )
-    compiled: Answer = torch.compile(answer) if config.compile else answer
+    compiled: Forward = torch.compile(forward) if config.compile else forward
     return compiled
 
 

@@ -16,7 +16,7 @@ from yolo_prune.model.distillation import measure_attention_gap, measure_distill
 from yolo_prune.model.fold import fold_batchnorm
 
 
-class Watch:
+class FeatureHook:
     """Keeps what a network's head convolutions read while it answers; to be shown its layers by `Detector.forward`."""
 
     def __init__(self, network: Network) -> None:
@@ -41,12 +41,12 @@ class Teacher:
 
         `maps` are what the trained network's head convolutions read; they count if `config.features` does.
         """
-        watch = Watch(self.model.network)
+        hook = FeatureHook(self.model.network)
         with torch.no_grad():
-            answers = self.model(images, watch.visit)
-        difference = self.config.weight * measure_distillation(heads, answers, self.yolos)
+            outputs = self.model(images, hook.visit)
+        difference = self.config.weight * measure_distillation(heads, outputs, self.yolos)
         if self.config.features > 0:
-            difference = difference + self.config.features * measure_attention_gap(maps, watch.maps)
+            difference = difference + self.config.features * measure_attention_gap(maps, hook.maps)
         return difference
 
 

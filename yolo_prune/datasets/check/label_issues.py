@@ -30,7 +30,7 @@ def find_label_issues(images: Sequence[ScannedImage], names: Sequence[str], img_
     for image in images:
         users.setdefault(image.sample.label, []).append(image)
     return [
-        *(fault for label, sharing in users.items() for fault in _check_file(label, sharing, names, img_size)),
+        *(issue for label, sharing in users.items() for issue in _check_file(label, sharing, names, img_size)),
         *_find_shared_ignored(images, users),
         *(Issue("labels_without_image", str(path), what) for path, what in sorted(_find_orphans(images))),
     ]
@@ -42,7 +42,7 @@ def _check_file(label: Path, sharing: Sequence[ScannedImage], names: Sequence[st
         images = tuple(str(image.sample.image) for image in sharing)
         right = "give each image a name of its own"
         yield Issue("shared_labels", str(label), f"serves {' and '.join(images)}", right, images)
-    yield from labels.faults
+    yield from labels.issues
     if labels.is_missing:
         for image in sharing:
             yield Issue("no_labels", str(image.sample.image), f"has no label file {label}")

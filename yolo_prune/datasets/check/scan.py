@@ -52,7 +52,7 @@ class Labels:
     """Crowds and other boxes that count neither way."""
     is_missing: bool
     """Whether there is no label file, not even an empty one."""
-    faults: tuple[Issue, ...]
+    issues: tuple[Issue, ...]
     """Files that cannot be read, and bad lines."""
 
     @property
@@ -114,16 +114,16 @@ def read_content(path: Path) -> Content | Issue:
 
 def read_labels(sample: Sample, classes: int) -> Labels:
     """Read an image's label files, line by line past all bad ones."""
-    faults: list[Issue] = []
+    issues: list[Issue] = []
     lines = {}
     for path in (sample.label, sample.ignored):
         lines[path] = _NO_LINES
         try:
             lines[path] = scan_labels(path, classes)
         except DatasetError as error:
-            faults.append(make_issue("unreadable_labels", error))
-        faults += [make_issue("bad_label", error) for error in lines[path].errors]
-    return Labels(lines[sample.label], lines[sample.ignored], not sample.label.exists(), tuple(faults))
+            issues.append(make_issue("unreadable_labels", error))
+        issues += [make_issue("bad_label", error) for error in lines[path].errors]
+    return Labels(lines[sample.label], lines[sample.ignored], not sample.label.exists(), tuple(issues))
 
 
 def _drop_repeats(lines: LabelLines) -> NDArray[np.float64]:

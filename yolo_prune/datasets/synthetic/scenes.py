@@ -146,10 +146,10 @@ def _photograph(rng: np.random.Generator, planes: FloatArray) -> npt.NDArray[np.
     gain = rng.uniform(0.75, 1.2) * rng.uniform(0.94, 1.06, 3)
     exposed = np.clip(planes, 0, 1) ** np.float32(rng.uniform(0.8, 1.25)) * gain[:, None, None].astype(np.float32)
     image = np.asarray(cv2.merge(list(exposed * 255)), np.float32)
-    fault = rng.random()
-    if fault < 0.4:
+    issue = rng.random()
+    if issue < 0.4:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.4)), np.float32)
-    elif fault < 0.55:
+    elif issue < 0.55:
         image = np.asarray(cv2.filter2D(image, -1, _make_shake(rng)), np.float32)
     if rng.random() < 0.7:
         grain = rng.integers(0, 256, (2, *image.shape), np.uint8).sum(axis=0, dtype=np.int16) - 255

@@ -65,7 +65,7 @@ def unpack(
             _check_member(archive, member, folder, max_bytes)
             path = PurePosixPath(member.name)
             if member.isfile() and path in seen:
-                raise _refuse(archive, member, "is stored twice")
+                raise _reject(archive, member, "is stored twice")
             seen.add(path)
             place = choose(path) if member.isfile() else None
             if place is not None:
@@ -135,15 +135,15 @@ def _list_members(archive: Path, stream: _Bounded) -> Iterator[tuple[tarfile.Tar
 def _check_member(archive: Path, member: tarfile.TarInfo, folder: Path, max_bytes: int) -> None:
     path, windows = PurePosixPath(member.name), PureWindowsPath(member.name)
     if path.is_absolute() or windows.drive or windows.root:
-        raise _refuse(archive, member, "has an absolute path")
+        raise _reject(archive, member, "has an absolute path")
     if ".." in windows.parts:  # which knows both kinds of slash
-        raise _refuse(archive, member, "leads out of the folder")
+        raise _reject(archive, member, "leads out of the folder")
     if not member.name.isprintable():
-        raise _refuse(archive, member, "has a name with signs that cannot be printed")
+        raise _reject(archive, member, "has a name with signs that cannot be printed")
     if member.issparse() or not (member.isfile() or member.isdir()):
-        raise _refuse(archive, member, f"is {_KINDS.get(member.type, 'no plain file')}")
+        raise _reject(archive, member, f"is {_KINDS.get(member.type, 'no plain file')}")
     if member.size < 0:
-        raise _refuse(archive, member, "has a size below 0")
+        raise _reject(archive, member, "has a size below 0")
     if member.size > max_bytes - member.offset_data:
         raise DatasetError(f"unpacks to more than {max_bytes:,} bytes", where=archive, right=_RIGHT)
     check_also = getattr(tarfile, "data_filter", None)  # early releases of Python 3.10 and 3.11 have none
@@ -151,7 +151,7 @@ def _check_member(archive: Path, member: tarfile.TarInfo, folder: Path, max_byte
         try:
             check_also(member, str(folder))
         except tarfile.TarError as error:
-            raise _refuse(archive, member, f"is refused ({error})") from error
+            raise _reject(archive, member, f"is refused ({error})") from error
 
 
 def _write(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
@@ -159,11 +159,11 @@ def _write(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, path: P
     with _reading(archive):
         source = tar.extractfile(member)
     if source is None:
-        raise _refuse(archive, member, "is no plain file")
+        raise _reject(archive, member, "is no plain file")
     try:
         file = path.open("xb")  # the same place below two top folders, or by a name in other case on some disks
     except FileExistsError as error:
-        raise _refuse(archive, member, "is stored twice") from error
+        raise _reject(archive, member, "is stored twice") from error
     with source, file:
         while True:
             with _reading(archive):
@@ -173,6 +173,6 @@ def _write(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, path: P
             file.write(block)
 
 
-def _refuse(archive: Path, member: tarfile.TarInfo, what: str) -> DatasetError:
+def _reject(archive: Path, member: tarfile.TarInfo, what: str) -> DatasetError:
     name = member.name if member.name.isprintable() else ascii(member.name)
     return DatasetError(what, where=f"{archive}: {name}", right=_RIGHT)

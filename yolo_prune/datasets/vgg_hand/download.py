@@ -161,7 +161,7 @@ def _try_once(part: Part, config: DownloadConfig, progress: Progress | None) -> 
             if answer.code == 416 and version is not None:  # nothing lies beyond what we have
                 _check_end(part, have, version, answer.headers)
                 return
-            raise _refuse_answer(answer.code, answer.reason, part.url) from answer
+            raise _make_status_error(answer.code, answer.reason, part.url) from answer
     with response:
         if response.status == 206 and version is not None:
             total_bytes = _check_continuation(part, have, version, response.headers)
@@ -169,7 +169,7 @@ def _try_once(part: Part, config: DownloadConfig, progress: Progress | None) -> 
             have, total_bytes = 0, _parse_length(response.headers)
             part.start(_read_version(part.url, response.headers, total_bytes))
         else:
-            raise _refuse_answer(response.status, response.reason, part.url)
+            raise _make_status_error(response.status, response.reason, part.url)
         _append(response, part, have, total_bytes, config.max_bytes, progress)
 
 
@@ -204,7 +204,7 @@ def _append(
     try:
         file = part.bytes_path.open("ab")
     except OSError as error:
-        raise refuse_writing(part.bytes_path, error) from error
+        raise make_write_error(part.bytes_path, error) from error
     with file:
         while total_bytes is None or have < total_bytes:
             if max(have, total_bytes or 0) > max_bytes:
@@ -220,7 +220,7 @@ def _append(
                 file.write(block)
                 file.flush()
             except OSError as error:
-                raise refuse_writing(part.bytes_path, error) from error
+                raise make_write_error(part.bytes_path, error) from error
             have += len(block)
             if progress:
                 progress(have, total_bytes)
@@ -281,14 +281,14 @@ def _name_whole(part: Part, sha256: str | None) -> str:
         part.bytes_path.replace(name)
         part.version_path.unlink(missing_ok=True)
     except OSError as error:
-        raise refuse_writing(part.path, error) from error
+        raise make_write_error(part.path, error) from error
     if not is_right:
         what = f"what {part.url} sent has the SHA-256 {found}, not {str(sha256).lower()}"
         raise DatasetError(what, where=name, right="run again to download it anew, or check the hash")
     return found
 
 
-def _refuse_answer(status: int, reason: str, url: str) -> Exception:
+def _make_status_error(status: int, reason: str, url: str) -> Exception:
     line = f"the server answers {status} {reason}".rstrip()
     return _Broken(line) if status in _PASSING else DatasetError(line, where=url, right=_RIGHT_URL)
 
@@ -348,9 +348,9 @@ class Part:
             self.bytes_path.unlink(missing_ok=True)
             self.version_path.unlink(missing_ok=True)
         except OSError as error:
-            raise refuse_writing(self.bytes_path, error) from error
+            raise make_write_error(self.bytes_path, error) from error
 
 
-def refuse_writing(path: Path, error: OSError) -> OutputError:
+def make_write_error(path: Path, error: OSError) -> OutputError:
     """Return the error that the disk refuses a file."""
     return OutputError(f"cannot be written ({error.strerror or error})", where=path)

@@ -64,7 +64,7 @@ def parse_removal(state: Mapping[str, Any]) -> Removal:
     return Removal(parse_cfg(state["cfg"], "last.pt"), state["kept"].numpy(), target, state["difference"])
 
 
-class Silencer:
+class GradualZeroing:
     """Silences the channels of a model, in place, on the way to what a `PlanConfig` asks of the original.
 
     Channels of layers without batch norm, or that are not trained, stay.
@@ -96,7 +96,7 @@ class Silencer:
         return self._plan(self._rank(worth))
 
     @torch.no_grad()
-    def silence_(self, way: float, worth: Tensor | None = None) -> None:
+    def zero_channels_(self, way: float, worth: Tensor | None = None) -> None:
         """Set γ and β of further channels to zero, until `way` (0 … 1) of all that go are gone.
 
         Args:
@@ -110,13 +110,13 @@ class Silencer:
         chosen[torch.from_numpy(order[: max(0, due)])] = True
         self._gammas.clear_(chosen.to(self._gammas.trained.device))
 
-    def find_silent(self) -> Plan:
+    def find_zeroed(self) -> Plan:
         """Return the plan that cuts out the channels which are silent now.
 
         With `round_to` every group keeps a multiple, or all of its channels; silent ones stay where that needs them. So the
         next plan, which may want to keep more of a group than this one, begins with whole multiples as well.
         """
-        keep = ~self._gammas.find_silent().cpu().numpy()
+        keep = ~self._gammas.find_zeroed().cpu().numpy()
         if (multiple := self._config.multiple) > 1:
             for group in self._graph.groups:
                 needed = max(int(keep[group.ids].sum()), self._config.min_channels)

@@ -17,8 +17,8 @@ from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plan import Plan
-from yolo_prune.pruning.silencer import Removal, Silencer, begin_removal
 from yolo_prune.pruning.surgery import rebuild
+from yolo_prune.pruning.zeroing import GradualZeroing, Removal, begin_removal
 
 SIDE = 64
 STEPS = 12
@@ -38,15 +38,15 @@ def silence_some_(model: Detector, share: float, random: np.random.Generator) ->
 def remove(model: Detector, config: PlanConfig, random: np.random.Generator) -> tuple[Detector, Removal]:
     """Carry a removal out in steps, with worths drawn anew for each and cuts at random."""
     img_size = model.network.width
-    silencer = Silencer(model, begin_removal(model.network), config, img_size)
+    zeroing = GradualZeroing(model, begin_removal(model.network), config, img_size)
     for step in range(1, STEPS + 1):
         worth = torch.from_numpy(random.random(make_channel_graph(model.network).size))
-        silencer.silence_(step / STEPS, worth)
+        zeroing.zero_channels_(step / STEPS, worth)
         if step == STEPS or random.random() < 0.4:
-            plan = silencer.find_silent()
+            plan = zeroing.find_zeroed()
             model = rebuild(model, plan).eval()
-            silencer = Silencer(model, silencer.removal.after(plan, 0.0), config, img_size)
-    return model, silencer.removal
+            zeroing = GradualZeroing(model, zeroing.removal.after(plan, 0.0), config, img_size)
+    return model, zeroing.removal
 
 
 def find_unrounded(removal: Removal, multiple: int) -> list[tuple[int, int]]:
@@ -70,7 +70,7 @@ def test_multiples_or_all_are_left_and_targets_met(
     model = silence_some_(randomise_(Detector(network), seed, double=False), zeros, random)
     config = PlanConfig(ratio, min_channels=min_channels, round_to=multiple, target_macs=macs)
     try:
-        Silencer(model, begin_removal(network), config, SIDE).make_plan()
+        GradualZeroing(model, begin_removal(network), config, SIDE).make_plan()
     except PlanError:
         return
     slim, removal = remove(model, config, random)
@@ -87,7 +87,7 @@ def test_any_network_is_left_with_multiples_or_all(network: Network, seed: int, 
     model = silence_some_(randomise_(Detector(network), seed, double=False), 0.2, random)
     config = PlanConfig(ratio, round_to=multiple)
     try:
-        Silencer(model, begin_removal(network), config, network.width).make_plan()
+        GradualZeroing(model, begin_removal(network), config, network.width).make_plan()
     except PlanError:
         return
     assert find_unrounded(remove(model, config, random)[1], multiple) == []
@@ -118,6 +118,6 @@ def test_silent_channels_stay_where_a_multiple_needs_them(
             module.bn.weight[-count:] = 0
             module.bn.bias[-count:] = 0
     config = PlanConfig(0.0, round_to=round_to)
-    plan: Plan = Silencer(model, begin_removal(network), config, network.width).find_silent()
+    plan: Plan = GradualZeroing(model, begin_removal(network), config, network.width).find_zeroed()
     graph = make_channel_graph(network)
     assert tuple(int(plan.keep[graph.writes[layer]].sum()) for layer in (0, 1)) == left
