@@ -110,7 +110,7 @@ class Worker:
         return self._ask({"settle_s": SETTLE_S if self.variant == RULE else 0.0, "seconds": self._seconds})
 
     def _ask(self, order: dict[str, float]) -> dict[str, Any]:
-        """Return the answer to an order.
+        """Return the response to an order.
 
         Raises:
             SystemExit: it has ended.
@@ -167,7 +167,7 @@ def raise_priority(pid: int) -> None:
 
 
 def can_raise_priority() -> bool:
-    """Say whether this user may give a process a higher priority."""
+    """Return whether this user may give a process a higher priority."""
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
         try:
             raise_priority(process.pid)

@@ -1,6 +1,6 @@
 """A worker of contention.py: a command in a process of its own, measured when it is told to.
 
-Reads what to work on from its argument, then orders from stdin, and answers on stdout, a line of JSON each.
+Reads what to work on from its argument, then orders from stdin, and responds on stdout, a line of JSON each.
 """
 
 from __future__ import annotations
@@ -159,15 +159,15 @@ def measure(unit: Unit, settle_s: float, seconds: float) -> dict[str, float]:
 
 def work(order: dict[str, Any]) -> None:
     """Make the unit, and measure it as often as an order comes."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a command prints is no answer
+    responses = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a command prints is no response
     sys.stdin.readline()
     unit = make_unit(order["command"], Path(order["folder"]), order["batch_size"])
     unit()
-    print(json.dumps({"threads": torch.get_num_threads()}), file=answers, flush=True)
+    print(json.dumps({"threads": torch.get_num_threads()}), file=responses, flush=True)
     for line in sys.stdin:
         with watch_contention() if order["has_rule"] else nullcontext():
-            print(json.dumps(measure(unit, **json.loads(line))), file=answers, flush=True)
+            print(json.dumps(measure(unit, **json.loads(line))), file=responses, flush=True)
 
 
 if __name__ == "__main__":

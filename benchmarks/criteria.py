@@ -3,7 +3,7 @@
 Prunes one trained checkpoint by every criterion to the same shares of its multiply–accumulates, each with the same
 recalibration and the same short finetune, scores it before and after that on the validation split, and prints a Markdown
 table. Beside our criteria stand the published rule for YOLOv3 (global γ, no channel that a shortcut ties, nor the
-convolutions before an upsampling) and Torch-Pruning at its defaults. A run that was stopped goes on where it stopped.
+convolutions before an upsampling) and Torch-Pruning at its defaults. A run that was stopped resumes where it stopped.
 """
 
 from __future__ import annotations

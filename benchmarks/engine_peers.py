@@ -20,7 +20,7 @@ from yolo_prune.model.detector import ConvLayer, Detector
 Call: TypeAlias = Callable[[], Any]
 Times: TypeAlias = Mapping[str, "np.ndarray[Any, Any]"]
 PAUSE_S = 0.02
-"""Between calls: until then other engines' idle threads keep a core busy, waiting for work."""
+"""Between calls: until then other engines' waiting threads keep a core busy."""
 WARMUP = 2
 OPSET = 17
 

@@ -36,7 +36,7 @@ from engine_peers import (
 from torch import Tensor
 from torch.nn import functional
 
-from yolo_prune.bench.latency import describe_environment
+from yolo_prune.benchmarking.latency import describe_environment
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.layers import Conv, Network, resize
 from yolo_prune.engines.sparse.build import load_kernel

@@ -1,4 +1,4 @@
-"""Where a training step's time goes: python benchmarks/train_profile.py [--data data.yaml] [--img-size 192]
+"""How a training step's time is spent: python benchmarks/train_profile.py [--data data.yaml] [--img-size 192]
 
 Times the parts of real steps (next batch, forward, loss, backward, optimizer and the rest) and prints each one's share,
 the median over steps with its quartiles.
@@ -34,7 +34,7 @@ SPARSITY = 0.1
 
 def main() -> None:
     """Time steps of a fresh network and print the shares."""
-    parser = argparse.ArgumentParser(description="Where a training step's time goes.")
+    parser = argparse.ArgumentParser(description="How a training step's time is spent.")
     parser.add_argument("--data", type=Path, help="a data.yaml (default: the synthetic hands)")
     parser.add_argument("--cfg", type=Path, help="a Darknet cfg (default: the quarter-width YOLOv3)")
     parser.add_argument("--img-size", type=int, default=192)

@@ -1,7 +1,7 @@
 """Training's images/s beside other trainers': python benchmarks/train_throughput.py [--peer-python /peer/bin/python]
 
 Of the step alone (batches in memory) and of the whole epoch (reading, varying, steps; no validation, no saving). Each side is
-a process of its own that waits while another is measured; rounds are interleaved. Each goes through its trainer's own loop,
+a process of its own that waits while another is measured; rounds are interleaved. Each runs its trainer's own loop,
 fed by a loader that waits for its turn: our train_epoch, ultralytics' DetectionTrainer, pytorchyolo's script; with its own
 augmentation, loss, optimizer and moving average, on the same images. Of ultralytics validation, plots and saving are off, and
 so are deterministic kernels, which slow it down; it takes an optimizer step for every --nominal-batch images, 64 as it does
@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 PARTS = ("step", "epoch")
 BATCHES_IN_MEMORY = 16
-"""So many batches the steps alone go round."""
+"""Batches over which the steps alone are timed."""
 EPOCHS = 100
 """How long every side believes it trains, for its schedules; a round takes two."""
 FORWARD_AND_BACKWARD = 3
@@ -82,7 +82,7 @@ class Side:
     def measure(self, part: str) -> float:
         """Have it train for a pass and return images/s."""
         done = self._ask({"part": part})
-        if done["images"] != self._images:  # pytorchyolo goes on without images that it cannot vary
+        if done["images"] != self._images:  # pytorchyolo continues without images that it cannot vary
             raise SideError(f"{self.name} took {done['images']} images of {self._images}")
         return float(done["images"] / done["seconds"])
 
@@ -94,21 +94,23 @@ class Side:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(order, default=str), file=self._process.stdin, flush=True)
-        answer = json.loads(self._process.stdout.readline() or "{}")
-        if not answer or "error" in answer:
+        response = json.loads(self._process.stdout.readline() or "{}")
+        if not response or "error" in response:
             self._process.wait()
             last = self._log.read_text(errors="replace").strip().rpartition("\n")[2]
-            raise SideError(answer.get("error", last))
-        return dict(answer)
+            raise SideError(response.get("error", last))
+        return dict(response)
 
 
 class Gate:
-    """A trainer's loader, each pass of which first answers what the one before took, then waits for an order."""
+    """A trainer's loader, each pass of which first reports what the one before took, then waits for an order."""
 
-    def __init__(self, loader: Any, find_model: Callable[[], nn.Module], name: str, job: Job, answers: TextIO) -> None:
+    def __init__(
+        self, loader: Any, find_model: Callable[[], nn.Module], name: str, job: Job, responses: TextIO
+    ) -> None:
         """Stand before a loader; the model is asked for in the first pass."""
         self.loader, self._find_model, self._name = loader, find_model, name
-        self._job, self._answers, self._kept, self._found = job, answers, list[Any](), dict[str, Any]()
+        self._job, self._responses, self._kept, self._found = job, responses, list[Any](), dict[str, Any]()
 
     def __getattr__(self, name: str) -> Any:
         """Be the loader in everything else."""
@@ -123,8 +125,8 @@ class Gate:
             self._kept = list(islice(self.loader, BATCHES_IN_MEMORY))
             self._found = {"name": self._name, **count_cost(self._find_model(), self._job.img_size)}
         if hasattr(self.loader, "reset"):
-            self.loader.reset()  # else ultralytics' workers go on while another side is measured
-        print(json.dumps(self._found), file=self._answers, flush=True)
+            self.loader.reset()  # else ultralytics' workers continue while another side is measured
+        print(json.dumps(self._found), file=self._responses, flush=True)
         if not (line := sys.stdin.readline()):
             raise SystemExit
         kept = map(copy.copy, islice(cycle(self._kept), len(self)))  # ultralytics changes the dict that it gets
@@ -148,7 +150,7 @@ def count_cost(model: nn.Module, img_size: int) -> dict[str, int]:
     return {"params": params, "macs": counter.get_total_flops() // (2 * images)}
 
 
-def train_with_yolo_prune(job: Job, answers: TextIO) -> None:
+def train_with_yolo_prune(job: Job, responses: TextIO) -> None:
     """Train as training/run.py does, pass by pass."""
     import cv2
 
@@ -173,15 +175,15 @@ def train_with_yolo_prune(job: Job, answers: TextIO) -> None:
     make = partial(
         make_loader, data, job.batch_size, shuffle=True, workers=job.workers, pin_memory=job.device == "cuda"
     )
-    gate = Gate(make(epoch=0), lambda: model, f"yolo_prune {Path(job.cfg).stem}", job, answers)
+    gate = Gate(make(epoch=0), lambda: model, f"yolo_prune {Path(job.cfg).stem}", job, responses)
     for epoch in range(EPOCHS):
         gate.loader = make(epoch=epoch)
-        paces = [measure_rates(config, 0.0, epoch * steps + step, EPOCHS * steps) for step in range(steps)]
+        schedule = [measure_rates(config, 0.0, epoch * steps + step, EPOCHS * steps) for step in range(steps)]
         hooks: dict[str, Any] = dict.fromkeys(("before_step", "after_look"), lambda stats: None)
-        train_epoch(training, gate, config, paces.__getitem__, EpochStats(), **hooks)
+        train_epoch(training, gate, config, schedule.__getitem__, EpochStats(), **hooks)
 
 
-def train_with_ultralytics(job: Job, answers: TextIO) -> None:
+def train_with_ultralytics(job: Job, responses: TextIO) -> None:
     """Have ultralytics' trainer train, pass by pass."""
     module: Any = import_module("ultralytics.models.yolo.detect")
     trainer = module.DetectionTrainer(
@@ -208,19 +210,19 @@ def train_with_ultralytics(job: Job, answers: TextIO) -> None:
 
     def make_gate(*place: Any, mode: str, **more: Any) -> Any:
         loader = make_loader(*place, mode=mode, **more)
-        return Gate(loader, lambda: trainer.model, name, job, answers) if mode == "train" else loader
+        return Gate(loader, lambda: trainer.model, name, job, responses) if mode == "train" else loader
 
     trainer.get_dataloader = make_gate
     trainer.train()
 
 
-def train_with_pytorchyolo(job: Job, answers: TextIO) -> None:
-    """Have pytorchyolo's script train, pass by pass; it knows no mixed precision, so autocast goes around it."""
+def train_with_pytorchyolo(job: Job, responses: TextIO) -> None:
+    """Have pytorchyolo's script train, pass by pass; it knows no mixed precision, so autocast is put around it."""
     script: Any = import_module("pytorchyolo.train")
     name = f"pytorchyolo {metadata.version('pytorchyolo')} {Path(job.cfg).stem}"
     make_loader, script.load_model = script._create_data_loader, cache(script.load_model)
     find_model = partial(script.load_model, "peer.cfg", None)  # as it is called below, so that the same model returns
-    script._create_data_loader = lambda *given: Gate(make_loader(*given), find_model, name, job, answers)
+    script._create_data_loader = lambda *given: Gate(make_loader(*given), find_model, name, job, responses)
     never = f"--checkpoint_interval {EPOCHS + 1} --evaluation_interval {EPOCHS + 1}"
     sys.argv[1:] = f"-m peer.cfg -d peer.data -e {EPOCHS} --n_cpu {job.workers} {never}".split()
     with torch.autocast(job.device, torch.bfloat16, enabled=job.precision == "bf16"):
@@ -231,13 +233,13 @@ PEERS = {"ultralytics": train_with_ultralytics, "pytorchyolo": train_with_pytorc
 
 
 def work(kind: str) -> None:
-    """Be a side's process: read the job, then orders, from stdin and answer on stdout, a line of JSON each."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a peer prints is no answer
+    """Be a side's process: read the job, then orders, from stdin and respond on stdout, a line of JSON each."""
+    responses = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a peer prints is no response
     try:
-        {"yolo_prune": train_with_yolo_prune, **PEERS}[kind](Job(**json.loads(sys.stdin.readline())), answers)
+        {"yolo_prune": train_with_yolo_prune, **PEERS}[kind](Job(**json.loads(sys.stdin.readline())), responses)
     except ImportError as error:
-        print(json.dumps({"error": f"cannot be imported: {error}"}), file=answers, flush=True)
+        print(json.dumps({"error": f"cannot be imported: {error}"}), file=responses, flush=True)
 
 
 def lay_out(job: Job) -> None:

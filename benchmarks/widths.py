@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from widths_table import Measured, format_tables
 
-from yolo_prune.bench.latency import describe_environment
+from yolo_prune.benchmarking.latency import describe_environment
 from yolo_prune.console import report
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.cost import measure_cost
@@ -203,12 +203,12 @@ def make_equal_networks(network: Network, cut: Cut, seed: int, multiples: Sequen
         return prune_network(network, make_plan(graph, importance, config, budgets), graph)
 
     least = max(measure_least(network, graph, multiple) for multiple in multiples)
-    goal = min(1.0, max(measure_cost(prune(cut.config)).macs, HEADROOM * least) / full)
+    target = min(1.0, max(measure_cost(prune(cut.config)).macs, HEADROOM * least) / full)
     nearest: dict[int, Network] = {}
     apart = np.inf
     for offset in OFFSETS:
         found: dict[int, Network] = {}
-        share = goal * (1 + offset)
+        share = target * (1 + offset)
         try:
             for multiple in sorted(multiples, reverse=True):
                 found[multiple] = prune(PlanConfig(target_macs=min(1.0, share), round_to=multiple))

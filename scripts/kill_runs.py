@@ -111,7 +111,7 @@ def break_run(folder: Path, wanted: int, moments: random.Random) -> int:
 
 
 def wait_for_epochs(process: subprocess.Popen[str], count: int) -> bool:
-    """Wait until a run has reported so many epochs; say whether it still goes on."""
+    """Wait until a run has reported so many epochs; return whether it still runs."""
     assert process.stderr is not None
     while count and (line := process.stderr.readline()):
         count -= line.startswith("epoch")

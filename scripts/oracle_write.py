@@ -142,7 +142,7 @@ def prune(model: Detector, share: float, random: np.random.Generator) -> Detecto
 def write_case(folder: Path, model: Detector, images: Tensor, fold: bool = False) -> None:
     """Write a detector's files, its batch norm folded or not, and its outputs; its statistics become those of the images.
 
-    With any others a deep network of random numbers answers every image alike, and no error in its first layers shows.
+    With any others a deep network of random numbers gives every image the same outputs, and no error in its first layers shows.
     """
     recalibrate_(model, [normalise(images)], torch.device("cpu"))
     written = fold_batchnorm(model) if fold else model

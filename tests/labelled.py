@@ -1,4 +1,4 @@
-"""Small images, random labelled sets of them, and what a refused conversion looks like."""
+"""Small images, random labelled sets of them, and what a rejected conversion looks like."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def list_rows(image: LabelledImage) -> list[Row]:
 
 
 def is_same(one: LabelledSet, other: LabelledSet, tolerance: float = 2e-6) -> bool:
-    """Say whether two sets hold the same images and objects, boxes to within a share of the image's sides."""
+    """Return whether two sets hold the same images and objects, boxes to within a share of the image's sides."""
     return (
         one.names == other.names
         and len(one.images) == len(other.images)

@@ -21,7 +21,7 @@ POOLS = (MaxPool(2, 2, 1), MaxPool(2, 2, 0), MaxPool(2, 1, 1), MaxPool(3, 1, 2),
 
 
 class _Draft:
-    """A network in the making: its layers, and their shapes by rules of its own."""
+    """A network under construction: its layers, and their shapes by rules of its own."""
 
     def __init__(self, draw: st.DrawFn, pointwise: bool) -> None:
         self.draw = draw
@@ -163,7 +163,7 @@ def run(model: Detector, images: Tensor) -> Heads:
 
 
 def measure_largest_gap(one: Heads, other: Heads) -> float:
-    """Return the largest absolute difference between two models' answers."""
+    """Return the largest absolute difference between two models' outputs."""
     return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
 
 
@@ -173,6 +173,6 @@ def copy_state(model: Detector) -> dict[str, Tensor]:
 
 
 def is_same_state(model: Detector, state: dict[str, Tensor]) -> bool:
-    """Say whether a model's tensors are those of `state`, bit by bit."""
+    """Return whether a model's tensors are those of `state`, bit by bit."""
     now = model.state_dict()
     return now.keys() == state.keys() and all(torch.equal(now[name], tensor) for name, tensor in state.items())

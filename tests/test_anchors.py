@@ -124,7 +124,9 @@ def test_more_restarts_are_never_worse() -> None:
 
 @given(BOXES, BOXES)
 @settings(max_examples=200, deadline=None)
-def test_k_means_never_leads_to_a_lower_mean_iou_or_leaves_an_anchor_idle(boxes: FloatArray, start: FloatArray) -> None:
+def test_k_means_never_leads_to_a_lower_mean_iou_or_leaves_an_anchor_unused(
+    boxes: FloatArray, start: FloatArray
+) -> None:
     before = start.copy()
     anchors = improve_anchors(boxes, start)
     np.testing.assert_array_equal(start, before)
@@ -317,7 +319,7 @@ def test_a_cfg_is_compared(cli: Cli, hands: Path) -> None:
     assert "cfg" not in read_json(cli("data", "anchors", hands, "--count", 1, "--json"))
 
 
-def test_a_sample_is_said_on_stderr(cli: Cli, hands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_is_reported_on_stderr(cli: Cli, hands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_BOXES", 10)
     outcome = cli("data", "anchors", hands, "--count", 2)
     boxes = len(load_sides(load_spec(hands).samples("train"), 1, 416))

@@ -96,15 +96,17 @@ LINKS = [
 
 
 @pytest.mark.parametrize(("member", "what"), LINKS)
-def test_one_hostile_member_refuses_the_whole(tmp_path: Path, folder: Path, member: tarfile.TarInfo, what: str) -> None:
+def test_one_hostile_member_rejects_the_whole(tmp_path: Path, folder: Path, member: tarfile.TarInfo, what: str) -> None:
     archive = write_archive(tmp_path / "a.tar.gz", FILES, [(member, b"")])
     with pytest.raises(DatasetError) as caught:
         unpack(archive, folder, take_text)
-    assert str(caught.value) == f"{archive}: {what}; get the archive anew from its publisher; nothing of it was kept"
+    assert (
+        str(caught.value) == f"{archive}: {what}; download the archive again from its publisher; nothing of it was kept"
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"a.tar.gz", "out"}
 
 
-def test_a_sparse_file_is_refused(tmp_path: Path, folder: Path) -> None:
+def test_a_sparse_file_is_rejected(tmp_path: Path, folder: Path) -> None:
     member = make_member("sparse.txt", size=3)
     member.pax_headers = {"GNU.sparse.map": "1000000,3", "GNU.sparse.size": "1000003", "GNU.sparse.name": "sparse.txt"}
     archive = write_archive(tmp_path / "a.tar.gz", {}, [(member, b"abc")])
@@ -135,11 +137,11 @@ def test_no_name_leads_out_of_the_folder(members: list[tuple[str, bytes]]) -> No
 
 
 def test_the_interpreter_s_own_check_counts_too(archive: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
+    def reject(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
         raise tarfile.TarError("not today")
 
-    monkeypatch.setattr(tarfile, "data_filter", refuse, raising=False)
-    with pytest.raises(DatasetError, match=r"top: is refused \(not today\)|four.txt: is refused"):
+    monkeypatch.setattr(tarfile, "data_filter", reject, raising=False)
+    with pytest.raises(DatasetError, match=r"top: is rejected \(not today\)|four.txt: is rejected"):
         unpack(archive, folder, take)
     monkeypatch.delattr(tarfile, "data_filter")
     unpack(archive, folder, take)
@@ -147,13 +149,15 @@ def test_the_interpreter_s_own_check_counts_too(archive: Path, folder: Path, mon
 
 
 @pytest.mark.parametrize("choose", [take, lambda member: None])
-def test_a_bomb_is_refused_before_it_goes_off(
+def test_a_bomb_is_rejected_before_it_unpacks(
     tmp_path: Path, folder: Path, choose: Callable[[PurePosixPath], PurePosixPath | None]
 ) -> None:
     archive = write_archive(tmp_path / "a.tar.gz", {"a": bytes(3_000_000)})
     assert archive.stat().st_size < 20_000
     unpack(archive, tmp_path / "enough", choose, max_bytes=3_100_000)
-    with pytest.raises(DatasetError, match=r"a\.tar\.gz: unpacks to more than 2,900,000 bytes; get the archive anew"):
+    with pytest.raises(
+        DatasetError, match=r"a\.tar\.gz: unpacks to more than 2,900,000 bytes; download the archive again"
+    ):
         unpack(archive, folder, choose, max_bytes=2_900_000)
     assert read_tree(folder) == {}
     many = write_archive(tmp_path / "b.tar.gz", {f"{number}": bytes(300_000) for number in range(20)})
@@ -161,7 +165,7 @@ def test_a_bomb_is_refused_before_it_goes_off(
         unpack(many, folder, choose, max_bytes=2_900_000)
 
 
-def test_a_bomb_behind_the_end_is_refused(tmp_path: Path, folder: Path) -> None:
+def test_a_bomb_behind_the_end_is_rejected(tmp_path: Path, folder: Path) -> None:
     archive = pack(tmp_path / "a.tar.gz", bytes(5_000_000))
     with pytest.raises(DatasetError, match="unpacks to more than 3,000,000 bytes"):
         unpack(archive, folder, take, max_bytes=3_000_000)
@@ -178,13 +182,13 @@ def test_a_header_that_claims_megabytes_is_not_read(tmp_path: Path, folder: Path
         unpack(archive, folder, take)
 
 
-def test_a_member_of_negative_size_is_refused(tmp_path: Path, folder: Path) -> None:
+def test_a_member_of_negative_size_is_rejected(tmp_path: Path, folder: Path) -> None:
     archive = pack(tmp_path / "a.tar.gz", make_member("a", size=-512).tobuf(tarfile.GNU_FORMAT) + bytes(1024))
     with pytest.raises(DatasetError, match=r"a\.tar\.gz: a: has a size below 0"):
         unpack(archive, folder, lambda member: None)
 
 
-def test_too_many_members_are_refused(tmp_path: Path, folder: Path) -> None:
+def test_too_many_members_are_rejected(tmp_path: Path, folder: Path) -> None:
     archive = write_archive(tmp_path / "a.tar.gz", {f"{number}": b"" for number in range(20)})
     unpack(archive, folder, take, max_members=20)
     with pytest.raises(DatasetError, match="holds more than 19 members"):
@@ -193,7 +197,7 @@ def test_too_many_members_are_refused(tmp_path: Path, folder: Path) -> None:
 
 @given(st.data())
 @settings(max_examples=80, deadline=None)
-def test_a_cut_or_spoilt_archive_is_refused_or_gives_the_same_files(data: st.DataObject) -> None:
+def test_a_cut_or_corrupt_archive_is_rejected_or_gives_the_same_files(data: st.DataObject) -> None:
     with TemporaryDirectory() as place:
         archive = write_archive(Path(place, "a.tar.gz"), FILES)
         content = bytearray(archive.read_bytes())
@@ -211,7 +215,7 @@ def test_a_cut_or_spoilt_archive_is_refused_or_gives_the_same_files(data: st.Dat
 
 
 @pytest.mark.parametrize("whole_bytes", [0, 100, 3_000_000])
-def test_a_gzip_that_goes_wrong_midway_is_refused(tmp_path: Path, folder: Path, whole_bytes: int) -> None:
+def test_a_gzip_that_breaks_midway_is_rejected(tmp_path: Path, folder: Path, whole_bytes: int) -> None:
     packer = zlib.compressobj(1, wbits=31)
     content = (make_member("a.txt", size=5_000_000).tobuf() + bytes(5_000_000))[:whole_bytes]
     packed = packer.compress(content) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -221,7 +225,7 @@ def test_a_gzip_that_goes_wrong_midway_is_refused(tmp_path: Path, folder: Path, 
 
 
 @pytest.mark.parametrize("name", sorted(FILES)[:2])
-def test_a_tar_that_is_broken_within_a_whole_gzip_is_refused(tmp_path: Path, folder: Path, name: str) -> None:
+def test_a_tar_that_is_broken_within_a_whole_gzip_is_rejected(tmp_path: Path, folder: Path, name: str) -> None:
     archive = write_archive(tmp_path / "a.tar.gz", FILES)
     content = bytearray(gzip.decompress(archive.read_bytes()))
     header = content.index(name.encode())
@@ -231,7 +235,7 @@ def test_a_tar_that_is_broken_within_a_whole_gzip_is_refused(tmp_path: Path, fol
         unpack(archive, folder, take)
 
 
-def test_a_tar_without_its_end_is_refused(tmp_path: Path, folder: Path) -> None:
+def test_a_tar_without_its_end_is_rejected(tmp_path: Path, folder: Path) -> None:
     member = make_member("a", size=600)
     whole = member.tobuf() + b"a" * 600 + bytes(424)
     for size in (len(whole), len(whole) - 424, len(whole) - 500, 700, 300):
@@ -245,13 +249,13 @@ def test_a_tar_without_its_end_is_refused(tmp_path: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"<html>moved</html>", *(gzip.compress(b"hands" * count, mtime=0) for count in (0, 1, 1000))]
 )
-def test_what_is_no_archive_is_refused(tmp_path: Path, folder: Path, content: bytes) -> None:
+def test_what_is_no_archive_is_rejected(tmp_path: Path, folder: Path, content: bytes) -> None:
     (tmp_path / "a.tar.gz").write_bytes(content)
     with pytest.raises(DatasetError, match=r"a\.tar\.gz: is a damaged archive, or no \.tar\.gz at all"):
         unpack(tmp_path / "a.tar.gz", folder, take)
 
 
-def test_a_plain_tar_is_refused(tmp_path: Path, folder: Path) -> None:
+def test_a_plain_tar_is_rejected(tmp_path: Path, folder: Path) -> None:
     archive = write_archive(tmp_path / "a.tar.gz", FILES)
     archive.write_bytes(gzip.decompress(archive.read_bytes()))
     with pytest.raises(DatasetError, match="is a damaged archive, or no"):
@@ -265,7 +269,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_no_fault_of_the_archive(archive: Path, folder: Path) -> None:
+def test_a_full_disk_is_not_blamed_on_the_archive(archive: Path, folder: Path) -> None:
     (folder / "texts").write_text("in the way")
     with pytest.raises(OSError, match=r"File exists|Not a directory"):
         unpack(archive, folder, take_text)

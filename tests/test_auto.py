@@ -1,4 +1,4 @@
-"""Criterion auto: γ where training brought what goes to zero, else images, else norms."""
+"""Criterion auto: γ where training brought the pruned channels to zero, else images, else norms."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ NETWORK = make_small_network(Conv(20, 3, 1, 1), Conv(20, 3, 1, 1), Conv(10, 1), 
 PRUNABLE = 50
 
 
-def make_sparse(idle: float, size: float = 0.0, scale: float = 1.0) -> Detector:
-    """Return a network of which `idle` of the first convolution's, and of the tied pair's, γ are at `size`; all γ times `scale`."""
+def make_sparse(zeroed: float, size: float = 0.0, scale: float = 1.0) -> Detector:
+    """Return a network of which a share `zeroed` of the first convolution's, and of the tied pair's, γ are at `size`; all γ times `scale`."""
     model = randomise_(Detector(NETWORK))
     for layer, width in ((0, 20), (1, 20), (3, 20)):
         gamma = model.state_dict()[f"layers.{layer}.bn.weight"]
-        gamma[: round(idle * width)] = size
+        gamma[: round(zeroed * width)] = size
         gamma *= scale
     return model
 
@@ -45,27 +45,27 @@ def choose(model: Detector, config: PlanConfig, has_images: bool = True) -> Choi
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e3])
 @pytest.mark.parametrize(("size", "ratio", "criterion"), [(0, 0.6, "bn-gamma"), (0.001, 0.6, "bn-gamma"), (0.1, 0.6, "obs"), (0, 0.62, "obs"), (0, 0.3, "bn-gamma")])  # fmt: skip
-def test_γ_where_it_is_at_zero_in_all_that_goes(size: float, ratio: float, criterion: str, scale: float) -> None:
+def test_γ_where_it_is_at_zero_in_all_that_is_pruned(size: float, ratio: float, criterion: str, scale: float) -> None:
     assert choose(make_sparse(0.75, size, scale), PlanConfig(ratio)).criterion == criterion
 
 
-def test_what_is_told() -> None:
+def test_the_reason_is_reported() -> None:
     choice = choose(make_sparse(0.75), PlanConfig(0.6))
-    assert (choice.normalize, choice.why) == ("max", "all 30 channels that go have a γ at zero")
+    assert (choice.normalize, choice.why) == ("max", "all 30 channels to remove have a γ at zero")
     choice = choose(make_sparse(0.75), PlanConfig(0.7))
     assert (choice.criterion, choice.normalize, choice.scores) == ("obs", "none", None)
-    assert choice.why == "γ is at zero in 60% of the prunable channels, and of the 35 that go 5 would still work"
+    assert choice.why == "γ is at zero in 60% of the prunable channels, but 5 of the 35 to remove still work"
     choice = choose(make_sparse(0.75), PlanConfig(0.7), has_images=False)
     assert (choice.criterion, choice.normalize, choice.scores) == ("l2", "mean", None)
-    assert choice.why.endswith("5 would still work; there are no images to look at")
+    assert choice.why.endswith("5 of the 35 to remove still work; there are no images to look at")
 
 
 def test_a_target_is_covered_by_γ_or_not() -> None:
     model, graph = make_sparse(0.75), make_channel_graph(NETWORK)
-    full, idle = measure_cost(NETWORK, 16), make_plan(graph, measure_gammas(model, graph), PlanConfig(0.6))
+    full, plan = measure_cost(NETWORK, 16), make_plan(graph, measure_gammas(model, graph), PlanConfig(0.6))
     from yolo_prune.pruning.plan import prune_network
 
-    share = measure_cost(prune_network(NETWORK, idle), 16).macs / full.macs
+    share = measure_cost(prune_network(NETWORK, plan), 16).macs / full.macs
     assert choose(model, PlanConfig(target_macs=share)).criterion == "bn-gamma"
     assert choose(model, PlanConfig(target_macs=share - 0.01)).criterion == "obs"
 
@@ -83,7 +83,7 @@ def test_γ_are_shares_of_the_largest_of_their_group_and_tied_ones_count_by_the_
     assert not gammas[graph.writes[2]].any()
 
 
-def idle_most(state: dict[str, Tensor]) -> None:
+def zero_most(state: dict[str, Tensor]) -> None:
     for layer, count in ((0, 6), (5, 14)):
         state[f"layers.{layer}.bn.weight"][:count] = 0
 
@@ -98,9 +98,9 @@ def test_prune_says_which_it_took_and_why_and_prunes_by_it(cli: Cli, trained: Pa
     drops = [read_drops(prune(cli, trained, "--ratio", 0.5, "--criterion", name)) for name in ("auto", "obs", "l2")]
     assert drops[0] == drops[1] != drops[2]
 
-    sparse = change_state(trained, idle_most)
+    sparse = change_state(trained, zero_most)
     outcome = cli("prune", "--one-shot", sparse, "--criterion", "auto", "--ratio", 0.55, "--recalibrate", 0)
-    assert "criterion auto takes bn-gamma: all 20 channels that go have a γ at zero" in outcome.err
+    assert "criterion auto takes bn-gamma: all 20 channels to remove have a γ at zero" in outcome.err
     by_gamma = read_drops(prune(cli, sparse, "--criterion", "auto", "--ratio", 0.55))
     assert by_gamma == {(0,): list(range(6)), (1, 3): [], (2,): [], (5,): list(range(14))}
 

@@ -87,8 +87,8 @@ def test_a_stopped_run_is_resumed_from_the_command_line(cli: Cli, hands: Path, t
     with before_step(3, lambda: signal.raise_signal(signal.SIGTERM)):
         stopped = cli(*words, "--auto-anchors")
     assert stopped.code == 128 + signal.SIGTERM
-    refused = cli("train", "--resume", "--auto-anchors")
-    assert refused.err == (
+    rejected = cli("train", "--resume", "--auto-anchors")
+    assert rejected.err == (
         "error: --auto-anchors: a resumed run keeps its settings; leave it out, or start a new run\n"
     )
     assert cli("train", "--resume").out == "runs/train/best.pt\n"
@@ -160,9 +160,9 @@ def test_a_checkpoint_keeps_its_anchors(cli: Cli, trained: Path, hands: Path) ->
         TrainConfig(weights=trained, auto_anchors=True)
     assert str(caught.value) == message
     Path("settings.yaml").write_text("auto_anchors: true\n")
-    Path("chain.yaml").write_text(f"train: {{auto_anchors: true, weights: {trained}}}\n")
+    Path("stages.yaml").write_text(f"train: {{auto_anchors: true, weights: {trained}}}\n")
     with pytest.raises(ConfigError, match=r"^auto_anchors: a checkpoint's heads"):
-        load_run(Path("chain.yaml"))
+        load_run(Path("stages.yaml"))
     for words in (
         ("train", "--weights", trained, "--auto-anchors", "--data", hands),
         ("train", "--weights", trained, "--config", "settings.yaml"),
@@ -174,7 +174,7 @@ def test_a_checkpoint_keeps_its_anchors(cli: Cli, trained: Path, hands: Path) ->
     assert not Path("runs").exists()
 
 
-def test_a_flag_goes_over_a_file(cli: Cli, trained: Path, hands: Path, tiny_cfg: Path) -> None:
+def test_a_flag_overrides_a_file(cli: Cli, trained: Path, hands: Path, tiny_cfg: Path) -> None:
     Path("settings.yaml").write_text("auto_anchors: true\nepochs: 1\nbatch_size: 12\ndevice: cpu\n")
     words = ("train", "--data", hands, "--cfg", tiny_cfg, "--config", "settings.yaml")
     paths = [cli(*words).out.strip(), cli(*words, "--no-auto-anchors").out.strip()]
@@ -186,7 +186,7 @@ def test_a_flag_goes_over_a_file(cli: Cli, trained: Path, hands: Path, tiny_cfg:
     )
 
 
-def test_a_chain_trains_with_them_from_end_to_end(cli: Cli, hands: Path, tiny_cfg: Path) -> None:
+def test_the_run_command_trains_with_them_from_end_to_end(cli: Cli, hands: Path, tiny_cfg: Path) -> None:
     small = {"epochs": 1, "batch_size": 12}
     stages = {
         "data": str(hands),
@@ -196,12 +196,12 @@ def test_a_chain_trains_with_them_from_end_to_end(cli: Cli, hands: Path, tiny_cf
         "finetune": small,
         "bench": {"runs": 1, "warmup": 0},
     }
-    Path("chain.yaml").write_text(yaml.safe_dump(stages))
-    outcome = cli("run", "chain.yaml")
+    Path("stages.yaml").write_text(yaml.safe_dump(stages))
+    outcome = cli("run", "stages.yaml")
     assert outcome.code == 0, outcome.err
     for path in ("train/best.pt", "prune/pruned.pt", "finetune/best.pt"):
         assert get_anchors(load_checkpoint(Path("runs/run", path)).network) == find(hands, 2, SIDE)
-    again = cli("run", "chain.yaml")
+    again = cli("run", "stages.yaml")
     assert again.out == outcome.out
     assert "runs/run/train: up to date" in again.err
 
@@ -219,7 +219,7 @@ def test_too_few_boxes_leave_no_run(hands: Path, tiny_cfg: Path, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
-def test_anchors_that_suit_few_boxes_are_told(hands: Path, trained: Path, tmp_path: Path) -> None:
+def test_anchors_that_suit_few_boxes_are_reported(hands: Path, trained: Path, tmp_path: Path) -> None:
     samples, lines = load_spec(hands).samples("train"), list[str]()
     boxes = load_sides(samples, 1, SIDE)
     cfg = tmp_path / "poor.cfg"
@@ -244,19 +244,19 @@ def test_only_some_images_are_looked_at_before_a_plain_run(
 ) -> None:
     seen: list[Any] = []
 
-    def watch(samples: list[Any], *arguments: Any) -> Any:
+    def record(samples: list[Any], *arguments: Any) -> Any:
         seen.extend(samples)
         return load_sides(samples, *arguments)
 
     monkeypatch.setattr("yolo_prune.training.initial_model.CHECKED_IMAGES", 4)
-    monkeypatch.setattr("yolo_prune.training.initial_model.load_sides", watch)
+    monkeypatch.setattr("yolo_prune.training.initial_model.load_sides", record)
     samples = load_spec(hands).samples("train")
     make_start(make_config(hands, tiny_cfg), 1, print, samples)
     assert seen == [samples[0], samples[3], samples[6], samples[9]]
 
 
 def test_a_strict_ratio_of_the_loss_is_no_reason_to_warn(hands: Path, tiny_cfg: Path) -> None:
-    """With a ratio of 1 the best anchor answers alone, and no box is within it."""
+    """With a ratio of 1 only the best anchor is assigned, and no box is within it."""
     lines: list[str] = []
     spec = load_spec(hands)
     for loss in (LossConfig(), LossConfig(anchor_ratio=1.0)):

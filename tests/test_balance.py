@@ -42,7 +42,7 @@ def list_groups(network: Network) -> list[Group]:
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_every_homogeneous_group_is_balanced_and_answers_stay(architecture: str) -> None:
+def test_every_homogeneous_group_is_balanced_and_outputs_stay(architecture: str) -> None:
     model = randomise_(Detector(make_network(architecture, 1, 0.125, 64)), seed=1)
     images = make_images(model, 64, batch=1)
     before = run(model, images)
@@ -55,7 +55,7 @@ def test_every_homogeneous_group_is_balanced_and_answers_stay(architecture: str)
 
 @settings(max_examples=40, deadline=None)
 @given(networks())
-def test_answers_of_any_network_stay(network: Network) -> None:
+def test_outputs_of_any_network_stay(network: Network) -> None:
     model = randomise_(Detector(network))
     images = make_images(model)
     before = run(model, images)

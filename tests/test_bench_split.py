@@ -1,4 +1,4 @@
-"""Which split `bench` and a chain score on, and what is said where a data set has no test split."""
+"""Which split `bench` and `run` score on, and what is said where a data set has no test split."""
 
 from __future__ import annotations
 
@@ -63,16 +63,16 @@ def test_a_pipe_ends_in_a_table_on_val_where_there_is_no_test_split(
     assert read_json(cli("bench", "--runs", 1, "--json"))["split"] == "val"
 
 
-def test_a_test_split_is_taken_and_nothing_is_said(cli: Cli, hands: Path, tiny_cfg: Path) -> None:
+def test_a_test_split_is_taken_and_nothing_is_reported(cli: Cli, hands: Path, tiny_cfg: Path) -> None:
     trained = cli("train", "--data", hands, "--cfg", tiny_cfg, *SMALL)
     assert not find_lines(trained.err, "split")
     outcome = cli("bench", "--runs", 1, "--json")
     assert outcome.err.splitlines()[0] == "scoring Original on the test split: 6 images"
     assert read_json(outcome)["split"] == "test"
     assert read_json(cli("bench", "--runs", 1, "--json", "--split", "val"))["split"] == "val"
-    silent = cli("bench", "--runs", 1, "--json", "--no-score")
-    assert read_json(silent)["split"] is None
-    assert not find_lines(silent.err, "split")
+    unscored = cli("bench", "--runs", 1, "--json", "--no-score")
+    assert read_json(unscored)["split"] is None
+    assert not find_lines(unscored.err, "split")
 
 
 def test_training_that_does_not_choose_by_val_says_less(cli: Cli, data: Path, tiny_cfg: Path) -> None:
@@ -84,7 +84,7 @@ def test_training_that_does_not_choose_by_val_says_less(cli: Cli, data: Path, ti
 
 
 @pytest.mark.parametrize(("text", "said"), [(WITHOUT, "there are no images for test"), (MISSING, "images/nowhere")])
-def test_a_named_split_that_is_not_there_is_refused_before_anything_else(
+def test_a_named_split_that_is_not_there_is_rejected_before_anything_else(
     cli: Cli, data: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
 ) -> None:
     data.write_text(text)
@@ -101,7 +101,7 @@ def test_a_named_split_that_is_not_there_is_refused_before_anything_else(
 @pytest.mark.parametrize(
     "words", [("check", "hands/data.yaml"), ("convert", "hands/data.yaml", "--to", "coco", "--out", "out")]
 )
-def test_what_works_on_every_split_refuses_a_missing_one(cli: Cli, data: Path, words: tuple[str, ...]) -> None:
+def test_what_works_on_every_split_rejects_a_missing_one(cli: Cli, data: Path, words: tuple[str, ...]) -> None:
     data.write_text(MISSING)
     outcome = cli("data", *words)
     assert (outcome.code, outcome.out) == (2, "")
@@ -110,7 +110,7 @@ def test_what_works_on_every_split_refuses_a_missing_one(cli: Cli, data: Path, w
     assert not Path("runs").exists()
 
 
-def write_chain(data: Path, tiny_cfg: Path, **bench: Any) -> Path:
+def write_stages(data: Path, tiny_cfg: Path, **bench: Any) -> Path:
     stages: dict[str, Any] = {
         "name": "tiny",
         "data": str(data),
@@ -120,17 +120,17 @@ def write_chain(data: Path, tiny_cfg: Path, **bench: Any) -> Path:
         "finetune": None,
         "bench": {"runs": 1, "warmup": 0, **bench},
     }
-    Path("chain.yaml").write_text(yaml.safe_dump(stages))
-    return Path("chain.yaml")
+    Path("stages.yaml").write_text(yaml.safe_dump(stages))
+    return Path("stages.yaml")
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_chain_follows_the_same_rule(data: Path, tiny_cfg: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_run_command_follows_the_same_rule(data: Path, tiny_cfg: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data.write_text(MISSING)
     with pytest.raises(DatasetError, match=r"test: there is no folder hands/images/nowhere"):
-        run_stages(load_run(write_chain(data, tiny_cfg, split="test")))
+        run_stages(load_run(write_stages(data, tiny_cfg, split="test")))
     assert not Path("runs").exists()
-    result = run_stages(load_run(write_chain(data, tiny_cfg)))
+    result = run_stages(load_run(write_stages(data, tiny_cfg)))
     err = capsys.readouterr().err
     reason = "hands/data.yaml: test: there is no folder hands/images/nowhere"
     said = f"{reason}: scoring on val, the split that training chooses its epoch by"
@@ -141,7 +141,7 @@ def test_a_chain_follows_the_same_rule(data: Path, tiny_cfg: Path, capsys: pytes
     assert ", on the val split; " in Path("runs/tiny/bench/bench.md").read_text()
     assert Path("runs/tiny/bench/detections.png").is_file()
     before = Path("runs/tiny/bench/bench.json").stat().st_mtime_ns
-    run_stages(load_run(write_chain(data, tiny_cfg, split="val")))  # the same table, by name
+    run_stages(load_run(write_stages(data, tiny_cfg, split="val")))  # the same table, by name
     assert Path("runs/tiny/bench/bench.json").stat().st_mtime_ns == before
 
 

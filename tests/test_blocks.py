@@ -124,12 +124,12 @@ def test_what_can_be_cut(layers: Sequence[Layer], ends: list[int]) -> None:
         (CONV, CONV, POOL, Conv(4, 1, activation="logistic"), Shortcut(0)),
     ],
 )
-def test_to_cut_what_cannot_be_would_change_answers(layers: Sequence[Layer]) -> None:
+def test_to_cut_what_cannot_be_would_change_outputs(layers: Sequence[Layer]) -> None:
     network = make_small_network(*layers)
     model, block = randomise_(Detector(network)), Block(0, len(layers) - 1)
     images = make_images(model)
-    cut, silenced = run(cut_blocks(model, [block]), images), run(silence_blocks(model, [block]), images)
-    assert measure_largest_gap(cut, silenced) > 1e-3
+    cut, zeroed = run(cut_blocks(model, [block]), images), run(silence_blocks(model, [block]), images)
+    assert measure_largest_gap(cut, zeroed) > 1e-3
 
 
 def test_picked_blocks_are_in_order_and_once_each() -> None:
@@ -173,7 +173,7 @@ def test_routes_to_a_row_of_cut_blocks_read_what_went_into_the_first() -> None:
     assert find_ends(short) == [*range(4, 5), 8, 11, *range(15, 37, 3), *range(65 - 24, 75 - 24, 3)]
 
 
-def test_the_whole_of_darknet_s_blocks_can_go() -> None:
+def test_all_of_darknet_s_blocks_can_be_cut() -> None:
     for network in (YOLOV3, YOLOV4):
         short = drop_blocks(network, find_blocks(network))
         assert find_ends(short) == []
@@ -183,7 +183,7 @@ def test_the_whole_of_darknet_s_blocks_can_go() -> None:
 
 
 class _Draft:
-    """A network of blocks in the making; all its layers have one height and width."""
+    """A network of blocks under construction; all its layers have one height and width."""
 
     def __init__(self, draw: st.DrawFn) -> None:
         self.draw = draw
@@ -273,7 +273,7 @@ def pick_some(network: Network, choose: Callable[[int], bool]) -> tuple[Block, .
 
 
 CHOICES = st.frozensets(st.integers(0, 4), max_size=3).map(lambda spared: lambda number: number not in spared)
-"""Which blocks go, by their place among those that can: mostly all."""
+"""Which blocks are cut, by their place among those that can be: mostly all."""
 
 
 @given(networks_of_blocks())
@@ -285,23 +285,23 @@ def test_exactly_the_closed_blocks_are_found(drawn: tuple[Network, list[int]]) -
 
 @given(networks_of_blocks(), CHOICES, st.integers(0, 999))
 @settings(max_examples=60, deadline=None)
-def test_cut_equals_silenced_for_any_network_of_blocks(
+def test_cut_equals_zeroed_for_any_network_of_blocks(
     drawn: tuple[Network, list[int]], choose: Callable[[int], bool], seed: int
 ) -> None:
     network, _ = drawn
     model = randomise_(Detector(network), seed)
     before, images, blocks = copy_state(model), make_images(model, seed=seed), pick_some(network, choose)
-    cut, silenced = cut_blocks(model, blocks), silence_blocks(model, blocks)
-    assert silenced.network == network
+    cut, zeroed = cut_blocks(model, blocks), silence_blocks(model, blocks)
+    assert zeroed.network == network
     assert cut.network == drop_blocks(network, blocks)
     assert len(cut.network.layers) == len(network.layers) - sum(len(block.layers) for block in blocks)
-    assert measure_largest_gap(run(cut, images), run(silenced, images)) < EXACT
+    assert measure_largest_gap(run(cut, images), run(zeroed, images)) < EXACT
     assert is_same_state(model, before)
 
 
 @torch.no_grad()
 def settle_(model: Detector, images: Tensor) -> Detector:
-    """Set the running statistics to those of the images in place, so that no layer's answer is fainter than the last."""
+    """Set the running statistics to those of the images in place, so that no layer's output is fainter than the last."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -311,12 +311,12 @@ def settle_(model: Detector, images: Tensor) -> Detector:
 
 @pytest.mark.parametrize("network", [YOLOV3, YOLOV4], ids=["yolov3", "yolov4"])
 @pytest.mark.parametrize("bits", [0b1, 0b11, 0b101101110010011010101, 2**23 - 1])
-def test_cut_equals_silenced_in_the_known_networks(network: Network, bits: int) -> None:
+def test_cut_equals_zeroed_in_the_known_networks(network: Network, bits: int) -> None:
     model, blocks = randomise_(Detector(network), bits), pick_some(network, lambda number: bool(bits >> number & 1))
     images = make_images(model, 64)
     before = copy_state(settle_(model, images))
-    cut, silenced = run(cut_blocks(model, blocks), images), run(silence_blocks(model, blocks), images)
-    assert measure_largest_gap(cut, silenced) < EXACT
+    cut, zeroed = run(cut_blocks(model, blocks), images), run(silence_blocks(model, blocks), images)
+    assert measure_largest_gap(cut, zeroed) < EXACT
     assert measure_largest_gap(cut, run(model, images)) > 1e-2
     assert is_same_state(model, before)
 
@@ -373,19 +373,17 @@ def test_a_cut_model_has_the_kept_layers_tensors_and_settings() -> None:
     assert all(parameter.requires_grad for parameter in short.parameters())
 
 
-def test_a_silenced_branch_is_silent_and_the_rest_is_shared() -> None:
+def test_a_zeroed_branch_has_zero_weights_and_the_rest_is_shared() -> None:
     network = make_small_network(CONV, CONV, Conv(4, 1, batch_normalize=False), Shortcut(0), CONV, Shortcut(3))
     model = randomise_(Detector(network))
-    silenced = silence_blocks(model, find_blocks(network))
+    zeroed = silence_blocks(model, find_blocks(network))
     changed = {
-        name
-        for name, tensor in silenced.state_dict().items()
-        if tensor.data_ptr() != model.state_dict()[name].data_ptr()
+        name for name, tensor in zeroed.state_dict().items() if tensor.data_ptr() != model.state_dict()[name].data_ptr()
     }
     zero = {"layers.2.conv.weight", "layers.2.conv.bias", "layers.4.bn.weight", "layers.4.bn.bias"}
     assert zero <= changed
     assert {name.rpartition(".")[0] for name in changed} == {"layers.2.conv", "layers.4.bn"}
-    assert not any(silenced.state_dict()[name].any() for name in zero)
+    assert not any(zeroed.state_dict()[name].any() for name in zero)
 
 
 def make_counting_model() -> Detector:
@@ -416,7 +414,7 @@ def test_scores_of_blocks_by_hand() -> None:
 
 @given(st.integers(0, 22), st.integers(0, 99))
 @settings(max_examples=3, deadline=None)
-def test_a_silenced_block_scores_zero(number: int, seed: int) -> None:
+def test_a_zeroed_block_scores_zero(number: int, seed: int) -> None:
     model, blocks = randomise_(Detector(YOLOV3), seed), find_blocks(YOLOV3)
     scores = score_blocks(silence_blocks(model, blocks[number : number + 1]), blocks, [make_images(model, 32)])
     assert [place for place, score in enumerate(scores) if score == 0] == [number]
@@ -443,7 +441,7 @@ def test_a_block_of_nothing_but_zeros_contributes_nothing() -> None:
     assert score_blocks(model, find_blocks(network), [make_images(model)]) == [0]
 
 
-def test_scores_without_images_are_refused() -> None:
+def test_scores_without_images_are_rejected() -> None:
     model = make_counting_model()
     with pytest.raises(PlanError) as caught:
         score_blocks(model, find_blocks(model.network), [])
@@ -451,7 +449,7 @@ def test_scores_without_images_are_refused() -> None:
     assert model.training
 
 
-def test_scores_of_a_broken_model_are_refused() -> None:
+def test_scores_of_a_broken_model_are_rejected() -> None:
     model = make_counting_model()
     model.state_dict()["layers.3.conv.weight"].fill_(float("nan"))
     with pytest.raises(PlanError, match=r"^layer 3: conv\.weight holds NaN"):

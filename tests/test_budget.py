@@ -31,15 +31,15 @@ def make_budget(limit: float, costs: list[float], steps: int | None = None) -> B
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.integers(0, 30), st.data())
-def test_the_search_finds_what_a_walk_finds(drops: list[int], limit: int, data: st.DataObject) -> None:
+def test_the_search_finds_what_trying_all_finds(drops: list[int], limit: int, data: st.DataObject) -> None:
     costs = [float(sum(drops[number:])) for number in range(len(drops) + 1)]
     least = data.draw(st.integers(0, len(drops)))
-    walked = [count for count in range(least, len(drops) + 1) if costs[count] <= limit]
-    assert find_shortest(make_budget(limit, costs), int, least, len(drops), FLOORS) == walked[0]
+    tried = [count for count in range(least, len(drops) + 1) if costs[count] <= limit]
+    assert find_shortest(make_budget(limit, costs), int, least, len(drops), FLOORS) == tried[0]
     steps = data.draw(st.integers(1, 10))
     coarse = find_shortest(make_budget(limit, costs, steps), int, least, len(drops), FLOORS)
     assert costs[coarse] <= limit
-    assert coarse >= walked[0]
+    assert coarse >= tried[0]
 
 
 def test_a_noisy_measurement_is_taken_again_and_the_next_step_tried() -> None:
@@ -54,7 +54,7 @@ def test_a_noisy_measurement_is_taken_again_and_the_next_step_tried() -> None:
     assert calls == [0, 4, 2, 1, 2, 3]
 
 
-def test_what_no_prefix_can_reach_is_said_with_the_nearest() -> None:
+def test_what_no_prefix_can_reach_is_reported_with_the_nearest() -> None:
     with pytest.raises(PlanError) as caught:
         find_shortest(make_budget(2, [9, 8, 7.5]), int, 0, 2, FLOORS)
     assert str(caught.value) == (
@@ -83,7 +83,7 @@ def plan_for(network: Network, importance: FloatArray, config: PlanConfig) -> tu
     st.sampled_from([1, 4, 8]),
 )
 @settings(max_examples=40, deadline=None)
-def test_every_budget_is_met_and_no_channel_too_many_goes(
+def test_every_budget_is_met_and_no_channel_too_many_is_pruned(
     seed: int, params: float | None, macs: float | None, ratio: float | None, round_to: int
 ) -> None:
     graph, full = make_channel_graph(NETWORK), measure_cost(NETWORK)

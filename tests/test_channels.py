@@ -133,7 +133,7 @@ def test_the_five_rules_by_hand() -> None:
         ((Conv(2, 1), Conv(4, 1, groups=2)), [[3, 4], [3, 3, 4, 4]]),  # depthwise, two of each
         ((Conv(4, 1), Conv(2, 1, groups=2)), [[3, 4, 3, 4], [5, 5]]),  # grouped: halves of either side are one
         ((Conv(3, 3, groups=3),), [[0, 1, 2]]),  # depthwise on the image
-        ((Conv(2, 1), Conv(2, 1), Shortcut(0), Conv(2, 1), Shortcut(2)), [[3, 4]] * 5),  # a chain is one group
+        ((Conv(2, 1), Conv(2, 1), Shortcut(0), Conv(2, 1), Shortcut(2)), [[3, 4]] * 5),  # all is one group
         ((Conv(2, 1), Conv(4, 1), Route((0, 0)), Shortcut(1)), [[3, 4], [3, 4, 3, 4], [3, 4, 3, 4], [3, 4, 3, 4]]),
     ],
 )

@@ -1,4 +1,4 @@
-"""`data check`: one fault of every kind is planted in a clean data set, and each is found once, by its place."""
+"""`data check`: one issue of every kind is planted in a clean data set, and each is found once, by its place."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(workplace: Path, clean: Path) -> Path:
-    """Return the data.yaml of a copy that a test may spoil: hands/data.yaml."""
+    """Return the data.yaml of a copy that a test may change: hands/data.yaml."""
     shutil.copytree(clean, workplace / "hands")
     return Path("hands/data.yaml")
 
 
 @pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the images, which take longer than the rest of the check of a small data set."""
+    """Leave out the plots, which take longer than the rest of the check of a small data set."""
     for name in ("save_contact_sheet", "save_box_plots"):
         monkeypatch.setattr(f"yolo_prune.commands.data_check.{name}", lambda path, *_: path)
 
@@ -56,7 +56,7 @@ def get_places(issues: tuple[Issue, ...]) -> list[tuple[str, str]]:
 
 
 def find(path: Path, kind: str) -> Issue:
-    """Return the only finding, which must be of this kind."""
+    """Return the only issue, which must be of this kind."""
     (issue,) = check(path).issues
     assert issue.kind == kind, issue
     return issue
@@ -88,14 +88,14 @@ def make_noise(seed: int, width: int = 90, height: int = 80) -> np.ndarray:
     return np.asarray(cv2.resize(blocks, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def test_a_clean_data_set_has_no_findings(clean: Path) -> None:
+def test_a_clean_data_set_has_no_issues(clean: Path) -> None:
     found = check(clean / "data.yaml")
     assert found.issues == ()
     assert len(found.images) == 24
 
 
 def plant_everything() -> list[tuple[str, str]]:
-    """Plant a fault of every kind in ./hands; return the kinds and places in the order of the report."""
+    """Plant an issue of every kind in ./hands; return the kinds and places in the order of the report."""
     image(0).write_bytes(b"no image")
     image(1).write_bytes(image(1).read_bytes()[:-300])
     label(2).write_text("0 .5 .5 .2 .2\n0 .5 .5 .2\n\n0 .2 .2 .1 .1\n7 .2 .2 .1 .1\n")
@@ -150,7 +150,7 @@ def plant_everything() -> list[tuple[str, str]]:
     ]
 
 
-def test_a_planted_fault_of_every_kind_is_found_once(data: Path) -> None:
+def test_a_planted_issue_of_every_kind_is_found_once(data: Path) -> None:
     expected = plant_everything()
     assert {kind for kind, _ in expected} == set(KINDS)
     found = check(data)
@@ -167,7 +167,7 @@ def test_a_report_of_everything(cli: Cli, blind: None, data: Path) -> None:
     assert outcome.code == 2
     assert outcome.err.splitlines() == [
         "report.json, contact_sheet.png and boxes.png are in out",
-        f"error: {errors} errors in hands/data.yaml; mend what the report names",
+        f"error: {errors} errors in hands/data.yaml; correct what the report lists",
     ]
     assert f"{errors} errors, {len(expected) - errors} warnings" in outcome.out
     lines = outcome.out.splitlines()
@@ -187,11 +187,11 @@ def test_a_report_of_everything(cli: Cli, blind: None, data: Path) -> None:
     assert (crossing["mirrored"], crossing["others"]) == (True, [str(image(7))])
     assert crossing["distance"] <= 4
     assert cli("data", "check", data, "--strict").err.endswith(
-        f"error: {errors} errors and {len(expected) - errors} warnings in hands/data.yaml; mend what the report names\n"
+        f"error: {errors} errors and {len(expected) - errors} warnings in hands/data.yaml; correct what the report lists\n"
     )
 
 
-def test_images_in_all_three_splits_are_told_split_by_split(data: Path) -> None:
+def test_images_in_all_three_splits_are_reported_split_by_split(data: Path) -> None:
     shutil.copy(image(0), VAL / "same.jpg")
     add(load(image(0)), TEST / "same.png")
     (Path("hands/labels/val") / "same.txt").write_text("")
@@ -240,10 +240,10 @@ def test_files_beside_the_labels_that_are_none(data: Path) -> None:
     for place in ("old", "old/older"):
         (LABELS / place).mkdir()
         (LABELS / place / "000000.txt").write_text("")
-    (LABELS / "gone.ignore.txt").write_text("5 .5 .5 .1 .1\n")
+    (LABELS / "missing.ignore.txt").write_text("5 .5 .5 .1 .1\n")
     assert get_places(check(data).issues) == [
         ("labels_without_image", str(LABELS / place))
-        for place in ("gone.ignore.txt", "old/000000.txt", "old/older/000000.txt")
+        for place in ("missing.ignore.txt", "old/000000.txt", "old/older/000000.txt")
     ]
 
 
@@ -290,7 +290,7 @@ def test_images_that_differ_in_one_pixel_or_in_shape_are_not_identical(data: Pat
     assert (alike.kind, alike.others) == ("near_duplicates", (str(TRAIN / "other.png"),))
 
 
-def test_a_line_that_is_written_twice_has_its_other_faults_once(data: Path) -> None:
+def test_a_line_that_is_written_twice_has_its_other_issues_once(data: Path) -> None:
     label(0).write_text("0 .5 .5 .9 .05\n" * 2)
     label(0).with_suffix(".ignore.txt").write_text("0 .2 .2 .1 .1\n" * 2)
     assert get_places(check(data).issues) == [
@@ -369,7 +369,7 @@ def test_warnings_alone_are_no_failure_unless_strict(cli: Cli, blind: None, data
     assert cli("data", "check", data).code == 0
     outcome = cli("data", "check", data, "--strict")
     assert outcome.code == 2
-    assert outcome.err.endswith("error: 1 warning in hands/data.yaml; mend what the report names\n")
+    assert outcome.err.endswith("error: 1 warning in hands/data.yaml; correct what the report lists\n")
     assert "no errors, 1 warning\n" in outcome.out
 
 
@@ -390,7 +390,7 @@ def test_a_data_set_without_a_readable_image_or_a_box(cli: Cli, data: Path) -> N
         path.write_text("")
     outcome = cli("data", "check", data)
     assert outcome.code == 2
-    assert outcome.err.endswith("error: 24 errors in hands/data.yaml; mend what the report names\n")
+    assert outcome.err.endswith("error: 24 errors in hands/data.yaml; correct what the report lists\n")
     report = json.loads(Path("runs/check/report.json").read_text())
     assert report["all"]["box_side_px"] == {"p5": None, "median": None, "p95": None}
 
@@ -419,12 +419,12 @@ def test_bad_words(cli: Cli, data: Path, words: str, place: str, right: str) -> 
     assert not Path("runs").exists()
 
 
-def test_a_missing_image_is_refused_before_anything_is_read(cli: Cli, data: Path) -> None:
+def test_a_missing_image_is_rejected_before_anything_is_read(cli: Cli, data: Path) -> None:
     data.write_text("train: list.txt\nval: images/val\nnames: [hand]\n")
-    Path("hands/list.txt").write_text("images/train/000000.jpg\nimages/train/gone.jpg\n")
+    Path("hands/list.txt").write_text("images/train/000000.jpg\nimages/train/missing.jpg\n")
     outcome = cli("data", "check", data)
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err.startswith("error: hands/list.txt:2: there is no image images/train/gone.jpg; ")
+    assert outcome.err.startswith("error: hands/list.txt:2: there is no image images/train/missing.jpg; ")
 
 
 def test_settings_are_checked() -> None:
@@ -451,8 +451,8 @@ def test_the_real_hands_are_as_they_are_known_to_be(real_hands: Path, cli: Cli) 
     assert "two_splits" not in result["found"]
 
 
-def test_planted_faults_are_found_among_real_hands(real_hands: Path, workplace: Path) -> None:
-    """Every eighth image is copied, and sixteen photos of scenes of their own take the faults."""
+def test_planted_issues_are_found_among_real_hands(real_hands: Path, workplace: Path) -> None:
+    """Every eighth image is copied, and sixteen photos of other scenes get the issues."""
     for split in ("train", "val", "test"):
         Path("hands/images", split).mkdir(parents=True)
         Path("hands/labels", split).mkdir(parents=True)

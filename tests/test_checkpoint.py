@@ -84,7 +84,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
-def test_a_pickle_that_would_run_code_is_refused_unread(tmp_path: Path, is_zip: bool) -> None:
+def test_a_pickle_that_would_run_code_is_rejected_unread(tmp_path: Path, is_zip: bool) -> None:
     path, mark = tmp_path / "trap.pt", tmp_path / "mark"
     content = read_content(save_checkpoint(tmp_path / "a.pt", make_checkpoint())) | {"training": Trap(mark)}
     if is_zip:
@@ -160,7 +160,7 @@ def test_a_hand_made_checkpoint_that_contradicts_itself_makes_no_model() -> None
         Checkpoint(network, make_checkpoint().state, ("hand",), 96).make_model()
 
 
-def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_checkpoints_are_rejected(tmp_path: Path) -> None:
     whole = save_checkpoint(tmp_path / "a.pt", make_checkpoint()).read_bytes()
     path = tmp_path / "b.pt"
     for content in (b"", b"hello", b"\x80\x02", whole[:100], whole[: len(whole) // 2], whole[:-1]):
@@ -179,7 +179,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")  # torch warns of the odd pickles that flipped bytes make
 @given(st.lists(st.tuples(st.integers(0, 3500), st.integers(0, 255)), min_size=1, max_size=3))
 @settings(max_examples=100, deadline=None)
-def test_flipped_bytes_give_a_checkpoint_or_an_error_of_ours(flips: list[tuple[int, int]]) -> None:
+def test_flipped_bytes_give_a_checkpoint_or_an_error_of_this_package(flips: list[tuple[int, int]]) -> None:
     with TemporaryDirectory() as folder:
         path = save_checkpoint(Path(folder) / "a.pt", make_checkpoint())
         content = bytearray(path.read_bytes())
@@ -196,8 +196,8 @@ def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path / "a.pt", large)
     before = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for room in (10, len(before) // 2, len(before) - 1):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    for size in (10, len(before) // 2, len(before) - 1):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
         try:
             with pytest.raises(OutputError, match="cannot be written"):
                 save_checkpoint(path, large)

@@ -241,8 +241,8 @@ def test_train_json_and_flags_over_a_file(cli: Cli, hands: Path, tiny_cfg: Path)
 def test_run_prints_the_table(cli: Cli, hands: Path, tiny_cfg: Path) -> None:
     small = "{epochs: 1, batch_size: 12}"
     text = f"train: {{epochs: 1, batch_size: 12, cfg: {tiny_cfg}}}\nprune: {{ratio: 0.5}}\nfinetune: {small}\n"
-    Path("chain.yaml").write_text(f"{text}bench: {{runs: 1}}\n")
-    words = ("run", "chain.yaml", "--data", hands, "--name", "mine", "--device", "cpu", "--seed", 3)
+    Path("stages.yaml").write_text(f"{text}bench: {{runs: 1}}\n")
+    words = ("run", "stages.yaml", "--data", hands, "--name", "mine", "--device", "cpu", "--seed", 3)
     outcome = cli(*words)
     assert outcome.code == 0, outcome.err
     assert outcome.out.splitlines()[2].split()[0] == "Original"
@@ -254,7 +254,7 @@ def test_run_prints_the_table(cli: Cli, hands: Path, tiny_cfg: Path) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_a_run_that_goes_on(
+def test_a_signal_leaves_a_run_that_can_be_resumed(
     cli: Cli, hands: Path, tiny_cfg: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
 ) -> None:
     from yolo_prune.training import epoch_end

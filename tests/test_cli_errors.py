@@ -25,7 +25,7 @@ from yolo_prune.pruning.plan_file import BlockPlan, save_plan
 
 @pytest.fixture
 def data(workplace: Path, hands: Path) -> Path:
-    """Return the data.yaml of a copy that a test may spoil: ./hands/data.yaml."""
+    """Return the data.yaml of a copy that a test may change: ./hands/data.yaml."""
     shutil.copytree(hands.parent, workplace / "hands")
     return Path("hands/data.yaml")
 
@@ -86,10 +86,10 @@ def test_bad_data(cli: Cli, data: Path, tiny_cfg: Path, spoil: Callable[[], obje
     check(cli("train", "--data", data, "--cfg", "tiny.cfg", "--epochs", 1), place, right)
 
 
-def test_a_image_of_a_list_that_is_not_there(cli: Cli, data: Path, tiny_cfg: Path) -> None:
+def test_an_image_of_a_list_that_is_not_there(cli: Cli, data: Path, tiny_cfg: Path) -> None:
     data.write_text(YAML.replace("images/val", "val.txt"))
-    Path("hands/val.txt").write_text("images/val/000000.jpg\nimages/val/gone.jpg\n")
-    check(cli("train", "--data", data, "--cfg", tiny_cfg), "hands/val.txt:2: ", "gone.jpg")
+    Path("hands/val.txt").write_text("images/val/000000.jpg\nimages/val/missing.jpg\n")
+    check(cli("train", "--data", data, "--cfg", tiny_cfg), "hands/val.txt:2: ", "missing.jpg")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_what_is_no_checkpoint(
         ("prune {pt} --ratio -0.1", "--ratio: -0.1 is out of range", "use a number from 0 to below 1"),
         ("prune {pt} --ratio nan", "--ratio: nan is out of range", "use a number from 0 to below 1"),
         ("prune {pt} --ratio most", "Invalid value for '--ratio'", "number"),
-        ("prune {pt} --ratio 0.95", "--ratio: 0.95 of 36 channels cannot go", "use at most 0.777"),
+        ("prune {pt} --ratio 0.95", "--ratio: 0.95 of 36 channels cannot be removed", "use at most 0.777"),
         ("prune {pt} --min-channels 0", "--min-channels: 0 is out of range", "use a whole number from 1"),
         ("prune {pt} --recalibrate -1", "--recalibrate: -1 is out of range", "use a whole number from 0"),
         ("prune {pt} --name ../up", "--name: '../up' is no folder name", "without slashes"),
@@ -220,7 +220,7 @@ def test_what_is_no_checkpoint(
         ("bench {pt} --split tset", "{data}: tset: there are no images for tset", "use one of train, val, test"),
         ("evaluate {pt} --img-size -5", "--img-size: -5 is no multiple of 32", "use 32"),
         ("evaluate {pt} --list none.txt", "none.txt: the list cannot be read", "name a text file"),
-        ("evaluate {pt} --data two.yaml", "--data: the checkpoint knows 1 classes, the data set 2", "use a data set"),
+        ("evaluate {pt} --data two.yaml", "--data: the checkpoint has 1 classes, the data set 2", "use a data set"),
         ("evaluate {pt} --device mps", "--device: unknown device mps", "use auto, cpu"),
         ("detect {pt} none.jpg", "none.jpg: there is no such image", "name an image"),
         ("detect {pt} settings.yaml", "settings.yaml: is not a readable image", "put a whole"),
@@ -249,7 +249,7 @@ def test_bad_words(cli: Cli, trained: Path, hands: Path, tiny_cfg: Path, words: 
 
 @pytest.fixture
 def spoiled(workplace: Path, trained: Path) -> Path:
-    """Return a checkpoint with a γ that is no number: ./spoiled.pt."""
+    """Return a checkpoint with a γ that is NaN: ./spoiled.pt."""
     loaded = load_checkpoint(trained)
     state = {name: tensor.clone() for name, tensor in loaded.state.items()}
     state["layers.2.bn.weight"][3] = torch.nan
@@ -263,8 +263,8 @@ def spoiled(workplace: Path, trained: Path) -> Path:
         ("prune spoiled.pt --criterion random", "layer 2: γ holds NaN or infinity", "train again"),
         ("plan spoiled.pt", "layer 2: γ holds NaN or infinity", "train again"),
         ("sensitivity spoiled.pt --criterion random", "layer 2: γ holds NaN or infinity", "train again"),
-        ("prune {pt} --ratio 0.95 --min-channels 1", "--ratio: 0.95 of 36 channels cannot go: 1 stay in", "use at most 0.888"),
-        ("prune {pt} --ratio 0.9 --spare 5", "--ratio: 0.9 of 20 channels cannot go: 2 stay in every", "use at most 0.7,"),
+        ("prune {pt} --ratio 0.95 --min-channels 1", "--ratio: 0.95 of 36 channels cannot be removed: 1 stay in", "use at most 0.888"),
+        ("prune {pt} --ratio 0.9 --spare 5", "--ratio: 0.9 of 20 channels cannot be removed: 2 stay in every", "use at most 0.7,"),
         ("prune {pt} --target-params 1.5", "--target-params: 1.5 is out of range", "use a number above 0, up to 1"),
         ("plan {pt} --target-macs 1.5", "--target-macs: 1.5 is out of range", "use a number above 0, up to 1"),
         ("prune {pt} --target-macs 0", "--target-macs: 0 is out of range", "use a number above 0, up to 1"),
@@ -274,8 +274,8 @@ def spoiled(workplace: Path, trained: Path) -> Path:
         ("prune {pt} --target-speedup nan", "--target-speedup: nan is out of range", "use a number from 1"),
         ("prune {pt} --target-latency-ms 0", "--target-latency-ms: 0 is out of range", "use a number above 0"),
         ("prune {pt} --target-latency-ms 1e9", "--target-latency-ms: 1e+09 ms is above the original's cost", "use less"),
-        ("prune {pt} --drop-blocks 2", "--drop-blocks: 2 blocks cannot go: the network has 1", "use at most 1"),
-        ("prune {pt} --drop-blocks 1 --spare 2", "--drop-blocks: 1 blocks cannot go: the network has 0", "use at most 0"),
+        ("prune {pt} --drop-blocks 2", "--drop-blocks: 2 blocks cannot be cut: the network has 1", "use at most 1"),
+        ("prune {pt} --drop-blocks 1 --spare 2", "--drop-blocks: 1 blocks cannot be cut: the network has 0", "use at most 0"),
         ("prune {pt} --drop-blocks -1", "--drop-blocks: -1 is out of range", "use a whole number from 0"),
         ("prune {pt} --spare 4", "--spare: layer 4 is no convolution", "as cfg show numbers them"),
         ("prune {pt} --spare 0,99 --drop-blocks 1", "--spare: layer 99 is no convolution", "as cfg show numbers"),
@@ -336,7 +336,7 @@ def test_bench_asks_for_its_engine_before_it_scores(cli: Cli, trained: Path) -> 
     assert outcome.err == "error: --engine: half runs on CUDA, not on cpu; use device cuda, or another engine\n"
 
 
-def test_a_checkpoint_whose_data_set_has_gone(cli: Cli, data: Path, tiny_cfg: Path) -> None:
+def test_a_checkpoint_whose_data_set_is_missing(cli: Cli, data: Path, tiny_cfg: Path) -> None:
     assert cli("train", "--data", data, "--cfg", tiny_cfg, "--epochs", 1, "--batch-size", 12).code == 0
     shutil.rmtree("hands")
     for words, flag in (

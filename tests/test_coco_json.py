@@ -307,7 +307,7 @@ def change(key: str, number: int, **values: Any) -> Callable[[Entry], Any]:
 
 
 def annotate(**values: Any) -> Callable[[Entry], Any]:
-    """Change the first annotation, whose bbox goes."""
+    """Change the first annotation, whose bbox is removed."""
     return lambda coco: (coco["annotations"][0].pop("bbox"), coco["annotations"][0].update(values))
 
 

@@ -43,6 +43,6 @@ def test_shipped_cfg_is_what_the_generator_makes(name: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipe_can_be_read_and_names_a_shipped_cfg(path: Path) -> None:
-    chain = load_run(path)
-    assert chain.train.cfg is not None
-    assert (CONFIGS.parent / chain.train.cfg).is_file()
+    config = load_run(path)
+    assert config.train.cfg is not None
+    assert (CONFIGS.parent / config.train.cfg).is_file()

@@ -45,7 +45,7 @@ MIXED = make_small_network(
 
 
 def drop_every_other(network: Network, layers: Collection[int] | None = None) -> Plan:
-    """Return a plan without every other channel that can go, of some convolutions or of all."""
+    """Return a plan without every other channel that can be pruned, of some convolutions or of all."""
     graph = make_channel_graph(network)
     written = np.concatenate([graph.writes[layer] for layer in layers or graph.conv_layers])
     keep = np.ones(graph.size, dtype=bool)
@@ -171,7 +171,7 @@ def test_images_that_fail_leave_the_model_as_it_was() -> None:
     assert model.training
 
 
-def test_no_images_are_refused() -> None:
+def test_no_images_are_rejected() -> None:
     model = Detector(MIXED).train()
     with pytest.raises(PlanError) as caught:
         measure_constants(model, drop_every_other(MIXED), [])
@@ -197,7 +197,7 @@ def make_constants(model: Detector, plan: Plan) -> Iterator[Constants]:
 
 @given(networks(pointwise=True), st.integers(0, 999))
 @settings(max_examples=30, deadline=None)
-def test_without_γ_1x1_consumers_answer_as_the_unmasked_model(network: Network, seed: int) -> None:
+def test_without_γ_1x1_consumers_give_the_unmasked_model_s_outputs(network: Network, seed: int) -> None:
     plan = make_plan_at_random(make_channel_graph(network), seed)
     model = shrink_(randomise_(Detector(network), seed), plan, 0)
     images = make_images(model, seed=seed)
@@ -237,7 +237,7 @@ def test_without_constants_1x1_consumers_are_off_everywhere() -> None:
 
 
 def measure_squares(one: Heads, other: Heads) -> float:
-    """Return the mean squared difference of two models' answers, summed over heads."""
+    """Return the mean squared difference of two models' outputs, summed over heads."""
     return sum(float((a - b).square().mean()) for a, b in zip(one, other, strict=True))
 
 

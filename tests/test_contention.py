@@ -109,7 +109,7 @@ class TestMeter:
         clock[0] += 1
         assert meter.measure() == (0.0, 0.0, 1.0)
 
-    def test_a_kernel_that_does_not_tell_is_known(self, tmp_path: Path) -> None:
+    def test_a_kernel_without_figures_is_recognised(self, tmp_path: Path) -> None:
         assert not LoadMeter(tmp_path).is_possible
         (tmp_path / "proc/self/task/1").mkdir(parents=True)
         assert not LoadMeter(tmp_path).is_possible
@@ -151,7 +151,7 @@ def test_the_library_is_found_where_it_is_the_only_one(tmp_path: Path, names: li
 
 @needs_libgomp
 class TestPool:
-    def test_it_comes_and_goes_with_its_threads(self) -> None:
+    def test_it_starts_and_ends_with_its_threads(self) -> None:
         assert LIBRARY is not None
         before = list_tasks()
         for size in (2, 5):
@@ -187,7 +187,7 @@ class TestPool:
 
 
 @needs_libgomp
-class TestWatch:
+class TestThread:
     @pytest.fixture
     def tree(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """Lay out a kernel's files of a process whose only thread has not waited yet, and look at them often."""
@@ -255,7 +255,7 @@ class TestWatch:
         assert made == []
 
     @pytest.mark.parametrize("error", [OSError, RuntimeError, ImportError])
-    def test_a_pool_that_cannot_be_made_ends_the_watching_alone(
+    def test_a_pool_that_cannot_be_made_ends_the_thread_alone(
         self,
         error: type[Exception],
         tree: Path,
@@ -270,7 +270,7 @@ class TestWatch:
             wait_until(lambda: list_threads() == [])
         assert capsys.readouterr() == ("", "")
 
-    def test_a_defect_is_not_silent(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_defect_is_reported(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(root: Path) -> SecondPool:
             raise TypeError("a defect")
 
@@ -283,15 +283,15 @@ class TestWatch:
     def test_a_system_without_threads_to_spare_runs_the_command(
         self, tree: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def refuse(thread: threading.Thread) -> None:
+        def fail(thread: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
 
-        monkeypatch.setattr(threading.Thread, "start", refuse)
+        monkeypatch.setattr(threading.Thread, "start", fail)
         with watch_contention({}, tree):
             pass
 
 
-def test_the_command_watches_and_its_library_does_not() -> None:
+def test_the_command_starts_the_thread_and_its_library_does_not() -> None:
     """A command that needs no torch imports none; who imports the package gets no thread and no setting."""
     done = run_code("""
 import sys, threading

@@ -39,7 +39,7 @@ def flatten(data: LabelledSet) -> LabelledSet:
 
 @given(labelled_sets())
 @settings(max_examples=15, deadline=None)
-def test_data_sets_survive_the_way_through_coco(drawn: LabelledSet) -> None:
+def test_data_sets_survive_a_round_trip_through_coco(drawn: LabelledSet) -> None:
     with TemporaryDirectory() as name:
         root = Path(name)
         save_yolo(root / "one", save_images(root / "images", drawn))
@@ -53,7 +53,7 @@ def test_data_sets_survive_the_way_through_coco(drawn: LabelledSet) -> None:
 
 @given(labelled_sets())
 @settings(max_examples=15, deadline=None)
-def test_data_sets_survive_the_way_through_voc(drawn: LabelledSet) -> None:
+def test_data_sets_survive_a_round_trip_through_voc(drawn: LabelledSet) -> None:
     with TemporaryDirectory() as name:
         root = Path(name)
         save_yolo(root / "one", save_images(root / "images", drawn))
@@ -67,7 +67,7 @@ def test_data_sets_survive_the_way_through_voc(drawn: LabelledSet) -> None:
 
 @given(labelled_sets())
 @settings(max_examples=15, deadline=None)
-def test_coco_survives_the_way_through_voc(drawn: LabelledSet) -> None:
+def test_coco_survives_a_round_trip_through_voc(drawn: LabelledSet) -> None:
     with TemporaryDirectory() as name:
         root = Path(name)
         given_set = save_images(root / "images", drawn)
@@ -256,7 +256,7 @@ def test_every_way_round_from_the_command_line(cli: Cli, data: Path) -> None:
     assert is_same(replace(first, images=renamed), last)
 
 
-def test_a_image_in_two_splits_is_written_and_told(cli: Cli, data: Path) -> None:
+def test_an_image_in_two_splits_is_written_and_reported(cli: Cli, data: Path) -> None:
     write("set/data.yaml", YAML.replace("images/val", "images/train"))
     outcome = cli("data", "convert", data, "--to", "coco", "--out", "out")
     assert outcome.out == "out\n"

@@ -65,6 +65,6 @@ def test_macs_grow_with_the_image_and_params_do_not() -> None:
     assert measure_cost(network) == small
 
 
-def test_a_size_that_does_not_fit_is_refused() -> None:
+def test_a_size_that_does_not_fit_is_rejected() -> None:
     with pytest.raises(CfgError, match="concatenates"):
         measure_cost(make_network("yolov3"), 400)

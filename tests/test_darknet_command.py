@@ -51,12 +51,12 @@ def test_an_imported_network_is_pruned_and_exported_folded(cli: Cli, weights: Pa
         assert measure_largest_gap(pruned, folded(IMAGES)) < 1e-5
 
 
-def test_without_weights_numbers_are_random_by_the_seed_and_it_is_said(cli: Cli, weights: Path) -> None:
+def test_without_weights_numbers_are_random_by_the_seed_and_it_is_reported(cli: Cli, weights: Path) -> None:
     outcomes = [
         cli("import", "tiny.cfg", "--out", f"{name}.pt", "--seed", seed)
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
-    assert all("tiny.cfg: no weights were named, every number is random" in outcome.err for outcome in outcomes)
+    assert all("tiny.cfg: no weights were given, all weights are random" in outcome.err for outcome in outcomes)
     one, same, other = (load_checkpoint(Path(f"{name}.pt")).state["layers.0.conv.weight"] for name in "abc")
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
@@ -65,8 +65,8 @@ def test_without_weights_numbers_are_random_by_the_seed_and_it_is_said(cli: Cli,
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("import", "gone.cfg"), "error: gone.cfg: cannot be read"),
-        (("import", "tiny.cfg", "--weights", "gone.weights"), "error: gone.weights: cannot be read"),
+        (("import", "missing.cfg"), "error: missing.cfg: cannot be read"),
+        (("import", "tiny.cfg", "--weights", "missing.weights"), "error: missing.weights: cannot be read"),
         (("import", "tiny.cfg", "--names", "hand,foot"), "error: names: 2 names for 1 classes; name every class"),
         (("import", "wide.cfg"), "error: wide.cfg: wants images of 96x64 px; make width and height the same"),
         (("export", "tiny.weights"), "error: tiny.weights: "),

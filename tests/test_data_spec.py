@@ -140,7 +140,7 @@ def test_a_missing_or_binary_yaml_is_named(root: Path) -> None:
         load_spec(root / "data.yaml")
 
 
-def test_a_list_that_names_a_missing_image_or_none_is_refused(root: Path) -> None:
+def test_a_list_that_names_a_missing_image_or_none_is_rejected(root: Path) -> None:
     spec = load_spec(root / "data.yaml")
     (root / "part.txt").write_text("images/train/a.PNG\nimages/train/z.jpg\n")
     with pytest.raises(DatasetError, match=r"part\.txt:2: there is no image images/train/z\.jpg"):
@@ -151,7 +151,7 @@ def test_a_list_that_names_a_missing_image_or_none_is_refused(root: Path) -> Non
 
 
 @pytest.mark.parametrize("split", ["test", "trian"])
-def test_an_absent_split_is_refused_and_the_known_ones_are_named(root: Path, split: str) -> None:
+def test_an_absent_split_is_rejected_and_the_known_ones_are_named(root: Path, split: str) -> None:
     with pytest.raises(
         DatasetError, match=rf"data\.yaml: {split}: there are no images for {split}; use one of train, val"
     ):
@@ -186,7 +186,7 @@ def test_the_fingerprint_sees_every_change(root: Path, name: str, content: str) 
     assert measure_fingerprint(load_spec(root / "data.yaml")) != before
 
 
-def test_the_fingerprint_names_a_image_that_has_gone(root: Path) -> None:
+def test_the_fingerprint_names_an_image_that_is_missing(root: Path) -> None:
     spec = load_spec(root / "data.yaml")
     (root / "images/train/b.jpg").unlink()
     with pytest.raises(DatasetError, match=r"b\.jpg: cannot be read"):

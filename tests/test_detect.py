@@ -30,7 +30,7 @@ def image(tmp_path: Path) -> Path:
 
 
 class FakeEngine:
-    """Answers every image with three boxes of the square: two that overlap, one too weak."""
+    """An engine that gives every image three boxes of the square: two that overlap, one too weak."""
 
     sizes: list[int]
 
@@ -97,7 +97,7 @@ def test_folders_are_searched_and_names_kept_apart(trained: Path, image: Path, t
     }
 
 
-def test_a_real_network_answers_inside_the_image(trained: Path, image: Path, tmp_path: Path) -> None:
+def test_a_real_network_s_boxes_lie_inside_the_image(trained: Path, image: Path, tmp_path: Path) -> None:
     result = run(trained, [image], tmp_path / "out", DetectConfig(confidence=0.0001))
     assert result.detections
     for found in result.detections:

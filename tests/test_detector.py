@@ -60,7 +60,7 @@ def pool(inputs: Array, layer: MaxPool) -> Array:
     return outputs
 
 
-def answer(model: Detector, image: Array) -> list[Array]:
+def compute_heads(model: Detector, image: Array) -> list[Array]:
     """Run a network on one image (C, H, W) in plain numpy and return its raw head maps."""
     outputs: list[Array] = []
     for index, layer in enumerate(model.network.layers):
@@ -91,7 +91,7 @@ def test_equals_darknet_s_arithmetic_in_plain_numpy(network: Network, seed: int)
     images = make_images(model, seed=seed)
     heads = run(model, images)
     for image in range(len(images)):
-        for raw, expected in zip(heads, answer(model, images[image].numpy()), strict=True):
+        for raw, expected in zip(heads, compute_heads(model, images[image].numpy()), strict=True):
             np.testing.assert_allclose(raw[image].numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
@@ -146,7 +146,7 @@ def test_tensors_are_named_by_the_cfg_s_sections() -> None:
     }
 
 
-def test_a_fresh_detector_believes_in_few_objects() -> None:
+def test_a_fresh_detector_predicts_few_objects() -> None:
     model = Detector(make_network("yolov3-tiny", classes=3, width=0.1)).eval()
     for raw in run(model, make_images(model, 64)):
         belief = raw.view(2, 3, 8, *raw.shape[2:])[:, :, 4].sigmoid()

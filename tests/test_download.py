@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vgg_archive import Answer, Server, serve
+from vgg_archive import Response, Server, serve
 
 from yolo_prune.datasets.vgg_hand.download import DownloadConfig, check_sha256, download
 from yolo_prune.errors import ConfigError, DatasetError, OutputError
@@ -38,9 +38,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "hands.tar.gz"
 
 
-def break_off(server: Server, path: Path, have: int, answer: Answer | None = None) -> None:
+def break_off(server: Server, path: Path, have: int, response: Response | None = None) -> None:
     """Leave the first bytes of a download."""
-    server.answers = [answer or Answer(cut=have)]
+    server.responses = [response or Response(cut=have)]
     with pytest.raises(DatasetError, match="the download failed after 1 try: the transfer "):
         download(server.url, path, config=DownloadConfig(tries=1, timeout_s=5.0))
     assert Path(f"{path}.part").read_bytes() == CONTENT[:have]
@@ -53,7 +53,7 @@ def check_whole(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_a_file_comes_whole_and_its_hash_is_told(server: Server, path: Path) -> None:
+def test_a_file_comes_whole_and_its_hash_is_reported(server: Server, path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     assert download(server.url, path, progress=lambda done, total: seen.append((done, total))) == SHA256
     check_whole(path)
@@ -63,12 +63,12 @@ def test_a_file_comes_whole_and_its_hash_is_told(server: Server, path: Path) -> 
     assert server.ranges == [None]
 
 
-def test_each_break_goes_on_where_it_was_after_a_growing_pause(
+def test_each_break_resumes_where_it_was_after_a_growing_pause(
     server: Server, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("yolo_prune.datasets.vgg_hand.download.time.sleep", pauses.append)
-    server.answers = [Answer(cut=100_000), Answer(cut=0), Answer(cut=50_000), Answer(status=503)]
+    server.responses = [Response(cut=100_000), Response(cut=0), Response(cut=50_000), Response(status=503)]
     lines: list[str] = []
     assert download(server.url, path, SHA256.upper(), DownloadConfig(tries=5, pause_s=0.5), lines.append) == SHA256
     check_whole(path)
@@ -76,20 +76,20 @@ def test_each_break_goes_on_where_it_was_after_a_growing_pause(
     assert all(headers["If-Range"] == '"one"' for headers in server.requests[1:])
     assert pauses == [0.5, 1.0, 1.5, 2.0]
     assert lines[0] == "the transfer ended after 100,000 of 300,000 bytes; trying again in 0.5 s"
-    assert lines[3].startswith("the server answers 503 Service Unavailable; trying again in 2 s")
+    assert lines[3].startswith("the server responds 503 Service Unavailable; trying again in 2 s")
 
 
 @given(st.lists(st.integers(0, len(CONTENT) - 1), max_size=3), st.booleans(), st.booleans())
 @settings(max_examples=15, deadline=None)
 def test_however_it_breaks_the_file_is_whole_or_not_there(cuts: list[int], ranges: bool, has_length: bool) -> None:
     with serve(CONTENT) as server, TemporaryDirectory() as folder:
-        server.answers = [Answer(cut=cut, ranges=ranges) for cut in cuts]
-        server.answers += [Answer(ranges=ranges, has_length=has_length)]
+        server.responses = [Response(cut=cut, ranges=ranges) for cut in cuts]
+        server.responses += [Response(ranges=ranges, has_length=has_length)]
         download(server.url, Path(folder, "a"), config=QUICK)
         check_whole(Path(folder, "a"))
 
 
-def test_a_later_call_goes_on(server: Server, path: Path) -> None:
+def test_a_later_call_resumes(server: Server, path: Path) -> None:
     break_off(server, path, 70_000)
     assert download(server.url, path, SHA256) == SHA256
     check_whole(path)
@@ -98,8 +98,8 @@ def test_a_later_call_goes_on(server: Server, path: Path) -> None:
 
 def test_the_date_stands_in_for_an_etag_that_is_weak_or_missing(server: Server, path: Path) -> None:
     for etag in (None, 'W/"one"'):
-        break_off(server, path, 70_000, Answer(cut=70_000, headers={"ETag": etag}))
-        server.answers = [Answer(headers={"ETag": etag})]
+        break_off(server, path, 70_000, Response(cut=70_000, headers={"ETag": etag}))
+        server.responses = [Response(headers={"ETag": etag})]
         download(server.url, path)
         check_whole(path)
         assert server.ranges == ["bytes=70000-"]
@@ -107,9 +107,9 @@ def test_the_date_stands_in_for_an_etag_that_is_weak_or_missing(server: Server, 
         path.unlink()
 
 
-def test_without_etag_and_date_it_begins_anew(server: Server, path: Path) -> None:
-    break_off(server, path, 70_000, Answer(cut=70_000, headers={"ETag": None, "Last-Modified": None}))
-    server.answers = [Answer(status=503)]
+def test_without_etag_and_date_it_starts_again(server: Server, path: Path) -> None:
+    break_off(server, path, 70_000, Response(cut=70_000, headers={"ETag": None, "Last-Modified": None}))
+    server.responses = [Response(status=503)]
     with pytest.raises(DatasetError, match=r"; try again later$"):
         download(server.url, path, config=DownloadConfig(tries=1))
     download(server.url, path)
@@ -117,7 +117,7 @@ def test_without_etag_and_date_it_begins_anew(server: Server, path: Path) -> Non
     assert server.ranges == [None, None]
 
 
-def test_a_file_that_changed_on_the_server_begins_anew(server: Server, path: Path) -> None:
+def test_a_file_that_changed_on_the_server_starts_again(server: Server, path: Path) -> None:
     break_off(server, path, 70_000)
     server.content, server.etag, server.modified = CONTENT[::-1], '"two"', "Tue, 02 Aug 2011 00:00:00 GMT"
     download(server.url, path)
@@ -126,43 +126,45 @@ def test_a_file_that_changed_on_the_server_begins_anew(server: Server, path: Pat
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
-        Answer(shift=-1000),
-        Answer(shift=1000),
-        Answer(headers={"ETag": '"two"'}),
-        Answer(headers={"Content-Range": None}),
-        Answer(headers={"Content-Range": "bytes 70000-299999/300001"}),
-        Answer(headers={"Content-Range": "characters 1-2"}),
+        Response(shift=-1000),
+        Response(shift=1000),
+        Response(headers={"ETag": '"two"'}),
+        Response(headers={"Content-Range": None}),
+        Response(headers={"Content-Range": "bytes 70000-299999/300001"}),
+        Response(headers={"Content-Range": "characters 1-2"}),
     ],
 )
-def test_another_part_than_the_one_asked_for_is_not_taken(server: Server, path: Path, answer: Answer) -> None:
+def test_another_part_than_the_one_asked_for_is_not_taken(server: Server, path: Path, response: Response) -> None:
     break_off(server, path, 70_000)
-    server.answers = [answer]
+    server.responses = [response]
     lines: list[str] = []
     download(server.url, path, config=QUICK, report=lines.append)
     check_whole(path)
     assert server.ranges == ["bytes=70000-", None]
-    assert lines == ["the server sent another part than the one asked for, so it begins anew; trying again in 0 s"]
+    assert lines == [
+        "the server sent another part than the one asked for, so the download starts again; trying again in 0 s"
+    ]
 
 
 def test_a_part_of_unknown_whole_is_taken(server: Server, path: Path) -> None:
     break_off(server, path, 70_000)
-    server.answers = [Answer(headers={"Content-Range": "bytes 70000-299999/*"})]
+    server.responses = [Response(headers={"Content-Range": "bytes 70000-299999/*"})]
     download(server.url, path)
     check_whole(path)
     assert server.ranges == ["bytes=70000-"]
 
 
-def test_a_server_without_ranges_begins_anew(server: Server, path: Path) -> None:
+def test_a_server_without_ranges_starts_again(server: Server, path: Path) -> None:
     break_off(server, path, 70_000)
-    server.answers = [Answer(ranges=False)]
+    server.responses = [Response(ranges=False)]
     download(server.url, path)
     check_whole(path)
     assert server.ranges == ["bytes=70000-"]
 
 
-def test_another_address_does_not_go_on_with_what_is_there(server: Server, path: Path) -> None:
+def test_another_address_does_not_resume_what_is_there(server: Server, path: Path) -> None:
     break_off(server, path, 70_000)
     download(f"{server.url}?mirror", path)
     check_whole(path)
@@ -170,7 +172,7 @@ def test_another_address_does_not_go_on_with_what_is_there(server: Server, path:
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{}", '{"url": 1}', '{"total_bytes": "many", "etag": "x"}', None])
-def test_a_part_whose_record_is_spoilt_begins_anew(server: Server, path: Path, record: str | None) -> None:
+def test_a_part_whose_record_is_corrupt_starts_again(server: Server, path: Path, record: str | None) -> None:
     break_off(server, path, 70_000)
     where = Path(f"{path}.part.json")
     if record is None:
@@ -184,7 +186,7 @@ def test_a_part_whose_record_is_spoilt_begins_anew(server: Server, path: Path, r
     assert server.ranges == [None]
 
 
-def test_a_part_that_is_longer_than_the_whole_begins_anew(server: Server, path: Path) -> None:
+def test_a_part_that_is_longer_than_the_whole_starts_again(server: Server, path: Path) -> None:
     break_off(server, path, 70_000)
     Path(f"{path}.part").write_bytes(CONTENT + b"more")
     download(server.url, path)
@@ -210,9 +212,9 @@ def test_a_part_that_is_whole_of_unknown_size_gets_its_name_by_416(server: Serve
     assert server.ranges == [f"bytes={len(CONTENT)}-"]
 
 
-def test_416_for_another_size_begins_anew(server: Server, path: Path) -> None:
+def test_416_for_another_size_starts_again(server: Server, path: Path) -> None:
     break_off(server, path, 70_000)
-    server.answers = [Answer(status=416, headers={"Content-Range": "bytes */60000"})]
+    server.responses = [Response(status=416, headers={"Content-Range": "bytes */60000"})]
     download(server.url, path, config=QUICK)
     check_whole(path)
     assert server.ranges == ["bytes=70000-", None]
@@ -220,9 +222,9 @@ def test_416_for_another_size_begins_anew(server: Server, path: Path) -> None:
 
 @pytest.mark.parametrize(("ranges", "last"), [(True, "no such rest"), (False, "ended after 300,000 of 400,000 bytes")])
 def test_a_length_that_is_never_reached_is_an_error(server: Server, path: Path, ranges: bool, last: str) -> None:
-    server.answers = [
-        Answer(length=400_000, ranges=ranges),
-        Answer(ranges=ranges, length=None if ranges else 400_000),
+    server.responses = [
+        Response(length=400_000, ranges=ranges),
+        Response(ranges=ranges, length=None if ranges else 400_000),
     ] * 2
     with pytest.raises(DatasetError, match=f"the download failed after 4 tries: .*{last}") as caught:
         download(server.url, path, config=QUICK)
@@ -230,8 +232,8 @@ def test_a_length_that_is_never_reached_is_an_error(server: Server, path: Path, 
     assert not path.exists()
 
 
-def test_a_length_that_is_too_short_gives_a_short_file_which_the_hash_refuses(server: Server, path: Path) -> None:
-    server.answers = [Answer(length=200_000)]
+def test_a_length_that_is_too_short_gives_a_short_file_which_the_hash_rejects(server: Server, path: Path) -> None:
+    server.responses = [Response(length=200_000)]
     short = hashlib.sha256(CONTENT[:200_000]).hexdigest()
     with pytest.raises(DatasetError, match=f"sent has the SHA-256 {short}, not {SHA256}; run again"):
         download(server.url, path, SHA256)
@@ -241,7 +243,7 @@ def test_a_length_that_is_too_short_gives_a_short_file_which_the_hash_refuses(se
 
 @pytest.mark.parametrize("length", ["-5", "many", "1e5", ""])
 def test_a_length_that_is_none_counts_as_unknown(server: Server, path: Path, length: str) -> None:
-    server.answers = [Answer(headers={"Content-Length": length})]
+    server.responses = [Response(headers={"Content-Length": length})]
     assert download(server.url, path) == SHA256
 
 
@@ -250,7 +252,7 @@ def test_a_wrong_hash_names_both_and_keeps_the_file_under_another_name(server: S
     with pytest.raises(DatasetError) as caught:
         download(server.url, path, wrong)
     assert str(caught.value) == (
-        f"{path}.bad: what {server.url} sent has the SHA-256 {SHA256}, not {wrong}; "
+        f"{path}.bad: the file from {server.url} has the SHA-256 {SHA256}, not {wrong}; "
         "run again to download it anew, or check the hash"
     )
     assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == {"hands.tar.gz.bad": CONTENT}
@@ -267,9 +269,9 @@ def test_the_hash_of_a_file_that_is_there(path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 410, 501, 204, 206])
-def test_a_refusal_is_named_at_once(server: Server, path: Path, status: int) -> None:
-    server.answers = [Answer(status=status)]
-    with pytest.raises(DatasetError, match=f"the server answers {status} .*; check --url, or get the file") as caught:
+def test_a_rejection_is_named_at_once(server: Server, path: Path, status: int) -> None:
+    server.responses = [Response(status=status)]
+    with pytest.raises(DatasetError, match=f"the server responds {status} .*; check --url, or get the file") as caught:
         download(server.url, path, config=QUICK)
     assert caught.value.where == server.url
     assert len(server.requests) == 1
@@ -278,8 +280,8 @@ def test_a_refusal_is_named_at_once(server: Server, path: Path, status: int) -> 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_a_passing_trouble_is_waited_out_a_few_times(server: Server, path: Path, status: int) -> None:
-    server.answers = [Answer(status=status)] * 4
-    with pytest.raises(DatasetError, match=f"failed after 4 tries: the server answers {status} .*; try again later"):
+    server.responses = [Response(status=status)] * 4
+    with pytest.raises(DatasetError, match=f"failed after 4 tries: the server responds {status} .*; try again later"):
         download(server.url, path, config=QUICK)
     assert len(server.requests) == 4
     assert not list(path.parent.iterdir())
@@ -287,7 +289,7 @@ def test_a_passing_trouble_is_waited_out_a_few_times(server: Server, path: Path,
 
 def test_redirects_are_followed_with_the_range(server: Server, path: Path) -> None:
     break_off(server, path, 70_000)
-    server.answers = [Answer(location="/elsewhere.tar.gz")]
+    server.responses = [Response(location="/elsewhere.tar.gz")]
     download(server.url, path)
     check_whole(path)
     assert server.ranges == ["bytes=70000-"] * 2
@@ -296,21 +298,21 @@ def test_redirects_are_followed_with_the_range(server: Server, path: Path) -> No
 @pytest.mark.parametrize(
     ("target", "what"),
     [
-        ("file:///etc/passwd", "answers 302 .* is not allowed"),
+        ("file:///etc/passwd", "responds 302 .* is not allowed"),
         ("ftp://127.0.0.1/a", "unknown url type: ftp"),
-        ("data:,hello", "answers 302 .* is not allowed"),
+        ("data:,hello", "responds 302 .* is not allowed"),
     ],
 )
-def test_a_redirect_away_from_http_is_refused(server: Server, path: Path, target: str, what: str) -> None:
-    server.answers = [Answer(location=target)] * 4
+def test_a_redirect_away_from_http_is_rejected(server: Server, path: Path, target: str, what: str) -> None:
+    server.responses = [Response(location=target)] * 4
     with pytest.raises(DatasetError, match=what):
         download(server.url, path, config=QUICK)
     assert not list(path.parent.iterdir())
 
 
-def test_redirects_in_a_circle_are_refused(server: Server, path: Path) -> None:
-    server.answers = [Answer(location=server.url)] * 20
-    with pytest.raises(DatasetError, match="the server answers 302 "):
+def test_redirects_in_a_circle_are_rejected(server: Server, path: Path) -> None:
+    server.responses = [Response(location=server.url)] * 20
+    with pytest.raises(DatasetError, match="the server responds 302 "):
         download(server.url, path, config=QUICK)
 
 
@@ -318,31 +320,31 @@ def test_redirects_in_a_circle_are_refused(server: Server, path: Path) -> None:
     "url",
     ["ftp://a.b/c", "file:///etc/passwd", "hands.tar.gz", "", "http://", "https:///a", "http://[a", "http://a:x/"],
 )
-def test_what_is_no_http_address_is_refused(path: Path, url: str) -> None:
+def test_what_is_no_http_address_is_rejected(path: Path, url: str) -> None:
     with pytest.raises(ConfigError, match=r"url: .* is no address; write http://… or https://…"):
         download(url, path)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/a b", "http://127.0.0.1:1/\x00", "http://127.0.0.1:1/ü"])
-def test_an_address_with_signs_that_none_has_is_refused(path: Path, url: str) -> None:
+def test_an_address_with_signs_that_none_has_is_rejected(path: Path, url: str) -> None:
     with pytest.raises(ConfigError, match="is no address"):
         download(url, path, config=QUICK)
 
 
-def test_nobody_there(path: Path) -> None:
+def test_there_is_no_server(path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(
-        DatasetError, match=r"4 tries: there is no answer \(Connection refused\); try again later"
+        DatasetError, match=r"4 tries: there is no response \(Connection refused\); try again later"
     ) as caught:
         download(f"http://127.0.0.1:{port}/a", path, config=QUICK)
     assert caught.value.where == f"http://127.0.0.1:{port}/a"
 
 
 def test_a_server_that_says_nothing_and_one_that_talks_something_else(path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        with pytest.raises(DatasetError, match=r"2 tries: there is no answer \(timed out\)"):
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}/"
+        with pytest.raises(DatasetError, match=r"2 tries: there is no response \(timed out\)"):
             download(url, path, config=DownloadConfig(tries=2, pause_s=0, timeout_s=0.1))
 
     def chat(place: socket.socket) -> None:
@@ -353,13 +355,13 @@ def test_a_server_that_says_nothing_and_one_that_talks_something_else(path: Path
     with socket.create_server(("127.0.0.1", 0)) as chatty:
         thread = threading.Thread(target=chat, args=(chatty,))
         thread.start()
-        with pytest.raises(DatasetError, match=r"1 try: there is no answer \(220 smtp ready"):
+        with pytest.raises(DatasetError, match=r"1 try: there is no response \(220 smtp ready"):
             download(f"http://127.0.0.1:{chatty.getsockname()[1]}/", path, config=DownloadConfig(tries=1))
         thread.join()
 
 
-def test_a_transfer_that_stands_still_is_broken_and_goes_on(server: Server, path: Path) -> None:
-    server.answers = [Answer(cut=70_000, wait=(still := threading.Event()))]
+def test_a_transfer_that_stands_still_is_broken_and_resumed(server: Server, path: Path) -> None:
+    server.responses = [Response(cut=70_000, wait=(still := threading.Event()))]
     lines: list[str] = []
     download(server.url, path, config=DownloadConfig(tries=2, pause_s=0, timeout_s=2.0), report=lines.append)
     still.set()
@@ -371,14 +373,14 @@ def test_a_transfer_that_stands_still_is_broken_and_goes_on(server: Server, path
 def test_a_file_in_chunks_and_one_that_breaks_off_among_them(path: Path) -> None:
     bodies = [b"5\r\nhands\r\n4\r\n of", b"5\r\nhands\r\n4\r\n of \r\n3\r\nall\r\n0\r\n\r\n"]
 
-    def answer(place: socket.socket) -> None:
+    def respond(place: socket.socket) -> None:
         for body in bodies:
             with place.accept()[0] as other:
                 other.recv(1000)
                 other.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
 
     with socket.create_server(("127.0.0.1", 0)) as place:
-        thread = threading.Thread(target=answer, args=(place,))
+        thread = threading.Thread(target=respond, args=(place,))
         thread.start()
         lines: list[str] = []
         download(f"http://127.0.0.1:{place.getsockname()[1]}/", path, config=QUICK, report=lines.append)
@@ -389,8 +391,8 @@ def test_a_file_in_chunks_and_one_that_breaks_off_among_them(path: Path) -> None
 
 
 @pytest.mark.parametrize("has_length", [True, False])
-def test_a_file_that_is_too_large_is_refused(server: Server, path: Path, has_length: bool) -> None:
-    server.answers = [Answer(has_length=has_length)]
+def test_a_file_that_is_too_large_is_rejected(server: Server, path: Path, has_length: bool) -> None:
+    server.responses = [Response(has_length=has_length)]
     seen: list[int] = []
     with pytest.raises(DatasetError, match="is larger than 200,000 bytes"):
         download(
@@ -435,6 +437,6 @@ def test_a_place_that_cannot_be_written_is_named(server: Server, path: Path, tmp
         ({"max_bytes": 0}, "max_bytes: 0 is too small"),
     ],
 )
-def test_settings_that_cannot_be(values: dict[str, int], what: str) -> None:
+def test_invalid_settings(values: dict[str, int], what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         DownloadConfig(**values)

@@ -23,13 +23,13 @@ from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.model.detector import Detector
 
 CPU = torch.device("cpu")
-Answers = list[tuple[list[list[float]], list[float]]]
+Outputs = list[tuple[list[list[float]], list[float]]]
 
 
 class FakeEngine:
-    """Gives prepared boxes and scores, image by image."""
+    """An engine that gives prepared boxes and scores, image by image."""
 
-    answers: Iterator[tuple[list[list[float]], list[float]]]
+    outputs: Iterator[tuple[list[list[float]], list[float]]]
 
     def __init__(self, detector: Detector) -> None:
         assert not detector.training
@@ -38,7 +38,7 @@ class FakeEngine:
         return self
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = [next(self.answers) for _ in images]
+        chosen = [next(self.outputs) for _ in images]
         most = max(len(scores) for _, scores in chosen)
         boxes, values = torch.zeros(len(images), most, 4), torch.zeros(len(images), most, 1)
         for number, (own, scores) in enumerate(chosen):
@@ -66,12 +66,12 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 def score(
-    monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, samples: list[Sample], answers: Answers
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, samples: list[Sample], outputs: Outputs
 ) -> Evaluation:
     monkeypatch.setattr("yolo_prune.evaluation.evaluate.DecodedDetector", FakeEngine)
-    FakeEngine.answers = iter(answers)
+    FakeEngine.outputs = iter(outputs)
     evaluation = evaluate(checkpoint, samples, ("hand",), img_size=None, device=CPU)
-    assert next(FakeEngine.answers, None) is None
+    assert next(FakeEngine.outputs, None) is None
     return evaluation
 
 
@@ -92,8 +92,8 @@ def test_a_hand_worked_average_precision(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, samples: list[Sample]
 ) -> None:
     # in the square of 64: right at .9, wrong at .8, right at .7, so that precision is 1, 1/2, 2/3
-    answers: Answers = [([[0, 0, 32, 32], [40, 40, 60, 60]], [0.9, 0.8]), ([[16, 16, 48, 48]], [0.7])]
-    result = score(monkeypatch, checkpoint, samples, answers)
+    outputs: Outputs = [([[0, 0, 32, 32], [40, 40, 60, 60]], [0.9, 0.8]), ([[16, 16, 48, 48]], [0.7])]
+    result = score(monkeypatch, checkpoint, samples, outputs)
     assert result.score.map50 == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     assert result.score.confidence == pytest.approx(0.7)
     assert [matches.hits.tolist() for matches in result.matches] == [[True, False], [True]]
@@ -104,8 +104,8 @@ def test_ignored_boxes_count_neither_way(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, samples: list[Sample]
 ) -> None:
     samples[1].label.rename(samples[1].ignored)
-    answers: Answers = [([[0, 0, 32, 32]], [0.7]), ([[16, 16, 48, 48], [20, 20, 44, 44]], [0.9, 0.8])]
-    result = score(monkeypatch, checkpoint, samples, answers)
+    outputs: Outputs = [([[0, 0, 32, 32]], [0.7]), ([[16, 16, 48, 48], [20, 20, 44, 44]], [0.9, 0.8])]
+    result = score(monkeypatch, checkpoint, samples, outputs)
     assert result.score.map50 == result.coco_ap50 == 1
     assert result.score.instances == 1
 
@@ -113,7 +113,7 @@ def test_ignored_boxes_count_neither_way(
 def test_detections_are_cut_at_the_images_edge(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, samples: list[Sample]
 ) -> None:
-    # 128×64 px in the square of 64: rows 16 to 48; the object is the image's left half, the answer all above and below it
+    # 128×64 px in the square of 64: rows 16 to 48; the object is the image's left half, the prediction all above and below it
     cv2.imwrite(str(samples[0].image), np.full((64, 128, 3), 99, np.uint8))
     samples[0].label.write_text("0 0.25 0.5 0.5 1")
     result = score(monkeypatch, checkpoint, samples[:1], [([[-9, 0, 32, 64]], [0.9])])
@@ -172,12 +172,12 @@ def test_a_list_of_images_can_be_scored(trained: Path, hands: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("names", "img_size", "message"),
     [
-        (("palm", "fist"), None, "--data: the checkpoint knows 1 classes, the data set 2; use a data set"),
+        (("palm", "fist"), None, "--data: the checkpoint has 1 classes, the data set 2; use a data set"),
         (("hand",), 50, "img_size: 50 is no multiple of 32; use 64"),
         (("hand",), -32, "img_size: -32 is no multiple of 32; use 32"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_what_does_not_fit_is_rejected(
     checkpoint: Checkpoint, samples: list[Sample], names: tuple[str, ...], img_size: int | None, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

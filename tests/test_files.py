@@ -55,7 +55,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert here.read_text() == "here"
 
 
-def test_a_full_disk_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"a\.txt: cannot be written \(No space left on device\)$"):
         write_until(tmp_path / "a.txt", FULL)
 

@@ -23,7 +23,7 @@ from yolo_prune.model.fold import fold_batchnorm
 
 @given(networks(), st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
-def test_folding_gives_the_same_answers(network: Network, seed: int) -> None:
+def test_folding_gives_the_same_outputs(network: Network, seed: int) -> None:
     model = randomise_(Detector(network), seed)
     images = make_images(model, seed=seed)
     assert measure_largest_gap(run(fold_batchnorm(model), images), run(model, images)) < 1e-9

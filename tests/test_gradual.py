@@ -1,4 +1,4 @@
-"""Pruning while training: what goes, what is left, what a stopped run does, and what happens without a data set."""
+"""Pruning while training: what is pruned, what is left, what a stopped run does, and what happens without a data set."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(trained: Path, folder: Path, **changes: Any) -> PruneResult:
     return result
 
 
-def test_just_the_ratio_goes_and_all_files_agree(trained: Path, tmp_path: Path) -> None:
+def test_just_the_ratio_is_pruned_and_all_files_agree(trained: Path, tmp_path: Path) -> None:
     result = run(trained, tmp_path / "run")
     pruned = load_checkpoint(result.checkpoint)
     made = load_plan(result.plan, ORIGINAL)
@@ -118,7 +118,7 @@ def wide(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"one_shot": True, "criterion": "bn-gamma"}, 1),
     ],
 )
-def test_widths_suit_engines_where_working_channels_go(
+def test_widths_suit_engines_where_working_channels_are_pruned(
     changes: dict[str, Any], multiple: int, wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = run(wide, tmp_path / "run", effort=1, **changes)
@@ -129,7 +129,7 @@ def test_widths_suit_engines_where_working_channels_go(
 
 
 @pytest.mark.parametrize("one_shot", [False, True])
-def test_channels_at_zero_go_to_the_last_and_no_other(one_shot: bool, wide: Path, tmp_path: Path) -> None:
+def test_all_channels_at_zero_are_pruned_and_no_other(one_shot: bool, wide: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(wide)
     model = checkpoint.make_model()
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_channels_at_zero_go_to_the_last_and_no_other(one_shot: bool, wide: Path
         {"criterion": "taylor", "score_batches": 1},
     ],
 )
-def test_a_criterion_that_is_named_says_what_goes(changes: dict[str, Any], trained: Path, tmp_path: Path) -> None:
+def test_a_named_criterion_says_what_is_pruned(changes: dict[str, Any], trained: Path, tmp_path: Path) -> None:
     gradual = run(trained, tmp_path / "gradual", **changes)
     at_once = run(trained, tmp_path / "at_once", one_shot=True, **changes)
     one, other = (load_plan(result.plan, ORIGINAL).plan.keep for result in (gradual, at_once))
@@ -201,8 +201,8 @@ def test_its_time_up_a_run_is_resumed_by_its_name(
     stopped = cli(*words, "--max-minutes", 0)
     assert stopped.code == 124
     assert not (workplace / "runs/prune/pruned.pt").exists()
-    refused = cli("prune", "--resume", "--ratio", 0.5)
-    assert (refused.code, refused.err) == (
+    rejected = cli("prune", "--resume", "--ratio", 0.5)
+    assert (rejected.code, rejected.err) == (
         2,
         "error: --ratio: a resumed run keeps its settings; leave it out, or start a new run\n",
     )
@@ -223,13 +223,13 @@ def test_channels_that_training_brought_to_zero_are_cut_at_once(
     sparse = start_training(settings, tmp_path / "sparse")
     outcome = cli("prune", sparse, "--ratio", 0.5, "--recalibrate", 0)
     assert outcome.code == 0
-    assert "the channels that go are at zero: they are cut out at once" in outcome.err
+    assert "the channels to prune are at zero: they are removed at once" in outcome.err
     assert not (workplace / "runs/prune/last.pt").exists()
     further = cli("prune", sparse, "--ratio", 0.7, "--effort", 1, "--device", "cpu")
     assert (workplace / "runs/prune-2/last.pt").exists(), further.err
 
 
-def test_a_source_that_changed_is_not_gone_on_with(trained: Path, tmp_path: Path) -> None:
+def test_a_changed_source_is_not_resumed(trained: Path, tmp_path: Path) -> None:
     source = tmp_path / "source.pt"
     source.write_bytes(trained.read_bytes())
     with pytest.raises(TimeUp):
@@ -239,7 +239,7 @@ def test_a_source_that_changed_is_not_gone_on_with(trained: Path, tmp_path: Path
         load_journal(tmp_path / "run")
 
 
-def test_without_the_data_set_channels_go_at_once_and_that_is_said(
+def test_without_the_data_set_channels_are_pruned_at_once_and_that_is_reported(
     cli: Cli, hands: Path, tiny_cfg: Path, tmp_path: Path, workplace: Path
 ) -> None:
     checkpoint = load_checkpoint(make_orphan(hands, tiny_cfg, tmp_path))
@@ -269,10 +269,10 @@ def make_orphan(hands: Path, tiny_cfg: Path, folder: Path) -> Path:
     )
 
 
-def test_what_is_out_of_reach_is_refused_before_training(trained: Path, tmp_path: Path) -> None:
+def test_what_is_out_of_reach_is_rejected_before_training(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"target_params: 0\.001 of the original cannot be reached"):
         run(trained, tmp_path / "run", ratio=None, target_params=0.001)
-    with pytest.raises(PlanError, match=r"ratio: 0\.99 of 36 channels cannot go"):
+    with pytest.raises(PlanError, match=r"ratio: 0\.99 of 36 channels cannot be removed"):
         run(trained, tmp_path / "other", ratio=0.99)
 
 
@@ -289,7 +289,9 @@ def test_a_wrong_cut_is_noticed(trained: Path, tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "run/pruned.pt").exists()
 
 
-def test_a_ruined_network_is_told(cli: Cli, trained: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ruined_network_is_reported(
+    cli: Cli, trained: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         "yolo_prune.commands.damage.RUINED_SHARE", 1e9
     )  # whatever the tiny network still finds is less than that
@@ -341,9 +343,7 @@ def test_finetune_learns_from_the_network_that_it_was_cut_from(cli: Cli, trained
     assert (both.code, both.err) == (2, "error: --no-teacher: contradicts --teacher; leave one of them out\n")
 
 
-def test_a_teacher_that_is_gone_or_has_changed_is_done_without(
-    cli: Cli, trained: Path, tmp_path: Path, workplace: Path
-) -> None:
+def test_a_missing_or_changed_teacher_is_left_out(cli: Cli, trained: Path, tmp_path: Path, workplace: Path) -> None:
     source = tmp_path / "source.pt"
     source.write_bytes(trained.read_bytes())
     assert cli("prune", source, "--one-shot", "--ratio", 0.5).code == 0
@@ -352,9 +352,9 @@ def test_a_teacher_that_is_gone_or_has_changed_is_done_without(
     assert changed.code == 0
     assert f"no teacher: {source}, which it comes from, has changed since" in changed.err
     source.unlink()
-    gone = cli("finetune", "runs/prune/pruned.pt", "--epochs", 1)
-    assert gone.code == 0
-    assert f"no teacher: {source}, which it comes from, is not there" in gone.err
+    missing = cli("finetune", "runs/prune/pruned.pt", "--epochs", 1)
+    assert missing.code == 0
+    assert f"no teacher: {source}, which it comes from, is not there" in missing.err
 
 
 def test_settings_of_the_training_are_inherited(hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:
@@ -371,17 +371,17 @@ def test_settings_of_the_training_are_inherited(hands: Path, tiny_cfg: Path, tmp
     assert pruning.training.remove
 
 
-def test_a_silenced_channel_is_cut_while_an_epoch_runs(trained: Path, tmp_path: Path) -> None:
+def test_a_zeroed_channel_is_cut_while_an_epoch_runs(trained: Path, tmp_path: Path) -> None:
     widths: list[int] = []
     remove = removal_module.remove_silent_
 
-    def watch(training: Any, *arguments: Any) -> bool:
+    def record(training: Any, *arguments: Any) -> bool:
         done = remove(training, *arguments)
         widths.append(sum(layer.filters for _, layer in training.model.network.convs))
         return done
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("yolo_prune.training.run.remove_silent_", watch)
+        patch.setattr("yolo_prune.training.run.remove_silent_", record)
         run(trained, tmp_path / "run")
     assert len(widths) == 12 + 4  # before every step, and after every epoch
     assert widths == sorted(widths, reverse=True)

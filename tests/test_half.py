@@ -8,7 +8,7 @@ from networks import make_small_network, measure_largest_gap, randomise_, run
 from torch import Tensor
 from torch.sparse import SparseSemiStructuredTensorCUTLASS
 
-from yolo_prune.bench.latency import describe_environment
+from yolo_prune.benchmarking.latency import describe_environment
 from yolo_prune.darknet.layers import Conv, Shortcut
 from yolo_prune.engines import half
 from yolo_prune.engines.half import COLUMNS, ROWS, HalfDetector, SemiStructuredDetector, is_semi_structured
@@ -98,7 +98,7 @@ def test_which_convolutions_fit(layer: Conv, shape: tuple[int, ...], zeros: int,
     assert is_semi_structured(layer, weight) == expected
 
 
-def test_a_network_without_the_pattern_is_refused() -> None:
+def test_a_network_without_the_pattern_is_rejected() -> None:
     with pytest.raises(
         EngineError, match=r"engine: no 1×1 convolution of 64n inputs and 32n outputs is pruned 2:4; prune"
     ):

@@ -43,7 +43,7 @@ def test_sixteen_bits_become_eight(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_allclose(image.astype(int), RGB, atol=1)
 
 
-def test_a_image_is_turned_as_its_exif_data_say(tmp_path: Path) -> None:
+def test_an_image_is_turned_as_its_exif_data_say(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", np.full((8, 16, 3), 200, np.uint8))
     tiff = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHHI", 1, 0x0112, 3, 1, 6, 0, 0)
     exif = b"Exif\0\0" + tiff
@@ -91,9 +91,9 @@ def test_every_mode_gives_what_another_reader_sees(tmp_path: Path, mode: str) ->
     np.testing.assert_allclose(read_image(tmp_path / "a.png").astype(int), np.asarray(expected).astype(int), atol=1)
 
 
-def test_a_header_of_nonsense_is_refused(tmp_path: Path) -> None:
+def test_a_header_of_nonsense_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
-    for name, what in {"text.jpg": "is not a readable image", "gone.jpg": "there is no such image"}.items():
+    for name, what in {"text.jpg": "is not a readable image", "missing.jpg": "there is no such image"}.items():
         with pytest.raises(DatasetError, match=f"{name}: {what}; "):
             read_header(tmp_path / name)
 
@@ -103,7 +103,7 @@ def test_a_missing_or_unreadable_image_is_named(tmp_path: Path, capfd: pytest.Ca
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder.jpg").mkdir()
     for name, what in {
-        "gone.jpg": "there is no such image",
+        "missing.jpg": "there is no such image",
         "text.jpg": "is not a readable image",
         "empty.jpg": "is not a readable image",
         "folder.jpg": "is not a readable image",
@@ -150,6 +150,6 @@ def test_the_way_back_from_the_square_is_the_inverse(width: int, height: int, si
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(8, 64))
 @settings(max_examples=60, deadline=None)
-def test_a_image_shrunk_beforehand_gives_the_same_square(width: int, height: int, size: int) -> None:
+def test_an_image_shrunk_beforehand_gives_the_same_square(width: int, height: int, size: int) -> None:
     image = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), np.uint8)
     np.testing.assert_array_equal(letterbox(fit_image(image, size), size)[0], letterbox(image, size)[0])

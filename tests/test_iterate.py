@@ -109,12 +109,12 @@ def test_a_step_that_was_stopped_is_not_cut_again(trained: Path, tmp_path: Path)
         start_iterate(trained, make_iterate_config(), tmp_path / "run")
     cuts: list[str] = []
 
-    def watch(previous: Path, out: Path, *arguments: Any) -> Any:
+    def record(previous: Path, out: Path, *arguments: Any) -> Any:
         cuts.append(out.parent.name)
         return cut(previous, out, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "cut", watch)
+        patch.setattr(module, "cut", record)
         resume_iterate(tmp_path / "run", {})
     assert cuts == ["03"]
 
@@ -133,19 +133,19 @@ def test_every_step_sees_images_of_its_own(trained: Path, tmp_path: Path) -> Non
     orders: list[list[int]] = []
     step = epoch_module.train_step
 
-    def watch(training: Any, batch: Any, *arguments: Any) -> torch.Tensor:
+    def record(training: Any, batch: Any, *arguments: Any) -> torch.Tensor:
         orders.append([*batch.indices.tolist(), int(batch.images.sum())])
         return step(training, batch, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(epoch_module, "train_step", watch)
+        patch.setattr(epoch_module, "train_step", record)
         start_iterate(trained, make_iterate_config(settle_epochs=1), tmp_path / "run")
     assert len(orders) == 8
     assert len({tuple(order) for order in orders}) == 8
 
 
 def test_too_much_lost_ends_with_the_last_good_network(trained: Path, tmp_path: Path) -> None:
-    """Scores as they are told: the second step falls by more than it may."""
+    """Given scores: the second step falls by more than it may."""
     scores = iter((0.50, 0.42, 0.47))
 
     def tell(run: Any, training: Any, progress: Any, rates: Any, val: Any, say: Any) -> None:
@@ -215,7 +215,7 @@ def count_zeros(path: Path) -> int:
     return sum(int((tensor == 0).sum()) for name, tensor in state.items() if name.endswith("conv.weight"))
 
 
-def test_weights_go_step_by_step_and_stay_zero(zeroed: IterateResult) -> None:
+def test_weights_are_zeroed_step_by_step_and_stay_zero(zeroed: IterateResult) -> None:
     steps = zeroed.journal.steps
     prunable = sum(8 * 8 * 9 if layer in (1,) else 0 for layer in range(7)) + 8 * 4 + 4 * 8 * 9 + 8 * 16 * 9
     assert [round(step.ratio * prunable) for step in steps] == [
@@ -270,7 +270,7 @@ def take_steps(training: TrainingState, config: TrainConfig, data: Path, count: 
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_an_optimizer_goes_on_as_if_nothing_had_happened(hands: Path, optimizer: Any) -> None:
+def test_an_optimizer_continues_as_if_nothing_had_happened(hands: Path, optimizer: Any) -> None:
     """Cut nothing, carry the moments over to a new training state, and the next steps are the same bits."""
     config = TrainConfig(batch_size=12, optimizer=optimizer)
     torch.manual_seed(0)
@@ -338,8 +338,8 @@ def test_the_command_line(cli: Cli, trained: Path, hands: Path) -> None:
     rows = read_json(cli(*words, "--json"))["rows"]
     assert [row["name"] for row in rows] == ["original", "01", "02", "settle"]
     assert cli("bench", "--no-score", "--runs", 1).code == 0  # finds what was left
-    refused = cli("iterate", "--resume", "--step", 0.1)
-    assert (refused.code, refused.err) == (
+    rejected = cli("iterate", "--resume", "--step", 0.1)
+    assert (rejected.code, rejected.err) == (
         2,
         "error: --step: a resumed run keeps its settings; leave it out, or start a new run\n",
     )

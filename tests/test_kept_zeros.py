@@ -1,4 +1,4 @@
-"""Training leaves weights at zero that were pruned away: to the bit, killed and taken up again, and in a step by hand."""
+"""Training leaves weights at zero that were pruned away: to the bit, killed and resumed, and in a step by hand."""
 
 from __future__ import annotations
 

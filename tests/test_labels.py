@@ -41,7 +41,7 @@ def test_labels_are_written_as_centres_and_sizes_in_shares() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 6), BOX), max_size=5), st.integers(1, 9999), st.integers(1, 9999))
 @settings(max_examples=100, deadline=None)
-def test_boxes_survive_the_way_through_text(
+def test_boxes_survive_a_round_trip_through_text(
     objects: list[tuple[int, tuple[float, float, float, float]]], width: int, height: int
 ) -> None:
     shares = np.array([(x1, y1, x2, y2) for _, (x1, x2, y1, y2) in objects]).reshape(-1, 4)
@@ -115,7 +115,7 @@ def test_a_bad_line_is_named(line: str, what: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_load_labels_takes_a_missing_file_for_a_image_without_objects(tmp_path: Path) -> None:
+def test_load_labels_takes_a_missing_file_for_an_image_without_objects(tmp_path: Path) -> None:
     assert load_labels(tmp_path / "none.txt", classes=1).shape == (0, 5)
 
 
@@ -125,7 +125,7 @@ def test_load_labels_reads_past_a_byte_order_mark(tmp_path: Path) -> None:
     assert load_labels(path, classes=1).tolist() == [[0, 0.5, 0.5, 1, 1]]
 
 
-def test_load_labels_refuses_what_is_no_text(tmp_path: Path) -> None:
+def test_load_labels_rejects_what_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\x89PNG\xff\xfe")
     for path in (tmp_path / "a.txt", tmp_path):
         with pytest.raises(DatasetError, match="labels cannot be read") as caught:

@@ -1,4 +1,4 @@
-"""Every command that uses a last.pt as a network takes its averaged weights; what goes on from it takes the last step's."""
+"""Every command that uses a last.pt as a network takes its averaged weights; a resumed run takes the last step's."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_last_scores_what_the_run_reported(cli: Cli, hands: Path, trained: Path)
     assert read_json(cli("evaluate", last, "--data", hands, "--json"))["map50"] == reported
 
 
-def test_an_unfinished_run_is_said_where_it_is_scored(cli: Cli, hands: Path, trained: Path, files: Files) -> None:
+def test_an_unfinished_run_is_reported_where_it_is_scored(cli: Cli, hands: Path, trained: Path, files: Files) -> None:
     said = "scoring run/last: 6 images, with the averaged weights after epoch 2 of 3"
     assert cli("evaluate", files.last, "--data", hands).err.splitlines() == [said]
     err = cli("bench", files.last, "--data", hands, "--runs", 1).err
@@ -197,7 +197,7 @@ def test_a_resumed_run_begins_with_the_last_step_s_weights(
     assert is_same(begun[0], load_checkpoint(files.last).state)
 
 
-def test_moments_go_with_the_last_step_s_weights(
+def test_moments_belong_to_the_last_step_s_weights(
     hands: Path, files: Files, tmp_path: Path, begun: list[dict[str, torch.Tensor]]
 ) -> None:
     last = load_checkpoint(files.last)

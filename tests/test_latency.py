@@ -8,7 +8,7 @@ import pytest
 import torch
 from networks import make_images, make_small_network, randomise_
 
-from yolo_prune.bench.latency import (
+from yolo_prune.benchmarking.latency import (
     Latency,
     describe_environment,
     make_network_call,
@@ -52,7 +52,7 @@ def test_percentiles_are_of_the_timed_runs_alone(monkeypatch: pytest.MonkeyPatch
 
         return call
 
-    monkeypatch.setattr("yolo_prune.bench.latency.time", SimpleNamespace(perf_counter=lambda: clock_s))
+    monkeypatch.setattr("yolo_prune.benchmarking.latency.time", SimpleNamespace(perf_counter=lambda: clock_s))
     calls = [make_call([1000, 5, 1, 3, 2, 4]), make_call([1000, 10, 10, 10, 10, 60])]
     first, second = measure_latencies(calls, runs=5, warmup=1, device=CPU)
     assert (first.p5, first.p50, first.p95) == pytest.approx((1.2, 3, 4.8))  # between the 1st and 2nd, 4th and 5th

@@ -34,7 +34,7 @@ EXACT = 1e-9
 def make_model(path: Path) -> Detector:
     """Return a shipped network at its full width, float32, every number random; not to be changed.
 
-    Its running statistics are those of its own activations: else each layer's answer would be fainter than the one before,
+    Its running statistics are those of its own activations: else each layer's output would be fainter than the one before,
     and what is wrong in the middle of a deep network would hardly show at its end.
     """
     model = randomise_(Detector(load_cfg(path)), 1, double=False)
@@ -105,7 +105,7 @@ def test_the_goal_on_the_case_study_s_network() -> None:
 
 
 def check_round_trip(slim: Detector, folder: Path) -> None:
-    """Expect the same answers of a network that went through cfg text and a .weights file, and the same bytes of it again."""
+    """Expect the same outputs of a network that went through cfg text and a .weights file, and the same bytes of it again."""
     weights = save_weights(slim, folder / "one.weights")
     twin = Detector(parse_cfg(format_cfg(slim.network))).eval()
     load_weights(twin, weights)

@@ -98,7 +98,7 @@ def test_reading_ahead_changes_nothing(samples: tuple[Sample, ...], batch_size: 
         assert same(ahead, list(make_loader(data, batch_size, shuffle=False, epoch=0)))
 
 
-def test_a_image_that_cannot_be_read_ends_reading_ahead(samples: tuple[Sample, ...]) -> None:
+def test_an_image_that_cannot_be_read_ends_reading_ahead(samples: tuple[Sample, ...]) -> None:
     data = DetectionDataset(samples, 2, SIZE, cache_bytes=0)
     samples[5].image.write_text("no image")
     batches = read_in_order(data, 4)
@@ -230,7 +230,7 @@ def test_a_worker_that_dies_is_named(samples: tuple[Sample, ...]) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 3])
-def test_an_epoch_can_be_taken_up_in_its_middle(samples: tuple[Sample, ...], start: int) -> None:
+def test_an_epoch_can_be_resumed_in_its_middle(samples: tuple[Sample, ...], start: int) -> None:
     data = DetectionDataset(samples, 2, SIZE, augment=AugmentConfig())
     whole = list(make_loader(data, 4, shuffle=True, epoch=1, sizes=[32, 64]))
     assert same(list(make_loader(data, 4, shuffle=True, epoch=1, sizes=[32, 64], start=start)), whole[start:])

@@ -57,7 +57,7 @@ def test_anchors_are_assigned_as_by_hand() -> None:
     torch.testing.assert_close(fine.boxes_cxcywh, torch.tensor([[40.0, 20, 12, 10]] * 2))
 
 
-def test_the_best_anchor_answers_whatever_its_ratio() -> None:
+def test_the_best_anchor_is_assigned_whatever_its_ratio() -> None:
     sizes = [(60, 2), (1, 1), (64, 64)]
     targets = torch.tensor([[0, 0, 0.5, 0.5, w / 64, h / 64] for w, h in sizes])
     coarse, fine = assign(targets, YOLOS, [(2, 2), (4, 4)], 64, 64, anchor_ratio=1.5)
@@ -68,7 +68,7 @@ def test_the_best_anchor_answers_whatever_its_ratio() -> None:
 
 
 @pytest.mark.parametrize(("centre", "cell"), [(0.0, 0), (0.2499, 0), (0.25, 1), (0.999, 3), (1.0, 3)])
-def test_the_centre_s_cell_answers(centre: float, cell: int) -> None:
+def test_the_centre_s_cell_is_assigned(centre: float, cell: int) -> None:
     targets = torch.tensor([[0, 0, centre, 0.6, 8 / 64, 8 / 64]], dtype=torch.float64)
     _, fine = assign(targets, YOLOS, [(2, 2), (4, 4)], 64, 64, anchor_ratio=1.5)
     assert (fine.row.tolist(), fine.column.tolist()) == ([2], [cell])
@@ -107,7 +107,7 @@ def test_ciou_by_hand() -> None:
     assert float(ciou) == pytest.approx(1 / 3 - 25 / 325)
 
 
-def answer_perfectly(targets: Tensor, config: LossConfig) -> Heads:
+def make_perfect_heads(targets: Tensor, config: LossConfig) -> Heads:
     """Return head maps whose positives decode to their targets and whose other cells see nothing."""
     yolos = [yolo for _, yolo in NETWORK.heads]
     shapes = [NETWORK.shapes[index] for index, _ in NETWORK.heads]
@@ -132,24 +132,24 @@ def answer_perfectly(targets: Tensor, config: LossConfig) -> Heads:
     return heads
 
 
-def test_a_perfect_answer_costs_nothing() -> None:
+def test_a_perfect_prediction_costs_nothing() -> None:
     targets = torch.tensor(
         [[0, 0, 0.3, 0.3, 0.2, 0.3], [0, 1, 0.8, 0.7, 0.4, 0.5], [1, 2, 0.6, 0.1, 0.9, 0.2]], dtype=torch.float64
     )
-    losses = measure(answer_perfectly(targets, LossConfig()), targets)
+    losses = measure(make_perfect_heads(targets, LossConfig()), targets)
     assert float(losses.box) < 1e-6
     assert float(losses.objectness) < 1e-4
     assert float(losses.classes) < 1e-4
     other = targets.clone()
     other[0, 2:4] += 0.1
-    assert float(measure(answer_perfectly(targets, LossConfig()), other).box) > 0.05
+    assert float(measure(make_perfect_heads(targets, LossConfig()), other).box) > 0.05
 
 
-def test_without_targets_only_objectness_is_taught() -> None:
+def test_without_targets_only_objectness_is_trained() -> None:
     heads = make_heads()
     losses = measure(heads, NO_TARGETS)
     split = [raw.view(2, 3, 8, *raw.shape[2:])[:, :, 4] for raw in heads]
-    expected = sum(torch.log1p(belief.exp()).sum() for belief in split)
+    expected = sum(torch.log1p(objectness.exp()).sum() for objectness in split)
     torch.testing.assert_close(losses.objectness, torch.as_tensor(expected).detach(), rtol=1e-9, atol=1e-9)
     assert float(losses.box) == float(losses.classes) == 0
     torch.autograd.backward(losses.total)
@@ -164,11 +164,11 @@ def test_parts_add_up_and_weights_weigh(seed: int) -> None:
     torch.testing.assert_close(twice.total, 2 * once.total)
 
 
-def test_an_answer_that_overlaps_an_object_is_not_taught_that_it_sees_none() -> None:
-    # 40×40 px at (31, 31): the coarse head's cell (0, 0) answers; its neighbour to the right guesses nearly the same box
+def test_a_prediction_that_overlaps_an_object_is_no_negative() -> None:
+    # 40×40 px at (31, 31): assigned to the coarse head's cell (0, 0); its neighbour to the right predicts nearly the same box
     targets = torch.tensor([[0, 0, 31 / 64, 31 / 64, 40 / 64, 40 / 64]], dtype=torch.float64)
     yolo = NETWORK.heads[0][1]
-    taught = []
+    trained = []
     for ignore_iou in (0.7, 0.99):
         coarse, fine = (raw.detach().clone() for raw in make_heads())
         wide, high = yolo.own_anchors[0]
@@ -177,11 +177,11 @@ def test_an_answer_that_overlaps_an_object_is_not_taught_that_it_sees_none() -> 
             measure([coarse.requires_grad_(), fine], targets, LossConfig(ignore_iou=ignore_iou)).total
         )
         assert coarse.grad is not None
-        taught.append([float(coarse.grad[image, 4, 0, 1]) != 0 for image in range(2)])
-    assert taught == [[False, True], [True, True]]
+        trained.append([float(coarse.grad[image, 4, 0, 1]) != 0 for image in range(2)])
+    assert trained == [[False, True], [True, True]]
 
 
-def test_what_lies_in_an_ignored_box_is_not_taught_that_it_sees_none() -> None:
+def test_what_lies_in_an_ignored_box_is_no_negative() -> None:
     # 16 px cells; the ignored box covers the left half of the first image, cells 0 and 1 of 4 in the fine head
     ignored = torch.tensor([[0, 0, 0.25, 0.5, 0.5, 1, 1]], dtype=torch.float64)
     _, fine = (raw.detach().clone() for raw in make_heads())
@@ -192,14 +192,14 @@ def test_what_lies_in_an_ignored_box_is_not_taught_that_it_sees_none() -> None:
     heads = [make_heads()[0].detach(), fine.requires_grad_()]
     torch.autograd.backward(measure(heads, ignored).total)
     assert fine.grad is not None
-    taught = fine.grad.view(2, -1, 8, *fine.shape[2:])[:, :, 4] != 0
+    trained = fine.grad.view(2, -1, 8, *fine.shape[2:])[:, :, 4] != 0
     columns = fine.shape[3]
-    assert not taught[0, ..., : columns // 2].any()
-    assert taught[0, ..., columns // 2 :].all()
-    assert taught[1].all()
+    assert not trained[0, ..., : columns // 2].any()
+    assert trained[0, ..., columns // 2 :].all()
+    assert trained[1].all()
 
 
-def test_ignored_boxes_teach_nothing_and_hide_no_object() -> None:
+def test_ignored_boxes_train_nothing_and_hide_no_object() -> None:
     heads, targets = [raw.detach() for raw in make_heads()], make_targets(6)
     marked = torch.cat((targets, torch.zeros(6, 1, dtype=targets.dtype)), 1)
     assert float(measure(heads, marked).total) == float(measure(heads, targets).total)
@@ -210,19 +210,19 @@ def test_ignored_boxes_teach_nothing_and_hide_no_object() -> None:
     assert float(hidden.objectness) < float(plain.objectness)
 
 
-def test_a_box_that_is_right_already_is_still_taught_to_be_believed() -> None:
+def test_a_perfect_box_still_trains_objectness() -> None:
     targets = torch.tensor([[0, 1, 0.8, 0.7, 0.4, 0.5]], dtype=torch.float64)
-    heads = answer_perfectly(targets, LossConfig())
+    heads = make_perfect_heads(targets, LossConfig())
     for raw in heads:
-        belief = raw.view(2, 3, 8, *raw.shape[2:])[:, :, 4]
-        belief[belief > 0] = 0  # σ(0) = ½ where the answer should be 1
+        objectness = raw.view(2, 3, 8, *raw.shape[2:])[:, :, 4]
+        objectness[objectness > 0] = 0  # σ(0) = ½ where the target is 1
     positives = sum(int((raw.view(2, 3, 8, -1)[:, :, 4] == 0).sum()) for raw in heads)
     assert float(measure(heads, targets).objectness) == pytest.approx(math.log(2), rel=1e-4)
     assert positives > 1
 
 
-def test_boxes_that_share_an_anchor_ask_for_the_better_one_s_iou() -> None:
-    # both lie in the fine head's cell (1, 1), whose answer is the first box; 4 px farther the IoU is 12·16 / 20·16
+def test_boxes_that_share_an_anchor_have_the_better_iou_as_target() -> None:
+    # both lie in the fine head's cell (1, 1), which predicts the first box; 4 px farther the IoU is 12·16 / 20·16
     first, second = ([0, 0, (20 + shift) / 64, 20 / 64, 16 / 64, 16 / 64] for shift in (0, 4))
     targets = torch.tensor([first, second], dtype=torch.float64)
     config = LossConfig(anchor_ratio=1.0001)
@@ -263,7 +263,7 @@ def test_gradients_are_finite_and_reach_every_kind_of_channel(scale: float) -> N
             assert (raw.grad.view(2, 3, 8, -1).abs().sum((0, 1, 3)) > 0).all()
 
 
-def test_half_precision_answers_are_judged_in_single() -> None:
+def test_half_precision_outputs_are_judged_in_single() -> None:
     heads, targets = make_heads(), make_targets(5).float()
     halves = [raw.detach().half() for raw in heads]
     judged = measure(halves, targets)

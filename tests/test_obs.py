@@ -61,12 +61,12 @@ def make_case(seed: int, channels: int = 6) -> tuple[FloatArray, FloatArray, Flo
     return root @ root.T / channels, slopes @ slopes.T, random.normal(size=(4, channels, 3, 3))
 
 
-def measure_damage(covariance: FloatArray, gradients: FloatArray, weight: FloatArray, gone: list[int]) -> float:
+def measure_damage(covariance: FloatArray, gradients: FloatArray, weight: FloatArray, removed: list[int]) -> float:
     """Return the least Σ over the kernel's places of E[δᵀ G δ] that other channels can leave of what these gave."""
-    kept = [channel for channel in range(len(covariance)) if channel not in gone]
-    predict = np.linalg.solve(covariance[np.ix_(kept, kept)], covariance[np.ix_(kept, gone)])
-    left = covariance[np.ix_(gone, gone)] - covariance[np.ix_(gone, kept)] @ predict
-    own = weight[:, gone].transpose(2, 3, 0, 1).reshape(-1, len(weight), len(gone))
+    kept = [channel for channel in range(len(covariance)) if channel not in removed]
+    predict = np.linalg.solve(covariance[np.ix_(kept, kept)], covariance[np.ix_(kept, removed)])
+    left = covariance[np.ix_(removed, removed)] - covariance[np.ix_(removed, kept)] @ predict
+    own = weight[:, removed].transpose(2, 3, 0, 1).reshape(-1, len(weight), len(removed))
     return float(sum(np.trace(gradients @ part @ left @ part.T) for part in own))
 
 
@@ -83,19 +83,19 @@ def test_a_reader_s_costs_add_up_to_the_damage(seed: int) -> None:
         assert reader.measure_costs() == pytest.approx(
             [measure_damage(covariance, gradients, weight, [channel]) for channel in range(6)]
         )
-        total, gone, left = 0.0, list[int](), list(range(6))
+        total, removed, left = 0.0, list[int](), list(range(6))
         for place in (3, 0, 2):
             total += float(reader.measure_costs()[place])
             reader.remove(np.arange(len(left)) == place)
-            gone.append(left.pop(place))
-            assert total == pytest.approx(measure_damage(covariance, gradients, weight, gone), rel=1e-6)
+            removed.append(left.pop(place))
+            assert total == pytest.approx(measure_damage(covariance, gradients, weight, removed), rel=1e-6)
         several = obs._make_reader(seen, weight, every, every, 6)
-        several.remove(np.isin(np.arange(6), gone))
+        several.remove(np.isin(np.arange(6), removed))
         assert several.precision == pytest.approx(reader.precision)
         assert several.weight == pytest.approx(reader.weight)
 
 
-def test_of_twins_one_goes_for_little_and_the_other_then_costs_what_both_are_worth() -> None:
+def test_of_twins_one_costs_little_and_the_other_then_costs_what_both_are_worth() -> None:
     model = randomise_(Detector(make_small_network(Conv(6, 3, 1, 1, activation="linear"), Conv(4, 1))))
     for tensor in get_conv(model, 0).state_dict().values():
         if tensor.ndim:
@@ -110,7 +110,7 @@ def test_of_twins_one_goes_for_little_and_the_other_then_costs_what_both_are_wor
 def test_what_never_varies_or_nobody_reads_costs_nothing(part: str) -> None:
     model = randomise_(Detector(PLAIN))
     if part == "bn.weight":
-        get_conv(model, 0).state_dict()[part][2] = 0  # γ: only act(β) is left, which a bias takes up
+        get_conv(model, 0).state_dict()[part][2] = 0  # γ: only act(β) is left, which a bias absorbs
     else:
         get_conv(model, 1).state_dict()[part][:, 2] = 0
     scores = score(model)[3:8]
@@ -152,7 +152,7 @@ def test_scores_are_no_less_than_nothing_and_no_two_of_a_group_alike(network: Ne
         assert group.frozen or ((own >= 0).all() and len(set(own.tolist())) == len(own))
 
 
-def test_many_channels_go_in_steps_and_nearly_as_one_by_one() -> None:
+def test_many_channels_are_removed_in_steps_and_nearly_as_one_by_one() -> None:
     network = make_small_network(Conv(160, 3, 1, 1), MaxPool(2, 2, 1), Conv(8, 3, 1, 1))
     model = randomise_(Detector(network))
     fast = score(model)[3:163]

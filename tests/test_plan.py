@@ -51,13 +51,13 @@ def find_dropped(importance: FloatArray, config: PlanConfig) -> list[int]:
     return list(np.flatnonzero(~make_plan(make_channel_graph(FLAT), importance, config).keep))
 
 
-def test_the_least_important_go_by_hand() -> None:
+def test_the_least_important_are_pruned_by_hand() -> None:
     importance = score_flat(0.5, 0.1, 0.9, 0.8, 0.3, 0.2, 0.7, 0.6, 0.05, 0.4)
     assert find_dropped(importance, PlanConfig(0.0)) == []
     assert find_dropped(importance, PlanConfig(0.4)) == [4, 7, 8, 11]
     # a floor of 2 holds 5 and 6 of the first convolution, 9 and 10 of the second
     assert find_dropped(importance, PlanConfig(0.6)) == [3, 4, 7, 8, 11, 12]
-    # all others go before the floor is touched
+    # all others are dropped before the floor is touched
     assert find_dropped(score_flat(0, 0, 0, 0, 1, 2, 3, 4, 5, 6), PlanConfig(0.6)) == [3 + 2, 3 + 3, 7, 8, 9, 10]
 
 
@@ -191,7 +191,7 @@ def test_rounding_by_hand() -> None:
     assert (
         find_dropped(importance, PlanConfig(0.2, min_channels=4, round_to=3)) == []
     )  # 4 of 6 are nearer to 3, too few
-    # of equal ones those come back that went last, so that a larger ratio never spares what a smaller one drops
+    # of equal ones those dropped last are kept again, so that a larger ratio never spares what a smaller one drops
     assert find_dropped(score_flat(*[1] * 10), PlanConfig(0.2, min_channels=1, round_to=2)) == [4, 5]
     assert find_dropped(score_flat(*[1] * 10), PlanConfig(0.3, min_channels=1, round_to=2)) == [4, 5]
 
@@ -239,7 +239,7 @@ def test_a_ratio_that_cannot_be_met_says_what_can() -> None:
     with pytest.raises(PlanError) as caught:
         make_plan(make_channel_graph(FLAT), score_flat(*range(10)), PlanConfig(0.7))
     assert str(caught.value) == (
-        "ratio: 0.7 of 10 channels cannot go: 2 stay in every group; use at most 0.6, or a smaller min_channels"
+        "ratio: 0.7 of 10 channels cannot be removed: 2 stay in every group; use at most 0.6, or a smaller min_channels"
     )
 
 
@@ -266,7 +266,7 @@ def test_settings_out_of_range_are_named(values: dict[str, float], said: str) ->
         ([3, 4, 5, 6], "layer 0: .*no channel"),
     ],
 )
-def test_a_plan_that_does_not_fit_is_refused(dropped: list[int], said: str) -> None:
+def test_a_plan_that_does_not_fit_is_rejected(dropped: list[int], said: str) -> None:
     keep = np.ones(19, dtype=bool)
     keep[dropped] = False
     with pytest.raises(PlanError, match=said):
@@ -276,7 +276,7 @@ def test_a_plan_that_does_not_fit_is_refused(dropped: list[int], said: str) -> N
 
 
 def test_a_floor_by_hand() -> None:
-    # six of ten go, so that a group that lost like all would keep 0.4 of its own: 1.6 of 4, 2.4 of 6
+    # six of ten are dropped, so that a group that lost as many as all would keep 0.4 of its own: 1.6 of 4, 2.4 of 6
     importance, config = score_flat(*[0.1] * 4, *[1, 2, 3, 4, 5, 6]), PlanConfig(0.6, min_channels=1)
     graph = make_channel_graph(FLAT)
 
@@ -304,16 +304,16 @@ def test_no_group_keeps_less_than_the_floor(
     if round(ratio * total) > total - sum(min(min_channels, len(group.ids)) for group in prunable):
         return
     plan = make_plan(GRAPH, rank_with_floor(GRAPH, importance, config, floor), config)
-    gone = int((~plan.keep).sum())
-    assert gone == round(ratio * total)
-    is_late = (total - gone) * (1 - floor) <= (min_channels + 1) * len(
+    dropped = int((~plan.keep).sum())
+    assert dropped == round(ratio * total)
+    is_late = (total - dropped) * (1 - floor) <= (min_channels + 1) * len(
         prunable
     )  # whole channels and `min_channels` rule there
     for group in prunable:
         kept, size = plan.keep[group.ids], len(group.ids)
         assert kept.sum() >= min(min_channels, size)
-        if gone and not is_late:
-            assert kept.sum() >= floor * (1 - gone / total) * size - 1e-6
+        if dropped and not is_late:
+            assert kept.sum() >= floor * (1 - dropped / total) * size - 1e-6
         if not kept.all():  # within a group importance rules
             assert importance[group.ids[~kept]].max() <= np.sort(importance[group.ids])[-min_channels:].min()
             assert (importance[group.ids[kept]] >= importance[group.ids[~kept]].max()).all()
@@ -348,7 +348,7 @@ def test_floors_of_none_and_all_are_the_other_scopes(seed: int, ratio: float, le
 
 @given(st.integers(0, 99), st.floats(0.02, 1), st.floats(0.02, 1), st.floats(0, 1), st.sampled_from([1, 4]))
 @settings(max_examples=20, deadline=None)
-def test_with_a_floor_budgets_are_met_or_the_nearest_is_told(
+def test_with_a_floor_budgets_are_met_or_the_nearest_is_reported(
     seed: int, params: float, macs: float, floor: float, round_to: int
 ) -> None:
     network = make_network("yolov3", width=0.1)

@@ -118,7 +118,7 @@ def test_cut_blocks_are_read_as_they_were_written(path: Path, cut: set[Any], see
     assert is_same_plan(load_plan(save_plan(path, YOLOV3, made, {}), YOLOV3), made)
 
 
-def test_a_plan_on_paper(path: Path) -> None:
+def test_a_plan_file_by_hand(path: Path) -> None:
     facts = {"checkpoint": "a.pt", "before": {"params": 9, "layers": [1]}, "dropped_blocks": []}
     assert save_plan(path, NETWORK, MADE, facts).read_text() == (
         "{\n"
@@ -227,7 +227,7 @@ def test_a_number_written_twice_counts_once() -> None:
 
 ANOTHER = "was made for another network; make a plan for this one with yoloprune plan"
 NO_PLAN = "is not a plan; name a file that yoloprune plan wrote"
-NO_NUMBERS = "is no list of whole numbers from 0 on; write [3, 7, …]"
+NO_LIST = "is no list of whole numbers from 0 on; write [3, 7, …]"
 NO_GROUP = "is no group that can be pruned; name each group once, by the layers that yoloprune plan gives"
 NO_BLOCK = "ends no residual block that can be cut; name one of 3, 6"
 
@@ -243,9 +243,9 @@ NO_BLOCK = "ends no residual block that can be cut; name one of 3, 6"
         (("format_version",), MISSING, "p.json: has format version None; this version reads format 1"),
         (("network",), measure_network_sha256(YOLOV3), f"p.json: {ANOTHER}"),
         (("network",), MISSING, f"p.json: {ANOTHER}"),
-        (("blocks",), MISSING, f"p.json: blocks: None {NO_NUMBERS}"),
-        (("blocks",), 3, f"p.json: blocks: 3 {NO_NUMBERS}"),
-        (("blocks",), [True], f"p.json: blocks: [True] {NO_NUMBERS}"),
+        (("blocks",), MISSING, f"p.json: blocks: None {NO_LIST}"),
+        (("blocks",), 3, f"p.json: blocks: 3 {NO_LIST}"),
+        (("blocks",), [True], f"p.json: blocks: [True] {NO_LIST}"),
         (("blocks",), [3, 5], f"p.json: blocks: layer 5 {NO_BLOCK}"),
         (("blocks",), [99], f"p.json: blocks: layer 99 {NO_BLOCK}"),
         (("blocks",), [3], "p.json: groups[0]: layer 0, 2, 5 " + NO_GROUP),
@@ -253,26 +253,26 @@ NO_BLOCK = "ends no residual block that can be cut; name one of 3, 6"
         (("groups",), MISSING, 'p.json: groups: is no list; write [{"layers": …, "channels": …, "drop": …}, …]'),
         (("groups",), [], "p.json: groups: lacks the group of layer 0, 2, 5; name every group"),
         (("groups", 3), MISSING, "p.json: groups: lacks the group of layer 7; name every group"),
-        (("groups", 1), None, f"p.json: groups[1]: layers: None {NO_NUMBERS}"),
-        (("groups", 1), [[1], 3, []], f"p.json: groups[1]: layers: None {NO_NUMBERS}"),
-        (("groups", 1, "layers"), MISSING, f"p.json: groups[1]: layers: None {NO_NUMBERS}"),
-        (("groups", 1, "layers"), 1, f"p.json: groups[1]: layers: 1 {NO_NUMBERS}"),
-        (("groups", 1, "layers"), ["1"], f"p.json: groups[1]: layers: ['1'] {NO_NUMBERS}"),
+        (("groups", 1), None, f"p.json: groups[1]: layers: None {NO_LIST}"),
+        (("groups", 1), [[1], 3, []], f"p.json: groups[1]: layers: None {NO_LIST}"),
+        (("groups", 1, "layers"), MISSING, f"p.json: groups[1]: layers: None {NO_LIST}"),
+        (("groups", 1, "layers"), 1, f"p.json: groups[1]: layers: 1 {NO_LIST}"),
+        (("groups", 1, "layers"), ["1"], f"p.json: groups[1]: layers: ['1'] {NO_LIST}"),
         (("groups", 1, "layers"), [3], f"p.json: groups[1]: layer 3 {NO_GROUP}"),
         (("groups", 1, "layers"), [8], f"p.json: groups[1]: layer 8 {NO_GROUP}"),  # the head's, frozen
         (("groups", 0, "layers"), [0, 2], f"p.json: groups[0]: layer 0, 2 {NO_GROUP}"),
         (("groups", 0, "layers"), [5, 2, 0], f"p.json: groups[0]: layer 5, 2, 0 {NO_GROUP}"),
-        (("groups", 2, "layers"), [1], "p.json: groups[2]: layer 1 stands there twice; name each group once, by the "),
+        (("groups", 2, "layers"), [1], "p.json: groups[2]: layer 1 is listed twice; name each group once, by the "),
         (("groups", 3, "channels"), 5, "p.json: groups[3]: channels: layer 7 has 4 channels; write 4"),
         (("groups", 3, "channels"), MISSING, "p.json: groups[3]: channels: layer 7 has 4 channels; write 4"),
         (("groups", 3, "channels"), "4", "p.json: groups[3]: channels: layer 7 has 4 channels; write 4"),
-        (("groups", 3, "drop"), MISSING, f"p.json: groups[3]: drop: None {NO_NUMBERS}"),
-        (("groups", 3, "drop"), "0, 2", f"p.json: groups[3]: drop: '0, 2' {NO_NUMBERS}"),
+        (("groups", 3, "drop"), MISSING, f"p.json: groups[3]: drop: None {NO_LIST}"),
+        (("groups", 3, "drop"), "0, 2", f"p.json: groups[3]: drop: '0, 2' {NO_LIST}"),
         (("groups", 3, "drop"), [0, 4], "p.json: groups[3]: drop: layer 7 has no channel 4; use 0 … 3"),
         (("groups", 3, "drop"), [10**30], f"p.json: groups[3]: drop: layer 7 has no channel {10**30}; use 0 … 3"),
-        (("groups", 3, "drop"), [0, -1], f"p.json: groups[3]: drop: [0, -1] {NO_NUMBERS}"),
-        (("groups", 3, "drop"), [0, True], f"p.json: groups[3]: drop: [0, True] {NO_NUMBERS}"),
-        (("groups", 3, "drop"), [1.0], f"p.json: groups[3]: drop: [1.0] {NO_NUMBERS}"),
+        (("groups", 3, "drop"), [0, -1], f"p.json: groups[3]: drop: [0, -1] {NO_LIST}"),
+        (("groups", 3, "drop"), [0, True], f"p.json: groups[3]: drop: [0, True] {NO_LIST}"),
+        (("groups", 3, "drop"), [1.0], f"p.json: groups[3]: drop: [1.0] {NO_LIST}"),
         (("groups", 3, "drop"), [3, 2, 1, 0], "p.json: groups[3]: drop: leaves layer 7 no channel; keep at least one"),
         (("groups", 2, "drop"), [1, 0, 1], "p.json: groups[2]: drop: leaves layer 4 no channel; keep at least one"),
         (("groups", 0, "drop"), [6], "p.json: groups[0]: drop: layer 0, 2, 5 has no channel 6; use 0 … 5"),
@@ -305,27 +305,27 @@ def test_a_broken_line_is_named(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("written", [b"\xff\xfe", b"[" * 100_000])
-def test_what_is_no_json_text_is_refused(path: Path, written: bytes) -> None:
+def test_what_is_no_json_text_is_rejected(path: Path, written: bytes) -> None:
     path.write_bytes(written)
     with pytest.raises(PlanError) as caught:
         load_plan(path, NETWORK)
     assert str(caught.value) == f"{path}: cannot be read (it is no JSON text); name a file that yoloprune plan wrote"
 
 
-def test_a_number_of_thousands_of_digits_is_refused(path: Path) -> None:
+def test_a_number_of_thousands_of_digits_is_rejected(path: Path) -> None:
     path.write_text(f"[{'1' * 5000}]")
     with pytest.raises(PlanError):  # by Python's reader or, where that has no limit, by ours
         load_plan(path, NETWORK)
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_rejected(tmp_path: Path) -> None:
     for place, reason in ((tmp_path / "no.json", "No such file or directory"), (tmp_path, "Is a directory")):
         with pytest.raises(PlanError) as caught:
             load_plan(place, NETWORK)
         assert str(caught.value) == f"{place}: cannot be read ({reason}); name a file that yoloprune plan wrote"
 
 
-def test_a_file_cut_short_anywhere_is_refused(path: Path, text: str) -> None:
+def test_a_file_cut_short_anywhere_is_rejected(path: Path, text: str) -> None:
     for length in range(len(text) - 1):  # the last is a line break, which may be missing
         path.write_text(text[:length])
         with pytest.raises(PlanError):
@@ -360,7 +360,7 @@ def list_places(content: Any) -> list[Place]:
     return [(), *((key, *place) for key, value in pairs for place in list_places(value))]
 
 
-def parse_or_refuse(content: Any) -> BlockPlan | PlanError:
+def parse_or_catch(content: Any) -> BlockPlan | PlanError:
     try:
         return parse_plan(json.loads(json.dumps(content)), NETWORK, "p.json")
     except PlanError as error:
@@ -374,19 +374,19 @@ def test_anything_anywhere_is_a_plan_or_a_plan_error(edits: list[tuple[Place, An
     for place, value in edits:
         if place in list_places(content) and (place or value is not MISSING):
             content = put(content, place, value)
-    answer = parse_or_refuse(content)
-    if isinstance(answer, BlockPlan):
-        check_plan(make_channel_graph(drop_blocks(NETWORK, answer.blocks)), answer.plan)
+    parsed = parse_or_catch(content)
+    if isinstance(parsed, BlockPlan):
+        check_plan(make_channel_graph(drop_blocks(NETWORK, parsed.blocks)), parsed.plan)
         return
-    assert answer.where is not None
-    assert answer.where.startswith("p.json")
-    assert answer.right
-    assert "\n" not in str(answer)
+    assert parsed.where is not None
+    assert parsed.where.startswith("p.json")
+    assert parsed.right
+    assert "\n" not in str(parsed)
 
 
 @given(st.binary(max_size=30) | st.text(max_size=30).map(lambda text: text.encode(errors="surrogatepass")))
 @settings(max_examples=60, deadline=None)
-def test_any_file_at_all_is_refused(path: Path, written: bytes) -> None:
+def test_any_file_at_all_is_rejected(path: Path, written: bytes) -> None:
     path.write_bytes(written)
     with pytest.raises(PlanError) as caught:
         load_plan(path, NETWORK)

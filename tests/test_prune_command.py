@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tiny import PRUNABLE, SIDE, TINY_CFG, Cli, is_same, read_json
 from torch import Tensor
 
-from yolo_prune.bench.latency import Latency
+from yolo_prune.benchmarking.latency import Latency
 from yolo_prune.commands import time_budgets as timing
 from yolo_prune.commands.calibration import iterate_images, pick_samples
 from yolo_prune.darknet.cfg import parse_cfg
@@ -150,7 +150,7 @@ def test_a_criterion_drops_what_it_says_by_hand(cli: Cli, trained: Path, criteri
 
 
 @pytest.mark.parametrize("criterion", ["bn-gamma", "l1", "l2", "taylor"])
-def test_dead_channels_go_first(cli: Cli, trained: Path, criterion: str) -> None:
+def test_dead_channels_are_pruned_first(cli: Cli, trained: Path, criterion: str) -> None:
     dead = {(0,): [5, 6], (1, 3): [0, 4, 7], (2,): [1], (5,): [2, 3, 11]}
 
     def kill(state: dict[str, Tensor]) -> None:
@@ -216,13 +216,13 @@ def test_a_target_that_is_met_already_drops_nothing(cli: Cli, trained: Path) -> 
     assert result["prune_ratio"] == 0
 
 
-def test_a_ratio_beside_a_target_is_the_least_that_goes(cli: Cli, trained: Path) -> None:
+def test_a_ratio_beside_a_target_is_the_least_that_is_pruned(cli: Cli, trained: Path) -> None:
     assert count_dropped(prune(cli, trained, "--ratio", 0.5, "--target-params", 0.9)) == PRUNABLE // 2
     both, alone = (prune(cli, trained, *words, "--target-params", 0.3) for words in (("--ratio", 0.1), ()))
     assert read_drops(both) == read_drops(alone)
 
 
-def test_without_a_word_it_is_four_fifths(cli: Cli, trained: Path) -> None:
+def test_the_default_ratio_is_four_fifths(cli: Cli, trained: Path) -> None:
     result = prune(cli, trained, "--min-channels", 1)
     assert count_dropped(result) == round(0.8 * PRUNABLE)
 
@@ -268,7 +268,7 @@ def test_a_target_out_of_reach_names_the_nearest_that_can_be_had(cli: Cli, train
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_time_that_the_original_takes_is_refused(cli: Cli, trained: Path) -> None:
+def test_a_time_that_the_original_takes_is_rejected(cli: Cli, trained: Path) -> None:
     outcome = cli("prune", *AT_ONCE, trained, "--target-latency-ms", 6)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == (
@@ -351,22 +351,22 @@ def test_filters_come_in_eights(cli: Cli, trained: Path) -> None:
     assert filters == [8, 8, 4, 8, 8, 12]  # a group of four has no eight to keep
 
 
-@pytest.mark.parametrize(("factors", "gone"), [((0.1, 1), 3), ((1, 0.1), 6)])
+@pytest.mark.parametrize(("factors", "dropped"), [((0.1, 1), 3), ((1, 0.1), 6)])
 def test_the_block_that_adds_least_is_cut(
-    cli: Cli, two_blocks: Callable[[float, float], Path], factors: tuple[float, float], gone: int
+    cli: Cli, two_blocks: Callable[[float, float], Path], factors: tuple[float, float], dropped: int
 ) -> None:
     outcome = cli(
         "prune", *AT_ONCE, two_blocks(*factors), "--ratio", 0, "--drop-blocks", 1, "--recalibrate", 0, "--json"
     )
     result = read_json(outcome)
-    assert result["dropped_blocks"] == [gone]
-    assert f"block {gone - 2}–{gone} contributes " in outcome.err
+    assert result["dropped_blocks"] == [dropped]
+    assert f"block {dropped - 2}–{dropped} contributes " in outcome.err
     assert outcome.err.count("and is cut") == outcome.err.count("and stays") == 1
     network = load_checkpoint(Path(result["checkpoint"])).network
     assert [type(layer).__name__ for layer in network.layers] == ["Conv", "Conv", "Conv", "Shortcut", "Conv", "Yolo"]
     assert result["max_abs_difference"] < 1e-9
     before, after = (load_checkpoint(Path(path)).state for path in ("blocks.pt", result["checkpoint"]))
-    stays = 4 if gone == 3 else 1
+    stays = 4 if dropped == 3 else 1
     assert torch.equal(after["layers.1.conv.weight"], before[f"layers.{stays}.conv.weight"])
 
 
@@ -395,7 +395,7 @@ def test_a_cut_counts_towards_a_target(cli: Cli, trained: Path) -> None:
     assert count_dropped(short) == 1
 
 
-def test_a_fold_is_what_consumers_take_up(cli: Cli, trained: Path) -> None:
+def test_a_fold_is_what_consumers_absorb(cli: Cli, trained: Path) -> None:
     words = ("--ratio", 0.5, "--fold")
     leaky, mean, none, fitted = (
         load_state(prune(cli, trained, *words, how)) for how in ("leaky", "mean", "none", "regress")
@@ -415,11 +415,11 @@ def test_regress_is_nearer_to_the_network_than_a_constant_and_repeats(cli: Cli, 
     assert is_same(load_state(ways[0]), load_state(ways[2]))
     images = next(iterate_images(pick_samples(load_spec(hands), "val", 8, SIDE), torch.device("cpu")))
 
-    def answer(path: str | Path) -> Tensor:
+    def predict(path: str | Path) -> Tensor:
         with torch.no_grad():
             return torch.cat([head.flatten() for head in load_checkpoint(Path(path)).make_model().eval()(images)])
 
-    whole, fitted, mean = answer(trained), *(answer(way["checkpoint"]) for way in ways[:2])
+    whole, fitted, mean = predict(trained), *(predict(way["checkpoint"]) for way in ways[:2])
     assert (fitted - whole).square().mean() < 0.8 * (mean - whole).square().mean()
     assert ways[0]["max_abs_difference"] < 1e-9
 
@@ -440,7 +440,7 @@ def test_only_what_looks_at_images_needs_data(cli: Cli, lone: Path) -> None:
         )
 
 
-def test_settings_come_from_a_file_and_flags_go_over_it(cli: Cli, trained: Path) -> None:
+def test_settings_come_from_a_file_and_flags_override_it(cli: Cli, trained: Path) -> None:
     Path("prune.yaml").write_text(
         "ratio: 0.9\ntarget_macs: 0.8\ncriterion: l1\ngroup_reduce: max\nscope: layer\nnormalize: max\nspare: [3]\n"
         "round_to: 2\nmin_channels: 1\nfold: none\nrecalibrate: 0\nname: filed\nseed: 5\nimages: 8\n"
@@ -501,7 +501,7 @@ def test_a_plan_prints_its_path_and_the_layers(cli: Cli, lone: Path) -> None:
     outcome = cli("plan", lone, "--ratio", 0.5, "--criterion", "bn-gamma", "--name", "mine")
     assert (outcome.code, outcome.out) == (0, "runs/mine/plan.json\n")
     lines = outcome.err.splitlines()
-    assert lines[0].startswith("18 of the 18 channels that go have a γ above 0.01")
+    assert lines[0].startswith("18 of the 18 channels to prune have a γ above 0.01")
     assert [line.split()[0] for line in lines[1:9]] == ["layer", "0", "1", "2", "3", "5", "6", "all"]
     assert lines[8].split()[1] == "-50.0%"
     assert cli("plan", lone, "--name", "mine").err.startswith("error: --name: runs/mine already holds a run")
@@ -602,7 +602,7 @@ def test_images_are_spread_over_the_split(hands: Path, images: int, expected: li
     assert [samples.index(sample) for sample in picked] == expected
 
 
-def test_channels_that_go_while_they_still_work_are_counted(cli: Cli, trained: Path, workplace: Path) -> None:
+def test_pruned_channels_that_still_work_are_counted(cli: Cli, trained: Path, workplace: Path) -> None:
     checkpoint = load_checkpoint(trained)
     state = {name: tensor.clone() for name, tensor in checkpoint.state.items()}
     for name, tensor in state.items():
@@ -610,9 +610,9 @@ def test_channels_that_go_while_they_still_work_are_counted(cli: Cli, trained: P
             tensor.fill_(0.1)
     state["layers.5.bn.weight"][:9] = 0.001
     sparse = save_checkpoint(workplace / "sparse.pt", replace(checkpoint, state=state))
-    said = "channels that go have a γ above 0.01 and still work"
-    silent = [("--ratio", 0.25), ("--ratio", 0.5, "--criterion", "l1"), ("--ratio", 0.5, "--normalize", "mean")]
-    assert all(said not in cli("prune", *AT_ONCE, sparse, "--recalibrate", 0, *words).err for words in silent)
+    said = "channels to prune have a γ above 0.01"
+    without = [("--ratio", 0.25), ("--ratio", 0.5, "--criterion", "l1"), ("--ratio", 0.5, "--normalize", "mean")]
+    assert all(said not in cli("prune", *AT_ONCE, sparse, "--recalibrate", 0, *words).err for words in without)
     outcome = cli("prune", *AT_ONCE, sparse, "--recalibrate", 0, "--ratio", 0.5)
     assert outcome.code == 0
     assert f"9 of the 18 {said}, which will cost mAP; near zero are 25% of the prunable ones" in outcome.err
@@ -630,7 +630,7 @@ def test_batch_norm_is_measured_anew_where_something_that_worked_is_cut(
     state["layers.5.bn.weight"][:9] = gamma
     sparse = save_checkpoint(workplace / "sparse.pt", replace(checkpoint, state=state))
     outcome = cli("prune", *AT_ONCE, sparse, "--ratio", 0.25, "--json")
-    assert ("nothing goes but channels at zero: batch norm keeps" in outcome.err) == (seen == 0)
+    assert ("only channels at zero are pruned: batch norm keeps" in outcome.err) == (seen == 0)
     result = read_json(outcome)
     assert result["recalibrated_on"] == seen
     means = {name: tensor for name, tensor in load_state(result).items() if name.endswith("running_mean")}

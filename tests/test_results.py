@@ -110,7 +110,7 @@ def test_results_of_images_that_were_not_asked_for_are_left_out(tmp_path: Path) 
     assert found.boxes_xyxy.tolist() == [[1, 2, 4, 6]]
 
 
-def test_a_name_that_fits_two_images_is_refused(tmp_path: Path) -> None:
+def test_a_name_that_fits_two_images_is_rejected(tmp_path: Path) -> None:
     ids = name_images(make_samples("left/a.jpg", "right/a.jpg", "a.jpg"), ROOT, 1)
     assert ids.places["a.jpg"] == 2  # a whole path is meant before the end of another
     path = tmp_path / "results.json"

@@ -76,7 +76,7 @@ def test_help_prints_usage_and_does_nothing(project: Path, name: str, flag: str)
 
 
 @pytest.mark.parametrize("name", ["scripts/setup", "scripts/check", "scripts/oracle", ".ci/run"])
-def test_an_unknown_argument_is_refused_before_anything_is_done(project: Path, name: str) -> None:
+def test_an_unknown_argument_is_rejected_before_anything_is_done(project: Path, name: str) -> None:
     before = sorted(project.rglob("*"))
     result = call(project, name, "--fxi")
     assert (result.returncode, result.stdout) == (2, "")
@@ -188,7 +188,7 @@ class TestCheck:
         assert result.returncode == 0
         assert self.calls(result) == ["ruff format --check", "ruff check", "mypy", "lint-imports"]
 
-    def test_fix_mends_first(self, project: Path) -> None:
+    def test_fix_repairs_first(self, project: Path) -> None:
         result = call(project, "scripts/check", "--fix")
         assert result.returncode == 0
         assert self.calls(result) == ["ruff check --fix", "ruff format", "mypy", "lint-imports"]
@@ -196,7 +196,7 @@ class TestCheck:
     @pytest.mark.parametrize(
         ("broken", "named"), [("ruff", "format, lint"), ("mypy", "types"), ("lint-imports", "import rules")]
     )
-    def test_goes_on_after_a_failure_and_names_it_last(self, project: Path, broken: str, named: str) -> None:
+    def test_continues_after_a_failure_and_names_it_last(self, project: Path, broken: str, named: str) -> None:
         result = call(project, "scripts/check", FAKE_BROKEN=broken)
         assert result.returncode == 1
         assert self.calls(result) == ["ruff format --check", "ruff check", "mypy", "lint-imports"]

@@ -74,7 +74,7 @@ TABLE = make_table(1.0, (0.9, 0.8, 0.4), (0.8, 0.7, 0.4), (1.0, 0.9, 0.7), (1.0,
     [
         ("map50", (0.7, 0.5, 0.2), (0.1, 0.3, 0.6)),
         ("map50", (0.9, 0.7, 0.75), (0, 0.1, 0.1)),  # better than whole is no damage, and none is undone
-        ("map50", (0.7, np.nan, 0.5), (0.1, 0.8, 0.8)),  # no number: all is lost
+        ("map50", (0.7, np.nan, 0.5), (0.1, 0.8, 0.8)),  # NaN: all is lost
         ("loss", (1.0, 2.5, 4.0), (0.2, 1.7, 3.2)),
         ("loss", (0.5, 2.5, 2.0), (0, 1.7, 1.7)),
         ("loss", (0.9, np.inf, 2.0), (0.1, WORST_LOSS, WORST_LOSS)),
@@ -272,7 +272,7 @@ def stop_early(checkpoint: Path, folder: Path, **settings: Any) -> None:
         start_sensitivity(checkpoint, SensitivityConfig(**settings), folder)
 
 
-def test_the_command_leaves_table_image_and_path(cli: Cli, trained: Path, finished: dict[str, Path]) -> None:
+def test_the_command_leaves_table_plot_and_path(cli: Cli, trained: Path, finished: dict[str, Path]) -> None:
     outcome = cli("sensitivity", trained)
     assert (outcome.code, outcome.out) == (0, "runs/sensitivity/sensitivity.json\n")
     assert Path("runs/sensitivity/sensitivity.json").read_bytes() == (finished["map50"] / stage.TABLE).read_bytes()
@@ -425,7 +425,7 @@ def test_a_resumed_measurement_keeps_its_settings(cli: Cli, words: tuple[object,
         ({"recipe": {"settings": ["a"]}}, "does not say how it was measured"),
         ({"recipe": {"settings": {"ratio": 1}}}, "unknown key ratio; did you mean ratios?"),
         ({"recipe": {"settings": {"metric": 1}}}, "1 is of the wrong type"),
-        ({"recipe": {"checkpoint": "gone.pt"}}, "gone.pt: cannot be read (No such file"),
+        ({"recipe": {"checkpoint": "missing.pt"}}, "missing.pt: cannot be read (No such file"),
         ({"recipe": {"checkpoint": "\0"}}, "cannot be read"),
     ],
 )
@@ -442,7 +442,7 @@ def test_a_table_that_does_not_say_how_it_was_made_cannot_be_resumed(
     assert said in str(caught.value)
 
 
-def test_a_loss_that_is_no_number_is_the_worst(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nan_loss_is_the_worst(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([1.0, 2.0, np.inf, np.nan, 3.0] + [1.5] * MEASUREMENTS)
     monkeypatch.setattr(stage, "_make_judge", lambda *arguments: lambda model: next(scores))
     outcome = cli("sensitivity", trained, "--metric", "loss", "--json")
@@ -458,7 +458,7 @@ def test_images_without_objects_measure_nothing(cli: Cli, trained: Path, hands: 
     outcome = cli("sensitivity", trained, "--data", data)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == (
-        f"error: {data}: the whole network's map50 is nan; measure a sound checkpoint on validation images with objects\n"
+        f"error: {data}: the whole network's map50 is nan; measure a trained checkpoint on validation images with objects\n"
     )
     assert not Path("runs").exists()
 
@@ -524,7 +524,7 @@ def test_a_measured_table_prunes(cli: Cli, trained: Path, finished: dict[str, Pa
         ({}, "--criterion random", "from_sensitivity: the table knows neither cut blocks, nor other orders than its own; leave out drop_blocks, scope and criterion random"),
     ],
 )  # fmt: skip
-def test_a_table_that_does_not_fit_is_refused(
+def test_a_table_that_does_not_fit_is_rejected(
     cli: Cli, trained: Path, changes: dict[str, Any], words: str, said: str
 ) -> None:
     outcome = cli("prune", "--one-shot", trained, "--from-sensitivity", write_table(trained, **changes), *words.split())

@@ -51,15 +51,15 @@ def test_tied_channels_shrink_by_their_root_mean_square() -> None:
 
 def test_members_reach_zero_together() -> None:
     model, sparsity = make_tied([0.9, 0.5, 0.01], [0.1, 0.4, 0.02], [1, 1, 1, 1])
-    gone = []
+    counts = []
     for _ in range(12):
         sparsity.shrink_(0.06)
         zeros = get_gamma(model, 0) == 0
         assert torch.equal(zeros, get_gamma(model, 1) == 0)
-        gone.append(int(zeros.sum()))
-    assert gone[0] == 1
-    assert gone[-1] == 3
-    assert gone == sorted(gone)
+        counts.append(int(zeros.sum()))
+    assert counts[0] == 1
+    assert counts[-1] == 3
+    assert counts == sorted(counts)
 
 
 def test_it_is_the_proximal_step() -> None:

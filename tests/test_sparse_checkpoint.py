@@ -1,4 +1,4 @@
-"""Tensors with zeros on disk: the same bits come back, they take less room, and damage is an error of ours."""
+"""Tensors with zeros on disk: the same bits come back, they take less space, and damage raises an error of this package."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_a_damaged_part_is_named(tmp_path: Path, change: Callable[[Packed], obje
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path)
     assert caught.value.where == str(path)
-    assert str(caught.value).startswith(f"{path}: {KERNEL}, which is stored sparse, has ")
+    assert str(caught.value).startswith(f"{path}: {KERNEL}, which is stored packed, has ")
     assert message in str(caught.value)
 
 
@@ -191,7 +191,7 @@ def test_bits_beyond_the_last_element_are_damage() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.complex64, torch.bool])
-def test_values_that_are_no_weights_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_values_that_are_no_weights_are_rejected(tmp_path: Path, dtype: torch.dtype) -> None:
     path = save_checkpoint(tmp_path / "a.pt", make_checkpoint())
     content = read_content(path)
     content["state"][KERNEL]["values"] = torch.ones(347, dtype=dtype)
@@ -200,7 +200,7 @@ def test_values_that_are_no_weights_are_refused(tmp_path: Path, dtype: torch.dty
         load_checkpoint(path)
 
 
-def test_a_packed_tensor_that_the_cfg_does_not_know_is_refused(tmp_path: Path) -> None:
+def test_a_packed_tensor_that_the_cfg_does_not_know_is_rejected(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path / "a.pt", make_checkpoint())
     content = read_content(path)
     content["state"]["layers.7.conv.weight"] = content["state"].pop(KERNEL)
@@ -212,7 +212,7 @@ def test_a_packed_tensor_that_the_cfg_does_not_know_is_refused(tmp_path: Path) -
 @pytest.mark.filterwarnings("ignore")  # torch warns of the odd pickles that flipped bytes make
 @given(st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 255)), min_size=1, max_size=3))
 @settings(max_examples=100, deadline=None)
-def test_flipped_bytes_give_a_checkpoint_or_an_error_of_ours(flips: list[tuple[int, int]]) -> None:
+def test_flipped_bytes_give_a_checkpoint_or_an_error_of_this_package(flips: list[tuple[int, int]]) -> None:
     with TemporaryDirectory() as folder:
         path = save_checkpoint(Path(folder) / "a.pt", make_checkpoint())
         content = bytearray(path.read_bytes())

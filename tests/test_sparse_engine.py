@@ -182,7 +182,7 @@ def prune_by_magnitude_(model: Detector, sparsity: float) -> Detector:
 
 @given(networks(), st.integers(0, 1000), st.floats(0, 1), st.sampled_from((0.0, 0.5, 1.0)), st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
-def test_whole_networks_give_the_masked_dense_ones_answers(
+def test_whole_networks_give_the_masked_dense_ones_outputs(
     network: Network, seed: int, sparsity: float, most_density: float, batch: int
 ) -> None:
     model = prune_by_magnitude_(randomise_(Detector(network), seed, double=False), sparsity)
@@ -214,14 +214,14 @@ def test_runs_and_threads_give_the_same_bits(tiny: Detector) -> None:
     images = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
     before = torch.get_num_threads()
     try:
-        answers = []
+        outputs = []
         for threads in (1, 1, 2, 3):
             torch.set_num_threads(threads)
-            answers.append(run(engine, images))
+            outputs.append(run(engine, images))
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for other in answers[1:] for a, b in zip(answers[0], other, strict=True))
-    assert answers[0][0].data_ptr() != answers[1][0].data_ptr(), "an answer must not change with the next call"
+    assert all(torch.equal(a, b) for other in outputs[1:] for a, b in zip(outputs[0], other, strict=True))
+    assert outputs[0][0].data_ptr() != outputs[1][0].data_ptr(), "an output must not change with the next call"
 
 
 def test_callers_at_the_same_time_get_the_same_bits(tiny: Detector) -> None:
@@ -305,10 +305,10 @@ def test_the_engine_is_the_cpus(tiny: Detector) -> None:
 
 def test_bench_makes_the_engine(tiny: Detector) -> None:
     images = torch.rand(1, 3, 96, 96)
-    answers = [make_engine(tiny, name, torch.device("cpu")) for name in ("folded", "sparse")]
-    assert isinstance(answers[1].detector, SparseDetector)
+    engines = [make_engine(tiny, name, torch.device("cpu")) for name in ("folded", "sparse")]
+    assert isinstance(engines[1].detector, SparseDetector)
     with torch.inference_mode():
-        for one, other in zip(answers[0](images), answers[1](images), strict=True):
+        for one, other in zip(engines[0](images), engines[1](images), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""How fast a sparse run goes: λ over its steps, λ found for a ratio, channels that go one after another, zeros that stay."""
+"""Sparsity training: λ over its steps, λ found for a ratio, channels zeroed one after another, zeros that stay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import make_images, networks, randomise_
-from tiny import IDLE_CFG, PRUNABLE, SIDE, TINY_CFG, make_config
+from tiny import PRUNABLE, SIDE, TINY_CFG, UNUSED_CFG, make_config
 
 from yolo_prune.commands.train import start_training
 from yolo_prune.darknet.cfg import parse_cfg
@@ -42,7 +42,7 @@ def make_sparsity(network: Network, seed: int = 0) -> tuple[Detector, GammaSpars
     return model, GammaSparsity(model, make_channel_graph(network))
 
 
-def make_silencer(model: Detector, ratio: float) -> GradualZeroing:
+def make_zeroing(model: Detector, ratio: float) -> GradualZeroing:
     return GradualZeroing(model, begin_removal(model.network), PlanConfig(ratio=ratio), SIDE)
 
 
@@ -51,7 +51,7 @@ def list_shrinkages(config: TrainConfig, sparsity: float) -> list[float]:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_the_pull_follows_rate_ramp_and_rest(optimizer: Any) -> None:
+def test_the_shrinkage_follows_rate_ramp_and_rest(optimizer: Any) -> None:
     config = TrainConfig(optimizer=optimizer, sparsity=0.5, sparsity_ramp=0.2, sparsity_rest=0.3)
     shrinkages = list_shrinkages(config, 0.5)
     for step, shrinkage in enumerate(shrinkages):
@@ -62,30 +62,30 @@ def test_the_pull_follows_rate_ramp_and_rest(optimizer: Any) -> None:
         assert rates.zeroed == 0
 
 
-def test_a_plain_run_is_not_pulled() -> None:
+def test_a_plain_run_is_not_shrunk() -> None:
     assert list_shrinkages(TrainConfig(), 0.0) == [0] * STEPS
 
 
 @pytest.mark.parametrize(
     "changes", [{}, {"sparsity_ramp": 0.2}, {"sparsity_rest": 0.0}, {"sparsity_rest": 0.95}, {"optimizer": "adamw"}]
 )
-def test_auto_lets_channels_go_one_after_another_and_the_others_rest(changes: dict[str, Any]) -> None:
+def test_auto_zeroes_channels_one_after_another_and_the_others_rest(changes: dict[str, Any]) -> None:
     config = TrainConfig(**{"optimizer": "sgd", "sparsity": "auto", "sparsity_ratio": 0.8, **changes})
     _, sparsity = make_sparsity(parse_cfg(TINY_CFG))
     found = find_sparsity(config, sparsity, STEPS)
     gammas = sparsity.measure()
     way = np.quantile(gammas[np.isfinite(gammas)], 0.8)
-    paces = [measure_rates(config, found, step, STEPS) for step in range(STEPS)]
+    schedule = [measure_rates(config, found, step, STEPS) for step in range(STEPS)]
     sorting = round(SORTING * STEPS)
-    pulled = sum(rates.shrinkage for rates in paces)
-    assert pulled == pytest.approx(way if config.optimizer == "sgd" else 0)  # unopposed they just arrive
-    assert not any(rates.shrinkage for rates in paces[sorting:])
-    assert not any(rates.zeroed or rates.keeps_zeros for rates in paces[:sorting])
+    shrunk = sum(rates.shrinkage for rates in schedule)
+    assert shrunk == pytest.approx(way if config.optimizer == "sgd" else 0)  # unopposed they just arrive
+    assert not any(rates.shrinkage for rates in schedule[sorting:])
+    assert not any(rates.zeroed or rates.keeps_zeros for rates in schedule[:sorting])
     rest = AUTO_REST if config.sparsity_rest is None else config.sparsity_rest
     end = max(sorting + 1, round((1 - rest) * STEPS))
-    assert all(rates.keeps_zeros for rates in paces[sorting:])
-    assert [rates.zeroed > 0 for rates in paces] == [sorting <= step < end for step in range(STEPS)]
-    shares = [rates.zeroed for rates in paces[sorting:end]]
+    assert all(rates.keeps_zeros for rates in schedule[sorting:])
+    assert [rates.zeroed > 0 for rates in schedule] == [sorting <= step < end for step in range(STEPS)]
+    shares = [rates.zeroed for rates in schedule[sorting:end]]
     assert shares[-1] == 1
     growth = np.diff([0.0, *shares])
     assert (growth > 0).all()
@@ -96,7 +96,7 @@ def test_auto_lets_channels_go_one_after_another_and_the_others_rest(changes: di
 def test_just_the_wanted_channels_reach_zero_however_the_task_pulls(optimizer: Any) -> None:
     config = TrainConfig(optimizer=optimizer, sparsity="auto", sparsity_ratio=0.5)
     model, sparsity = make_sparsity(parse_cfg(TINY_CFG))
-    zeroing = make_silencer(model, 0.5)
+    zeroing = make_zeroing(model, 0.5)
     found = find_sparsity(config, sparsity, STEPS)
     gammas = [parameter for name, parameter in model.named_parameters() if name.endswith("bn.weight")]
     for step in range(STEPS):
@@ -124,34 +124,34 @@ def test_auto_has_nothing_to_do_where_channels_are_at_zero() -> None:
 
 @given(networks(), st.floats(0.05, 0.95), st.floats(0, 1), st.integers(0, 99), st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_those_worth_least_are_silenced_and_every_group_keeps_its_best(
+def test_those_worth_least_are_zeroed_and_every_group_keeps_its_best(
     network: Network, ratio: float, way: float, seed: int, is_told: bool
 ) -> None:
     if not any(conv.batch_normalize for _, conv in network.convs):
         return
     model, sparsity = make_sparsity(network, seed)
-    zeroing, graph = make_silencer(model, ratio * measure_trained(model)), make_channel_graph(network)
+    zeroing, graph = make_zeroing(model, ratio * measure_trained(model)), make_channel_graph(network)
     before = sparsity.measure()
     worth = np.random.default_rng(seed).random(graph.size) if is_told else before
     told = torch.from_numpy(worth) if is_told else None
-    going = ~zeroing.make_plan(told).keep
+    chosen = ~zeroing.make_plan(told).keep
     zeroing.zero_channels_(way, told)
     after = sparsity.measure()
     present = np.isfinite(before)
-    silent = present & (after == 0)
-    assert (after[~silent] == before[~silent]).all()
-    assert silent.sum() == round(way * going.sum())
-    assert going[silent].all()
+    zeroed = present & (after == 0)
+    assert (after[~zeroed] == before[~zeroed]).all()
+    assert zeroed.sum() == round(way * chosen.sum())
+    assert chosen[zeroed].all()
     floors = np.zeros(graph.size, dtype=bool)
     for group in graph.groups:
         floors[group.ids[np.argsort(-worth[group.ids], kind="stable")[:FLOOR]]] = True
-    free = present & ~silent & ~floors
-    assert not free.any() or not silent.any() or worth[free].min() >= worth[silent].max()
+    free = present & ~zeroed & ~floors
+    assert not free.any() or not zeroed.any() or worth[free].min() >= worth[zeroed].max()
     for group in graph.groups:
-        assert group.frozen or not silent[group.ids].all()
+        assert group.frozen or not zeroed[group.ids].all()
     zeroing.zero_channels_(way, None if told is None else 1 - told)
-    assert (sparsity.measure()[silent] == 0).all()  # what is silent stays so
-    assert (sparsity.measure() == 0).sum() == silent.sum()
+    assert (sparsity.measure()[zeroed] == 0).all()  # what is zero stays so
+    assert (sparsity.measure() == 0).sum() == zeroed.sum()
 
 
 def measure_trained(model: Detector) -> float:
@@ -164,11 +164,11 @@ def measure_trained(model: Detector) -> float:
 
 @given(networks(), st.floats(0.1, 0.9), st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
-def test_what_is_silenced_can_be_cut_out_exactly_to_the_borders(network: Network, share: float, seed: int) -> None:
+def test_what_is_zeroed_can_be_cut_out_exactly_to_the_borders(network: Network, share: float, seed: int) -> None:
     if not any(conv.batch_normalize for _, conv in network.convs):
         return
     model, sparsity = make_sparsity(network, seed)
-    make_silencer(model, share * measure_trained(model)).zero_channels_(1.0)
+    make_zeroing(model, share * measure_trained(model)).zero_channels_(1.0)
     plan = make_threshold_plan(make_channel_graph(network), sparsity.measure(), 1e-6, PlanConfig())
     slim = rebuild(model, plan, carry_constants(model, plan))
     images = make_images(model, 64)
@@ -202,7 +202,7 @@ def test_worth_is_what_kept_squares_score_squared() -> None:
 
 
 def test_channels_that_no_head_looks_at_are_worth_nothing(hands: Path, tmp_path: Path) -> None:
-    (cfg := tmp_path / "idle.cfg").write_text(IDLE_CFG)
+    (cfg := tmp_path / "unused.cfg").write_text(UNUSED_CFG)
     start_training(make_config(hands, cfg, sparsity="auto", sparsity_ratio=0.6), tmp_path / "run")
     gamma = load_checkpoint(tmp_path / "run/last.pt").state["layers.6.bn.weight"]
     assert int((gamma == 0).sum()) == len(gamma) - FLOOR
@@ -212,14 +212,14 @@ def test_zeros_stay_while_others_recover(hands: Path, tiny_cfg: Path, tmp_path: 
     zeros: list[int] = []
     find = GammaSparsity.find_zeros
 
-    def watch(sparsity: GammaSparsity) -> torch.Tensor:
+    def record(sparsity: GammaSparsity) -> torch.Tensor:
         found = find(sparsity)
         zeros.append(int(found.sum()))
         return found
 
     changes = {"sparsity": 3.0, "sparsity_rest": 0.5, "learning_rate": 0.02, "optimizer": "sgd", "epochs": 4}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GammaSparsity, "find_zeros", watch)
+        patch.setattr(GammaSparsity, "find_zeros", record)
         start_training(make_config(hands, tiny_cfg, **changes), tmp_path / "run")
     assert len(zeros) == 6  # the last half of twelve steps
     assert zeros[0] > 0
@@ -246,7 +246,7 @@ def test_a_threshold_s_plan_drops_what_is_below_but_for_the_floor(
             assert kept == max(min(2, len(group.ids)), int((importance[group.ids] >= threshold).sum()))
 
 
-def test_what_a_prune_would_leave_answers_as_the_masked_network() -> None:
+def test_what_a_prune_would_leave_gives_the_masked_network_s_outputs() -> None:
     model, sparsity = make_sparsity(parse_cfg(TINY_CFG), seed=3)
     sparsity.shrink_(float(np.median(sparsity.measure()[np.isfinite(sparsity.measure())])))
     gammas = sparsity.measure()
@@ -255,7 +255,7 @@ def test_what_a_prune_would_leave_answers_as_the_masked_network() -> None:
     assert 0 < (~plan.keep).sum() < PRUNABLE
     assert measure_difference(slim, rebuild(model, plan, carry_constants(model, plan)), SIDE) == 0
     assert measure_cost(slim.network, SIDE).params < measure_cost(model.network, SIDE).params
-    with torch.no_grad():  # the whole network's silent channels give act(β), which the slim one's consumers took up
+    with torch.no_grad():  # the whole network's zeroed channels give act(β), which the slim one's consumers absorbed
         images = make_images(model, 256)
         inner = [
             (one - other)[..., 3:-3, 3:-3].abs().max()
@@ -294,6 +294,6 @@ def test_sizes_are_counted_by_hand() -> None:
     assert counts[-1] == 2
 
 
-def test_the_image_of_gammas_can_be_drawn_of_one_epoch(tmp_path: Path) -> None:
+def test_the_plot_of_gammas_can_be_drawn_of_one_epoch(tmp_path: Path) -> None:
     path = draw_gammas(tmp_path / "gammas.png", [count_gammas(np.array([0.1, 0.001]))], 0.01)
     assert path.read_bytes().startswith(b"\x89PNG")

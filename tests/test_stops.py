@@ -1,4 +1,4 @@
-"""Whatever ends a run leaves a last.pt that goes on to the same bits, and says why in one line."""
+"""Whatever ends a run leaves a last.pt that resumes to the same bits, and says why in one line."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_run_killed_at_any_step_loses_none(config: TrainConfig, trained: Path,
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_mixed_precision_goes_on_to_the_same_bits(config: TrainConfig, tmp_path: Path, precision: str) -> None:
+def test_mixed_precision_resumes_to_the_same_bits(config: TrainConfig, tmp_path: Path, precision: str) -> None:
     config = parse_config(config, {"precision": precision, "accumulate": 2, "multi_scale": 0.5}, "test")
     start_training(config, tmp_path / "whole")
     with before_step(5, kill), pytest.raises(Killed):
@@ -64,7 +64,7 @@ def test_mixed_precision_goes_on_to_the_same_bits(config: TrainConfig, tmp_path:
 
 
 @pytest.mark.parametrize("sparsity", [0.5, "auto"])
-def test_a_sparse_run_goes_on_to_the_same_bits(config: TrainConfig, tmp_path: Path, sparsity: float | str) -> None:
+def test_a_sparse_run_resumes_to_the_same_bits(config: TrainConfig, tmp_path: Path, sparsity: float | str) -> None:
     config = parse_config(config, {"sparsity": sparsity, "sparsity_ramp": 0.3, "sparsity_rest": 0.3}, "test")
     start_training(config, tmp_path / "whole")
     for step in (2, 5, 8):
@@ -115,7 +115,7 @@ def test_a_signal_within_an_epoch_loses_no_step(config: TrainConfig, trained: Pa
     assert (last["epoch"], last["stats"]["steps"]) == (1, 2)
 
 
-def test_spoilt_weights_are_never_saved(config: TrainConfig, tmp_path: Path) -> None:
+def test_non_finite_weights_are_never_saved(config: TrainConfig, tmp_path: Path) -> None:
     """A last step can spoil weights whose loss was still a number."""
     train_step = epoch_module.train_step
     steps = 0
@@ -131,7 +131,7 @@ def test_spoilt_weights_are_never_saved(config: TrainConfig, tmp_path: Path) -> 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(epoch_module, "train_step", spoil)
-        with pytest.raises(TrainingError, match="a weight is no longer a number; lower learning_rate"):
+        with pytest.raises(TrainingError, match="a weight is NaN or infinite; lower learning_rate"):
             start_training(config, tmp_path / "run")
     last = load_checkpoint(tmp_path / "run/last.pt")
     assert last.training["stats"]["steps"] == 1
@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(config: TrainConfig, traine
     assert is_same(load_checkpoint(tmp_path / "run/last.pt").state, load_checkpoint(trained.parent / "last.pt").state)
 
 
-def test_a_image_that_vanishes_ends_the_run_in_one_line(config: TrainConfig, hands: Path, tmp_path: Path) -> None:
+def test_an_image_that_vanishes_ends_the_run_in_one_line(config: TrainConfig, hands: Path, tmp_path: Path) -> None:
     own = shutil.copytree(hands.parent, tmp_path / "hands") / "data.yaml"
     config = parse_config(config, {"data": own}, "test")
     images = sorted((own.parent / "images/train").iterdir())
@@ -217,7 +217,7 @@ def test_runs_killed_at_random_moments_end_in_the_same_bits(tmp_path: Path) -> N
     assert (tmp_path / "runs/broken/results.csv").read_text().count("\n") == 61
 
 
-def test_a_signal_that_comes_too_late_for_the_inner_watch_stops_the_outer() -> None:
+def test_a_signal_that_comes_too_late_for_the_inner_context_stops_the_outer() -> None:
     handler = signal.getsignal(signal.SIGTERM)
     with watch_signals() as outer:
         with watch_signals() as inner:

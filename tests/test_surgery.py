@@ -116,7 +116,7 @@ def test_one_shifted_index_is_caught(index: int, part: str) -> None:
 
 @given(networks(), st.integers(0, 99))
 @settings(max_examples=15, deadline=None)
-def test_the_difference_is_that_of_the_answers(network: Network, seed: int) -> None:
+def test_the_difference_is_that_of_the_outputs(network: Network, seed: int) -> None:
     one, other = (randomise_(Detector(network), seed + step) for step in range(2))
     images = make_images(one, batch=1, seed=seed)
     expected = measure_largest_gap(run(one, images), run(other, images))
@@ -125,7 +125,7 @@ def test_the_difference_is_that_of_the_answers(network: Network, seed: int) -> N
 
 
 @pytest.mark.parametrize("head", [0, 1])
-def test_a_head_that_answers_nan_is_a_difference(head: int) -> None:
+def test_a_head_that_outputs_nan_is_a_difference(head: int) -> None:
     model = randomise_(Detector(make_network("yolov3-tiny", width=0.05)))
     broken = copy.deepcopy(model)
     index = sorted(model.network.head_convs)[head]
@@ -167,7 +167,7 @@ def test_a_slimmer_model_can_be_trained() -> None:
 
 @given(networks(pointwise=True), st.integers(0, 999))
 @settings(max_examples=60, deadline=None)
-def test_constants_are_taken_up_exactly_by_1x1_consumers(network: Network, seed: int) -> None:
+def test_constants_are_absorbed_exactly_by_1x1_consumers(network: Network, seed: int) -> None:
     model = randomise_(Detector(network), seed)
     plan = make_plan_at_random(make_channel_graph(network), seed)
     slim, images = rebuild(model, plan, carry_constants(model, plan)), make_images(model, seed=seed)
@@ -225,7 +225,7 @@ def test_constants_by_hand() -> None:
 
 
 @pytest.mark.parametrize("cut", [mask, rebuild])
-def test_a_plan_for_another_network_is_refused(cut: object) -> None:
+def test_a_plan_for_another_network_is_rejected(cut: object) -> None:
     model = Detector(make_small_network(Conv(4, 1)))
     with pytest.raises(PlanError, match="for 5 channels, the network has 13"):
         cut(model, Plan(np.ones(5, dtype=bool)))  # type: ignore[operator]  # either of two functions

@@ -81,7 +81,7 @@ def test_every_bone_keeps_its_length_and_its_back_stays_square_to_it() -> None:
         np.testing.assert_allclose(abs(np.linalg.det(seen.turn)), 1)
 
 
-def test_a_image_is_a_function_of_its_generator() -> None:
+def test_an_image_is_a_function_of_its_generator() -> None:
     first, again, other = (make_image(np.random.default_rng(seed), SMALL) for seed in (3, 3, 4))
     assert np.array_equal(first[0], again[0])
     assert np.array_equal(first[1], again[1])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from yolo_prune.bench.latency import Latency
-from yolo_prune.bench.table import (
+from yolo_prune.benchmarking.latency import Latency
+from yolo_prune.benchmarking.table import (
     RUINED_MARK,
     Row,
     Scores,
@@ -91,7 +91,7 @@ def test_markdown_has_the_same_cells() -> None:
     assert cells == format_rows([ORIGINAL, PRUNED])
 
 
-def test_conditions_are_said_once() -> None:
+def test_conditions_are_printed_once() -> None:
     text = format_conditions(ENVIRONMENT, [ORIGINAL, PRUNED], "test")
     for part in ("batch 1", "folded engine", "416 px", "30 interleaved runs on a CPU (2 threads)", "0.50, 0.25 ms"):
         assert text.count(part) == 1

@@ -1,4 +1,4 @@
-"""A network that learns from another: the difference, the run, what it refuses."""
+"""A network that learns from another: the difference, the run, what it rejects."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def test_a_teacher_s_gradient_is_the_trained_network_s_alone() -> None:
     teacher = Teacher(Detector(NETWORK), DistillConfig(1.0, 1.0))
     model = Detector(NETWORK).train()
     images = make_images(model, SIDE)
-    watch = FeatureHook(NETWORK)
-    torch.autograd.backward(teacher.measure(images, model(images, watch.visit), watch.maps))
+    hook = FeatureHook(NETWORK)
+    torch.autograd.backward(teacher.measure(images, model(images, hook.visit), hook.maps))
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
 
 
-def test_a_student_comes_to_answer_as_its_teacher(hands: Path) -> None:
+def test_a_student_s_outputs_approach_its_teacher_s(hands: Path) -> None:
     """The labels say something else and count for little."""
     data = DetectionDataset(load_spec(hands).samples("train"), 1, SIDE)
     (batch,) = make_loader(data, len(data), shuffle=False, epoch=0)
@@ -113,7 +113,7 @@ def test_finetune_takes_a_teacher(cli: Cli, trained: Path, hands: Path) -> None:
     assert ", teacher " in outcome.err
 
 
-def test_a_teacher_with_other_heads_is_refused(trained: Path) -> None:
+def test_a_teacher_with_other_heads_is_rejected(trained: Path) -> None:
     other = parse_cfg(TINY_CFG.replace("anchors=14,14, 30,30", "anchors=14,14, 30,31"))
     with pytest.raises(ConfigError, match=r"teacher: .*best\.pt has other heads than the network to train; name a"):
         load_teacher(trained, other, DistillConfig(), torch.device("cpu"))

@@ -93,7 +93,7 @@ def test_the_least_quota_at_or_above_the_process_counts(
         ("/", "/docker/abc"),
         ("/../other", "/"),  # a process that was moved out of its namespace
         ("/docker/abcdef", "/docker/abc"),
-        ("/gone", "/"),  # a folder that is not shown
+        ("/missing", "/"),  # a folder that is not shown
     ],
 )
 def test_what_a_container_shows_is_enough(tmp_path: Path, path: str, source: str) -> None:
@@ -134,7 +134,7 @@ class TestLimit:
         limit_threads(environment, tree)
         assert environment == {OMP_NUM_THREADS: "5"}
 
-    def test_without_a_quota_nothing_is_said(self, tmp_path: Path) -> None:
+    def test_without_a_quota_nothing_is_reported(self, tmp_path: Path) -> None:
         environment: dict[str, str] = {}
         limit_threads(environment, make_tree(tmp_path, "0::/job", UNIFIED, {"job/cpu.max": "max 100000"}))
         limit_threads(environment, make_tree(tmp_path, "0::/job", UNIFIED, {"job/cpu.max": "900000 100000"}))

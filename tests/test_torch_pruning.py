@@ -55,7 +55,7 @@ def test_at_other_ratios_counts_differ_by_rounding_alone(arch: str, ratio: float
 
 
 @pytest.mark.parametrize("arch", ["yolov3", "yolov3-tiny", "yolov3-spp"])
-def test_by_gamma_the_same_channels_stay_and_answer_alike(arch: str) -> None:
+def test_by_gamma_the_same_channels_stay_and_give_equal_outputs(arch: str) -> None:
     model = randomise_(Detector(make_network(arch, width=0.25)))
     plan = make_local_plan(model, "bn-gamma", 0.5)
     ours, theirs = rebuild(model, plan), prune_with_torch_pruning(model.float(), 0.5, "bn-gamma")

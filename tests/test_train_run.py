@@ -196,7 +196,7 @@ def pair(hands: Path) -> DetectionDataset:
     return DetectionDataset(chosen, 1, SIDE)
 
 
-def test_two_images_are_learnt_by_heart(pair: DetectionDataset) -> None:
+def test_two_images_can_be_overfitted(pair: DetectionDataset) -> None:
     config = TrainConfig(learning_rate=2e-2, weight_decay=0.0)
     training = make_tiny_state(config)
     (batch,) = make_loader(pair, 2, shuffle=False, epoch=0)
@@ -254,7 +254,7 @@ def test_sparsity_reaches_zeros_and_keeps_the_last_epoch(config: TrainConfig, tm
 
 
 @pytest.mark.parametrize(("sparsity", "mean"), [("auto", 1.0), (1e-6, MEAN_GAMMA)])
-def test_gammas_are_balanced_where_they_are_pulled(
+def test_gammas_are_balanced_where_they_are_shrunk(
     config: TrainConfig, tmp_path: Path, sparsity: Any, mean: float
 ) -> None:
     changes = {"sparsity": sparsity, "learning_rate": 1e-4, "ema_fraction": 0.0}
@@ -269,11 +269,11 @@ def test_gammas_are_balanced_where_they_are_pulled(
     ("sparsity", "optimizer", "pulls"),
     [("auto", "sgd", True), ("auto", "adamw", False), (0.1, "adamw", True), (0.0, "sgd", False)],
 )
-def test_auto_needs_no_pull_where_squares_are_kept(sparsity: Any, optimizer: Any, pulls: bool) -> None:
+def test_auto_needs_no_shrinkage_where_squares_are_kept(sparsity: Any, optimizer: Any, pulls: bool) -> None:
     assert TrainConfig(sparsity=sparsity, optimizer=optimizer).pulls_gammas == pulls
 
 
-def test_a_loss_that_is_no_number_ends_the_run(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_nan_loss_ends_the_run(config: TrainConfig, tmp_path: Path) -> None:
     def spoil() -> None:
         patch.setattr(epoch_module, "normalise", lambda images, dtype: images.to(dtype) * math.nan)
 
@@ -288,7 +288,7 @@ def test_a_loss_that_is_no_number_ends_the_run(config: TrainConfig, tmp_path: Pa
 
 @pytest.fixture
 def own_hands(hands: Path, tmp_path: Path) -> Path:
-    """Return the data.yaml of a copy that a test may spoil."""
+    """Return the data.yaml of a copy that a test may change."""
     return shutil.copytree(hands.parent, tmp_path / "hands") / "data.yaml"
 
 
@@ -392,18 +392,18 @@ def test_settings_out_of_range_are_named(changes: dict[str, Any], message: str) 
 def test_mosaic_closes_at_the_end(config: TrainConfig, tmp_path: Path) -> None:
     seen: list[AugmentConfig | None] = []
 
-    def watch(data: DetectionDataset, *arguments: Any, **named: Any) -> Any:
+    def record(data: DetectionDataset, *arguments: Any, **named: Any) -> Any:
         if named["shuffle"]:
             seen.append(data.augment)
         return make_loader(data, *arguments, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "make_loader", watch)
+        patch.setattr(run_module, "make_loader", record)
         start_training(parse_config(config, {"close_mosaic_fraction": 0.4}, "test"), tmp_path / "run")
     assert seen == [config.augment, config.augment, config.augment.without_mosaic()]
 
 
-def test_a_network_without_batch_norm_trains_and_is_refused_only_with_sparsity(hands: Path, tmp_path: Path) -> None:
+def test_a_network_without_batch_norm_trains_and_is_rejected_only_with_sparsity(hands: Path, tmp_path: Path) -> None:
     cfg = tmp_path / "plain.cfg"
     cfg.write_text(TINY_CFG.replace("batch_normalize=1\n", ""))
     config = make_config(hands, cfg, epochs=1)

@@ -28,8 +28,8 @@ from vgg_archive import (
     OVER,
     TILTED,
     WIDTH,
-    Answer,
     Quad,
+    Response,
     Server,
     make_box,
     make_files,
@@ -120,7 +120,7 @@ def test_the_made_archive_passes_end_to_end(cli: Cli, server: Server, packed: by
         f"downloading {server.url} to data/hand_dataset.tar.gz",
         f"data/hand_dataset.tar.gz: the SHA-256 is {sha256}; --sha256 {sha256} makes sure of it",
         "data/hand_dataset.tar.gz: test_dataset/test_data/annotations/VOC2007_1.mat: "
-        "box 2 has no part in the image; it is left out",
+        "box 2 is outside the image; it is left out",
         f"data/hand_dataset.tar.gz: holds {COUNTS}, as published",
     ]
     spec = load_spec(Path("data/vgg-hand/data.yaml"))
@@ -160,7 +160,7 @@ def test_other_counts_than_the_published_ones_are_an_error_unless_told_otherwise
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.splitlines()[-1] == (
         f"error: hands.tar.gz: holds {COUNTS}; published are {PUBLISHED}; "
-        "get the whole archive, or go on all the same with --any-counts"
+        "get the whole archive, or continue with --any-counts"
     )
     assert list_names(Path()) == {"data", "hands.tar.gz"}
     outcome = cli("data", "vgg-hand", "--archive", "hands.tar.gz", "--any-counts")
@@ -184,13 +184,13 @@ def test_what_was_made_as_json(cli: Cli, packed: bytes) -> None:
         "as_published": False,
         "without_hands": ["train/VOC2007_2.jpg"],
         "outside": [
-            "hands.tar.gz: test_dataset/test_data/annotations/VOC2007_1.mat: box 2 has no part in the image; it is left out"
+            "hands.tar.gz: test_dataset/test_data/annotations/VOC2007_1.mat: box 2 is outside the image; it is left out"
         ],
     }
 
 
-def test_a_download_that_breaks_off_goes_on(cli: Cli, server: Server, packed: bytes, published: None) -> None:
-    server.answers = [Answer(cut=1000), Answer(cut=500), Answer(status=502)]
+def test_a_download_that_breaks_off_is_resumed(cli: Cli, server: Server, packed: bytes, published: None) -> None:
+    server.responses = [Response(cut=1000), Response(cut=500), Response(status=502)]
     outcome = cli("data", "vgg-hand", "--url", server.url)
     assert outcome.code == 0, outcome.err
     assert server.ranges == [None, "bytes=1000-", "bytes=1500-", "bytes=1500-"]
@@ -198,10 +198,10 @@ def test_a_download_that_breaks_off_goes_on(cli: Cli, server: Server, packed: by
     check_data(Path("data/vgg-hand"))
 
 
-def test_a_download_that_keeps_breaking_off_is_gone_on_with_by_the_next_call(
+def test_a_download_that_keeps_breaking_off_is_resumed_by_the_next_call(
     cli: Cli, server: Server, published: None
 ) -> None:
-    server.answers = [Answer(cut=200)] * 5
+    server.responses = [Response(cut=200)] * 5
     outcome = cli("data", "vgg-hand", "--url", server.url)
     assert (outcome.code, outcome.out) == (2, "")
     line = outcome.err.splitlines()[-1]
@@ -220,14 +220,14 @@ def test_the_hash_is_held(cli: Cli, server: Server, packed: bytes, published: No
     outcome = cli("data", "vgg-hand", "--url", server.url, "--sha256", wrong)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.splitlines()[-1].startswith(
-        f"error: data/hand_dataset.tar.gz.bad: what {server.url} sent has the SHA-256 {right}, not {wrong}; run again"
+        f"error: data/hand_dataset.tar.gz.bad: the file from {server.url} has the SHA-256 {right}, not {wrong}; run again"
     )
     assert list_names(Path("data")) == {"hand_dataset.tar.gz.bad"}
     Path("data/hand_dataset.tar.gz.bad").rename("mine.tar.gz")
     outcome = cli("data", "vgg-hand", "--archive", "mine.tar.gz", "--sha256", wrong)
     assert (
         outcome.err
-        == f"error: mine.tar.gz: has the SHA-256 {right}, not {wrong}; check the hash, or get the file anew\n"
+        == f"error: mine.tar.gz: has the SHA-256 {right}, not {wrong}; check the hash, or download the file again\n"
     )
     assert list_names(Path()) == {"data", "mine.tar.gz"}
     outcome = cli("data", "vgg-hand", "--archive", "mine.tar.gz", "--sha256", right)
@@ -236,7 +236,7 @@ def test_the_hash_is_held(cli: Cli, server: Server, packed: bytes, published: No
 
 
 def test_a_bad_download_is_not_taken_again(cli: Cli, server: Server, packed: bytes, published: None) -> None:
-    server.answers = [Answer(length=len(packed) - 100)]
+    server.responses = [Response(length=len(packed) - 100)]
     outcome = cli("data", "vgg-hand", "--url", server.url)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.splitlines()[-1].startswith(
@@ -248,7 +248,7 @@ def test_a_bad_download_is_not_taken_again(cli: Cli, server: Server, packed: byt
 
 
 @pytest.mark.parametrize("out", ["full", "file"])
-def test_a_place_that_is_taken_is_refused_before_anything_is_downloaded(cli: Cli, server: Server, out: str) -> None:
+def test_a_place_that_is_taken_is_rejected_before_anything_is_downloaded(cli: Cli, server: Server, out: str) -> None:
     Path("full").mkdir()
     Path("full/thesis.txt").write_text("five years")
     Path("file").write_text("six years")
@@ -281,12 +281,12 @@ def test_bad_words(cli: Cli, words: str, line: str) -> None:
     assert list_names(Path()) == set()
 
 
-def test_an_answer_that_is_an_error_is_named(cli: Cli, server: Server) -> None:
-    server.answers = [Answer(status=404)]
+def test_a_response_that_is_an_error_is_named(cli: Cli, server: Server) -> None:
+    server.responses = [Response(status=404)]
     outcome = cli("data", "vgg-hand", "--url", server.url)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.splitlines()[-1] == (
-        f"error: {server.url}: the server answers 404 Not Found; "
+        f"error: {server.url}: the server responds 404 Not Found; "
         "check --url, or get the file in another way and name it with --archive"
     )
     assert list_names(Path()) == {"data"}
@@ -314,7 +314,7 @@ def test_a_hostile_archive_gives_one_line_and_leaves_nothing(cli: Cli, kind: str
     assert outcome.err.count("\n") == 2
     line = outcome.err.splitlines()[-1]
     assert line.startswith("error: hands.tar.gz: ")
-    assert f": {what}; get the archive anew" in line
+    assert f": {what}; download the archive again" in line
     assert list_names(Path()) == {"data", "hands.tar.gz"}
 
 
@@ -345,14 +345,14 @@ def spoil(files: dict[str, bytes], kind: str) -> str:
         "text": ("boxes is not a 1×N cell", _save(boxes="hands")),
         "no struct": ("box 2: is not a struct", make_mat([corner, np.ones((1, 2))])),
         "no corner": ("box 1: corner c is missing", make_mat([{name: corner[name] for name in "abd"}])),
-        "no number": ("box 2: corner b is not two finite numbers", make_mat([corner, {**corner, "b": np.array([[1, np.nan]])}])),
+        "NaN": ("box 2: corner b is not two finite numbers", make_mat([corner, {**corner, "b": np.array([[1, np.nan]])}])),
         "infinite": ("box 1: corner d is not two finite numbers", make_mat([{**corner, "d": np.array([[np.inf, 1]])}])),
         "three": ("box 1: corner a is not two finite numbers", make_mat([{**corner, "a": np.ones((1, 3))}])),
         "empty": ("box 1: corner a is not two finite numbers", make_mat([{**corner, "a": np.ones((0, 0))}])),
         "word": ("box 1: corner a is not two finite numbers", make_mat([{**corner, "a": "12"}])),
         "complex": ("is no readable MATLAB file", make_mat([{**corner, "a": np.array([[1 + 2j, 3]])}])),
     }[kind]  # fmt: skip
-    return f"{at_mat}: {what}; get the archive anew from its publisher"
+    return f"{at_mat}: {what}; download the archive again from its publisher"
 
 
 def _save(**variables: Any) -> bytes:
@@ -364,7 +364,7 @@ def _save(**variables: Any) -> bytes:
 @pytest.mark.parametrize(
     "kind",
     ["no image", "image alone", "annotation alone", "no split", "no matlab", "nothing", "no boxes", "no cell", "text",
-     "no struct", "no corner", "no number", "infinite", "three", "empty", "word", "complex"],
+     "no struct", "no corner", "NaN", "infinite", "three", "empty", "word", "complex"],
 )  # fmt: skip
 def test_a_broken_file_is_named_as_the_archive_has_it_and_nothing_is_left(cli: Cli, kind: str) -> None:
     files = make_files()
@@ -399,7 +399,7 @@ def test_boxes_turn_with_the_image(cli: Cli, published: None) -> None:
 def test_a_signal_leaves_what_came_and_no_folder(
     server: Server, packed: bytes, workplace: Path, signum: signal.Signals
 ) -> None:
-    server.answers = [Answer(cut=1000, wait=(done := threading.Event()))]
+    server.responses = [Response(cut=1000, wait=(done := threading.Event()))]
     command = [sys.executable, "-m", "yolo_prune", "data", "vgg-hand", "--url", server.url, "--any-counts"]
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job is deaf to it
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
@@ -425,7 +425,7 @@ def test_a_signal_leaves_what_came_and_no_folder(
 @pytest.mark.parametrize(
     "name", ["a/training_dataset/training_data/images/x.jpg", "training_dataset/training_data/images/x.jpg"]
 )
-def test_where_a_image_belongs(name: str) -> None:
+def test_where_an_image_belongs(name: str) -> None:
     assert choose_place(PurePosixPath(name)) == PurePosixPath("images/train/x.jpg")
 
 
@@ -488,7 +488,7 @@ def test_a_box_is_the_smallest_around_its_corners_in_any_order(
 
 @given(st.lists(st.tuples(*[st.tuples(COORDINATE, COORDINATE)] * 4), max_size=3))
 @settings(max_examples=30, deadline=None)
-def test_corners_survive_the_way_through_matlab_s_format(
+def test_corners_survive_a_round_trip_through_matlab_s_format(
     tmp_path_factory: pytest.TempPathFactory, quads: list[Quad]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "survive.mat"
@@ -503,7 +503,7 @@ MAT = make_mat([make_box(INNER, label="L"), make_box(TILTED)], compress=False)
     st.lists(st.tuples(st.integers(128, len(MAT) - 1), st.integers(0, 255)), max_size=3), st.integers(0, 2 * len(MAT))
 )
 @settings(max_examples=200, deadline=None)
-def test_a_spoilt_annotation_is_read_or_refused(
+def test_a_corrupt_annotation_is_read_or_rejected(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], end: int
 ) -> None:
     content = bytearray(MAT)
@@ -526,9 +526,9 @@ def test_a_spoilt_annotation_is_read_or_refused(
         (596, 0),  # a text without a shape
     ],
 )
-def test_an_annotation_that_would_crash_the_reader_is_refused(tmp_path: Path, at: int, value: int) -> None:
+def test_an_annotation_that_would_crash_the_reader_is_rejected(tmp_path: Path, at: int, value: int) -> None:
     content = bytearray(make_mat([make_box(INNER, label="L")], compress=False))
     assert load_corners(save_mat(tmp_path / "a.mat", bytes(content))).shape == (1, 4, 2)
     content[at] = value
-    with pytest.raises(DatasetError, match=r"a\.mat: is no readable MATLAB file; get the archive anew"):
+    with pytest.raises(DatasetError, match=r"a\.mat: is no readable MATLAB file; download the archive again"):
         load_corners(save_mat(tmp_path / "a.mat", bytes(content)))

@@ -108,7 +108,7 @@ def test_parts_are_left_out_even_where_objects_have_their_name(voc: Path) -> Non
     assert list_rows(read.images[0]) == OBJECTS
 
 
-def test_parts_that_are_left_out_are_told(cli: Cli, voc: Path) -> None:
+def test_parts_that_are_left_out_are_reported(cli: Cli, voc: Path) -> None:
     outcome = cli("data", "convert", f"train={voc}", "--to", "coco", "--out", "out")
     assert outcome.out == "out\n"
     line = outcome.err.splitlines()[0]
@@ -152,7 +152,7 @@ def test_sources_may_be_named_from_within(voc: Path, monkeypatch: pytest.MonkeyP
         ("", "photos/x.webp"),
     ],
 )
-def test_a_image_is_found_by_its_filename(voc: Path, filename: str, place: str) -> None:
+def test_an_image_is_found_by_its_filename(voc: Path, filename: str, place: str) -> None:
     xml = PERSON.replace("<filename>2009_000001.jpg</filename>", filename)
     write("in/x.xml", xml)
     save_image(Path(place))
@@ -249,7 +249,7 @@ def test_names_that_two_splits_share_get_the_split_in_front(workplace: Path) -> 
         (("a\udcff.jpg",), r"a.jpg: 'a\udcff.jpg' cannot stand in xml"),
     ],
 )
-def test_names_that_clash_are_refused(workplace: Path, names: tuple[str, ...], what: str) -> None:
+def test_names_that_clash_are_rejected(workplace: Path, names: tuple[str, ...], what: str) -> None:
     if not what:
         save_voc(Path("out"), name(*names))
         assert len(list(Path("out/Annotations").iterdir())) == len(names)
@@ -292,7 +292,7 @@ MAIN = "ImageSets/Main/train.txt"
 @pytest.mark.parametrize(
     ("spoil", "place", "right"),
     [
-        (put("Annotations/2009_000001.xml", BOMB), f"{XML}:2: has a document type, which may hide harm", "remove <!DOCTYPE"),
+        (put("Annotations/2009_000001.xml", BOMB), f"{XML}:2: has a document type, which is not allowed", "remove <!DOCTYPE"),
         (put("Annotations/2009_000001.xml", STRANGER), f"{XML}:1: has a document type", "remove <!DOCTYPE"),
         (put("Annotations/2009_000001.xml", "<html>\n</html>"), f"{XML}: begins with <html>", "begin with <annotation>"),
         (put("Annotations/2009_000001.xml", ""), f"{XML}:1: is not xml (no element found)", "correct that line"),

@@ -11,8 +11,8 @@ import pytest
 import torch
 from tiny import Cli, is_same, read_json
 
-from yolo_prune.bench.latency import Latency
-from yolo_prune.bench.table import Row, format_conditions, format_markdown, format_rows, format_text
+from yolo_prune.benchmarking.latency import Latency
+from yolo_prune.benchmarking.table import Row, format_conditions, format_markdown, format_rows, format_text
 from yolo_prune.commands.bench import load_bench
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
@@ -46,7 +46,9 @@ def find_zeros(path: Path | str) -> dict[int, torch.Tensor]:
     ],
     ids=str,
 )
-def test_flags_say_which_weights_go(cli: Cli, trained: Path, words: tuple[object, ...], config: WeightConfig) -> None:
+def test_flags_say_which_weights_are_zeroed(
+    cli: Cli, trained: Path, words: tuple[object, ...], config: WeightConfig
+) -> None:
     result = prune(cli, trained, *words)
     plan = make_weight_plan(load_checkpoint(trained).make_model(), config)
     zeros = find_zeros(result["checkpoint"])
@@ -81,7 +83,7 @@ def test_the_json_says_what_was_saved(cli: Cli, trained: Path) -> None:
     assert not list(Path("runs/prune").glob("plan*"))
 
 
-def test_a_prune_tells_layer_by_layer_what_is_left(cli: Cli, trained: Path) -> None:
+def test_a_prune_reports_layer_by_layer_what_is_left(cli: Cli, trained: Path) -> None:
     outcome = cli("prune", trained, "--granularity", "weight", "--ratio", 0.5, "--scope", "layer", "--recalibrate", 0)
     assert outcome.out == "runs/prune/pruned.pt\n"
     lines = outcome.err.splitlines()
@@ -92,7 +94,7 @@ def test_a_prune_tells_layer_by_layer_what_is_left(cli: Cli, trained: Path) -> N
         ["2", "32", "16", "50.0%"],
     ]
     assert lines[7].split()[0] == "all"
-    assert lines[8].startswith("zeroed 50.0% of the weights that may go; MACs ")
+    assert lines[8].startswith("zeroed 50.0% of the prunable weights; MACs ")
     assert lines[9].startswith("on disk ")
     assert lines[10] == "zeroed equals masked: largest difference 0.00e+00 (float64)"
 
@@ -112,7 +114,7 @@ def test_the_same_prune_twice_is_the_same(cli: Cli, trained: Path) -> None:
     assert is_same(load_checkpoint(Path(one["checkpoint"])).state, load_checkpoint(Path(same["checkpoint"])).state)
 
 
-def test_a_second_prune_goes_on_from_the_first_s_zeros(cli: Cli, trained: Path) -> None:
+def test_a_second_prune_continues_from_the_first_s_zeros(cli: Cli, trained: Path) -> None:
     first = prune(cli, trained, "--ratio", 0.5)
     second = prune(cli, Path(first["checkpoint"]), "--ratio", 0.8)
     zeros = [find_zeros(result["checkpoint"]) for result in (first, second)]
@@ -138,7 +140,7 @@ def test_a_second_prune_goes_on_from_the_first_s_zeros(cli: Cli, trained: Path) 
         (("--group-reduce", "max"), "group_reduce"),
     ],
 )
-def test_flags_of_channels_are_refused_by_name(
+def test_flags_of_channels_are_rejected_by_name(
     cli: Cli, trained: Path, words: tuple[object, ...], setting: str
 ) -> None:
     outcome = cli("prune", trained, "--granularity", "weight", *words)
@@ -164,11 +166,11 @@ def test_flags_of_channels_are_refused_by_name(
             "criterion: fpgm cannot rank single weights; use one of bn-gamma, l1, l2",
         ),
         (("--granularity", "weight", "--spare", "4"), "spare: layer 4 is no convolution"),
-        (("--granularity", "weight", "--dry-run"), "granularity: a plan of weights is no file"),
+        (("--granularity", "weight", "--dry-run"), "granularity: a plan of weights cannot be written as a file"),
         (("--granularity", "weight", "--ratio", 1), "ratio: 1 is no fraction"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(cli: Cli, trained: Path, words: tuple[object, ...], message: str) -> None:
+def test_invalid_settings_are_rejected(cli: Cli, trained: Path, words: tuple[object, ...], message: str) -> None:
     outcome = cli("prune", trained, *words)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith(f"error: {message}")
@@ -197,7 +199,7 @@ def test_what_was_pruned_is_finetuned_and_benched(cli: Cli, trained: Path) -> No
     assert cli("prune", trained, "--granularity", "weight", "--ratio", 0.9).out == "runs/prune/pruned.pt\n"
     outcome = cli("finetune", "--epochs", 1, "--batch-size", 12)
     assert outcome.out == "runs/finetune/best.pt\n"
-    assert f"{round(0.9 * WEIGHTS):,} weights are zero and stay so" in outcome.err
+    assert f"{round(0.9 * WEIGHTS):,} weights are zero and stay zero" in outcome.err
     pruned, tuned = (find_zeros(f"runs/{name}.pt") for name in ("prune/pruned", "finetune/best"))
     assert all(torch.equal(pruned[layer], tuned[layer]) for layer in pruned)
     free = cli("finetune", "--epochs", 1, "--batch-size", 12, "--no-keep-zeros").out.strip()

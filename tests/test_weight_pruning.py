@@ -56,7 +56,7 @@ def get_kernels(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rank_by_hand(model: Detector, criterion: str) -> list[tuple[float, int, int]]:
-    """Return (score, layer, place) of every weight that may go, the first to go first; the highest of a layer is not there."""
+    """Return (score, layer, place) of every weight that may be zeroed, in the order of zeroing; a layer's highest is left out."""
     ranked = []
     for layer in PRUNABLE:
         module = get_conv(model, layer)
@@ -77,7 +77,7 @@ def list_dropped(keep: Mapping[int, Tensor]) -> set[tuple[int, int]]:
 
 @pytest.mark.parametrize("criterion", ["bn-gamma", "l1", "l2"])
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.9, 0.9995])
-def test_the_smallest_weights_go_by_hand(criterion: Any, ratio: float) -> None:
+def test_the_smallest_weights_are_zeroed_by_hand(criterion: Any, ratio: float) -> None:
     model = make_tiny()
     plan = make_weight_plan(model, WeightConfig(criterion, ratio))
     count = min(round(ratio * sum(PRUNABLE.values())), sum(PRUNABLE.values()) - len(PRUNABLE))
@@ -93,7 +93,7 @@ def test_by_layer_every_convolution_loses_the_same_share() -> None:
     }
 
 
-def test_of_equal_weights_the_first_go_and_the_last_stays() -> None:
+def test_of_equal_weights_the_first_are_zeroed_and_the_last_stays() -> None:
     model = make_tiny()
     with torch.no_grad():
         for layer in PRUNABLE:
@@ -181,7 +181,7 @@ def test_a_pattern_holds_in_every_group(
             assert stays == sorted(order[-kept:])
 
 
-def test_a_pattern_of_a_whole_network_spares_what_it_is_told() -> None:
+def test_a_pattern_of_a_whole_network_spares_the_layers_it_is_given() -> None:
     model = make_tiny()
     plan = make_weight_plan(model, WeightConfig("l1", pattern="2:4", spare=(3,)))
     assert plan.keep.keys() == {1, 2, 5}
@@ -229,11 +229,11 @@ def test_what_is_left_is_counted_by_hand() -> None:
     model = make_tiny()
     pruned = zero_weights(model, make_weight_plan(model, WeightConfig("l1", 0.5, "layer")))
     cost = measure_cost(TINY, SIDE)
-    gone = {layer: weights // 2 for layer, weights in PRUNABLE.items()}
+    zeroed = {layer: weights // 2 for layer, weights in PRUNABLE.items()}
     left = count_nonzeros(pruned, SIDE)
-    assert left.params == cost.params - sum(gone.values())
+    assert left.params == cost.params - sum(zeroed.values())
     areas = {1: 16 * 16, 2: 16 * 16, 3: 16 * 16, 5: 8 * 8}
-    assert left.macs == cost.macs - sum(gone[layer] * area for layer, area in areas.items())
+    assert left.macs == cost.macs - sum(zeroed[layer] * area for layer, area in areas.items())
     assert count_by_layer(pruned)[1] == (1, 576, 288)
     assert count_nonzeros(model, SIDE).macs == cost.macs
 
@@ -262,7 +262,7 @@ def test_what_is_left_is_counted_by_hand() -> None:
         (lambda: make_weight_plan(make_tiny(), WeightConfig(spare=(4,))), "spare: layer 4 is no convolution"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(make: Callable[[], object], message: str) -> None:
+def test_invalid_settings_are_rejected(make: Callable[[], object], message: str) -> None:
     with pytest.raises(YoloPruneError) as caught:
         make()
     assert str(caught.value).startswith(message)
@@ -275,7 +275,7 @@ def test_a_network_of_ends_says_how_it_could_be_pruned() -> None:
     assert make_weight_plan(model, WeightConfig(spare_ends=False)).keep.keys() == {0, 1}
 
 
-def test_a_weight_that_is_no_number_is_refused() -> None:
+def test_a_nan_weight_is_rejected() -> None:
     model = make_tiny()
     with torch.no_grad():
         get_conv(model, 3).conv.weight[0] = math.nan

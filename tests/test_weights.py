@@ -94,7 +94,7 @@ def test_writing_then_reading_is_the_identity_for_any_network(network: Network, 
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_a_pruned_model_as_cfg_and_weights_gives_the_same_answers(tmp_path: Path, arch: str) -> None:
+def test_a_pruned_model_as_cfg_and_weights_gives_the_same_outputs(tmp_path: Path, arch: str) -> None:
     model = make_model(make_network(arch, width=0.1))
     slim = rebuild(model, make_plan_at_random(make_channel_graph(model.network), 3)).eval()
     save_cfg(slim.network, tmp_path / "slim.cfg")
@@ -138,7 +138,7 @@ def test_heads_of_another_class_count_stay_as_they_were(tmp_path: Path, arch: st
 
 @given(st.integers(0, 20 + 4 * EDGES[-1] + 8))
 @settings(max_examples=120, deadline=None)
-def test_a_file_cut_anywhere_is_a_prefix_or_refused(size: int) -> None:
+def test_a_file_cut_anywhere_is_a_prefix_or_rejected(size: int) -> None:
     model = Detector(SMALL)
     before = copy_state(model)
     with TemporaryDirectory() as folder:
@@ -175,7 +175,7 @@ def find_real_weights() -> Path:
     return path
 
 
-def test_real_coco_weights_go_through_unchanged(tmp_path: Path) -> None:
+def test_real_coco_weights_pass_through_unchanged(tmp_path: Path) -> None:
     path = find_real_weights()
     model = Detector(make_network("yolov3-tiny", classes=80))
     report = load_weights(model, path)

@@ -136,7 +136,7 @@ def test_other_outputs_are_an_error() -> None:
         (["--rounds", "0"], "--seeds, --rounds: use at least 1"),
     ],
 )
-def test_what_cannot_be_timed_is_said_before_anything_is(
+def test_what_cannot_be_timed_is_reported_before_anything_is(
     words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(widths, "find_module", lambda name: None)
@@ -183,14 +183,14 @@ def test_no_denormal_number_slows_a_random_network_down() -> None:
     least: list[float] = []
     most: list[float] = []
 
-    def watch(module: Any, inputs: Any, output: Tensor) -> None:
+    def record(module: Any, inputs: Any, output: Tensor) -> None:
         assert output.isfinite().all()
         least.append(float(output[output != 0].abs().min()))
         most.append(float(output.abs().max()))
 
     for module in model.layers:
         if isinstance(module, ConvLayer):
-            module.register_forward_hook(watch)
+            module.register_forward_hook(record)
     with torch.no_grad():
         model(images)
     assert len(least) == len(network.convs)

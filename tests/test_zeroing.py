@@ -1,4 +1,4 @@
-"""Rounding while channels fall silent one after another, by worths that change at every step, and are cut out in between."""
+"""Rounding while channels are zeroed one after another, by scores that change at every step, and are removed in between."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ SIDE = 64
 STEPS = 12
 
 
-def silence_some_(model: Detector, share: float, random: np.random.Generator) -> Detector:
+def zero_some_(model: Detector, share: float, random: np.random.Generator) -> Detector:
     """Set a share of the γ and β to zero in place, as sparsity training does."""
     with torch.no_grad():
         for module in model.layers:
             if isinstance(module, ConvLayer) and module.bn is not None:
-                silent = torch.from_numpy(random.random(module.bn.num_features) < share)
-                module.bn.weight[silent] = 0
-                module.bn.bias[silent] = 0
+                zeroed = torch.from_numpy(random.random(module.bn.num_features) < share)
+                module.bn.weight[zeroed] = 0
+                module.bn.bias[zeroed] = 0
     return model
 
 
 def remove(model: Detector, config: PlanConfig, random: np.random.Generator) -> tuple[Detector, Removal]:
-    """Carry a removal out in steps, with worths drawn anew for each and cuts at random."""
+    """Remove channels in steps, with new random scores for each and cuts at random."""
     img_size = model.network.width
     zeroing = GradualZeroing(model, begin_removal(model.network), config, img_size)
     for step in range(1, STEPS + 1):
@@ -67,7 +67,7 @@ def test_multiples_or_all_are_left_and_targets_met(
 ) -> None:
     random = np.random.default_rng(seed)
     network = make_network("yolov3-tiny", width=0.25, img_size=SIDE)
-    model = silence_some_(randomise_(Detector(network), seed, double=False), zeros, random)
+    model = zero_some_(randomise_(Detector(network), seed, double=False), zeros, random)
     config = PlanConfig(ratio, min_channels=min_channels, round_to=multiple, target_macs=macs)
     try:
         GradualZeroing(model, begin_removal(network), config, SIDE).make_plan()
@@ -84,7 +84,7 @@ def test_multiples_or_all_are_left_and_targets_met(
 @settings(max_examples=25, deadline=None)
 def test_any_network_is_left_with_multiples_or_all(network: Network, seed: int, multiple: int, ratio: float) -> None:
     random = np.random.default_rng(seed)
-    model = silence_some_(randomise_(Detector(network), seed, double=False), 0.2, random)
+    model = zero_some_(randomise_(Detector(network), seed, double=False), 0.2, random)
     config = PlanConfig(ratio, round_to=multiple)
     try:
         GradualZeroing(model, begin_removal(network), config, network.width).make_plan()
@@ -94,7 +94,7 @@ def test_any_network_is_left_with_multiples_or_all(network: Network, seed: int, 
 
 
 @pytest.mark.parametrize(
-    ("round_to", "silent", "left"),
+    ("round_to", "zeroed", "left"),
     [
         (1, (3, 5), (7, 13)),
         (4, (3, 5), (8, 16)),
@@ -104,13 +104,13 @@ def test_any_network_is_left_with_multiples_or_all(network: Network, seed: int, 
         (8, (1, 1), (10, 18)),  # the next multiple would be more than there are
     ],
 )
-def test_silent_channels_stay_where_a_multiple_needs_them(
-    round_to: int, silent: tuple[int, int], left: tuple[int, int]
+def test_zeroed_channels_stay_where_a_multiple_needs_them(
+    round_to: int, zeroed: tuple[int, int], left: tuple[int, int]
 ) -> None:
     """By hand, of groups of 10 and 18 channels."""
     network = make_small_network(Conv(10, 1), Conv(18, 1))
     model = randomise_(Detector(network), double=False)
-    for layer, count in enumerate(silent):
+    for layer, count in enumerate(zeroed):
         module = model.layers[layer]
         assert isinstance(module, ConvLayer)
         assert module.bn is not None

@@ -80,7 +80,7 @@ anchors=14,14, 30,30
 classes=1
 num=2
 """
-IDLE_CFG = TINY_CFG.replace(
+UNUSED_CFG = TINY_CFG.replace(
     "[convolutional]\nfilters=12",
     """\
 [convolutional]
@@ -109,7 +109,7 @@ DRAW_RESULTS = "yolo_prune.training.report._draw_results"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left: its exit code and what it said."""
+    """A command's exit code and output."""
 
     code: int
     out: str
@@ -130,7 +130,7 @@ def read_json(outcome: Outcome) -> Any:
 
 
 class Killed(BaseException):
-    """Ends a run as SIGKILL would: nothing of ours catches it."""
+    """Ends a run as SIGKILL would: no handler catches it."""
 
 
 @contextmanager
@@ -157,7 +157,7 @@ def make_config(data: Path, cfg: Path, **changes: Any) -> TrainConfig:
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Say whether two nests of mappings, sequences and tensors are alike, bit by bit, but for `INCIDENTAL` keys."""
+    """Return whether two nests of mappings, sequences and tensors are alike, bit by bit, but for `INCIDENTAL` keys."""
     if isinstance(one, Tensor):
         return isinstance(other, Tensor) and torch.equal(one, other)
     if isinstance(one, Mapping):
@@ -169,7 +169,7 @@ def is_same(one: Any, other: Any) -> bool:
 
 
 def is_same_run(one: Path, other: Path) -> bool:
-    """Say whether two run folders hold the same last.pt and best.pt."""
+    """Return whether two run folders hold the same last.pt and best.pt."""
     pairs = [(load_checkpoint(one / name), load_checkpoint(other / name)) for name in ("last.pt", "best.pt")]
     return all(
         left.network == right.network

@@ -105,8 +105,8 @@ def write_archive(
 
 
 @dataclass
-class Answer:
-    """How the server answers one request."""
+class Response:
+    """How the server responds to one request."""
 
     cut: int | None = None
     """It hangs up after so many bytes of the body."""
@@ -129,14 +129,14 @@ class Answer:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one file on the loopback; `answers` are used up one by one, then it does as it should."""
+    """Serves one file on the loopback; `responses` are used up one by one, then it does as it should."""
 
     daemon_threads = True
 
     def __init__(self, content: bytes) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.content, self.etag, self.modified = content, '"one"', "Mon, 01 Aug 2011 00:00:00 GMT"
-        self.answers: list[Answer] = []
+        self.responses: list[Response] = []
         self.requests: list[dict[str, str]] = []
         """The headers of each request."""
 
@@ -156,28 +156,28 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         server.requests.append(dict(self.headers.items()))
-        answer = server.answers.pop(0) if server.answers else Answer()
+        response = server.responses.pop(0) if server.responses else Response()
         content, status, start = server.content, 200, 0
         headers: dict[str, str | None] = {"ETag": server.etag, "Last-Modified": server.modified}
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if asked and answer.ranges and self.headers.get("If-Range") in (server.etag, server.modified):
-            status, start = 206, int(asked[1]) + answer.shift
+        if asked and response.ranges and self.headers.get("If-Range") in (server.etag, server.modified):
+            status, start = 206, int(asked[1]) + response.shift
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             if start >= len(content):
                 status, headers["Content-Range"] = 416, f"bytes */{len(content)}"
-        body = b"" if status == 416 or answer.status else content[start:]
-        if answer.has_length:
-            headers["Content-Length"] = str(len(body) if answer.length is None else answer.length)
-        if answer.location:
-            status, headers["Location"] = 302, answer.location
-        self.send_response(answer.status or status)
-        for name, value in {**headers, **answer.headers}.items():
+        body = b"" if status == 416 or response.status else content[start:]
+        if response.has_length:
+            headers["Content-Length"] = str(len(body) if response.length is None else response.length)
+        if response.location:
+            status, headers["Location"] = 302, response.location
+        self.send_response(response.status or status)
+        for name, value in {**headers, **response.headers}.items():
             if value is not None:
                 self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body[: answer.cut])
-        if answer.wait:
-            answer.wait.wait(20)
+        self.wfile.write(body[: response.cut])
+        if response.wait:
+            response.wait.wait(20)
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""

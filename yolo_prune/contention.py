@@ -1,13 +1,14 @@
-"""Have threads that wait for each other sleep, while other processes need the cores.
+"""Make threads that wait for each other sleep instead of spin, while other processes need the cores.
 
-PyTorch computes with the threads of its libgomp, which wait for each other at the end of every parallel region: first awake,
-for some milliseconds, then asleep. Awake a region begins and ends sooner, as long as each thread has a core. Where another
-process takes turns on one of the cores, the others wait awake for the thread that stands still, and use up the time that it
-could run in.
+PyTorch computes with the threads of libgomp, which wait for each other at the end of every parallel region. They spin
+for some milliseconds, then sleep. With spinning, a region begins and ends sooner, as long as each thread has a core. If
+another process takes turns on one of the cores, the other threads spin while they wait for the thread that is not
+running, and so use up the time in which it could run.
 
-libgomp waits awake only for an instant while the process has more OpenMP threads than cores. A second pool of such threads,
-all asleep, is enough for that: what is computed, and by how many threads, stays the same. So this module has the pool made while
-the threads of this process have to wait for cores that other processes use, and ended when they do not.
+libgomp spins only for an instant while the process has more OpenMP threads than cores. A second pool of sleeping
+threads is enough for that: the results, and the number of threads that compute them, do not change. This module makes
+the pool while the threads of this process have to wait for cores that other processes use, and removes it when they do
+not.
 
 Source: do_spin in GCC's libgomp/config/linux/wait.h, gomp_team_start in team.c; sched-stats.rst of Linux; proc_stat(5).
 """
@@ -28,49 +29,49 @@ from typing import Any, NamedTuple
 from yolo_prune.threads import ROOT
 
 INTERVAL_S = 0.25
-"""Between looks at how long threads wait for cores."""
+"""Seconds between two measurements of how long threads wait for cores."""
 BUSY_SHARE = 0.2
-"""Seconds of waiting for a core, of all threads together, per second, from which on threads wait for each other asleep, if other
-processes use as many seconds of the cores. Training has its threads wait as long for each other where nothing else runs."""
+"""Sleeping starts if the threads together wait for a core for at least this many seconds per second, and others use
+at least as many seconds of the cores. In training, threads wait about this long even if nothing else runs."""
 LEAST_HOLD_S, MOST_HOLD_S = 8.0, 64.0
-"""How long they do so, while others use the cores, before it is tried again without: at first, and after trials that failed. A process of
-low priority keeps the cores busy and nobody waiting."""
+"""How long threads sleep, while others use the cores, before spinning is tried again: at first, and at most.
+A process of low priority keeps the cores busy without making others wait."""
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-"""By which a user says how to wait."""
+"""Environment variables by which a user sets how threads wait."""
 RIVALS = ("libiomp", "libomp")
-"""Names of other OpenMP libraries, which PyTorch may use in libgomp's place."""
+"""Names of other OpenMP libraries that PyTorch may use instead of libgomp."""
 MOST_THREADS = 128
-"""In the second pool: libgomp ends the process where the system gives it too few."""
+"""The most threads in the second pool: libgomp ends the process if the system gives it too few."""
 PATIENCE_S = 1.0
-"""For so long the end of a command waits for the watching thread."""
+"""How many seconds the end of a command waits for the watching thread."""
 
 
 class Load(NamedTuple):
-    """What was seen between two looks."""
+    """The load between two measurements."""
 
     waited: float
     """Seconds for which the threads of this process waited for a core, all together, per second."""
     others: float
-    """Seconds of its cores that other processes used, per second."""
+    """Seconds of this process's cores that other processes used, per second."""
     seconds: float
 
 
 @dataclass
 class WaitRule:
-    """Says whether threads are to wait for each other asleep.
+    """Decides whether threads that wait for each other sleep or spin.
 
-    For how long they wait for cores tells little while they sleep: they then do each time they are woken. So they are kept awake again
-    when other processes hardly use the cores, and from time to time for one look.
+    While threads sleep, their waiting for cores tells little, because they wait each time they are woken. So they spin
+    again when other processes hardly use the cores, and from time to time for one measurement.
     """
 
     asleep: bool = False
     hold_s: float = LEAST_HOLD_S
-    """How long to stay asleep."""
+    """How long to keep sleeping."""
     state_s: float = LEAST_HOLD_S
-    """For how long the state has been what it is; at first, long enough."""
+    """How long the state has been the same; at first, long enough to change."""
 
     def update(self, load: Load) -> bool:
-        """Take in what was seen last, and return whether to wait asleep from now on."""
+        """Use the last measurement, and return whether to sleep from now on."""
         self.state_s += load.seconds
         is_shared = load.others >= BUSY_SHARE
         if self.asleep and (self.state_s >= self.hold_s or not is_shared):
@@ -86,14 +87,14 @@ class WaitRule:
 
 
 class LoadMeter:
-    """Measures for how long threads of this process wait for cores, and how much of these others use."""
+    """Measures how long threads of this process wait for cores, and how much of these cores other processes use."""
 
     def __init__(self, root: Path = ROOT) -> None:
         self._root = root
         self._last = self._read()
 
     def measure(self) -> Load:
-        """Return what there was since the last call."""
+        """Return the load since the last call."""
         before, self._last = self._last, self._read()
         now = self._last
         seconds = now.time_s - before.time_s
@@ -104,7 +105,7 @@ class LoadMeter:
 
     @property
     def is_possible(self) -> bool:
-        """Whether this kernel tells it."""
+        """Whether this kernel reports the load."""
         return bool(self._last.waited_s and self._last.used_s)
 
     def _read(self) -> _Clocks:
@@ -113,7 +114,7 @@ class LoadMeter:
         for thread in _list_names(folder):
             try:
                 ran_ns, waited_ns = map(int, (folder / thread / "schedstat").read_text().split()[:2])
-            except (OSError, ValueError):  # it has just ended, or the kernel does not count
+            except (OSError, ValueError):  # the thread has just ended, or the kernel does not count
                 continue
             ran_s[thread], waited_s[thread] = ran_ns / 1e9, waited_ns / 1e9
         return _Clocks(time.monotonic(), ran_s, waited_s, _read_used(self._root))
@@ -123,13 +124,13 @@ class _Clocks(NamedTuple):
     time_s: float
     ran_s: dict[str, float]
     waited_s: dict[str, float]
-    """Of each thread of this process by its id."""
+    """For each thread of this process, by its id."""
     used_s: dict[str, float]
-    """Of each core that this process may use, by whatever process."""
+    """For each core that this process may use, by all processes."""
 
 
 def _read_used(root: Path) -> dict[str, float]:
-    """Return for how many seconds each core that this process may use was not idle, by its name; empty where it is not told."""
+    """Return for how many seconds each core of this process was busy, by its name; empty if that is not reported."""
     names = {f"cpu{number}" for number in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
     used_s = {}
     try:
@@ -144,15 +145,15 @@ def _read_used(root: Path) -> dict[str, float]:
 
 
 def _add_up(before: Mapping[str, float], now: Mapping[str, float]) -> float:
-    """Return by how much all clocks went on together, one that was not there before since it is there."""
+    """Return the sum of the increases of all clocks; a new one counts from 0."""
     return sum(max(0.0, value - before.get(name, 0.0)) for name, value in now.items())
 
 
 class SecondPool:
-    """A pool of libgomp's threads that do nothing, kept by a thread of its own, since a pool ends with the thread that made it."""
+    """A pool of libgomp threads that do nothing. It has its own thread, as it ends with the one that made it."""
 
     def __init__(self, library: Path, threads: int) -> None:
-        """Make it with so many threads, its keeper among them.
+        """Make a pool of `threads` threads, including the thread that keeps it.
 
         Raises:
             OSError: libgomp is not loaded from `library`, or is another library.
@@ -172,17 +173,18 @@ class SecondPool:
         self._is_made.wait()
 
     def end(self) -> None:
-        """Have its threads end."""
+        """End the threads of the pool."""
         self._is_over.set()
         self._keeper.join()
 
 
 @contextmanager
 def watch_contention(environment: Mapping[str, str] = os.environ, root: Path = ROOT) -> Iterator[None]:
-    """Have PyTorch's threads wait asleep while they have to share their cores, until the block is left.
+    """Make PyTorch's threads sleep instead of spin while they have to share their cores, until the block is left.
 
-    Nothing happens before torch is imported, where PyTorch has no libgomp or one thread, where the kernel does not tell how
-    long threads wait and cores are used, and where the user says how to wait (OMP_WAIT_POLICY or GOMP_SPINCOUNT).
+    Nothing happens before torch is imported, if PyTorch has no libgomp or only one thread, if the kernel does not
+    report how long threads wait and how much cores are used, or if the user sets how to wait (OMP_WAIT_POLICY or
+    GOMP_SPINCOUNT).
     """
     meter = LoadMeter(root)
     if any(environment.get(name) for name in SETTINGS) or not meter.is_possible:
@@ -218,7 +220,7 @@ def _watch(meter: LoadMeter, is_over: Event, root: Path) -> None:
         OSError,
         RuntimeError,
         ImportError,
-    ):  # no such libgomp, no more threads, or torch is broken, which its importer tells
+    ):  # no such libgomp, no more threads, or torch is broken, which its importer reports
         pass
     finally:
         if pool is not None:
@@ -226,9 +228,9 @@ def _watch(meter: LoadMeter, is_over: Event, root: Path) -> None:
 
 
 def make_second_pool(root: Path = ROOT) -> SecondPool | None:
-    """Make as many threads as libgomp needs to see that there are more than cores.
+    """Make as many threads as libgomp needs to see more threads than cores.
 
-    Returns None where PyTorch has one thread, or more than there are cores already, and where it has no libgomp.
+    Return None if PyTorch has one thread, or more threads than cores already, or no libgomp.
 
     Raises:
         OSError: libgomp cannot be used.
@@ -244,7 +246,7 @@ def make_second_pool(root: Path = ROOT) -> SecondPool | None:
 
 
 def find_libgomp(root: Path = ROOT) -> Path | None:
-    """Return the libgomp that is loaded; None without one, with several, or with another OpenMP library beside it."""
+    """Return the loaded libgomp; None if there is none, several, or another OpenMP library as well."""
     try:
         lines = (root / "proc/self/maps").read_text(errors="replace").splitlines()
     except OSError:
@@ -260,7 +262,7 @@ def _count_cores_of(library: Path) -> int:
 
 
 def _get_function(library: Path, name: str) -> Any:
-    """Return a function of a library that is loaded.
+    """Return a function of a loaded library.
 
     Raises:
         OSError: the library is not loaded, or has no such function.

@@ -1,19 +1,19 @@
-"""Everything that a user can mend, as one tree.
+"""All errors that a user can correct, as one class hierarchy.
 
     YoloPruneError                 one line: where, what is wrong, what would be right (exit code 2)
-    ├── CfgError                   a Darknet cfg: unknown section, route to nowhere, a missing key
+    ├── CfgError                   a Darknet cfg: an unknown section, a route to a missing layer, a missing key
     ├── WeightsError               a Darknet .weights file: truncated, or made for another network
     ├── CheckpointError            a .pt file that is not ours, or whose cfg and tensors disagree
     ├── DatasetError               data.yaml, labels, images
     ├── ConfigError                a setting or a flag
     ├── PlanError                  a ratio or a budget that cannot be met, a plan for another network
-    ├── TrainingError              a run that cannot go on: NaN loss, nothing to resume
+    ├── TrainingError              a run that cannot continue: NaN loss, nothing to resume
     ├── EngineError                an engine that cannot be built or run here: no C++ compiler
     └── OutputError                a place that cannot be written
-    Interrupted                    a signal asked the run to stop; what it had is on disk (exit 130, 143)
-    └── TimeUp                     its time is up; the same (exit 124)
+    Interrupted                    a signal asked the run to stop; its state is on disk (exit 130, 143)
+    └── TimeUp                     its time is up; its state is on disk (exit 124)
 
-Anything else that escapes is a defect of this package (exit code 1).
+Any other exception that is not caught is a defect of this package (exit code 1).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TIME_UP = 124
 
 
 class YoloPruneError(Exception):
-    """Say in one line where something is wrong, what it is, and what would be right.
+    """State in one line where something is wrong, what is wrong, and how to correct it.
 
     `where` names a file, `file:line`, key or flag; `right` starts in lower case and tells what to do.
     """
@@ -39,7 +39,7 @@ class YoloPruneError(Exception):
 
 
 class CfgError(YoloPruneError):
-    """A Darknet cfg cannot be understood."""
+    """A Darknet cfg is invalid."""
 
 
 class WeightsError(YoloPruneError):
@@ -51,7 +51,7 @@ class CheckpointError(YoloPruneError):
 
 
 class DatasetError(YoloPruneError):
-    """A data set, a label or an image is not as it should be."""
+    """A data set, a label or an image is invalid."""
 
 
 class ConfigError(YoloPruneError):
@@ -63,7 +63,7 @@ class PlanError(YoloPruneError):
 
 
 class TrainingError(YoloPruneError):
-    """A training run cannot start or go on."""
+    """A training run cannot start or continue."""
 
 
 class EngineError(YoloPruneError):
@@ -71,11 +71,11 @@ class EngineError(YoloPruneError):
 
 
 class OutputError(YoloPruneError):
-    """A result cannot be written where it was asked for."""
+    """An output cannot be written."""
 
 
 class Interrupted(Exception):
-    """A signal asked for an orderly stop; `exit_code` is 128 + the signal's number."""
+    """A signal asked for a clean stop; `exit_code` is 128 + the signal's number."""
 
     def __init__(self, signum: int) -> None:
         self.exit_code = 128 + signum
@@ -83,7 +83,7 @@ class Interrupted(Exception):
 
 
 class TimeUp(Interrupted):
-    """The time that a run was given is up; `exit_code` is 124, as timeout(1)'s."""
+    """The time of a run is up; `exit_code` is 124, as that of timeout(1)."""
 
     def __init__(self) -> None:
         Exception.__init__(self, "the time is up; what was finished is on disk, and the run can be resumed")

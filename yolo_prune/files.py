@@ -1,4 +1,4 @@
-"""Write files whole or not at all."""
+"""Load and save files; a file is saved completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from yolo_prune.errors import ConfigError, OutputError, YoloPruneError
 
 @contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """Yield a binary file that takes the name `path` only once everything is written and synced.
+    """Yield a binary file that gets the name `path` only after everything is written and synced.
 
     Raises:
-        OutputError: the folder cannot be made or the disk refuses; what stood at `path` stays as it was.
+        OutputError: the folder or the file cannot be written; an existing `path` is not changed.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -42,12 +42,12 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def make_folder_atomically(out: Path) -> Iterator[Path]:
-    """Yield a new folder beside `out` that takes its name at the end; after an error what stood at `out` stays as it was.
+    """Yield a new folder beside `out` that is renamed to `out` at the end; after an error, an existing `out` is kept.
 
     Raises:
-        OutputError: `out` is anything but missing or an empty folder, or the disk refuses.
+        OutputError: `out` exists and is not an empty folder, or it cannot be written.
     """
-    if out.name in ("", ".."):  # to be replaced, the folder that one is in would be lost to one's shell
+    if out.name in ("", ".."):  # a shell in this folder would lose it when it is replaced
         raise OutputError("is no name for a folder to make", where=out, right="name a new or empty folder")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise OutputError("holds something already", where=out, right="name a new or empty folder")
@@ -63,21 +63,21 @@ def make_folder_atomically(out: Path) -> Iterator[Path]:
 
 
 def remove_scraps(folder: Path) -> None:
-    """Remove what writes that a kill ended have left in a folder; nobody else may be writing there."""
+    """Remove temporary files that killed processes left in a folder; no other process may be writing there."""
     for scrap in folder.glob(".*.tmp"):
         with suppress(OSError):
             scrap.unlink()
 
 
 def save_text(path: Path, text: str) -> Path:
-    """Write `text` as UTF-8 to `path`, whole or not at all, and return `path`."""
+    """Write `text` as UTF-8 to `path`, atomically, and return `path`."""
     with open_atomically(path) as file:
         file.write(text.encode())
     return path
 
 
 def save_json(path: Path, value: Any) -> Path:
-    """Write `value` as indented JSON to `path`, whole or not at all, and return `path`; nan becomes null."""
+    """Write `value` as indented JSON to `path`, atomically, and return `path`; nan becomes null."""
     return save_text(path, json.dumps(replace_nan(value), indent=2) + "\n")
 
 
@@ -85,7 +85,8 @@ def load_json(path: Path, error: type[YoloPruneError], right: str) -> Any:
     """Read a JSON file.
 
     Raises:
-        YoloPruneError: of the type `error`: the file cannot be read, or is no JSON (names the line); `right` says which file would do.
+        YoloPruneError: of type `error`: the file cannot be read, or is not JSON (names the line); `right` tells which
+        file to name.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -99,7 +100,7 @@ def load_json(path: Path, error: type[YoloPruneError], right: str) -> Any:
 
 
 def replace_nan(value: Any) -> Any:
-    """Return plain nested data with every nan, which JSON has no word for, replaced by None."""
+    """Return nested data with every nan, which JSON does not have, replaced by None."""
     if isinstance(value, dict):
         return {key: replace_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -117,7 +118,7 @@ def measure_sha256(path: Path) -> str:
 
 
 class Located(dict[Any, Any]):
-    """A mapping that knows the lines of its keys in the file that it was read from."""
+    """A mapping with the line number of each key in its file."""
 
     lines: Mapping[Any, int] = MappingProxyType({})
 
@@ -140,10 +141,10 @@ _Loader.add_implicit_resolver(
 
 
 def load_yaml(path: Path) -> Located:
-    """Read a YAML file that holds a mapping; it and those in it know the lines of their keys.
+    """Load a YAML file that holds a mapping; all mappings in it record the lines of their keys.
 
     Raises:
-        ConfigError: the file cannot be read, is no YAML (names the line) or no mapping.
+        ConfigError: the file cannot be read, is not YAML (names the line) or not a mapping.
     """
     try:
         value = parse_yaml(path.read_text(encoding="utf-8"))
@@ -163,5 +164,5 @@ def load_yaml(path: Path) -> Located:
 
 
 def parse_yaml(text: str) -> Any:
-    """Read one YAML value."""
+    """Parse one YAML value."""
     return yaml.load(text, _Loader)  # a SafeLoader

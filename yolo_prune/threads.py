@@ -1,7 +1,7 @@
-"""How many cores this process may use: its affinity, and the CPU quota of its cgroups.
+"""The number of cores that this process may use: its affinity, and the CPU quota of its cgroups.
 
-A container with a quota of two cores on a machine of 64 sees 64. As many threads would be stopped most of the time, all of
-them in the middle of a parallel region.
+A container with a quota of two cores on a machine of 64 sees 64 cores. 64 threads would be stopped most of the time,
+and always in the middle of a parallel region.
 
 Source: Linux's cgroup-v2 (cpu.max), CFS bandwidth control (cpu.cfs_quota_us, cpu.cfs_period_us), proc_pid_mountinfo(5).
 """
@@ -19,19 +19,19 @@ OMP_NUM_THREADS = "OMP_NUM_THREADS"
 
 
 def count_cores(root: Path = ROOT) -> int:
-    """Return how many processor cores this process may use, a part of one counted as one.
+    """Return the number of processor cores that this process may use; a fraction counts as one.
 
     Args:
-        root: where the files of the kernel are, proc and sys.
+        root: the folder that holds the kernel's folders proc and sys.
     """
     affinity, quota = _count_affinity(), read_quota(root)
     return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
 
 
 def limit_threads(environment: MutableMapping[str, str] = os.environ, root: Path = ROOT) -> None:
-    """Have OpenMP take as many threads as the quota has cores, where that is fewer than it would; call it before torch is imported.
+    """Limit the OpenMP threads to the quota, if that is lower than the default; call this before torch is imported.
 
-    OMP_NUM_THREADS stays as the user has set it.
+    If the user has set OMP_NUM_THREADS, it is not changed.
     """
     cores = count_cores(root)
     if cores < _count_affinity() and not environment.get(OMP_NUM_THREADS) and "torch" not in sys.modules:
@@ -39,7 +39,7 @@ def limit_threads(environment: MutableMapping[str, str] = os.environ, root: Path
 
 
 def read_quota(root: Path = ROOT) -> float | None:
-    """Return the least CPU quota of this process's cgroups and of all above them that are visible, in cores; None without one."""
+    """Return the lowest CPU quota, in cores, of this process's cgroups and the visible ones above; None without one."""
     quotas = [quota for folder in _list_cgroups(root) if (quota := _read_cgroup_quota(folder)) is not None]
     return min(quotas, default=None)
 
@@ -66,7 +66,7 @@ def _list_cgroups(root: Path) -> Iterator[Path]:
 
 
 def _list_mounts(root: Path) -> Iterator[tuple[str, list[str], str, str]]:
-    """Yield type, options, the folder of the file system that is mounted, and the place of every mount."""
+    """Yield type, options, mounted folder of the file system, and mount point of every mount."""
     for line in _read_lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
         fields, rest = before.split(" "), after.split(" ")
@@ -75,7 +75,7 @@ def _list_mounts(root: Path) -> Iterator[tuple[str, list[str], str, str]]:
 
 
 def _make_relative(path: str, source: str) -> str:
-    """Return a cgroup's path from the folder that is mounted; that folder itself where the cgroup is not in it."""
+    """Return a cgroup's path relative to the mounted folder, or that folder if the cgroup is not in it."""
     inside = path.removeprefix(source.rstrip("/"))
     if (inside and not inside.startswith("/")) or (inside == path and source != "/"):
         return ""

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from yolo_prune import __version__
+from yolo_prune.version import __version__
 from yolo_prune.cli import cfg, config, darknet, data, measure, prune, train
 from yolo_prune.contention import watch_contention
 from yolo_prune.errors import Interrupted, YoloPruneError

@@ -1,4 +1,4 @@
-"""`bench`: the case study's table for any checkpoints."""
+"""`bench`: the table of the case study, for any checkpoints."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from typing import Any
 
 import torch
 
-from yolo_prune.bench.latency import describe_environment, make_network_call, make_suppression_call, measure_latencies
-from yolo_prune.bench.table import (
+from yolo_prune.benchmarking.latency import (
+    describe_environment,
+    make_network_call,
+    make_suppression_call,
+    measure_latencies,
+)
+from yolo_prune.benchmarking.table import (
     IS_RUINED,
     RUINED_MARK,
     Row,
@@ -43,7 +48,7 @@ ROW_NAMES = {"train": "Original", "import": "Original", "sparse": "Sparse", "pru
 
 @dataclass(frozen=True)
 class BenchResult:
-    """The table and the conditions under which it holds."""
+    """The table, and the conditions under which it was measured."""
 
     rows: tuple[Row, ...]
     environment: dict[str, Any]
@@ -71,7 +76,7 @@ def load_bench(path: Path) -> BenchResult:
     """Read a result that `bench` wrote.
 
     Raises:
-        OutputError: the file cannot be read, or holds no such result.
+        OutputError: the file cannot be read, or does not hold such a result.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -81,9 +86,9 @@ def load_bench(path: Path) -> BenchResult:
 
 
 def find_lineage(path: Path) -> dict[str, Path]:
-    """Return a checkpoint and those of its ancestors that are still on disk, the oldest first, by the name of their row.
+    """Return a checkpoint and its ancestors that are still on disk, the oldest first, keyed by row name.
 
-    A run that stands between an original and its pruned net is the sparse one.
+    A run between the original and the pruned network is the one with γ sparsity.
     """
     line = [(load_checkpoint(path).provenance, path)]
     while (parent := line[0][0].get("parent")) and Path(parent["path"]).is_file():
@@ -98,7 +103,7 @@ def find_lineage(path: Path) -> dict[str, Path]:
 
 
 def name_rows(paths: list[Path]) -> dict[str, Path]:
-    """Return checkpoints by the name of their row: run folder and file, so that no two are alike."""
+    """Return checkpoints keyed by row name. A name is made of run folder and file, so that names are unique."""
     rows: dict[str, Path] = {}
     for path in paths:
         name = str(Path(path.parent.name, path.stem)) if path.parent.name else path.stem
@@ -107,7 +112,7 @@ def name_rows(paths: list[Path]) -> dict[str, Path]:
 
 
 def describe_weights(checkpoint: Checkpoint) -> str:
-    """Say, to end a line, which weights of an unfinished run's last.pt are used and how far it is; nothing of others."""
+    """Return the end of a log line: the weights used of an unfinished run's last.pt, and its epoch; else ''."""
     training = checkpoint.training
     if AVERAGE not in training or training.get("is_done", True):
         return ""
@@ -117,10 +122,10 @@ def describe_weights(checkpoint: Checkpoint) -> str:
 
 @torch.inference_mode()
 def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | None = None) -> BenchResult:
-    """Measure cost, speed and score of checkpoints by the name of their row; with `folder` write bench.json and bench.md.
+    """Measure cost, speed and score of checkpoints, keyed by row name. With `folder`, write bench.json and bench.md.
 
     Raises:
-        ConfigError, CheckpointError, DatasetError: an input is not what it should be.
+        ConfigError, CheckpointError, DatasetError: an input is invalid.
     """
     device = make_device(config.device)
     if config.threads is not None:
@@ -182,7 +187,7 @@ def _score(
 def _time(
     loaded: Mapping[str, Checkpoint], engines: Sequence[DecodedDetector], config: BenchConfig, device: torch.device
 ) -> list[tuple[Any, Any]]:
-    """Return each checkpoint's latency of the network with decoding, and of the suppression alone."""
+    """Return each checkpoint's latency: of the network with decoding, and of NMS alone."""
     network_calls, suppression_calls = [], []
     for checkpoint, engine in zip(loaded.values(), engines, strict=True):
         size = config.img_size or checkpoint.img_size

@@ -1,4 +1,4 @@
-"""Training images to measure on: plain, spread evenly over the split, the same every time."""
+"""Training images to measure on: not augmented, spread evenly over the split, always the same."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from yolo_prune.model.decode import normalise
 from yolo_prune.pruning.importance import Example
 
 BATCH = 32
-"""Images that are looked at together when statistics are measured."""
+"""Images per batch when statistics are measured."""
 EXAMPLE_BATCH = 16
-"""Images of one batch of examples, over each of which taylor takes one gradient."""
+"""Images per batch of examples; the criterion taylor takes one gradient per batch."""
 
 
 def pick_samples(spec: DataSpec, split: str, images: int, img_size: int) -> DetectionDataset:

@@ -62,27 +62,22 @@ def make_schema(command: str) -> dict[str, Any]:
 def make_reference() -> str:
     """Return the reference page of all settings, in Markdown."""
     lines = ["# Settings", "", *_INTRODUCTION.strip().splitlines()]
-    bases = {**OF_FILES, **OF_OPTIONS}
-    for command, base in bases.items():
-        if command == "plan":
-            continue
+    for command, base in {**OF_FILES, **OF_OPTIONS}.items():
+        entries = list_settings(base if isinstance(base, type) else type(base))
         lines += ["", f"## yoloprune {command}", ""]
-        if command == "finetune":
-            lines += ["The same as for `train`, but for these defaults:", ""]
-            plain = TrainConfig()
-            changed = [one for one in list_settings(TrainConfig) if getattr(base, one.name) != getattr(plain, one.name)]
-            lines += _make_table(base, changed)
-            continue
-        lines += _make_table(base, list_settings(base if isinstance(base, type) else type(base)))
-    for cls in (one for base in OF_FILES.values() for one in _list_classes(type(base))):
-        title = f"## {cls.__name__.removesuffix('Config').lower()} settings"
-        is_own = any(cls is type(base) for base in OF_FILES.values())
-        if not is_own and title not in lines:
-            lines += ["", title, "", (cls.__doc__ or "").strip().splitlines()[0], ""]
-            lines += _make_table(cls(), list_settings(cls))
+        if (other := _SAME_AS.get(command)) is not None:
+            lines += [f"The same as for `{other}`, but for these defaults:", ""]
+            entries = tuple(one for one in entries if getattr(base, one.name) != getattr(OF_FILES[other], one.name))
+        lines += _make_table(base, entries)
+    own = {type(base) for base in OF_FILES.values()}
+    nested = dict.fromkeys(cls for base in OF_FILES.values() for cls in _list_classes(type(base)) if cls not in own)
+    for cls in nested:
+        lines += ["", f"## {_name(cls)} settings", "", (cls.__doc__ or "").strip().splitlines()[0], ""]
+        lines += _make_table(cls(), list_settings(cls))
     return "\n".join(lines) + "\n"
 
 
+_SAME_AS = {"finetune": "train", "plan": "prune"}
 _INTRODUCTION = """
 What each command takes, in a YAML file (`--config FILE`, or below the stage's name in a file of `yoloprune run`) and on the command
 line. An option is `--` and the key, with dashes; a nested key is given as `--set loss.box=2.0`. This page is the output of
@@ -102,6 +97,10 @@ def _make_table(base: Any, entries: Any) -> list[str]:
         cells = (f"`{entry.name}`", kind, default, entry.setting.help)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return lines
+
+
+def _name(cls: type) -> str:
+    return cls.__name__.removesuffix("Config").lower()
 
 
 def _describe(entry: Entry) -> str:

@@ -1,4 +1,4 @@
-"""What a cut did to a network: AP50 on some validation images, before and after."""
+"""The effect of pruning on a network: AP50 on some validation images, before and after."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 import torch
 
-from yolo_prune.bench.table import RUINED_SHARE
+from yolo_prune.benchmarking.table import RUINED_SHARE
 from yolo_prune.commands.calibration import BATCH, pick_samples
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.evaluation.evaluate import measure_score_of
 from yolo_prune.model.detector import Detector
 
 IMAGES = 200
-"""Validation images to look at."""
+"""Number of validation images to score on."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """AP50 of a network before and after a cut, on so many validation images."""
+    """AP50 of a network before and after pruning, and the number of validation images."""
 
     images: int
     before: float
@@ -26,11 +26,11 @@ class Damage:
 
     @property
     def is_ruined(self) -> bool:
-        """Whether next to nothing is left of what the network found."""
+        """Whether the network has lost nearly all of its AP50."""
         return self.after < RUINED_SHARE * self.before
 
     def format(self) -> str:
-        """Say it in one line, and what would help where the network is ruined."""
+        """Return one line with both scores, and advice if the network is ruined."""
         line = f"AP50 on {self.images} validation images: {self.before:.4f} before, {self.after:.4f} after"
         if not self.is_ruined:
             return line
@@ -42,7 +42,7 @@ class Damage:
 def measure_damage(
     before: Detector, after: Detector, spec: DataSpec | None, img_size: int, device: torch.device
 ) -> Damage | None:
-    """Score a network before and after a cut on validation images; None where there are none.
+    """Score a network before and after pruning on validation images; return None if there are none.
 
     Raises:
         DatasetError: an image or a label cannot be read.
@@ -59,7 +59,7 @@ def measure_damage(
 
 
 def format_damage(damage: Damage | None) -> dict[str, float | int | None]:
-    """Return it under the names that JSON output uses."""
+    """Return the scores under the names that JSON output uses."""
     if damage is None:
         return {"map50_before": None, "map50_after": None, "scored_images": 0}
     return {"map50_before": damage.before, "map50_after": damage.after, "scored_images": damage.images}

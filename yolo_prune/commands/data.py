@@ -12,11 +12,11 @@ from yolo_prune.errors import ConfigError, DatasetError
 
 SYNTHETIC_HANDS = Path("data/synthetic-hands")
 CHOSEN_BY = "the split that training chooses its epoch by"
-"""What a score on val has to be read with."""
+"""A warning to print with scores on val."""
 
 
 def load_data(path: Path | None) -> DataSpec:
-    """Read a data set; without a path the synthetic hands, drawn now if they are not there yet."""
+    """Load a data set; without a path, load the synthetic hands, and draw them first if they do not exist."""
     if path is not None:
         return load_spec(path)
     from yolo_prune.datasets.synthetic.dataset import make_dataset
@@ -27,10 +27,10 @@ def load_data(path: Path | None) -> DataSpec:
 
 
 def load_data_of(path: Path | None, provenance: dict[str, Any], flag: str) -> DataSpec:
-    """Read the data set that was asked for, or else the one that a checkpoint was trained on.
+    """Load the given data set, or else the one that a checkpoint was trained on.
 
     Raises:
-        ConfigError: none was asked for, and the checkpoint's is not there.
+        ConfigError: no data set was given, and the checkpoint's does not exist.
     """
     if path is not None:
         return load_spec(path)
@@ -42,10 +42,10 @@ def load_data_of(path: Path | None, provenance: dict[str, Any], flag: str) -> Da
 
 
 def choose_split(spec: DataSpec, split: str | None) -> str:
-    """Return the split to score on: the one that was asked for, else test where there is one, else val, which is said.
+    """Return the split to score on: the given one, else test if there is one, else val, which is reported.
 
     Raises:
-        DatasetError: the split that was asked for is not there.
+        DatasetError: the given split does not exist.
     """
     if split is None and (reason := explain_no_test(spec)) is not None:
         report(f"{reason}: scoring on val, {CHOSEN_BY}")
@@ -56,7 +56,7 @@ def choose_split(spec: DataSpec, split: str | None) -> str:
 
 
 def explain_no_test(spec: DataSpec) -> str | None:
-    """Say why a data set has no test split, None where it has one."""
+    """Return why a data set has no test split, or None if it has one."""
     try:
         spec.samples("test")
     except DatasetError as error:
@@ -65,7 +65,7 @@ def explain_no_test(spec: DataSpec) -> str | None:
 
 
 def find_data_of(path: Path | None, provenance: dict[str, Any]) -> DataSpec | None:
-    """Read the data set as `load_data_of` does, but return None where none was asked for and the checkpoint's is not there."""
+    """Load the data set as `load_data_of` does, but None if none was given and the checkpoint's does not exist."""
     try:
         return load_data_of(path, provenance, "")
     except ConfigError:

@@ -1,4 +1,4 @@
-"""`data anchors`: the anchors that suit a data set's boxes, and how well, a cfg's own beside them."""
+"""`data anchors`: find anchors that fit a data set's boxes, measure how well, and compare them with a cfg's own."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.model.config import LossConfig, check_img_size
 
 COUNT = 9
-"""Anchors to find without a cfg: YOLOv3's number."""
+"""Number of anchors to find without a cfg: as many as YOLOv3 has."""
 MOST_ANCHORS = 256
-"""No network has as many, and more would be found slowly."""
+"""The largest number of anchors: no network has more, and finding more would be slow."""
 
 
 @dataclass(frozen=True)
 class CfgAnchors:
-    """The anchors that a cfg's heads use, in pixels of the input at hand, and how well they suit the same boxes."""
+    """The anchors of a cfg's heads, in pixels at the input size used here, and how well they fit the same boxes."""
 
     path: Path
     anchors: FloatArray
@@ -41,14 +41,14 @@ class CfgAnchors:
 
 @dataclass(frozen=True)
 class AnchorsResult:
-    """Anchors found for the boxes of a split, and how well they suit them."""
+    """The anchors found for the boxes of a split, and how well they fit them."""
 
     split: str
     img_size: int
     exact: FloatArray
-    """(K, 2) as found, in pixels of a square of `img_size`, by area."""
+    """(K, 2) before rounding, in pixels of a square of `img_size`, sorted by area."""
     anchors: FloatArray
-    """(K, 2) in whole pixels; `fit` is theirs."""
+    """(K, 2) in whole pixels; `fit` is measured with these."""
     fit: AnchorFit
     ratio: float
     """The loss's anchor_ratio."""
@@ -65,7 +65,7 @@ class AnchorsResult:
         return {**values, "cfg": cfg}
 
     def format(self) -> str:
-        """Return the whole-pixel anchors in the first line, as `cfg make --anchors` takes them; figures in the others."""
+        """Return whole-pixel anchors on the first line, as `cfg make --anchors` takes them, then the figures."""
         head = f"{len(self.anchors)} anchors for {self.fit.boxes:,} boxes of {self.split} at {self.img_size} px"
         rows = [(head, "found", "" if self.cfg is None else str(self.cfg.path))]
         for title, name in (
@@ -84,12 +84,12 @@ class AnchorsResult:
 def find_data_anchors(
     data: Path, count: int | None, img_size: int, split: str, cfg: Path | None, seed: int
 ) -> AnchorsResult:
-    """Find anchors for the boxes of a split; without `count` as many as the heads of `cfg` use, or else YOLOv3's nine.
+    """Find anchors for the boxes of a split. Without `count`, find as many as the heads of `cfg` use, or else nine.
 
     Raises:
         ConfigError: a number is out of range.
         DatasetError: the data set cannot be read, or has too few different boxes.
-        CfgError: the cfg cannot be read, or not be made for `img_size`.
+        CfgError: the cfg cannot be read, or its input cannot have size `img_size`.
     """
     check_img_size(img_size)
     if count is not None and not 1 <= count <= MOST_ANCHORS:

@@ -1,4 +1,4 @@
-"""`data check`: what a data set holds, what is wrong with it, and plots of its boxes."""
+"""`data check`: the contents of a data set, the issues in it, and plots of its boxes."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from yolo_prune.files import save_json
 from yolo_prune.model.config import check_img_size
 
 SHOWN = 20
-"""How many faults of a kind the text lists; report.json has all."""
+"""The most issues of a kind that the text lists; report.json has all."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What `data check` found, and where its report and plots are."""
+    """The result of `data check`, and where its report and plots are."""
 
     data: Path
-    """The data.yaml."""
+    """The path of the data.yaml."""
     names: tuple[str, ...]
-    """The classes."""
+    """The class names."""
     config: CheckConfig
     statistics: Mapping[str, Statistics]
-    """Of each split, and of `all` together."""
+    """Statistics of each split, and of `all` together."""
     issues: tuple[Issue, ...]
     folder: Path
-    """Where report.json, contact_sheet.png and boxes.png are."""
+    """The folder of report.json, contact_sheet.png and boxes.png."""
 
     @property
     def errors(self) -> int:
-        """How many of the issues are errors."""
+        """The number of issues that are errors."""
         return sum(issue.is_error for issue in self.issues)
 
     @property
     def warnings(self) -> int:
-        """How many of them are not."""
+        """The number of issues that are warnings."""
         return len(self.issues) - self.errors
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,22 +68,22 @@ class CheckResult:
         }
 
     def format(self) -> str:
-        """Return a table of figures and the faults, at most `SHOWN` of each kind, for people."""
+        """Return a table of figures and the issues, at most `SHOWN` of each kind, as text."""
         splits = [split for split in self.statistics if split != "all"]
         classes = "1 class" if len(self.names) == 1 else f"{len(self.names)} classes"
         head = f"{self.data}: {self.statistics['all'].images} images, {classes}, {len(splits)} splits"
         return "\n".join((head, "", *self._format_table(), "", *self._format_issues()))
 
     def raise_on_issues(self, strict: bool) -> None:
-        """End in an error where there is one; `strict` counts warnings as errors.
+        """Raise if the data set has errors; `strict` counts warnings as errors.
 
         Raises:
-            DatasetError: says how many there are.
+            DatasetError: there are errors; the message says how many.
         """
         counts = [_count(self.errors, "error")] if self.errors else []
         counts += [_count(self.warnings, "warning")] if self.warnings and strict else []
         if counts:
-            raise DatasetError(f"{' and '.join(counts)} in {self.data}", right="mend what the report names")
+            raise DatasetError(f"{' and '.join(counts)} in {self.data}", right="correct what the report lists")
 
     def _format_table(self) -> Iterator[str]:
         columns = list(self.statistics.values())
@@ -115,11 +115,11 @@ class CheckResult:
 
 
 def check_data(data: Path | None, out: Path | None, config: CheckConfig) -> CheckResult:
-    """Check a data set, and write report.json, contact_sheet.png and boxes.png to a folder, by default a new run's.
+    """Check a data set, and write report.json, contact_sheet.png and boxes.png to a folder (default: a new run folder).
 
     Raises:
-        ConfigError: no data set is named, or the image size does not suit a network.
-        DatasetError: the data.yaml, a list, or a split's folder is not as it should be.
+        ConfigError: no data set is given, or a network cannot have this image size.
+        DatasetError: the data.yaml, a list, or a split's folder is invalid.
         OutputError: the folder cannot be written.
     """
     if data is None:
@@ -171,4 +171,4 @@ _ROWS: Sequence[tuple[str, Any]] = (
     ("image height, px: min / median / max", lambda part: _spread(part.height_px, 0)),
 )
 _CLASSES_AT = 5
-"""Where the classes' objects go in the table, its head counted: below all objects."""
+"""Index in the table's rows, header included, where the rows of the classes are inserted: below all objects."""

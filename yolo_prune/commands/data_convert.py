@@ -1,4 +1,4 @@
-"""`data convert`: data sets from one format to another."""
+"""`data convert`: convert data sets from one format to another."""
 
 from __future__ import annotations
 
@@ -28,31 +28,32 @@ class ConvertResult:
     """What was written."""
 
     out: Path
-    """The data.yaml of yolo, the folder of coco and voc."""
+    """The data.yaml for yolo, the folder for coco and voc."""
     kind: str
-    """yolo, coco or voc."""
+    """The format: yolo, coco or voc."""
     data: LabelledSet
-    """What the sources held."""
+    """The contents of the sources."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result for JSON output; `objects` are those that count, `ignored` the others."""
+        """Return the result for JSON output; `objects` does not include the `ignored` ones."""
         splits = {split: _count(self.data.of(split)) for split in self.data.splits}
         return {"out": str(self.out), "format": self.kind, "names": list(self.data.names), "splits": splits}
 
     def format(self) -> str:
-        """Return the path that was made."""
+        """Return the path that was written."""
         return str(self.out)
 
 
 def convert(sources: Sequence[str], config: ConvertConfig) -> ConvertResult:
-    """Read sources of one format and write them as another, whole or not at all.
+    """Read sources of one format and write them in another; on an error nothing is written.
 
-    A source is a data.yaml, or SPLIT=PATH: COCO's annotations.json, VOC's list below ImageSets, or a folder of VOC's xml files.
+    A source is a data.yaml, or SPLIT=PATH, where PATH is COCO's annotations.json, VOC's list below ImageSets, or a
+    folder of VOC's xml files.
 
     Raises:
-        ConfigError: the sources do not go together, or a split is missing.
-        DatasetError: labels or images are not what they should be.
-        OutputError: the folder holds something already, or cannot be written.
+        ConfigError: the sources cannot be combined, or a split is missing.
+        DatasetError: labels or images are invalid.
+        OutputError: the folder is not empty, or cannot be written.
     """
     kind, parsed = _parse_sources(sources, config)
     with make_folder_atomically(config.out) as folder:
@@ -72,7 +73,7 @@ def _load(kind: str, sources: list[Source], config: ConvertConfig) -> LabelledSe
 
 
 def _parse_sources(words: Sequence[str], config: ConvertConfig) -> tuple[str, list[Source]]:
-    """Return the format of all sources, and each."""
+    """Return the format of all sources, and the sources."""
     parsed = [_parse_source(word) for word in words]
     kinds = list(dict.fromkeys(kind for kind, _ in parsed))
     if len(kinds) != 1:
@@ -89,7 +90,7 @@ def _parse_sources(words: Sequence[str], config: ConvertConfig) -> tuple[str, li
 
 
 def _parse_source(word: str) -> tuple[str, Source]:
-    """Return the format of a source, and what it is of which split; a data.yaml is of none."""
+    """Return the format of a source, and its path and split; a data.yaml has no single split."""
     split, equals, rest = word.partition("=")
     if not equals or is_file(Path(word)):
         split, rest = "", word
@@ -111,7 +112,7 @@ def _find_kind(path: Path, word: str) -> str:
     kind = _KINDS.get(path.suffix.lower())
     if kind and is_file(path):
         return kind
-    with suppress(OSError, ValueError):  # a path that cannot be one
+    with suppress(OSError, ValueError):  # in case the text cannot be a path
         if path.is_dir():
             return "voc"
     what = "is of no format that can be read" if is_file(path) else "there is no such file or folder"
@@ -119,7 +120,7 @@ def _find_kind(path: Path, word: str) -> str:
 
 
 def _guess_split(path: Path) -> str:
-    """Return the one split that a file's name holds, or nothing."""
+    """Return the split that a file's name contains, or '' unless there is exactly one."""
     found = [split for split in SPLITS if split in path.name]
     return found[0] if len(found) == 1 else ""
 
@@ -137,7 +138,7 @@ def _count(images: Sequence[LabelledImage]) -> dict[str, Any]:
 
 
 def _report_losses(data: LabelledSet, config: ConvertConfig) -> None:
-    """Say what is not written, and which images two splits share."""
+    """Report boxes that are not written, and images that are in two splits."""
     left_out = Counter(name for image in data.images for name in image.left_out)
     if left_out:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(left_out.items()))

@@ -1,4 +1,4 @@
-"""`data vgg-hand`: the Visual Geometry Group's hands, from their archive to a data.yaml."""
+"""`data vgg-hand`: make a data set from the Visual Geometry Group's hand archive."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ ARCHIVE = "hand_dataset.tar.gz"
 
 @dataclass(frozen=True)
 class VggHandResult:
-    """The data set that was made, and what it holds."""
+    """The data set that was made, and its contents."""
 
     data: Path
-    """Its data.yaml."""
+    """The path of its data.yaml."""
     archive: Path
-    """What it was made from."""
+    """The archive that it was made from."""
     sha256: str
-    """The archive's hash."""
+    """The archive's SHA-256."""
     trainval: bool
-    """Whether its train holds the official val too."""
+    """Whether train includes the official val."""
     found: Found
-    """What the archive held."""
+    """The contents of the archive."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result for JSON output; images and hands are counted by official split."""
+        """Return the result for JSON output; images and hands are counted per official split."""
         return {
             "data": str(self.data),
             "archive": str(self.archive),
@@ -67,13 +67,15 @@ class VggHandResult:
 
 
 def make_vgg_hand(out: Path, config: VggHandConfig, patience: DownloadConfig | None = None) -> VggHandResult:
-    """Download the archive to `out`'s parent folder, unless it is there, and make the data set `out` of it, whole or not at all.
+    """Download the archive to the parent folder of `out`, unless it exists, and make the data set `out` from it.
+
+    After an error, `out` is not written.
 
     Raises:
-        OutputError: `out` holds something, which is found out before anything is downloaded, or the disk refuses.
-        ConfigError: the address is none.
-        DatasetError: the download fails, the archive is not what it should be, or its counts are not the published ones.
-        Interrupted: SIGINT or SIGTERM came; the next call goes on with the download.
+        OutputError: `out` is not empty (checked before the download), or a file cannot be written.
+        ConfigError: the address is not a valid URL.
+        DatasetError: the download fails, the archive is invalid, or its counts differ from the published ones.
+        Interrupted: SIGINT or SIGTERM came; the next call continues the download.
     """
     with _stop_in_order(), make_folder_atomically(out) as scratch:
         archive, sha256 = _find_archive(out.with_name(ARCHIVE), config, patience)
@@ -102,7 +104,7 @@ def _find_archive(place: Path, config: VggHandConfig, patience: DownloadConfig |
 
 
 def _unpack(archive: Path, folder: Path, is_ours: bool) -> None:
-    """Unpack the archive; a bad one that was downloaded loses its name, so that the next call downloads it anew."""
+    """Unpack the archive. Rename an invalid archive that was downloaded, so that the next call downloads it again."""
     try:
         with _ByteProgress("unpacking") as progress:
             unpack(archive, folder, choose_place, progress=progress)
@@ -118,19 +120,19 @@ def _check_counts(archive: Path, found: Found, config: VggHandConfig) -> None:
     for line in found.outside:
         report(line)
     if not found.is_as_published and not config.any_counts:
-        right = "get the whole archive, or go on all the same with --any-counts"
+        right = "get the whole archive, or continue with --any-counts"
         raise DatasetError(found.format(), where=archive, right=right)
     report(f"{'' if found.is_as_published else 'warning: '}{archive}: {found.format()}")
 
 
 @contextmanager
 def _stop_in_order() -> Iterator[None]:
-    """Let SIGTERM clean up as SIGINT does, and say which of them came."""
+    """Make SIGTERM clean up as SIGINT does, and raise Interrupted with the signal that came."""
     signals = [signal.SIGINT]
 
     def stop(signum: int, frame: FrameType | None) -> None:
         signals.append(signal.Signals(signum))
-        raise KeyboardInterrupt  # which, unlike Interrupted, no reader of broken files takes for its own
+        raise KeyboardInterrupt  # readers of broken files catch Interrupted, but not this
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:
@@ -142,7 +144,7 @@ def _stop_in_order() -> Iterator[None]:
 
 
 class _ByteProgress:
-    """Draws a bar of bytes on a terminal's stderr."""
+    """Draws a progress bar of bytes on stderr, if that is a terminal."""
 
     def __init__(self, title: str) -> None:
         self._bar = tqdm(desc=title, unit="B", unit_scale=True, leave=False, disable=None)

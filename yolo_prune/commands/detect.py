@@ -1,4 +1,4 @@
-"""`detect`: annotated copies of images, and what was found in them as COCO results."""
+"""`detect`: detect objects in images; write annotated copies of the images, and COCO results."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class DetectResult:
 def detect(
     source: Path, images: Sequence[Path], folder: Path, config: DetectConfig, img_size: int | None, device: str
 ) -> DetectResult:
-    """Detect objects in images, or in all images of folders; a COCO result's image_id is the image's path.
+    """Detect objects in images, or in all images of folders. A COCO result's image_id is the image's path.
 
     Raises:
-        CheckpointError, DatasetError, ConfigError: an input is not what it should be; images are read before any is written.
+        CheckpointError, DatasetError, ConfigError: an input is invalid; all images are read before any is written.
     """
     if img_size is not None:
         check_img_size(img_size)
@@ -82,7 +82,7 @@ def _detect_one(
 
 
 def _name_images(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Return a free name in `folder` for each image: its own, with a number where two are alike."""
+    """Return an unused name in `folder` for each image: its own name, with a number appended if two are equal."""
     names: list[Path] = []
     for path in paths:
         name, number = folder / f"{path.stem}.png", 2

@@ -1,4 +1,4 @@
-"""`evaluate`: the scores of checkpoints, and of other tools' detections, on one part of a data set."""
+"""`evaluate`: the scores of checkpoints, and of other tools' detections, on one split of a data set."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Scored:
     source: Path
     evaluation: Evaluation
     difference: tuple[float, float, float] | None
-    """How far its mAP exceeds the first one's, and the ends of the paired interval; None for the first."""
+    """The difference of its mAP from the first one's, and the ends of the paired interval; None for the first."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the score under the names that JSON output uses."""
@@ -74,7 +74,7 @@ class Scored:
         }
 
     def format(self) -> str:
-        """Say it in two lines, below a heading with the name."""
+        """Return the score as two lines, below a heading with the name."""
         score, (low, high) = self.evaluation.score, self.evaluation.map50_interval
         lines = [
             self.name,
@@ -91,20 +91,20 @@ class Scored:
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """What was scored on, and the scores, the first one being what others are compared with."""
+    """The images that were scored, and the scores; the first one is the baseline of the comparisons."""
 
     scored_on: str
     models: tuple[Scored, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the first score with the images' counts beside it, and the others below `compared`."""
+        """Return the first score with the number of images and objects, and the other scores as `compared`."""
         first, *others = self.models
         score = first.evaluation.score
         counts = {"scored_on": self.scored_on, "images": score.images, "instances": score.instances}
         return {**counts, **first.as_dict(), "compared": [other.as_dict() for other in others]}
 
     def format(self) -> str:
-        """Return all scores as text, with a table of the recall by size."""
+        """Return all scores as text, with a table of recall by object size."""
         score = self.models[0].evaluation.score
         parts = [f"{self.scored_on}: {score.images} images, {score.instances} objects"]
         parts += [model.format() for model in self.models]
@@ -115,10 +115,10 @@ class EvaluateResult:
 
 
 def evaluate_models(checkpoints: Sequence[Path], results: Sequence[Path], config: EvaluateConfig) -> EvaluateResult:
-    """Score checkpoints and COCO results files on the same images; both may be several, checkpoints come first.
+    """Score checkpoints and COCO results files, any number of both, on the same images; checkpoints come first.
 
     Raises:
-        CheckpointError, DatasetError, ConfigError: an input is not what it should be.
+        CheckpointError, DatasetError, ConfigError: an input is invalid.
         OutputError: detections or curves cannot be written.
     """
     if config.save_detections is not None and len(checkpoints) != 1:
@@ -171,7 +171,7 @@ def _save(found: Sequence[Detections], ids: ImageIds | None, path: Path | None) 
 
 
 def _format_sizes(models: Sequence[Scored]) -> str:
-    """Return a table of objects and recall in every bin of size."""
+    """Return a table of objects and recall in each bin of size."""
     first = models[0].evaluation.size_recalls
     heads = [f"< {one.high_px:g}" if not one.low_px else f"{one.low_px:g}–{one.high_px:g}" for one in first[:-1]]
     rows = [("objects by size in px", [*heads, f">= {first[-1].low_px:g}"])]

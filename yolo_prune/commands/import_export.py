@@ -1,4 +1,4 @@
-"""`import` and `export`: Darknet's cfg and .weights into a checkpoint, and out of one."""
+"""`import` and `export`: convert Darknet's cfg and .weights to a checkpoint, and back."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class ExportResult:
 
 
 def import_darknet(cfg: Path, weights: Path | None, names: Sequence[str] | None, out: Path, seed: int = 0) -> Path:
-    """Write the checkpoint of a Darknet network to `out` and return it.
+    """Write the checkpoint of a Darknet network to `out`, and return that path.
 
-    Without weights, or behind the end of a prefix of them, the network starts from random numbers, which is said.
-    Without names classes are called by their numbers.
+    Weights that the file does not hold (it may be missing, or hold only the first layers) are random; this is reported.
+    Without `names`, class names are the class numbers.
 
     Raises:
-        CfgError, WeightsError: a file is not what it should be.
-        ConfigError: there are not as many names as classes, or the image is not square.
+        CfgError, WeightsError: a file is invalid.
+        ConfigError: the number of names differs from the number of classes, or the input is not square.
     """
     network = load_cfg(cfg)
     if network.width != network.height:
@@ -54,7 +54,7 @@ def import_darknet(cfg: Path, weights: Path | None, names: Sequence[str] | None,
     torch.manual_seed(seed)
     model = Detector(network)
     if weights is None:
-        report(f"{cfg}: no weights were named, every number is random")
+        report(f"{cfg}: no weights were given, all weights are random")
     else:
         report(f"{weights}: {load_weights(model, weights).format()}")
     recipe = {"cfg": str(cfg), "weights": None if weights is None else str(weights)}
@@ -66,8 +66,8 @@ def import_darknet(cfg: Path, weights: Path | None, names: Sequence[str] | None,
 def export_darknet(source: Path, stem: Path, fold: bool) -> ExportResult:
     """Write a checkpoint as `stem`.cfg and `stem`.weights.
 
-    A .weights file does not say which ε its reader adds to the variances (1e-5 here and in AlexeyAB's Darknet, 1e-6 in
-    others and in OpenCV). With `fold` batch norm is folded into the convolutions and every reader answers alike.
+    Readers of .weights files add different ε to the variances: 1e-5 here and in AlexeyAB's Darknet, 1e-6 in others and
+    in OpenCV. With `fold`, batch norm is folded into the convolutions, so the outputs are the same in every reader.
 
     Raises:
         CheckpointError, OutputError: the checkpoint cannot be read, or a file cannot be written.

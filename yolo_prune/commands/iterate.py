@@ -1,10 +1,11 @@
-"""`iterate`: drop a few channels, or zero a few weights, finetune, and again, until enough are gone or too much is lost.
+"""`iterate`: prune a few channels, or zero a few weights, finetune, and repeat, until the target or a drop in AP50.
 
     original ─► score ─► drop 5 % ─► rebuild ─► finetune ─► validate ─► … ─► settle
                   ▲                                │
                   └──── squared gradients, kept ───┘
 
-runs/NAME/steps.json holds what is done; runs/NAME/NN/ is step NN: pruned.pt as it was cut, last.pt and best.pt as it was finetuned.
+runs/NAME/steps.json lists the finished steps. runs/NAME/NN/ is step NN: pruned.pt is the network before finetuning,
+last.pt and best.pt after it.
 """
 
 from __future__ import annotations
@@ -41,30 +42,30 @@ from yolo_prune.training.signals import StopSignal, watch_signals
 STEPS = "steps.json"
 SETTLE = "settle"
 SEED_STRIDE = 1_000_003
-"""What the seeds of two steps are apart: two runs of neighbouring seeds share no step's."""
+"""The difference between the seeds of two steps, so large that runs with neighbouring seeds share no step's seed."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step as it was finished."""
+    """A finished step."""
 
     name: str
-    """Its folder's; `original` for the network that all began with."""
+    """The name of its folder; `original` for the network that the run started from."""
     ratio: float
-    """The share of the original's prunable channels, or weights, that is gone."""
+    """The share of the original's prunable channels, or weights, that are pruned."""
     params: int
     macs: int
     map50: float | None
-    """AP50 on validation after finetuning; None where none was measured."""
+    """AP50 on the validation split after finetuning; None if it was not measured."""
     epochs: int
-    """Epochs of finetuning."""
+    """Number of finetuning epochs."""
     seconds: float
     checkpoint: str
 
 
 @dataclass
 class Journal:
-    """What is on disk of a run: its settings, where it began, and the steps that are done."""
+    """The state of a run on disk: its settings, the checkpoint that it started from, and the finished steps."""
 
     source: str
     source_sha256: str
@@ -72,12 +73,12 @@ class Journal:
     steps: list[Step] = field(default_factory=list)
     is_done: bool = False
     reason: str = ""
-    """Why the steps ended."""
+    """Why the run stopped pruning."""
 
 
 @dataclass(frozen=True)
 class IterateResult:
-    """What `iterate` made."""
+    """The result of `iterate`."""
 
     checkpoint: Path
     steps: Path
@@ -91,7 +92,7 @@ class IterateResult:
         return {**paths, "reason": self.journal.reason, "rows": rows}
 
     def format(self) -> str:
-        """Return the table of steps, and why they ended."""
+        """Return the table of steps, and why the run stopped pruning."""
         return f"{format_steps([asdict(step) for step in self.journal.steps])}\n{self.journal.reason}"
 
 
@@ -99,8 +100,8 @@ def start_iterate(source: Path, config: IterateConfig, folder: Path) -> IterateR
     """Prune a checkpoint step by step in `folder`.
 
     Raises:
-        CheckpointError, ConfigError, DatasetError, PlanError: an input is not what it should be, or the target is out of reach.
-        Interrupted, TimeUp: `resume_iterate` goes on.
+        CheckpointError, ConfigError, DatasetError, PlanError: an input is invalid, or the target is out of reach.
+        Interrupted, TimeUp: the run was stopped; `resume_iterate` continues it.
     """
     if is_launched():
         right = "run it without torchrun"
@@ -112,10 +113,10 @@ def start_iterate(source: Path, config: IterateConfig, folder: Path) -> IterateR
 
 
 def resume_iterate(folder: Path, changes: dict[str, Any]) -> IterateResult:
-    """Go on with the run in `folder`; `changes` may name device and max_minutes.
+    """Continue the run in `folder`; `changes` may set device and max_minutes.
 
     Raises:
-        ConfigError: there is nothing to resume, or the checkpoint that it began with has changed.
+        ConfigError: there is nothing to resume, or the checkpoint that the run started from has changed.
     """
     path = folder / STEPS
     if not path.is_file():
@@ -148,7 +149,7 @@ def _go_on(folder: Path, config: IterateConfig, journal: Journal, spec: DataSpec
 
 @dataclass(frozen=True)
 class _Iteration:
-    """A run under way."""
+    """The inputs and the state of a run of `iterate`."""
 
     folder: Path
     config: IterateConfig
@@ -158,9 +159,9 @@ class _Iteration:
     datasets: Datasets
     stop: StopSignal
     network: Network
-    """The original's."""
+    """The original network."""
     cost: Cost
-    """The same."""
+    """The cost of the original network."""
 
     @property
     def original(self) -> Step:
@@ -176,7 +177,7 @@ def _make_walk(folder: Path, config: IterateConfig, journal: Journal, spec: Data
 
 
 def _measure_original(iteration: _Iteration) -> Step:
-    """Score the network that all began with: of a last.pt, as of every step, the averaged weights."""
+    """Score the network that the run started from. Use the averaged weights of a last.pt, as every step does."""
     checkpoint = load_checkpoint(Path(iteration.journal.source))
     model, size = checkpoint.make_model(), checkpoint.img_size
     cost = count_nonzeros(model, size) if iteration.config.granularity == "weight" else iteration.cost
@@ -188,16 +189,14 @@ def _measure_original(iteration: _Iteration) -> Step:
 
 
 def _take_step(iteration: _Iteration) -> None:
-    """Drop channels, finetune, and enter the step; say in the journal if it was the last."""
+    """Prune, finetune, and record the step; set the journal's `reason` if it was the last step."""
     config, journal = iteration.config, iteration.journal
     number = len(journal.steps)
     place = iteration.folder / f"{number:02d}"
     began, before = time.monotonic(), journal.steps[-1]
     limits = Limits(iteration.network, iteration.cost, min(config.target_ratio, number * config.step))
     previous = Path(before.checkpoint) if number == 1 else Path(before.checkpoint).with_name("last.pt")
-    if (
-        place / "pruned.pt"
-    ).is_file():  # a step that was stopped goes on with its cut: a timed one might come out otherwise
+    if (place / "pruned.pt").is_file():  # reuse the cut of a stopped step: one found by timing might differ now
         made = Cut(**load_checkpoint(place / "pruned.pt").provenance["metrics"])
     elif config.granularity == "weight":
         made = cut_weights(previous, place / "pruned.pt", config, limits)
@@ -225,14 +224,14 @@ def _take_step(iteration: _Iteration) -> None:
 
 
 def _settle(iteration: _Iteration) -> None:
-    """Finetune the last good network with a falling learning rate, and end."""
+    """Finetune the last good network with a falling learning rate, and end the run."""
     config, good = iteration.config, _find_good(iteration)
     iteration.journal.is_done = True
     if not config.settle_epochs or good.name == "original":
         _finish(iteration, replace(good, name=SETTLE, epochs=0, seconds=0.0))
         return
     began = time.monotonic()
-    source = Path(good.checkpoint).with_name("last.pt")  # with what the optimizer knows
+    source = Path(good.checkpoint).with_name("last.pt")  # it holds the optimizer's moments
     number = len(iteration.journal.steps)
     settings = _make_settings(config, source, config.settle_epochs, config.settle_epochs, number)
     best = _train(iteration, settings, iteration.folder / SETTLE)
@@ -251,7 +250,7 @@ def _settle(iteration: _Iteration) -> None:
 
 
 def _train(iteration: _Iteration, settings: TrainConfig, place: Path) -> Path:
-    """Finetune in a step's folder, or take that up where it stopped, and return its best checkpoint."""
+    """Finetune in a step's folder, or resume a stopped finetuning there, and return its best checkpoint."""
     minutes = iteration.stop.minutes_left
     last = place / "last.pt"
     if last.is_file():
@@ -276,7 +275,7 @@ def _make_step_settings(iteration: _Iteration, weights: Path, is_scored: bool) -
 def _make_settings(
     config: IterateConfig, weights: Path, epochs: int, val_interval: int, number: int = 0
 ) -> TrainConfig:
-    """Return how to finetune step `number`, whose images come in an order and in variations of their own."""
+    """Return the settings to finetune step `number`. Each step has its own seed for image order and augmentation."""
     return replace(
         config.finetune,
         data=config.data,
@@ -295,7 +294,7 @@ def _is_lost(iteration: _Iteration, step: Step) -> bool:
 
 
 def _find_good(iteration: _Iteration) -> Step:
-    """Return the last step whose AP50 was measured and is not lost."""
+    """Return the last step whose AP50 was measured and has not dropped too far."""
     return next(
         step for step in reversed(iteration.journal.steps) if step.map50 is not None and not _is_lost(iteration, step)
     )
@@ -311,9 +310,9 @@ TICKS = (100, 70, 50, 30, 20, 10, 7, 5, 3, 2, 1, 0.5, 0.2, 0.1)
 
 
 def format_steps(steps: Sequence[dict[str, Any]], heading: bool = True) -> str:
-    """Return one line per step: what is gone, what is left, AP50 and how long it took."""
+    """Return one line per step: what is pruned, what is left, AP50 and the time it took."""
     lines = [
-        f"{'step':>8}  {'gone':>6}  {'params':>12}  {'MACs':>14}  {'AP50':>6}  {'epochs':>6}  {'seconds':>7}"
+        f"{'step':>8}  {'pruned':>6}  {'params':>12}  {'MACs':>14}  {'AP50':>6}  {'epochs':>6}  {'seconds':>7}"
     ] * heading
     for step in steps:
         score = "–" if step["map50"] is None else f"{step['map50']:.4f}"
@@ -325,15 +324,15 @@ def format_steps(steps: Sequence[dict[str, Any]], heading: bool = True) -> str:
 
 
 def draw_frontier(path: Path, steps: Sequence[dict[str, Any]], max_drop: float) -> Path:
-    """Draw AP50 on validation against the share of parameters that is left, from the original to the settled network."""
+    """Plot AP50 on the validation split against the share of parameters left, from the original network to the last."""
     from matplotlib.figure import Figure
 
     first, *others = [step for step in steps if step["map50"] is not None]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    walked = [step for step in others if step["name"] != "settle"]
-    shares = [100 * step["params"] / first["params"] for step in (first, *walked)]
-    axes.plot(shares, [step["map50"] for step in (first, *walked)], marker=".", label="after each step")
+    pruned = [step for step in others if step["name"] != "settle"]
+    shares = [100 * step["params"] / first["params"] for step in (first, *pruned)]
+    axes.plot(shares, [step["map50"] for step in (first, *pruned)], marker=".", label="after each step")
     for step in others:
         if step["name"] == "settle":
             place = 100 * step["params"] / first["params"], step["map50"]

@@ -1,4 +1,4 @@
-"""One step of `iterate`: score a network as it was finetuned, drop a few channels and rebuild it, or zero a few weights; its optimizer's moments too."""
+"""One step of `iterate`: prune a few channels, or zero a few weights, of a finetuned network, and its moments too."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from yolo_prune.training.optimizer import MEAN_SQUARE, Moments, get_moments, sli
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a step goes, as shares of the network that all began with."""
+    """The limit of a step, relative to the network that the run started from."""
 
     original: Network
     cost: Cost
-    """The original's."""
+    """The original's cost."""
     ratio: float
-    """The share of the original's prunable channels that is gone after the step."""
+    """The share of the original's prunable channels that are pruned after the step."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What a step left."""
+    """The result of pruning in a step."""
 
     ratio: float
     params: int
@@ -52,12 +52,12 @@ class Cut:
 
 
 def cut(previous: Path, out: Path, config: IterateConfig, limits: Limits, spec: DataSpec, device: torch.device) -> Cut:
-    """Cut the network of a checkpoint down to the limits, and write it to `out` with the moments of what is left.
+    """Prune the network of a checkpoint to the limits, and write it to `out` with the moments of what is left.
 
-    Of a last.pt the last step's weights are cut, to which the moments belong.
+    The weights pruned are those of the last step, not the averaged ones of a last.pt: the moments belong to them.
 
     Raises:
-        PlanError: the floors of the groups leave too few channels to drop, or a target is out of reach.
+        PlanError: the groups' lower limits leave too few channels to prune, or a target is out of reach.
     """
     checkpoint = load_checkpoint(previous)
     model = checkpoint.make_last_step_model().eval()
@@ -70,8 +70,8 @@ def cut(previous: Path, out: Path, config: IterateConfig, limits: Limits, spec: 
     ratio = 1 - int(make_channel_graph(slim.network).prunable.sum()) / _count_prunable(limits.original)
     cost = measure_cost(slim.network, checkpoint.img_size)
     made = Cut(ratio, cost.params, cost.macs, meets_target)
-    facts = {"data": checkpoint.provenance.get("data"), "metrics": asdict(made)}
-    provenance = make_provenance("iterate", format_config(config), previous, **facts)
+    details = {"data": checkpoint.provenance.get("data"), "metrics": asdict(made)}
+    provenance = make_provenance("iterate", format_config(config), previous, **details)
     training = {"moments": slice_moments(model.network, plan, moments)}
     left = Checkpoint(slim.network, slim.state_dict(), checkpoint.names, checkpoint.img_size, provenance, training)
     save_checkpoint(out, left)
@@ -79,7 +79,7 @@ def cut(previous: Path, out: Path, config: IterateConfig, limits: Limits, spec: 
 
 
 def load_moments(checkpoint: Checkpoint) -> Moments:
-    """Return what the optimizer of a checkpoint knew: of a last.pt, of a cut network, or nothing."""
+    """Return the optimizer's moments from a last.pt or a pruned network, or an empty dictionary."""
     if "optimizer" in checkpoint.training:
         return get_moments(checkpoint.training["optimizer"], checkpoint.make_last_step_model())
     moments: Moments = checkpoint.training.get("moments", {})
@@ -111,7 +111,7 @@ def _plan(
     img_size: int,
     device: torch.device,
 ) -> tuple[Plan, bool]:
-    """Return the step's plan: to its ratio, or only as far as the target asks where that is less."""
+    """Return the plan for the step's ratio, or for the target if that prunes less, and whether the target is met."""
     kept, present = round((1 - limits.ratio) * _count_prunable(limits.original)), int(graph.prunable.sum())
     floors = PlanConfig(ratio=0.0, min_channels=config.min_channels, spare=config.spare)
     step = make_plan(graph, importance, replace(floors, ratio=max(0.0, 1 - kept / present)))
@@ -136,9 +136,9 @@ def _count_prunable(network: Network) -> int:
 
 
 def cut_weights(previous: Path, out: Path, config: IterateConfig, limits: Limits) -> Cut:
-    """Zero weights of a checkpoint up to the limits, and write it to `out` with the moments of all.
+    """Zero weights of a checkpoint up to the limits, and write it to `out` with all moments.
 
-    Of a last.pt it is the last step's weights, to which the moments belong.
+    The weights zeroed are those of the last step, not the averaged ones of a last.pt: the moments belong to them.
 
     Raises:
         PlanError: a weight is NaN or infinite, or the target is out of reach.
@@ -152,8 +152,8 @@ def cut_weights(previous: Path, out: Path, config: IterateConfig, limits: Limits
     pruned = zero_weights(model, plan)
     nonzeros = count_nonzeros(pruned, checkpoint.img_size)
     made = Cut(plan.ratio, nonzeros.params, nonzeros.macs, meets_target)
-    facts = {"data": checkpoint.provenance.get("data"), "metrics": asdict(made), KEEPS_ZEROS: True}
-    provenance = make_provenance("iterate", format_config(config), previous, **facts)
+    details = {"data": checkpoint.provenance.get("data"), "metrics": asdict(made), KEEPS_ZEROS: True}
+    provenance = make_provenance("iterate", format_config(config), previous, **details)
     training = {"moments": {kind: dict(tensors) for kind, tensors in load_moments(checkpoint).items()}}
     left = Checkpoint(pruned.network, pruned.state_dict(), checkpoint.names, checkpoint.img_size, provenance, training)
     save_checkpoint(out, left)
@@ -161,7 +161,7 @@ def cut_weights(previous: Path, out: Path, config: IterateConfig, limits: Limits
 
 
 def _find_needed_ratio(model: Detector, wanted: WeightConfig, config: IterateConfig, limits: Limits) -> float | None:
-    """Return the share of the prunable weights that must be zero for `target_params`, if there is one."""
+    """Return the share of the prunable weights that must be zero for `target_params`; None without that target."""
     if config.target_params is None:
         return None
     prunable = 0

@@ -1,4 +1,4 @@
-"""Where a pruned checkpoint comes from: the network that it was cut from, and how that was trained."""
+"""Find the network that a checkpoint was pruned from, and how that was trained."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.training.config import TrainConfig
 
 CUTS = ("prune", "iterate")
-"""Stages whose checkpoint has less than its parent."""
+"""Stages that prune: their checkpoint is smaller than its parent."""
 FINETUNE_SHARE = 0.75
-"""So many of its network's epochs `finetune` takes: with `prune`, which takes half, about as long as those took."""
+"""`finetune` trains for this share of the network's epochs. `prune` takes half, so both take about the same."""
 INHERITED = ("batch_size", "accumulate", "multi_scale", "rectangular", "augment", "loss")
-"""How a network was trained is also how it is trained further, unless told otherwise."""
+"""Training settings that a later training takes over by default."""
 
 
 class Uncut(NamedTuple):
-    """The network that a checkpoint was cut from: its file, or why there is none to be had."""
+    """The network that a checkpoint was pruned from: its file, or the reason why it is not available."""
 
     path: Path | None
     reason: str
 
 
 def find_uncut(checkpoint: Checkpoint) -> Uncut:
-    """Find the network that a checkpoint was cut from, through all that was done to it since, and hold it against its hash."""
+    """Find the network that a checkpoint was pruned from, through all stages since, and check its SHA-256."""
     was_cut, found = False, None
     while (parent := checkpoint.provenance.get("parent")) is not None:
         stage, path = checkpoint.provenance.get("stage"), Path(parent["path"])
@@ -46,10 +46,10 @@ def find_uncut(checkpoint: Checkpoint) -> Uncut:
 
 
 def find_training(path: Path) -> TrainConfig | None:
-    """Return how a checkpoint, or the one that it was cut from, was trained; None where that is not known.
+    """Return how a checkpoint, or the one that it was pruned from, was trained; None if that is unknown.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the file cannot be read.
     """
     checkpoint = load_checkpoint(path)
     if checkpoint.provenance.get("stage") in CUTS:
@@ -60,18 +60,18 @@ def find_training(path: Path) -> TrainConfig | None:
         recipe = dict(checkpoint.provenance["recipe"])
         return parse_config(TrainConfig(), recipe, "recipe") if "epochs" in recipe else None
     except (KeyError, TypeError, ConfigError):
-        return None  # imported, or written by another version: its own defaults are all there is
+        return None  # imported, or written by another version: use the defaults
 
 
 def adapt_finetune(trained: TrainConfig | None) -> TrainConfig:
-    """Return the defaults of `finetune` for a network that was trained so before it was pruned: three quarters as many epochs."""
+    """Return the defaults of `finetune` for a network with this training: three quarters of its epochs."""
     if trained is None:
         return FINETUNE
     return replace(_inherit(FINETUNE, trained), epochs=math.ceil(FINETUNE_SHARE * trained.epochs))
 
 
 def adapt_prune(trained: TrainConfig | None) -> PruneConfig:
-    """Return the defaults of `prune` for a network that was trained so."""
+    """Return the defaults of `prune` for a network with this training."""
     return PruneConfig() if trained is None else PruneConfig(training=_inherit(PRUNE_TRAINING, trained))
 
 

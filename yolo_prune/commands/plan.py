@@ -1,4 +1,4 @@
-"""From a checkpoint and settings to a plan: which blocks and channels go, and what that saves."""
+"""From a checkpoint and settings to a plan: which blocks and channels are pruned, and what that saves."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from yolo_prune.pruning.surgery import cut_blocks, rebuild
 
 @dataclass(frozen=True)
 class Planned:
-    """A checkpoint's model, the same without its cut blocks, the plan for that, and what it saves."""
+    """A checkpoint's model, the model without the dropped blocks, the plan for that, and the costs before and after."""
 
     checkpoint: Checkpoint
     model: Detector
@@ -56,13 +56,13 @@ class Planned:
     before: Cost
     after: Cost
     latency_ms: tuple[float, float] | None
-    """Of the original and of the slim network, where a target in time asked for it."""
+    """Latency of the original and of the slim network; None without a target in time."""
     spec: DataSpec | None
-    """The data set, where images are looked at."""
+    """The data set; None if no images are needed."""
 
     @property
     def prune_ratio(self) -> float:
-        """The share of the prunable channels of `short` that go."""
+        """The share of the prunable channels of `short` that are pruned."""
         return self.made.plan.measure_ratio(make_channel_graph(self.short.network))
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
     """Plan what to prune from a checkpoint.
 
     Raises:
-        CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be, or a budget cannot be met.
+        CheckpointError, PlanError, ConfigError, DatasetError: an input is invalid, or a budget cannot be met.
     """
     checkpoint = load_checkpoint(source)
     spec: DataSpec | None = None
@@ -122,10 +122,10 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
 
 
 def choose_blocks_of(source: Path, config: PruneConfig) -> tuple[Block, ...]:
-    """Return the residual blocks of a checkpoint's network that `drop_blocks` cuts.
+    """Return the residual blocks of a checkpoint's network that `drop_blocks` removes.
 
     Raises:
-        PlanError: there are fewer.
+        PlanError: the network has fewer blocks.
     """
     if not config.drop_blocks:
         return ()
@@ -137,7 +137,7 @@ def choose_blocks_of(source: Path, config: PruneConfig) -> tuple[Block, ...]:
 
 @dataclass(frozen=True)
 class _Subject:
-    """The model as it was loaded, and what it can be measured with."""
+    """The model as loaded, and what is needed to measure it."""
 
     model: Detector
     img_size: int
@@ -146,13 +146,13 @@ class _Subject:
 
 
 def _choose_blocks(subject: _Subject, config: PruneConfig) -> tuple[Block, ...]:
-    """Return the `drop_blocks` residual blocks that contribute least, of those that hold no spared layer."""
+    """Return the `drop_blocks` residual blocks that contribute least, among those without spared layers."""
     if not (count := config.drop_blocks):
         return ()
     blocks = [block for block in find_blocks(subject.model.network) if not set(block.layers) & set(config.spare)]
     if count > len(blocks):
         raise PlanError(
-            f"{count} blocks cannot go: the network has {len(blocks)} that can be cut",
+            f"{count} blocks cannot be cut: the network has {len(blocks)} that can be cut",
             where="drop_blocks",
             right=f"use at most {len(blocks)}",
         )
@@ -162,8 +162,8 @@ def _choose_blocks(subject: _Subject, config: PruneConfig) -> tuple[Block, ...]:
         scores = score_blocks(model, blocks, iterate_images(data, subject.device))
     ranked = sorted(zip(scores, blocks, strict=True), key=lambda pair: pair[0])
     for score, block in ranked:
-        fate = "is cut" if (score, block) in ranked[:count] else "stays"
-        report(f"block {block.layers[0]}–{block.shortcut} contributes {score:.3f} of its sum and {fate}")
+        decision = "is cut" if (score, block) in ranked[:count] else "stays"
+        report(f"block {block.layers[0]}–{block.shortcut} contributes {score:.3f} of its sum and {decision}")
     return tuple(sorted((block for _, block in ranked[:count]), key=lambda block: block.shortcut))
 
 
@@ -196,7 +196,7 @@ def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig, stop
 
 
 def fill_round_to(config: PruneConfig, graph: ChannelGraph) -> PruneConfig:
-    """Return the settings with the multiple of channels that suits engines and the network, where they leave it open."""
+    """Return the settings with `round_to`, if it is not set, as the multiple that is fast for this network."""
     if config.round_to is not None or config.plan is not None:
         return config
     multiple = choose_multiple(graph)
@@ -206,21 +206,21 @@ def fill_round_to(config: PruneConfig, graph: ChannelGraph) -> PruneConfig:
 
 
 def _spread(graph: ChannelGraph, scores: FloatArray, config: PruneConfig) -> FloatArray:
-    """Return (N,) what to order channels by, so that what goes is spread over the groups as `config.scope` says."""
+    """Return (N,) values to rank channels by, so that pruning is spread over the groups as `config.scope` says."""
     if config.scope == "layer":
         return rank_within_groups(graph, scores)
     return rank_with_floor(graph, scores, config, config.floor)
 
 
 def _warn_of_lively_channels(graph: ChannelGraph, gammas: FloatArray, plan: Plan) -> None:
-    """Say how many channels go that sparsity training has not brought near zero; they are what costs mAP."""
-    lively, dropped = gammas > GAMMA_THRESHOLD, ~plan.keep
-    if count := int((lively & dropped).sum()):
-        at_rest = float((~lively & graph.prunable).sum() / graph.prunable.sum())
+    """Warn of pruned channels whose γ the γ sparsity training has not brought near zero: removing them costs mAP."""
+    active, dropped = gammas > GAMMA_THRESHOLD, ~plan.keep
+    if count := int((active & dropped).sum()):
+        near_zero = float((~active & graph.prunable).sum() / graph.prunable.sum())
         report(
-            f"{count} of the {int(dropped.sum())} channels that go have a γ above {GAMMA_THRESHOLD} and still work, which "
-            f"will cost mAP; near zero are {at_rest:.0%} of the prunable ones: prune no more than these, train sparse "
-            "longer, or plan to finetune"
+            f"{count} of the {int(dropped.sum())} channels to prune have a γ above {GAMMA_THRESHOLD}: removing them "
+            f"costs mAP; {near_zero:.0%} of the prunable channels are near zero: prune no more than these, train "
+            "longer with γ sparsity, or plan to finetune"
         )
 
 
@@ -232,10 +232,10 @@ def score(
     img_size: int,
     device: torch.device,
 ) -> FloatArray:
-    """Score every channel, (N,), on training images of `spec` where the criterion looks at any.
+    """Score every channel, (N,). Use training images of `spec` if the criterion needs images.
 
     Raises:
-        PlanError, DatasetError: a weight is not finite, the criterion looks at images and there are none, or one cannot be read.
+        PlanError, DatasetError: a weight is NaN or infinite, or needed images are missing or cannot be read.
     """
     if config.criterion not in ON_IMAGES or spec is None:
         return score_channels(model, graph, config)
@@ -246,7 +246,7 @@ def score(
 
 @contextmanager
 def _placed(model: Detector, device: torch.device) -> Iterator[Detector]:
-    """Have the model on a device for a while, then on the CPU again."""
+    """Move the model to a device for a while, then back to the CPU."""
     try:
         yield model.to(device)
     finally:

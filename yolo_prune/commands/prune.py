@@ -1,4 +1,4 @@
-"""`plan` and `prune`: from a checkpoint to a plan on paper, or to a slimmer checkpoint, verified."""
+"""`plan` and `prune`: write a plan, or a pruned checkpoint, which is verified."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from yolo_prune.pruning.verify import verify_response
 from yolo_prune.pruning.zeroing import GradualZeroing, begin_removal
 
 AT_ZERO = 1e-6
-"""A γ that is no larger is what a moving average leaves of one at zero."""
+"""A γ up to this size counts as zero: a moving average of a γ that is zero does not reach zero exactly."""
 FAINT = 1e-6
-"""Heads that move less than this over an image are as good as dead: a network that was never trained, say."""
+"""If an image changes the heads' outputs by less than this (an untrained network, say), comparing them shows little."""
 
 
 @dataclass(frozen=True)
 class PlanResult:
-    """What `plan` made: a file to look at, edit and apply, and a plot of it."""
+    """The result of `plan`: a file to view, edit and apply, and a plot of it."""
 
     plan: Path
     plot: Path
@@ -55,7 +55,7 @@ class PlanResult:
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What `prune` made, and how far rebuilt and masked were apart."""
+    """The result of `prune`, and the largest difference between rebuilt and masked network."""
 
     checkpoint: Path
     cfg: Path
@@ -64,7 +64,7 @@ class PruneResult:
     max_abs_difference: float
     recalibrated_on: int
     damage: Damage | None
-    """None where there were no validation images to look at."""
+    """None without validation images."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result under the names that JSON output uses."""
@@ -79,7 +79,7 @@ class PruneResult:
         }
 
     def format(self) -> str:
-        """Return the plan's table, and how far rebuilt and masked were apart."""
+        """Return the plan's table, and the largest difference between rebuilt and masked network."""
         return (
             f"{format_layers(self.planned)}\n"
             f"rebuilt equals masked: largest difference {self.max_abs_difference:.2e} (float64)\n"
@@ -88,14 +88,14 @@ class PruneResult:
 
 
 def make_plan_files(source: Path, config: PruneConfig, folder: Path) -> PlanResult:
-    """Write what `prune` would do to plan.json and plan.png in `folder`; nothing is pruned.
+    """Write the plan that `prune` would apply to plan.json and plan.png in `folder`; prune nothing.
 
     Raises:
-        CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be, or a budget cannot be met.
+        CheckpointError, PlanError, ConfigError, DatasetError: an input is invalid, or a budget cannot be met.
     """
     if config.granularity == "weight":
         right = "run prune without --dry-run, or leave it out"
-        raise ConfigError("a plan of weights is no file", where="granularity", right=right)
+        raise ConfigError("a plan of weights cannot be written as a file", where="granularity", right=right)
     planned = make_planned(source, replace(config, fold="none", recalibrate=0))
     path = _save_plan(folder, planned, source)
     plot = draw_plan(folder / "plan.png", planned.model.network, planned.made)
@@ -103,15 +103,15 @@ def make_plan_files(source: Path, config: PruneConfig, folder: Path) -> PlanResu
 
 
 def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult | WeightPruneResult:
-    """Prune a checkpoint and write pruned.pt, pruned.cfg and, of channels, plan.json to `folder`.
+    """Prune a checkpoint and write pruned.pt, pruned.cfg and, for channels, plan.json to `folder`.
 
-    Channels fall silent one after another while the network is trained and are cut out, or with `one_shot` go at once, which is
-    also what happens where the data set is not to be had. Blocks are cut out first. Single weights become zero. A run that
-    stopped in `folder` goes on.
+    Blocks are removed first. By default the network is trained while channels are set to zero one after another and
+    then removed. With `one_shot`, or without the data set, all channels are removed at once. With granularity `weight`,
+    single weights become zero. A stopped run in `folder` is continued.
 
     Raises:
-        CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be, or a budget cannot be met.
-        PlanError: what is to be written and the masked network disagree; nothing is written.
+        CheckpointError, PlanError, ConfigError, DatasetError: an input is invalid, or a budget cannot be met.
+        PlanError: the outputs of the network to write differ from those of the masked network; nothing is written.
         Interrupted, TimeUp: training was stopped.
     """
     if config.granularity == "weight":
@@ -120,7 +120,7 @@ def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult | Weig
     check_finite(checkpoint.make_model())
     spec = _find_data(checkpoint, config)
     if not config.one_shot and config.criterion == AUTO and _are_at_zero(checkpoint, config):
-        report("the channels that go are at zero: they are cut out at once, there is nothing to train")
+        report("the channels to prune are at zero: they are removed at once, without training")
         config = replace(config, one_shot=True, criterion="bn-gamma")
     if config.one_shot:
         return _prune_at_once(source, config, folder, spec)
@@ -136,29 +136,29 @@ def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult | Weig
 
 @dataclass(frozen=True)
 class _Pruned:
-    """A plan, the network that is left of it, and how that was made."""
+    """A plan, the network that is left, and how it was made."""
 
     planned: Planned
     slim: Detector
     max_abs_difference: float
     recalibrated_on: int
     data: dict[str, Any] | None
-    """Path and fingerprint of the data set that it was trained on."""
+    """Path and fingerprint of the data set that the network was trained on."""
 
 
 def _find_data(checkpoint: Checkpoint, config: PruneConfig) -> DataSpec | None:
-    """Return the data set to work on; None, said in one line, where none was named and the checkpoint's is not there."""
+    """Return the data set; None, which is reported, if none was given and the checkpoint's does not exist."""
     spec = find_data_of(config.data, checkpoint.provenance)
     if spec is None and not config.one_shot:
         report(
-            "the data set that the checkpoint was trained on is not there: channels are cut at once, without training; "
-            "--data names one"
+            "the data set that the checkpoint was trained on is not there: channels are pruned at once, without "
+            "training; --data names one"
         )
     return spec
 
 
 def _are_at_zero(checkpoint: Checkpoint, config: PruneConfig) -> bool:
-    """Say whether sparsity training has brought to zero all that is to go by |γ|."""
+    """Return whether γ sparsity training has brought all channels to prune to zero, judged by |γ|."""
     if config.fixes_plan or config.drop_blocks:
         return False
     model = checkpoint.make_model()
@@ -191,16 +191,16 @@ def _prune_at_once(source: Path, config: PruneConfig, folder: Path, spec: DataSp
 
 
 def _finish(pruned: _Pruned, source: Path, config: PruneConfig, folder: Path) -> PruneResult:
-    """Score what is left beside the original, and write it."""
+    """Score the network that is left and the original, and write the result."""
     planned, slim = pruned.planned, pruned.slim
     checkpoint = planned.checkpoint
     damage = measure_damage(planned.model, slim, planned.spec, checkpoint.img_size, make_device(config.device))
-    facts: dict[str, Any] = {
+    details: dict[str, Any] = {
         "metrics": {**planned.as_dict(), "max_abs_difference": pruned.max_abs_difference, **format_damage(damage)},
         "data": pruned.data,
     }
-    facts |= {KEEPS_ZEROS: True} if checkpoint.keeps_zeros else {}
-    provenance = make_provenance("prune", format_config(config), source, **facts)
+    details |= {KEEPS_ZEROS: True} if checkpoint.keeps_zeros else {}
+    provenance = make_provenance("prune", format_config(config), source, **details)
     left = Checkpoint(slim.network, slim.state_dict(), checkpoint.names, checkpoint.img_size, provenance)
     return PruneResult(
         cfg=save_cfg(slim.network, folder / "pruned.cfg"),
@@ -214,9 +214,9 @@ def _finish(pruned: _Pruned, source: Path, config: PruneConfig, folder: Path) ->
 
 
 def _recalibrate_(slim: Detector, planned: Planned, config: PruneConfig) -> int:
-    """Measure batch norm anew if anything that worked was cut, in place, and return on how many images."""
+    """Measure batch norm statistics again, in place, unless only zero channels were pruned; return how many images."""
     if not planned.made.blocks and not _cuts_what_works(planned.short, planned.made.plan):
-        report("nothing goes but channels at zero: batch norm keeps the statistics of training")
+        report("only channels at zero are pruned: batch norm keeps the statistics of training")
         return 0
     assert planned.spec is not None
     data = pick_samples(planned.spec, "train", config.recalibrate, planned.checkpoint.img_size)
@@ -231,19 +231,19 @@ def _cuts_what_works(model: Detector, plan: Plan) -> bool:
 
 
 def _save_plan(folder: Path, planned: Planned, source: Path) -> Path:
-    facts = {"checkpoint": str(source), **planned.as_dict()}
-    return save_plan(folder / "plan.json", planned.model.network, planned.made, facts)
+    details = {"checkpoint": str(source), **planned.as_dict()}
+    return save_plan(folder / "plan.json", planned.model.network, planned.made, details)
 
 
 def verify(expected: Detector, found: Detector, source: Path) -> float:
-    """Return how far a rebuilt network's answers are from those of its masked or silenced twin at most, in float64.
+    """Return the largest difference, in float64, between the outputs of a rebuilt network and of its masked twin.
 
     Raises:
-        PlanError: further than rounding explains; `source` is where the network comes from.
+        PlanError: the difference is larger than rounding explains; `source` names the network.
     """
     difference, response = verify_response(expected, found, source)
     if response < FAINT:
-        report(f"the heads hardly react to an image (by {response:.1e}): that both answer alike shows little here")
+        report(f"the heads hardly react to an image (by {response:.1e}): equal outputs prove little here")
     return difference
 
 
@@ -259,7 +259,7 @@ def _find_constants(planned: Planned, config: PruneConfig) -> Constants:
 
 
 def _refit(planned: Planned, config: PruneConfig) -> Detector:
-    """Return the slim network with its weights fitted to the original's on training images."""
+    """Return the slim network with its weights fitted to the original's outputs on training images."""
     assert planned.spec is not None
     device, img_size = make_device(config.device), planned.checkpoint.img_size
     data = pick_samples(planned.spec, "train", count_images(config.images, img_size), img_size)

@@ -1,10 +1,11 @@
-"""`prune` while it trains: channels fall silent one after another, are cut out, and the others take over.
+"""`prune` with training: channels are set to zero one after another and removed, while training adapts the others.
 
-    checkpoint ─► train ─► silence the least worth ─► cut out ─► train on ─► … ─► pruned.pt
-                    ▲               │
+    checkpoint ─► train ─► zero the least important ─► remove ─► train on ─► … ─► pruned.pt
+                    ▲            │
                     └── squared gradients of the optimizer
 
-runs/NAME/prune.json holds what the run is about; the rest is a training run's folder, which a stopped one goes on in.
+runs/NAME/prune.json holds the checkpoint and the settings. The rest is the folder of a training run, which can be
+resumed.
 """
 
 from __future__ import annotations
@@ -35,23 +36,23 @@ from yolo_prune.training.config import TrainConfig
 
 JOURNAL = "prune.json"
 CHANGEABLE = ("device", "max_minutes")
-"""What a resumed run may be told anew."""
+"""Settings that may be changed when a run is resumed."""
 VALIDATIONS = 4
-"""So often, evenly spaced, a run measures AP50."""
+"""How many times, evenly spaced, a run measures AP50."""
 
 
 def train_pruned(source: Path, config: PruneConfig, folder: Path, spec: DataSpec) -> tuple[Planned, float]:
-    """Train the network of a checkpoint while its channels go, or go on where that stopped.
+    """Train the network of a checkpoint while its channels are pruned, or continue a stopped run.
 
-    Return what came out, and how far a cut network's outputs were from those before at most, in float64.
+    Return the result, and the largest difference, in float64, of a pruned network's outputs from those before.
 
-    Where the settings say which channels go (any criterion but auto, a plan, a table of sensitivity, a time), these go; else
-    those that are worth least at each moment.
+    If the settings fix the channels to prune (any criterion but auto, a plan, a table of sensitivity, a time), these
+    are pruned; else the channels that are least important at the time.
 
     Raises:
-        CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be, or a budget cannot be met.
-        TrainingError: the loss is no longer a number.
-        Interrupted, TimeUp: `resume_pruned` goes on.
+        CheckpointError, PlanError, ConfigError, DatasetError: an input is invalid, or a budget cannot be met.
+        TrainingError: the loss is NaN or infinite.
+        Interrupted, TimeUp: the run was stopped; `resume_pruned` continues it.
     """
     checkpoint = load_checkpoint(source)
     check_spare((index for index, _ in checkpoint.network.convs), config.spare)
@@ -79,10 +80,10 @@ def train_pruned(source: Path, config: PruneConfig, folder: Path, spec: DataSpec
 
 
 def load_journal(folder: Path) -> tuple[Path, PruneConfig]:
-    """Return the checkpoint and the settings of the run that stopped in a folder.
+    """Return the checkpoint and the settings of the stopped run in a folder.
 
     Raises:
-        ConfigError: there is nothing to resume, or the checkpoint that it began with has changed.
+        ConfigError: there is nothing to resume, or the checkpoint that the run started from has changed.
     """
     path = folder / JOURNAL
     right = "name a run folder that prune left"
@@ -99,20 +100,20 @@ def load_journal(folder: Path) -> tuple[Path, PruneConfig]:
 
 
 def choose_effort(checkpoint: Checkpoint) -> int:
-    """Return for how many epochs to train while channels go: half as many as the checkpoint was trained for."""
+    """Return the number of epochs to train while channels are pruned: half of the checkpoint's epochs."""
     epochs = checkpoint.provenance.get("recipe", {}).get("epochs")
     return max(LEAST_EFFORT, math.ceil(epochs / 2)) if isinstance(epochs, int) else DEFAULT_EFFORT
 
 
 def make_plan_config(config: PruneConfig) -> PlanConfig:
-    """Return what is asked of the plan, a time apart."""
+    """Return the settings of the plan, without targets in time."""
     names = ("ratio", "shortcuts", "min_channels", "round_to", "target_params", "target_macs", "spare")
     plan = PlanConfig(**{name: getattr(config, name) for name in names})
     return replace(plan, ratio=config.least_ratio)
 
 
 def make_settings(config: PruneConfig, teacher: Path, start: Path, plan: PlanConfig) -> TrainConfig:
-    """Return how to train: from `start`, beside what the checkpoint `teacher` answers."""
+    """Return the training settings: start from `start`, with the checkpoint `teacher` as teacher."""
     assert config.effort is not None
     return replace(
         config.training,
@@ -130,7 +131,7 @@ def make_settings(config: PruneConfig, teacher: Path, start: Path, plan: PlanCon
 
 
 def _choose(source: Path, config: PruneConfig) -> tuple[tuple[Block, ...], Plan | None]:
-    """Return the blocks that are cut first, and the plan for what is left where the settings fix one."""
+    """Return the blocks that are removed first, and the plan for the rest if the settings fix one."""
     if not config.fixes_plan:
         return choose_blocks_of(source, config), None
     made = make_planned(source, replace(config, recalibrate=0, fold="none")).made
@@ -148,7 +149,7 @@ def _is_about(folder: Path, about: dict[str, Any]) -> bool:
 
 
 def _read(source: Path, config: PruneConfig, folder: Path, spec: DataSpec) -> tuple[Planned, float]:
-    """Return what a finished run has made of a checkpoint, as `train_pruned` does."""
+    """Return the result of a finished run, as `train_pruned` does."""
     checkpoint, last = load_checkpoint(source), load_checkpoint(folder / "last.pt")
     removal = parse_removal(last.training["removal"])
     model = checkpoint.make_model().eval()

@@ -1,4 +1,4 @@
-"""`prune --granularity weight`: from a checkpoint to one of the same shape with zeros in its kernels, stored sparse."""
+"""`prune --granularity weight`: zero single weights; the checkpoint keeps its shape and stores zeros as bits."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ VERIFY_IMG_SIZE = 64
 
 @dataclass(frozen=True)
 class WeightPruneResult:
-    """What `prune` made, and how far it answers from the network whose weights were multiplied by the mask."""
+    """The result of `prune`, and the largest difference from the network whose weights were multiplied by the mask."""
 
     checkpoint: Path
     cfg: Path
     layers: tuple[tuple[int, int, int], ...]
-    """Of every convolution: its layer, its weights, and how many of them are not zero."""
+    """For each convolution: its layer, its number of weights, and its number of weights that are not zero."""
     before: dict[str, int]
-    """Costs by the names that JSON output uses: `params` and `macs` count zeros, `nonzero_params` and `nonzero_macs` do not,
-    `file_bytes` are the checkpoint's on disk."""
+    """Costs under the names that JSON output uses. `params` and `macs` count zeros, `nonzero_params` and
+    `nonzero_macs` do not;
+    `file_bytes` is the size of the checkpoint on disk."""
     after: dict[str, int]
     prune_ratio: float
     max_abs_difference: float
@@ -57,14 +58,14 @@ class WeightPruneResult:
         }
 
     def format(self) -> str:
-        """Return a table of the convolutions' weights, the totals, and how far the answers are apart."""
+        """Return a table of the convolutions' weights, the totals, and the largest difference of the outputs."""
         lines = [f"{'layer':>5}  {'weights':>11}  {'not zero':>11}  {'share':>7}"]
         lines += [f"{i:>5}  {weights:>11,}  {left:>11,}  {left / weights:>7.1%}" for i, weights, left in self.layers]
         before, after = self.before, self.after
         lines += [
             f"  all  {after['params']:>11,}  {after['nonzero_params']:>11,}  {after['nonzero_params'] / after['params']:>7.1%}",
-            f"zeroed {self.prune_ratio:.1%} of the weights that may go; MACs {after['macs'] / 1e6:,.2f}M, with weights that are "
-            f"not zero {after['nonzero_macs'] / 1e6:,.2f}M",
+            f"zeroed {self.prune_ratio:.1%} of the prunable weights; MACs {after['macs'] / 1e6:,.2f}M, "
+            f"with weights that are not zero {after['nonzero_macs'] / 1e6:,.2f}M",
             f"on disk {before['file_bytes'] / 1e6:.2f} → {after['file_bytes'] / 1e6:.2f} MB, the weights alone stored dense "
             f"{after['size_bytes'] / 1e6:.2f} MB",
             f"zeroed equals masked: largest difference {self.max_abs_difference:.2e} (float64)",
@@ -76,8 +77,8 @@ def prune_weights(source: Path, config: PruneConfig, folder: Path) -> WeightPrun
     """Zero single weights of a checkpoint and write pruned.pt and pruned.cfg to `folder`.
 
     Raises:
-        CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be.
-        PlanError: zeroed and masked disagree; nothing is written.
+        CheckpointError, PlanError, ConfigError, DatasetError: an input is invalid.
+        PlanError: the outputs of the zeroed and the masked network differ; nothing is written.
     """
     checkpoint = load_checkpoint(source)
     spec = load_data_of(config.data, checkpoint.provenance, "--recalibrate 0") if config.recalibrate else None
@@ -92,8 +93,8 @@ def prune_weights(source: Path, config: PruneConfig, folder: Path) -> WeightPrun
         seen = recalibrate_(pruned, iterate_images(data, device), device)
     after = _measure(pruned, img_size)
     metrics = {"prune_ratio": plan.ratio, "before": before, "after": after, "max_abs_difference": difference}
-    facts = {"metrics": metrics, "data": checkpoint.provenance.get("data"), KEEPS_ZEROS: True}
-    provenance = make_provenance("prune", format_config(config), source, **facts)
+    details = {"metrics": metrics, "data": checkpoint.provenance.get("data"), KEEPS_ZEROS: True}
+    provenance = make_provenance("prune", format_config(config), source, **details)
     made = Checkpoint(pruned.network, pruned.state_dict(), checkpoint.names, img_size, provenance)
     path = save_checkpoint(folder / "pruned.pt", made)
     return WeightPruneResult(
@@ -109,7 +110,7 @@ def prune_weights(source: Path, config: PruneConfig, folder: Path) -> WeightPrun
 
 
 def _measure(model: Detector, img_size: int) -> dict[str, int]:
-    """Return what a model costs as any of its shape, and what of it is not zero."""
+    """Return the costs of a model, with zeros counted and without."""
     left = count_nonzeros(model, img_size)
     cost = measure_cost(model.network, img_size).as_dict()
     return {**cost, "nonzero_params": left.params, "nonzero_macs": left.macs}
@@ -117,7 +118,7 @@ def _measure(model: Detector, img_size: int) -> dict[str, int]:
 
 @torch.no_grad()
 def _verify(model: Detector, plan: WeightPlan, pruned: Detector, source: Path) -> float:
-    """Return how far the answers of the zeroed network, packed and unpacked, are from those of the masked one: 0."""
+    """Return the largest difference between the zeroed network, packed and unpacked, and the masked one; must be 0."""
     masked = copy.deepcopy(model)
     for index, module in enumerate(masked.layers):
         if index in plan.keep:

@@ -1,6 +1,6 @@
-"""`run`: all stages in order, each skipped when its inputs and settings are what they were when it finished.
+"""`run`: all stages in order; a stage is skipped if its inputs and settings have not changed since it finished.
 
-train ─► sparse ─► prune ─► finetune ─► bench        runs/NAME/<stage>/stage.json says what each is made of
+train ─► sparse ─► prune ─► finetune ─► bench        runs/NAME/<stage>/stage.json records the inputs of each stage
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from yolo_prune import __version__
 from yolo_prune.commands.bench import BenchResult, bench, load_bench
 from yolo_prune.commands.config import RunConfig
 from yolo_prune.commands.data import choose_split, load_data
@@ -31,27 +30,28 @@ from yolo_prune.model.device import make_device
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import is_launched
 from yolo_prune.training.signals import watch_signals
+from yolo_prune.version import __version__
 
 SHARED = {one.name for one in list_settings(RunConfig) if not one.is_nested} | {"weights"}
-"""Settings that a stage takes over from the whole run, or from the stage before."""
+"""Settings that a stage takes from the whole run, or from the stage before."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """The checkpoints of a chain by the name of their row, and the bench's result."""
+    """The checkpoints of a run, keyed by row name, and the result of bench."""
 
     checkpoints: dict[str, Path]
     bench: BenchResult
 
 
 def load_run(path: Path) -> RunConfig:
-    """Read a chain's YAML file.
+    """Load the YAML file of a run.
 
-    How `prune` and `finetune` train is what `train` says, unless the file says otherwise.
+    `prune` and `finetune` train with the settings of `train`, unless the file says otherwise.
 
     Raises:
-        ConfigError: an unknown key (names the nearest known one), a value of the wrong type, or a key that the chain
-            sets for every stage.
+        ConfigError: an unknown key (names the nearest known one), a value of the wrong type, or a key of a stage
+            that the run sets for all stages.
     """
     values = load_yaml(path)
     for stage, settings in values.items():
@@ -68,17 +68,17 @@ def load_run(path: Path) -> RunConfig:
 
 
 def run_stages(config: RunConfig) -> RunResult:
-    """Run every stage that is not done yet and return what they made.
+    """Run every stage that is not finished, and return the checkpoints and the result of bench.
 
     Raises:
-        ConfigError: torchrun started several processes of it.
+        ConfigError: torchrun started several processes.
     """
     if is_launched():
-        right = "run train and finetune under torchrun, or the whole of it without"
-        raise ConfigError("a whole chain runs in one process", where="torchrun", right=right)
+        right = "run train and finetune under torchrun, or run without torchrun"
+        raise ConfigError("all stages run in one process", where="torchrun", right=right)
     folder, device = RUNS / config.name, make_device(config.device)
     spec = load_data(config.data)
-    split = choose_split(spec, config.bench.split)  # one that is not there shows now, not after hours
+    split = choose_split(spec, config.bench.split)  # a missing split is reported now, not after hours
     samples = spec.samples(split)
     config = replace(config, data=spec.source)
     data = measure_fingerprint(spec)
@@ -97,7 +97,7 @@ def run_stages(config: RunConfig) -> RunResult:
                     best = place / "best.pt"
                 else:
                     best = resume_training(place)
-            stop.check()  # one that came after the last epoch ends no run, but the chain
+            stop.check()  # a signal after the last epoch did not stop training; it must stop the stages
             return best
 
         return _once(place, "best.pt", (settings, data, _hash(settings.weights), _hash(settings.cfg)), work)
@@ -135,9 +135,9 @@ def run_stages(config: RunConfig) -> RunResult:
 
 
 def _once(folder: Path, product: str, ingredients: tuple[Any, ...], work: Callable[[], Path]) -> Path:
-    """Return the stage's product, made now unless it was already made of the same ingredients.
+    """Return the stage's product; make it unless it was already made from the same ingredients.
 
-    A last.pt that `work` finds is of a run with these ingredients: one of others is gone before it begins.
+    A last.pt that `work` finds is of a run with these ingredients: one of other ingredients is deleted before.
     """
     made_of, note = _fingerprint(ingredients), folder / "stage.json"
     state = _read_note(note)
@@ -156,7 +156,7 @@ def _read_note(note: Path) -> dict[str, Any]:
     try:
         state = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # never begun
+        return {}  # the stage was never started
     return state if isinstance(state, dict) else {}
 
 

@@ -1,7 +1,7 @@
-"""Run folders, and how each command finds what the one before it left.
+"""Run folders, and how a command finds the checkpoint of the command before it.
 
 runs/NAME/          one run: config.yaml, results.csv, results.png, last.pt, best.pt, plots, previews
-runs/latest.json    the newest checkpoint of every stage, the newest of all last
+runs/latest.json    the newest checkpoint of every stage; the newest of all comes last
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ _LATEST = RUNS / "latest.json"
 
 
 def make_run_folder(name: str, default: str) -> Path:
-    """Return a folder for a new run; a run named by default gets the next free number, a chosen name must be free.
+    """Return a folder for a new run. The default name gets the next free number; a chosen name must be unused.
 
     Raises:
         ConfigError: the chosen name already holds a run.
     """
     folder = RUNS / name
     if not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
-        return folder  # what is hidden was left by a run that was killed before it had begun
+        return folder  # hidden files were left by a run that was killed before it started
     if name != default:
         raise ConfigError(f"{folder} already holds a run", where="--name", right="use another name, or train --resume")
     return next(free for number in count(2) if not (free := RUNS / f"{name}-{number}").exists())
 
 
 def find_run_folder(name: str, default: str) -> Path | None:
-    """Return the folder that `make_run_folder` gave last for a name, if it is there."""
+    """Return the folder that `make_run_folder` returned last for a name, if it exists."""
     numbers = count(2) if name == default else iter(())
     newest = RUNS / name
     for folder in (RUNS / f"{name}-{number}" for number in numbers):
@@ -44,7 +44,7 @@ def find_run_folder(name: str, default: str) -> Path | None:
 
 
 def remember_latest(stage: str, checkpoint: Path) -> None:
-    """Note a stage's newest checkpoint for the commands that come after it."""
+    """Record a stage's newest checkpoint for later commands."""
     others = {other: path for other, path in _load_latest().items() if other != stage}
     save_json(_LATEST, {**others, stage: str(checkpoint)})
 
@@ -53,7 +53,7 @@ def find_latest(*stages: str) -> Path:
     """Return the newest checkpoint of any of `stages` that is still on disk.
 
     Raises:
-        ConfigError: none has.
+        ConfigError: there is none.
     """
     for stage, path in reversed(_load_latest().items()):
         if stage in stages and Path(path).is_file():
@@ -66,10 +66,10 @@ def find_latest(*stages: str) -> Path:
 
 
 def resolve_checkpoint(argument: Path | None, *stages: str) -> Path:
-    """Return the checkpoint that a command was given: a path, `-` for a path on stdin, or the newest of `stages`.
+    """Return the checkpoint for a command: a given path, the path on stdin for `-`, or the newest of `stages`.
 
     Raises:
-        ConfigError: stdin names none, or nothing was left by an earlier command.
+        ConfigError: stdin does not name one, or no earlier command has left one.
     """
     if argument is None:
         return find_latest(*stages)
@@ -87,5 +87,5 @@ def _load_latest() -> dict[str, str]:
     try:
         latest = json.loads(_LATEST.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # the file is a convenience: without it a command asks for a path
+        return {}  # without the file, a command needs a path
     return latest if isinstance(latest, dict) else {}

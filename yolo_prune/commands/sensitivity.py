@@ -1,4 +1,4 @@
-"""`sensitivity`: what pruning one group after another costs, measured on validation images; stopped, it goes on."""
+"""`sensitivity`: the cost of pruning each group alone, measured on validation images. A stopped run can be resumed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TABLE, PLOT = "sensitivity.json", "sensitivity.png"
 
 @dataclass(frozen=True)
 class SensitivityResult:
-    """The table, and where it and its heat map lie."""
+    """The table, and the paths of the table and its heat map."""
 
     path: Path
     plot: Path
@@ -51,7 +51,7 @@ class SensitivityResult:
         return {"sensitivity": str(self.path), "plot": str(self.plot), **self.table.as_dict()}
 
     def format(self) -> str:
-        """Return the damages as text, a line per group."""
+        """Return the losses in AP50, or the gains in loss, as text: one line per group."""
         table = self.table
         width = max(len(name) for name in ("layers", *(name_layers(curve.layers) for curve in table.groups)))
         head = f"{'layers':<{width}}  {'channels':>8}" + "".join(f"  {ratio:>7.0%}" for ratio in table.ratios)
@@ -67,11 +67,11 @@ class SensitivityResult:
 
 
 def start_sensitivity(source: Path, config: SensitivityConfig, folder: Path) -> SensitivityResult:
-    """Measure every group at every ratio and write sensitivity.json, after every group, and sensitivity.png to `folder`.
+    """Measure every group at every ratio; write sensitivity.json, after each group, and sensitivity.png to `folder`.
 
     Raises:
-        CheckpointError, PlanError, ConfigError, DatasetError: an input is not what it should be.
-        Interrupted: SIGINT or SIGTERM came; what was measured is on disk, and `resume_sensitivity` goes on.
+        CheckpointError, PlanError, ConfigError, DatasetError: an input is invalid.
+        Interrupted: SIGINT or SIGTERM came; results so far are on disk, and `resume_sensitivity` continues.
     """
     checkpoint = load_checkpoint(source)
     spec = load_data_of(config.data, checkpoint.provenance, "--data")
@@ -85,11 +85,11 @@ def start_sensitivity(source: Path, config: SensitivityConfig, folder: Path) -> 
 
 
 def resume_sensitivity(folder: Path, device: str | None = None) -> SensitivityResult:
-    """Go on with the measurement that stopped in `folder`, on another device if one is named; a finished one is returned.
+    """Continue the stopped measurement in `folder`, on another device if one is given. Return a finished one as it is.
 
     Raises:
-        PlanError: there is none, or its checkpoint or data set has changed.
-        CheckpointError, ConfigError, DatasetError, Interrupted: as `start_sensitivity`.
+        PlanError: there is no measurement, or its checkpoint or data set has changed.
+        CheckpointError, ConfigError, DatasetError, Interrupted: as for `start_sensitivity`.
     """
     path = folder / TABLE
     if not path.is_file():
@@ -136,13 +136,13 @@ def _measure(
     importance = score(model, graph, config, spec, checkpoint.img_size, device)
     data = pick_samples(spec, "val", config.images, checkpoint.img_size)
     judge = _make_judge(config.metric, data, device)
-    # Sums round by memory layout, which must not depend on whether the whole network was judged just now.
+    # Rounding depends on the memory layout: use the same one whether or not the whole network was just measured.
     model.to(device).to(memory_format=torch.channels_last)
     with watch_signals() as stop:
         if table is None:
             network, base = measure_network_sha256(model.network), judge(model)
             if not isfinite(base):
-                right = "measure a sound checkpoint on validation images with objects"
+                right = "measure a trained checkpoint on validation images with objects"
                 raise PlanError(f"the whole network's {config.metric} is {base:g}", where=spec.source, right=right)
             table = Sensitivity(network, config.metric, config.criterion, config.group_reduce, config.ratios, base, ())
             _save(path, table, recipe)
@@ -155,7 +155,7 @@ def _measure(
                 stop.check()
                 plan = plan_group(graph, importance, group, ratio)
                 found = judge(rebuild(model, plan, carry_constants(model, plan)))
-                scores.append(found if isfinite(found) else nan)  # JSON has no word for infinity
+                scores.append(found if isfinite(found) else nan)  # JSON has no infinity
             table = replace(table, groups=(*table.groups, GroupCurve(group.writers, len(group.ids), tuple(scores))))
             _save(path, table, recipe)
             report(f"group {number} of {len(groups)}, {name_group(group)}: {', '.join(f'{one:.4f}' for one in scores)}")
@@ -163,7 +163,7 @@ def _measure(
 
 
 def _make_judge(metric: str, data: DetectionDataset, device: torch.device) -> Callable[[Detector], float]:
-    """Return what scores a model in evaluation mode on the data set, and leaves it on the device."""
+    """Return a function that measures a model in evaluation mode on the data set, and leaves it on the device."""
 
     def measure_map50(model: Detector) -> float:
         placed = model.to(device).to(memory_format=torch.channels_last)

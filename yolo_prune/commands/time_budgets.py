@@ -1,4 +1,4 @@
-"""Budgets in time: candidates are rebuilt and timed beside the original, run by run."""
+"""Targets in time: candidate networks are rebuilt and timed, interleaved with the original run by run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from yolo_prune.bench.latency import Call, make_network_call, measure_latencies
+from yolo_prune.benchmarking.latency import Call, make_network_call, measure_latencies
 from yolo_prune.engines.make import make_engine
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import Detector
@@ -19,12 +19,12 @@ from yolo_prune.pruning.surgery import rebuild
 RUNS = 15
 WARMUP = 3
 STEPS = 64
-"""Plans from the slightest to the hardest that a search in time chooses from."""
+"""Number of candidate plans, from the mildest to the most severe, that a search in time chooses from."""
 
 
 @dataclass
 class Stopwatch:
-    """Times networks with their decoding, batch 1, batch norm folded, beside one and the same original."""
+    """Times networks with decoding, at batch size 1 and with batch norm folded, interleaved with the same original."""
 
     original: Detector
     img_size: int
@@ -35,7 +35,7 @@ class Stopwatch:
         self._original_call = self._make_call(self.original)
 
     def measure(self, model: Detector) -> tuple[float, float]:
-        """Return the median milliseconds of the original and of `model`, in turn run by run."""
+        """Return the median milliseconds of the original and of `model`, measured in alternating runs."""
         before, after = measure_latencies(
             [self._original_call, self._make_call(model)], runs=RUNS, warmup=WARMUP, device=self.device
         )
@@ -50,10 +50,10 @@ class Stopwatch:
 
 
 def make_time_budgets(config: PlanConfig, model: Detector, stopwatch: Stopwatch) -> list[Budget[Plan]]:
-    """Return the budgets that `target_latency_ms` and `target_speedup` name for plans of `model`.
+    """Return the budgets that `target_latency_ms` and `target_speedup` set for plans of `model`.
 
     Raises:
-        PlanError: the original already is as fast.
+        PlanError: the original is already as fast.
     """
     budgets: list[Budget[Plan]] = []
 

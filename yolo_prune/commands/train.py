@@ -1,4 +1,4 @@
-"""`train` and `finetune`: a new run in a folder of its own, or an old one taken up again."""
+"""`train` and `finetune`: start a new run in its own folder, or resume a stopped one."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from yolo_prune.training.run import Datasets, load_last, make_run, make_run_of, 
 
 
 def launch_training(config: TrainConfig, default_name: str, stage: str) -> Path:
-    """Train in a folder below runs/ that the settings name, in one process or in all that torchrun started.
+    """Train in a new folder below runs/, in one process or in all processes that torchrun started.
 
-    Processes that were started again, because one had died, take up the run where its last.pt stands.
+    Processes that torchrun restarted, because one had died, resume the run from its last.pt.
     """
     with join_processes(config.device) as (processes, device):
         name = config.name
@@ -52,11 +52,11 @@ def start_training(
     datasets: Datasets | None = None,
     removal: Removal | None = None,
 ) -> Path:
-    """Train in `folder` from whatever the settings name, and return the best checkpoint.
+    """Train in `folder` from the start that the settings name, and return the best checkpoint.
 
-    Started from a checkpoint, a run without a data set of its own goes on with the checkpoint's. `moments`, `datasets` and
-    `removal` are those of `training.run.train`. From a last.pt a run starts with the averaged weights, or with `moments` with
-    those of the last step, to which they belong.
+    A run that starts from a checkpoint, and has no data set in its settings, uses the checkpoint's. For `moments`,
+    `datasets` and `removal` see `training.run.train`. From a last.pt the run starts with the averaged weights; with
+    `moments` it starts with the weights of the last step, which the moments belong to.
     """
     with join_processes(config.device) as (processes, device):
         return _start(
@@ -65,7 +65,7 @@ def start_training(
 
 
 def resume_training(folder: Path, changes: dict[str, Any] | None = None, *, datasets: Datasets | None = None) -> Path:
-    """Take up the run that stopped in `folder`, and return its best checkpoint; `changes` are settings to change."""
+    """Resume the stopped run in `folder`, and return its best checkpoint; `changes` are settings to change."""
     config, last = load_last(folder, changes or {})
     with join_processes(config.device) as (processes, device):
         return _go_on(config, last, folder, processes, device, datasets)
@@ -85,7 +85,7 @@ def _start(
     say = _get_voice(processes)
     config = _find_teacher(replace(config, data=spec.source), say)
     start = make_start(config, len(spec.names), say, spec.samples("train"))
-    if moments is not None and start.parent is not None:  # they belong to the last step's weights
+    if moments is not None and start.parent is not None:  # the moments belong to the last step's weights
         start.model.load_state_dict(dict(load_checkpoint(start.parent).state))
     if config.pulls_gammas:
         say(f"balanced the γ of {balance_gammas_(start.model)} groups")
@@ -99,7 +99,7 @@ def _start(
 
 
 def _find_teacher(config: TrainConfig, say: Report) -> TrainConfig:
-    """Return the settings with the teacher that `parent_teacher` stands for."""
+    """Return the settings with the path of the teacher in place of `parent_teacher`."""
     if not config.parent_teacher or config.teacher is not None or config.weights is None:
         return replace(config, parent_teacher=False)
     path, reason = find_uncut(load_checkpoint(config.weights))
@@ -124,7 +124,7 @@ def _go_on(
 
 
 def _load_in_turn(config: TrainConfig, processes: Processes) -> DataSpec:
-    """Read the data set, the first process before the others: it may have to be drawn."""
+    """Load the data set, in the first process before the others: it may have to be drawn."""
     spec = _load(config) if processes.is_first else None
     processes.share(None)
     return spec or _load(config)
@@ -137,7 +137,7 @@ def _load(config: TrainConfig) -> DataSpec:
 
 
 def _tell_lacks(spec: DataSpec, config: TrainConfig, say: Report) -> None:
-    """Say what later commands will lack. A chain and `iterate`, which start many runs, do not."""
+    """Report what later commands will lack. Not called by `run` and `iterate`, which start many trainings."""
     if (reason := explain_no_test(spec)) is not None:
         is_chosen = config.val_interval > 0 and not config.is_sparse  # else the last epoch is kept
         say(f"{reason}: bench will score on val" + (f", {CHOSEN_BY}" if is_chosen else ""))

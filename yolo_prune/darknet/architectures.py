@@ -1,4 +1,4 @@
-"""Make the YOLOv3 and YOLOv4 family from its block structure, at any width and class count.
+"""Make networks of the YOLOv3 and YOLOv4 families from their block structure, at any width and class count.
 
 Source: J. Redmon, A. Farhadi, "YOLOv3: An Incremental Improvement" (2018), table 1 and §2.3;
 Z. Huang et al., "DC-SPP-YOLO" (2020) for the pooling pyramid;
@@ -59,7 +59,7 @@ _YOLOV4_TINY_OPTIONS: Options = (*_CIOU_OPTIONS, ("random", "0"), ("resize", "1.
 
 
 class _Builder:
-    """A list of layers that grows, with one verb per block; `activation` is that of the convolutions to come."""
+    """A growing list of layers, with one method per block; `activation` is that of the next convolutions."""
 
     def __init__(self, anchors: Anchors, classes: int, width: float) -> None:
         self.layers: list[Layer] = []
@@ -73,7 +73,7 @@ class _Builder:
         return len(self.layers) - 1
 
     def conv(self, filters: int, size: int, stride: int = 1, parts: int = 1) -> None:
-        """Append a convolution whose filters, at any width, divide into `parts`."""
+        """Append a convolution; at any width, the number of its filters is a multiple of `parts`."""
         scaled = parts * max(1, round(filters / parts * self._width))
         self.layers.append(Conv(scaled, size, stride, padding=size // 2, activation=self.activation))
 
@@ -192,7 +192,7 @@ def _build_yolov4(net: _Builder) -> None:
 
 def _csp_stage(net: _Builder, filters: int, blocks: int) -> None:
     inner = filters // 2
-    path = filters if blocks == 1 else inner  # as published: both paths of the first stage are whole
+    path = filters if blocks == 1 else inner  # as published: both paths of the first stage have all filters
     net.conv(filters, 3, stride=2)
     entry = net.last
     net.conv(path, 1)
@@ -239,7 +239,7 @@ def _tiny_csp_block(net: _Builder, filters: int) -> None:
 
 @dataclass(frozen=True)
 class _Architecture:
-    """How to build one, and its COCO anchors in pixels of an `img_size` input."""
+    """How to build an architecture, and its COCO anchors in pixels of an `img_size` input."""
 
     build: Callable[[_Builder], None]
     anchors: Anchors
@@ -254,7 +254,7 @@ _ARCHITECTURES = {
     "yolov4-tiny": _Architecture(_build_yolov4_tiny, TINY_ANCHORS),
 }
 ARCHITECTURES = tuple(_ARCHITECTURES)
-"""The names that `make_network` knows."""
+"""The names that `make_network` accepts."""
 
 
 def make_network(
@@ -264,13 +264,13 @@ def make_network(
     img_size: int = 416,
     anchors: Anchors | None = None,
 ) -> Network:
-    """Make a network of the YOLOv3 and YOLOv4 family; `width` scales every convolution's filters but the heads'.
+    """Make a network of the YOLOv3 and YOLOv4 families; `width` scales the filters of all convolutions but the heads'.
 
-    `anchors` are (width, height) in pixels of an `img_size` input, in any order; without them the COCO ones are scaled.
+    `anchors` are (width, height) in pixels of an `img_size` input, in any order; by default the COCO ones are scaled.
 
     Raises:
-        CfgError: an unknown architecture, a width or class count out of range, a size that is no multiple of 32, or
-            another number of anchors than the architecture has.
+        CfgError: an unknown architecture, a width or class count out of range, a size that is not a multiple of 32, or
+            a number of anchors that the architecture does not have.
     """
     if arch not in _ARCHITECTURES:
         raise CfgError(f"unknown architecture {arch}", where="--arch", right=f"use one of {', '.join(ARCHITECTURES)}")

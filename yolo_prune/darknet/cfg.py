@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass
 class _Section:
-    """One [section] while it is read: `take` removes keys, so that what is left over was not understood."""
+    """One [section] while it is parsed: `take` removes keys; keys that are left over are unknown."""
 
     name: str
     source: str
@@ -77,10 +77,10 @@ def save_cfg(network: Network, path: Path) -> Path:
 
 
 def parse_cfg(text: str, source: str = "<cfg>") -> Network:
-    """Read a network from Darknet cfg text; `source` is the name that errors give.
+    """Parse a network from Darknet cfg text; `source` is its name in errors.
 
     Raises:
-        CfgError: an unknown section or key, a value that is none, a route to nowhere, layers that do not fit.
+        CfgError: an unknown section or key, an invalid value, a route to a missing layer, or layers that do not fit.
     """
     sections = list(_split(text, source))
     if not sections or sections[0].name not in ("net", "network"):
@@ -208,10 +208,10 @@ def _parse_yolo(section: _Section) -> Layer:
 
 
 def parse_anchors(text: str, where: str) -> tuple[tuple[float, float], ...]:
-    """Read anchors from `width,height,width,height,…`.
+    """Parse anchors from `width,height,width,height,…`.
 
     Raises:
-        CfgError: a value is no positive number, or one is left over; `where` says where they stand.
+        CfgError: a value is not a positive number, or their number is not even; `where` is the place of the text.
     """
     try:
         return _pair(_numbers(text), where)
@@ -280,7 +280,7 @@ def _activation(text: str) -> str:
 
 
 def format_cfg(network: Network) -> str:
-    """Write a network as Darknet cfg text, every value spelled out."""
+    """Format a network as Darknet cfg text, with every value written out."""
     net = {"width": network.width, "height": network.height, "channels": network.channels, **dict(network.options)}
     sections = [_format_section("net", net)]
     sections += [_format_layer(layer, index) for index, layer in enumerate(network.layers)]

@@ -1,4 +1,4 @@
-"""What a network costs: learnable parameters, multiply–accumulates, bytes of weights."""
+"""The costs of a network: learnable parameters, multiply–accumulates, bytes of weights."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from yolo_prune.darknet.layers import Conv, Layer, Network, Shape, infer_shapes
 
 BYTES_PER_WEIGHT = 4
-"""Weights are counted as fp32, whatever a checkpoint holds."""
+"""Weights are counted as fp32, in whatever type a checkpoint stores them."""
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer's kind, output shape and cost; `size_bytes` includes batch-norm statistics."""
+    """One layer's kind, output shape and costs; `size_bytes` includes batch-norm statistics."""
 
     index: int
     kind: str
@@ -26,7 +26,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """A network's cost at one input size; MACs are those of the convolutions, as the case study counts."""
+    """A network's costs at one input size; MACs are those of the convolutions only, as in the case study."""
 
     img_size: tuple[int, int]
     layers: tuple[LayerCost, ...]
@@ -48,7 +48,7 @@ class Cost:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the fp32 weights with BN statistics: what Darknet's .weights holds after its header."""
+        """Bytes of the fp32 weights with BN statistics: the size of Darknet's .weights without its header."""
         return sum(layer.size_bytes for layer in self.layers)
 
     def as_dict(self) -> dict[str, Any]:
@@ -61,10 +61,10 @@ class Cost:
 
 
 def measure_cost(network: Network, img_size: int | None = None) -> Cost:
-    """Count the cost of a network for square inputs of `img_size` pixels (default: the cfg's own size).
+    """Measure the costs of a network for square inputs of `img_size` pixels (default: the cfg's own size).
 
     Raises:
-        CfgError: the network cannot take that input size.
+        CfgError: the network cannot have that input size.
     """
     height, width = (network.height, network.width) if img_size is None else (img_size, img_size)
     shapes = infer_shapes(network, height, width)
@@ -94,7 +94,7 @@ def _measure_layer(index: int, layer: Layer, channels_in: int, shape: Shape) -> 
 
 
 def format_cost(cost: Cost) -> str:
-    """Return a line per layer and the totals."""
+    """Return one line per layer, and the totals."""
     lines = [f"{'layer':>5}  {'kind':<9}{'output':>15}{'params':>13}{'MACs':>12}"]
     for layer in cost.layers:
         shape = "x".join(map(str, layer.shape))

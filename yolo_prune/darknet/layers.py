@@ -1,4 +1,4 @@
-"""A Darknet network as plain data: frozen layers, and the shapes that flow between them.
+"""A Darknet network as plain data: immutable layers, and the shapes of their outputs.
 
     Network ── layers ──► Conv  MaxPool  Upsample  Route  Shortcut  Yolo
                           │      │        │         │      │         └ reads the layer before it; a detection head
@@ -6,7 +6,7 @@
                           │      │        │         └ concatenates `sources`
                           └──────┴────────┴ read the layer before them
 
-Layer numbers are absolute, count every section but [net] from 0, and only ever point backwards.
+Layer numbers are absolute, count every section but [net] from 0, and always refer to earlier layers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ACTIVATIONS = ("linear", "leaky", "relu", "mish", "swish", "logistic")
 
 
 class Shape(NamedTuple):
-    """Channels, height and width of what a layer gives out."""
+    """Channels, height and width of a layer's output."""
 
     channels: int
     height: int
@@ -34,7 +34,7 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution, its batch normalisation if any, and its activation. Source: [convolutional]."""
+    """A convolution, with optional batch normalisation, and an activation. Source: [convolutional]."""
 
     filters: int
     size: int
@@ -47,7 +47,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """A max pooling; `padding` is the total over both sides, the smaller half first. Source: [maxpool]."""
+    """Max pooling; `padding` is the total over both sides, with the smaller half first. Source: [maxpool]."""
 
     size: int
     stride: int
@@ -56,14 +56,14 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class Upsample:
-    """A nearest-neighbour enlargement. Source: [upsample]."""
+    """Nearest-neighbour upsampling. Source: [upsample]."""
 
     stride: int = 2
 
 
 @dataclass(frozen=True)
 class Route:
-    """A concatenation of `sources`, of each only the slice `group_id` out of `groups`. Source: [route]."""
+    """The concatenation of `sources`, or of slice `group_id` out of `groups` slices of each. Source: [route]."""
 
     sources: tuple[int, ...]
     groups: int = 1
@@ -72,7 +72,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """The sum of the layer before and `source`, then an activation. Source: [shortcut]."""
+    """The sum of the previous layer and `source`, then an activation. Source: [shortcut]."""
 
     source: int
     activation: str = "linear"
@@ -80,10 +80,10 @@ class Shortcut:
 
 @dataclass(frozen=True)
 class Yolo:
-    """A detection head over the anchors that `mask` selects. Source: [yolo].
+    """A detection head with the anchors that `mask` selects. Source: [yolo].
 
-    `anchors` are (width, height) in pixels of the network's input; `scale_x_y` stretches σ(x), σ(y) about the
-    cell's middle; `options` keeps every other key as text.
+    `anchors` are (width, height) in pixels of the network's input; `scale_x_y` scales σ(x), σ(y) about the cell's
+    centre; `options` keeps all other keys as text.
     """
 
     mask: tuple[int, ...]
@@ -94,12 +94,12 @@ class Yolo:
 
     @property
     def own_anchors(self) -> Anchors:
-        """The anchors that this head answers for, in pixels."""
+        """The anchors that `mask` selects, in pixels."""
         return tuple(self.anchors[index] for index in self.mask)
 
     @property
     def channels(self) -> int:
-        """The channels that the convolution before the head must give out."""
+        """The number of output channels of the convolution before the head."""
         return len(self.mask) * (5 + self.classes)
 
 
@@ -119,7 +119,7 @@ def get_sources(layer: Layer, index: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Network:
-    """A whole network; the image is (channels, height, width) in pixels, `options` keeps [net]'s other keys.
+    """A whole network. The image is (channels, height, width) in pixels; `options` keeps [net]'s other keys.
 
     Raises:
         CfgError: the layers do not fit together; `where` is then "layer N".
@@ -147,12 +147,12 @@ class Network:
 
     @property
     def convs(self) -> tuple[tuple[int, Conv], ...]:
-        """The convolutions with their layer numbers."""
+        """The convolutions, with their layer numbers."""
         return tuple((index, layer) for index, layer in enumerate(self.layers) if isinstance(layer, Conv))
 
     @property
     def heads(self) -> tuple[tuple[int, Yolo], ...]:
-        """The detection heads with their layer numbers."""
+        """The detection heads, with their layer numbers."""
         return tuple((index, layer) for index, layer in enumerate(self.layers) if isinstance(layer, Yolo))
 
     @property
@@ -171,7 +171,7 @@ class Network:
 
     @property
     def classes(self) -> int:
-        """The number of classes that the heads tell apart."""
+        """The number of classes of the heads."""
         return self.heads[0][1].classes
 
     @cached_property
@@ -180,20 +180,20 @@ class Network:
         return infer_shapes(self, self.height, self.width)
 
     def get_input_channels(self, index: int) -> int:
-        """Return the channels that layer `index` reads (of a shortcut: of either input)."""
+        """Return the number of input channels of layer `index` (of a shortcut: of one of its inputs)."""
         return self.channels if index == 0 else self.shapes[index - 1].channels
 
     @property
     def stride(self) -> int:
-        """The number of pixels that the input's sides must be a multiple of."""
+        """The input's height and width must be multiples of this number of pixels."""
         return max(self.width // self.shapes[index].width for index, _ in self.heads)
 
 
 def resize(network: Network, img_size: int) -> Network:
-    """Return the network for square inputs of `img_size` pixels, its anchors scaled along.
+    """Return the network for square inputs of `img_size` pixels, with scaled anchors.
 
     Raises:
-        CfgError: `img_size` does not divide into the coarsest head's cells.
+        CfgError: `img_size` is not a multiple of the network's stride.
     """
     if network.width == network.height == img_size:
         return network
@@ -298,18 +298,18 @@ def format_shape(shape: Shape) -> str:
 
 
 def get_anchors(network: Network) -> Anchors:
-    """Return the anchors that some head's mask selects, by area; one that several heads share comes once."""
+    """Return the anchors that the heads' masks select, sorted by area; anchors that several heads share come once."""
     return tuple(anchors[index] for anchors, index in _find_slots(network))
 
 
 def replace_anchors(network: Network, anchors: Anchors) -> Network:
-    """Return the network with others in place of the anchors that `get_anchors` returns, the smallest for the smallest.
+    """Return the network with other anchors in place of those of `get_anchors`, matched in order of area.
 
-    So each head stays responsible for as large objects, compared with the other heads', as before; masks, and anchors
-    that no mask selects, stay.
+    So each head keeps the same range of object sizes, relative to the other heads. Masks do not change, nor do anchors
+    that no mask selects.
 
     Raises:
-        CfgError: these are more or fewer.
+        CfgError: the number of anchors differs.
     """
     slots = _find_slots(network)
     if len(anchors) != len(slots):
@@ -327,7 +327,7 @@ def replace_anchors(network: Network, anchors: Anchors) -> Network:
 
 
 def _find_slots(network: Network) -> list[tuple[Anchors, int]]:
-    """Return the places, as list of anchors and index, that a mask selects, by area; heads of equal lists share theirs."""
+    """Return the pairs (list of anchors, index) that masks select, sorted by area; heads may share a pair."""
     slots = dict.fromkeys((head.anchors, index) for _, head in network.heads for index in sorted(head.mask))
     return sorted(slots, key=lambda slot: (prod(slot[0][slot[1]]), slot[1]))
 

@@ -1,6 +1,6 @@
-"""Anchors for a data set's boxes: k-means on their widths and heights, with 1 − IoU as the distance.
+"""Find anchors for a data set's boxes: k-means on their widths and heights, with 1 − IoU as the distance.
 
-    labels, image sizes ─► sides in pixels of the network's square ─► k-means++, k-means, several times ─► the best
+    labels, image sizes ─► sides in pixels of the network's square ─► k-means++ and k-means, several times ─► the best
 
 Source: J. Redmon, A. Farhadi, "YOLO9000: Better, Faster, Stronger" (2017), §2, "Dimension Clusters".
 """
@@ -22,9 +22,9 @@ from yolo_prune.errors import DatasetError
 FloatArray = NDArray[np.float64]
 
 MOST_BOXES = 20_000
-"""Of more boxes than these, so many drawn at random are clustered; the score of their anchors differs by less than 0.001."""
+"""The most boxes to cluster; of more, a random sample is taken. This changes the anchors' score by less than 0.001."""
 RESTARTS = 10
-"""How often the clustering begins anew; the best ending is kept."""
+"""Number of restarts; the best result is kept."""
 
 _REACH = np.array((0.0001, 0.003, 0.01, 0.03, 0.1, 0.3))
 _LEAST_GAIN = 1e-5
@@ -34,30 +34,31 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class AnchorFit:
-    """How well anchors suit boxes, each laid on its best anchor with one centre."""
+    """How well anchors fit boxes. Each box is compared with its best anchor, both with the same centre."""
 
     mean_iou: float
-    """The mean of the boxes' IoU with their best anchor, what k-means raises."""
+    """Mean IoU of the boxes with their best anchor: the objective of k-means."""
     recall_50: float
-    """Share of the boxes that their best anchor overlaps with an IoU of 0.5 or more."""
+    """Share of the boxes whose IoU with their best anchor is at least 0.5."""
     within_ratio: float
-    """Share of the boxes from which some anchor is off by less than the loss's ratio, in width and in height."""
+    """Share of the boxes whose width and height differ from some anchor's by a factor below the loss's ratio."""
     boxes: int
-    """The number of boxes."""
+    """Number of boxes."""
 
 
 def load_sides(
     samples: Sequence[Sample], classes: int, img_size: int, progress: Callable[[int, int], None] | None = None
 ) -> FloatArray:
-    """Return width and height (N, 2) of all boxes, in pixels of the square of `img_size` into which images are letterboxed.
+    """Return width and height (N, 2) of all boxes, in pixels of the letterboxed square of `img_size`.
 
-    Images are not decoded. Ignored boxes are left out. `progress` is called with the number of finished images and of all.
+    Images are not decoded. Ignored boxes are left out. `progress` is called with the numbers of finished and of all
+    images.
 
     Raises:
         DatasetError: a label file or an image cannot be read.
     """
     sides = [np.zeros((0, 2))]
-    for done, sample in enumerate(samples, start=1):  # in one thread: several, which share Python's lock, are slower
+    for done, sample in enumerate(samples, start=1):  # one thread: several would be slower, because of Python's lock
         if len(labels := load_labels(sample.label, classes)):
             header = read_header(sample.image)
             size = np.array((header.width_px, header.height_px), np.float64)
@@ -68,14 +69,14 @@ def load_sides(
 
 
 def measure_iou(sides: FloatArray, anchors: FloatArray) -> FloatArray:
-    """Return the IoU (N, K) of boxes (N, 2) and anchors (K, 2), widths and heights, as if all had one centre."""
+    """Return the IoU (N, K) of boxes (N, 2) and anchors (K, 2), given as width and height, with equal centres."""
     (widths, heights), (wide, high) = sides.T, anchors.T[..., None]
     overlap = np.minimum(widths, wide) * np.minimum(heights, high)
     return np.asarray((overlap / (widths * heights + wide * high - overlap)).T)
 
 
 def measure_fit(sides: FloatArray, anchors: FloatArray, ratio: float) -> AnchorFit:
-    """Measure how well anchors (K, 2) suit boxes (N, 2), N at least 1; `ratio` is the loss's anchor_ratio."""
+    """Measure how well anchors (K, 2) fit boxes (N, 2), with N at least 1; `ratio` is the loss's anchor_ratio."""
     iou, is_within = (np.concatenate(parts) for parts in zip(*_compare_with_best(sides, anchors, ratio), strict=True))
     return AnchorFit(float(iou.mean()), float((iou >= 0.5).mean()), float(is_within.mean()), len(sides))
 
@@ -89,13 +90,13 @@ def find_anchors(
     where: str | None = None,
     report: Callable[[str], None] | None = None,
 ) -> FloatArray:
-    """Find the `count` anchors (K, 2), by area, that the boxes (N, 2) overlap most on average.
+    """Find the `count` anchors (K, 2), sorted by area, with the highest mean IoU with the boxes (N, 2).
 
-    The same seed finds the same anchors, and more restarts never find worse ones.
+    The result depends only on the arguments and the seed. More restarts never make it worse.
 
     Args:
-        where: what an error names as the place the boxes are from.
-        report: is told when only `MOST_BOXES` of the boxes are looked at.
+        where: the source of the boxes, for error messages.
+        report: called with a message if only a sample of `MOST_BOXES` boxes is used.
 
     Raises:
         DatasetError: there are no boxes, or fewer different ones than `count`.
@@ -113,28 +114,29 @@ def find_anchors(
         if report:
             report(f"looking for anchors in {MOST_BOXES:,} of the {len(sides):,} boxes")
         drawn = rng.choice(len(sides), MOST_BOXES, replace=False)
-        sides = sides[np.concatenate((drawn, firsts[:count]))]  # with these, enough different ones are left
+        sides = sides[np.concatenate((drawn, firsts[:count]))]  # these ensure enough different boxes
     endings = [improve_anchors(sides, _choose_seeds(sides, count, child)) for child in rng.spawn(restarts)]
     return _sort_by_area(max(endings, key=lambda anchors: float(measure_iou(sides, anchors).max(1).mean())))
 
 
 def improve_anchors(sides: FloatArray, anchors: FloatArray) -> FloatArray:
-    """Return where k-means leads from the anchors (K, 2): to a mean IoU with the boxes (N, 2) that is never lower.
+    """Improve anchors (K, 2) by k-means on the boxes (N, 2); the mean IoU never gets lower.
 
-    A cluster's centre moves to the width, then to the height, of one of its boxes, near by rank or far, with which its
-    boxes overlap most. An anchor that is no box's best moves to the box that all others suit least.
+    A cluster's centre takes the width, and then the height, of one of its boxes: the one that gives the highest sum of
+    IoU, among boxes at several distances in sorted order. An anchor without boxes moves to the box that the others fit
+    worst.
     """
     before = 0.0
     for _ in range(_ROUNDS):
         iou = measure_iou(sides, anchors)
         best, mean = iou.argmax(1), float(iou.max(1).mean())
-        idle = np.flatnonzero(np.bincount(best, minlength=len(anchors)) == 0)
-        if mean - before < _LEAST_GAIN and not len(idle):
+        empty = np.flatnonzero(np.bincount(best, minlength=len(anchors)) == 0)
+        if mean - before < _LEAST_GAIN and not len(empty):
             break
         before, moved = mean, anchors.copy()
         for number in np.unique(best):
             moved[number] = _move_centre(sides[best == number], anchors[number])
-        for number in idle:
+        for number in empty:
             moved[number] = sides[measure_iou(sides, np.delete(moved, number, axis=0)).max(1).argmin()]
         if np.array_equal(moved, anchors):
             break
@@ -143,7 +145,7 @@ def improve_anchors(sides: FloatArray, anchors: FloatArray) -> FloatArray:
 
 
 def round_anchors(anchors: FloatArray) -> FloatArray:
-    """Return the anchors (K, 2) in whole pixels, by area: all different, no side below 1, as near as that allows."""
+    """Return the anchors (K, 2) rounded to whole pixels, sorted by area: all different, with sides of at least 1."""
     taken: list[tuple[int, int]] = []
     for anchor in anchors:
         width, height = (max(1, round(side)) for side in anchor.tolist())
@@ -161,14 +163,14 @@ def round_anchors(anchors: FloatArray) -> FloatArray:
 
 
 def format_anchors(anchors: FloatArray) -> str:
-    """Return whole-pixel anchors (K, 2) as a cfg holds them: `width,height,width,height,…`."""
+    """Return whole-pixel anchors (K, 2) in the form of a cfg: `width,height,width,height,…`."""
     return ",".join(f"{side:.0f}" for side in anchors.flat)
 
 
 def _compare_with_best(
     sides: FloatArray, anchors: FloatArray, ratio: float
 ) -> Iterator[tuple[FloatArray, NDArray[np.bool_]]]:
-    """Yield, for as many boxes as memory easily holds, their best IoU and whether an anchor is within the ratio."""
+    """Yield, in chunks that fit in memory, the best IoU of boxes and whether some anchor is within the ratio."""
     chunk = max(1, _CHUNK // len(anchors))
     for first in range(0, len(sides), chunk):
         part = sides[first : first + chunk]
@@ -178,7 +180,7 @@ def _compare_with_best(
 
 
 def _choose_seeds(sides: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
-    """Choose `count` different boxes by k-means++: each with a probability that grows with its distance from those chosen."""
+    """Choose `count` different boxes by k-means++: with probability proportional to the distance from those chosen."""
     seeds = sides[rng.integers(len(sides), size=1)]
     distance = 1 - measure_iou(sides, seeds)[:, 0]
     while len(seeds) < count:
@@ -193,9 +195,9 @@ def _move_centre(sides: FloatArray, centre: FloatArray) -> FloatArray:
     steps = np.concatenate(([0], -reach, reach))
     for axis in (0, 1):
         ranked = np.sort(sides[:, axis])
-        ranks = np.searchsorted(ranked, centre[axis]) + steps
-        candidates = np.tile(centre, (len(ranks) + 1, 1))
-        candidates[1:, axis] = ranked[ranks.clip(0, len(sides) - 1)]
+        places = np.searchsorted(ranked, centre[axis]) + steps
+        candidates = np.tile(centre, (len(places) + 1, 1))
+        candidates[1:, axis] = ranked[places.clip(0, len(sides) - 1)]
         centre = candidates[measure_iou(sides, candidates).sum(0).argmax()]
     return centre
 

@@ -1,7 +1,8 @@
-"""Vary training images: mosaic, scale, shift, rotation, colours and mirror.
+"""Augment training images: mosaic, scale, shift, rotation, colours and horizontal flip.
 
-An image is a pair: RGB uint8 (H, W, 3), and float32 (N, 6) rows `class x1 y1 x2 y2 ignore` in its pixels, edges counted.
-Every function is pure: it leaves its input as it was and draws from the generator that it is given.
+An image is a pair: RGB uint8 (H, W, 3), and float32 (N, 6) rows `class x1 y1 x2 y2 ignore` in its pixels, where x and y
+count from the edge of the first pixel.
+No function changes its input. All randomness comes from the given generator.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from yolo_prune.datasets.images import GREY, FloatArray, ImageArray, fit_image
 ImageAndBoxes: TypeAlias = tuple[ImageArray, FloatArray]
 
 MIN_VISIBLE = 0.3
-"""A box is dropped when less of its area is left."""
+"""A box is dropped if less than this share of its area is left."""
 MIN_SIDE_PX = 2.0
-"""A box is dropped when one of its sides is shorter."""
+"""A box is dropped if one of its sides is shorter than this."""
 
 
 def augment(items: Sequence[ImageAndBoxes], size_px: int, config: AugmentConfig, rng: Generator) -> ImageAndBoxes:
@@ -39,9 +40,9 @@ def augment(items: Sequence[ImageAndBoxes], size_px: int, config: AugmentConfig,
 
 
 def mosaic(items: Sequence[ImageAndBoxes], size_px: int, rng: Generator) -> ImageAndBoxes:
-    """Lay four images around a random centre of a grey canvas (2 size_px, 2 size_px, 3), long sides size_px.
+    """Place four images around a random centre on a grey canvas (2 size_px, 2 size_px, 3), with long sides of size_px.
 
-    Boxes that the canvas cuts keep their whole extent, so that `affine` can tell how much of them is left.
+    Boxes that the canvas cuts keep their full extent, so that `affine` can compute how much of them is left.
     Source: Bochkovskiy et al., "YOLOv4" (2020), §3.3.
     """
     canvas = np.full((2 * size_px, 2 * size_px, 3), GREY, np.uint8)
@@ -60,13 +61,13 @@ def mosaic(items: Sequence[ImageAndBoxes], size_px: int, rng: Generator) -> Imag
 
 
 def affine(item: ImageAndBoxes, size_px: int, scale: float, config: AugmentConfig, rng: Generator) -> ImageAndBoxes:
-    """Scale, shift and rotate an image about its centre into a square (size_px, size_px, 3), in one resampling.
+    """Scale, shift and rotate an image about its centre into a square (size_px, size_px, 3), with one resampling.
 
-    Boxes are clipped; those that keep less than `MIN_VISIBLE` of their area or `MIN_SIDE_PX` are dropped, but for
-    ignored ones, of which every rest stays ignored.
+    Boxes are clipped. Those that keep less than `MIN_VISIBLE` of their area, or have a side below `MIN_SIDE_PX`, are
+    dropped. Ignored boxes are never dropped unless nothing of them is left.
 
     Args:
-        scale: pixels of the square for one of the image, before `config.scale` varies it.
+        scale: pixels of the square per pixel of the image, before `config.scale` varies it.
     """
     image, boxes = item
     height, width = image.shape[:2]
@@ -76,7 +77,7 @@ def affine(item: ImageAndBoxes, size_px: int, scale: float, config: AugmentConfi
     turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     matrix = np.column_stack((turn, shift - turn @ (width / 2, height / 2)))
     centres = matrix.copy()
-    centres[:, 2] += turn @ (0.5, 0.5) - 0.5  # OpenCV counts from the middle of the first pixel, boxes from its edge
+    centres[:, 2] += turn @ (0.5, 0.5) - 0.5  # OpenCV counts from the centre of the first pixel, boxes from its edge
     warped = cv2.warpAffine(image, centres, (size_px, size_px), flags=cv2.INTER_LINEAR, borderValue=(GREY,) * 3)
     moved = _clip(_move(_clip(boxes, width, height), matrix), size_px, size_px)
     sides = moved[:, 3:5] - moved[:, 1:3]
@@ -87,7 +88,7 @@ def affine(item: ImageAndBoxes, size_px: int, scale: float, config: AugmentConfi
 
 
 def jitter_hsv(image: ImageArray, config: AugmentConfig, rng: Generator) -> ImageArray:
-    """Turn the hue, and stretch saturation and brightness, each by a random share within the config's."""
+    """Change hue, saturation and brightness, each by a random share within the config's limits."""
     hue, saturation, value = rng.uniform(-1, 1, size=3) * (config.hue, config.saturation, config.value)
     levels = np.arange(256.0)
     table = np.stack(((levels + round(180 * hue)) % 180, levels * (1 + saturation), levels * (1 + value)), axis=-1)
@@ -97,7 +98,7 @@ def jitter_hsv(image: ImageArray, config: AugmentConfig, rng: Generator) -> Imag
 
 
 def flip(item: ImageAndBoxes) -> ImageAndBoxes:
-    """Mirror an image left to right."""
+    """Flip an image horizontally."""
     image, boxes = item
     mirrored = boxes.copy()
     mirrored[:, [1, 3]] = image.shape[1] - boxes[:, [3, 1]]
@@ -105,7 +106,7 @@ def flip(item: ImageAndBoxes) -> ImageAndBoxes:
 
 
 def _move(boxes: FloatArray, matrix: NDArray[np.float64]) -> FloatArray:
-    """Return (N, 6) rows with the upright boxes around theirs once a (2, 3) matrix has moved them."""
+    """Return (N, 6) rows with the axis-aligned boxes around the given ones after a (2, 3) transformation."""
     corners = boxes[:, [[1, 2], [3, 2], [3, 4], [1, 4]]] @ matrix[:, :2].T + matrix[:, 2]
     return np.column_stack((boxes[:, 0], corners.min(axis=1), corners.max(axis=1), boxes[:, 5])).astype(np.float32)
 

@@ -12,7 +12,7 @@ from yolo_prune.errors import ConfigError
 
 @settings
 class AugmentConfig:
-    """How training images are varied."""
+    """How training images are augmented."""
 
     mosaic: Annotated[float, Setting("Probability that an image is joined with three others.", ge=0, le=1)] = 0.5
     flip: Annotated[float, Setting("Probability of a horizontal flip.", ge=0, le=1)] = 0.5
@@ -41,15 +41,16 @@ class CheckConfig:
         int,
         Setting("Most bits in which the perceptual hashes of near-duplicates differ, of 64.", ge=0, le=64, unit="bits"),
     ] = 12
-    # Measured against copies of 1,235 real and 1,100 drawn images: mirrored, re-encoded at JPEG quality 60, scaled to 70 % or
-    # brightened by 10 % they differ by at most 8 bits, cropped by 3 % all but 2 of them by at most 12. Of 6 million pairs of real
-    # images from different scenes 377 come as near by chance; the second look, at thumbnails, lets none of them pass.
+    # Measured with changed versions of 1,235 real and 1,100 drawn images. Versions that were mirrored, re-encoded at
+    # JPEG quality 60, scaled to 70 % or brightened by 10 % differ by at most 8 bits; cropped by 3 %, all but 2 differ by
+    # at most 12. Of 6 million pairs of real images from different scenes, 377 are as near by chance; the comparison of thumbnails
+    # rejects all of these.
     workers: Annotated[int | None, Setting("Threads that decode images.", ge=1, default="one per core")] = None
 
 
 @settings
 class ConvertConfig:
-    """What to make of the sources of `data convert`."""
+    """Settings of `data convert`."""
 
     to: Annotated[Literal["yolo", "coco", "voc"], Setting("Format to write.")]
     out: Annotated[PathSetting, Setting("Folder to make.")]
@@ -60,7 +61,7 @@ class ConvertConfig:
     link: Annotated[bool, Setting("Link to the images instead of copying them.")] = False
 
     def __post_init__(self) -> None:
-        """Raise ConfigError if there is no folder of images, or a class is named twice."""
+        """Raise ConfigError if the folder of images does not exist, or a class is named twice."""
         if self.images is not None and not self.images.is_dir():
             raise ConfigError(f"there is no folder {self.images}", where="images", right="name a folder of images")
         if self.names is not None and (not all(self.names) or len(set(self.names)) < len(self.names)):
@@ -89,7 +90,7 @@ class VggHandConfig:
         str,
         Setting(
             "What to download, to hand_dataset.tar.gz beside the folder; it stays there, and is not downloaded again. "
-            "A download that broke off goes on where it was."
+            "An interrupted download is continued."
         ),
     ] = "http://www.robots.ox.ac.uk/~vgg/data/hands/downloads/hand_dataset.tar.gz"
     archive: Annotated[
@@ -99,13 +100,13 @@ class VggHandConfig:
     trainval: Annotated[
         bool, Setting("Train on the official train and val together, as the case study: 4,807 images, 821 to test.")
     ] = False
-    any_counts: Annotated[bool, Setting("Go on where the counts are not the published ones.")] = False
+    any_counts: Annotated[bool, Setting("Continue if the counts differ from the published ones.")] = False
 
     def __post_init__(self) -> None:
         """Raise if two settings contradict each other.
 
         Raises:
-            ConfigError: an archive and an address are both given, or the hash is none.
+            ConfigError: both an archive and an address are given, or the hash is not a SHA-256.
         """
         if self.archive is not None and self.url != type(self).url:
             raise ConfigError(f"{self.archive} is given as well", where="url", right="give either url or archive")

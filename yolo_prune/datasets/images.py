@@ -1,4 +1,4 @@
-"""Images from files, and their way into the network's square and back."""
+"""Read images from files, and letterbox them into the network's input and back."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from yolo_prune.errors import DatasetError
 FloatArray = NDArray[np.float32]
 ImageArray = NDArray[np.uint8]
 
-Image.MAX_IMAGE_PIXELS = None  # OpenCV has a bound of its own, and it decodes
+Image.MAX_IMAGE_PIXELS = None  # OpenCV decodes the images, and has its own limit
 
 STRIDE_PX = 32
-"""What a rectangle's sides are multiples of: the coarsest cells of the YOLO family."""
+"""The sides of a rectangular input are multiples of this: the largest stride of the YOLO family."""
 GREY = 114
-"""What fills the square beside an image."""
+"""The grey value of the padding of letterboxed images."""
 ORIENTATION_TAG = 0x0112
 RIGHT_IMAGE = "put a whole JPEG, PNG, WebP, BMP or TIFF there"
 
 
 def read_image(path: Path) -> ImageArray:
-    """Read an image as RGB uint8 (H, W, 3), turned as its EXIF data say; grey becomes RGB, alpha is dropped.
+    """Read an image as RGB uint8 (H, W, 3), rotated as its EXIF data say; grey becomes RGB, alpha is dropped.
 
     Raises:
-        DatasetError: the file is missing, cannot be read or is no image.
+        DatasetError: the file is missing, cannot be read or is not an image.
     """
     try:
         image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
@@ -44,22 +44,22 @@ def read_image(path: Path) -> ImageArray:
 
 @dataclass(frozen=True)
 class Header:
-    """What an image says of itself before it is decoded."""
+    """The size and orientation of an image, read without decoding it."""
 
     width_px: int
-    """Width as it is shown, turned as its EXIF data say."""
+    """Width as displayed, after EXIF rotation."""
     height_px: int
-    """Height as it is shown."""
+    """Height as displayed."""
     orientation: int
-    """EXIF's 1 … 8: 1 is stored as shown; from 5 on, width and height change places."""
+    """EXIF orientation, 1 … 8: 1 means stored as displayed; from 5 on, width and height are swapped."""
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """Width and height of the pixels as they are stored."""
+        """Width and height of the stored pixels."""
         return (self.height_px, self.width_px) if self.orientation >= 5 else (self.width_px, self.height_px)
 
     def turn(self, boxes_xyxy: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Map (N, 4) boxes in stored pixels to pixels as shown, where the image itself is turned when it is read.
+        """Map (N, 4) boxes in stored pixels to pixels as displayed, if the image itself is rotated when it is read.
 
         Source: EXIF 2.32, tag 0x0112.
         """
@@ -77,46 +77,47 @@ def read_header(path: Path) -> Header:
     """Read an image's size and orientation without decoding it.
 
     Raises:
-        DatasetError: the file is missing, cannot be read or is no image.
+        DatasetError: the file is missing, cannot be read or is not an image.
     """
     try:
         with Image.open(path) as image:
             stated, (width, height), kind = image.getexif().get(ORIENTATION_TAG, 1), image.size, image.format
     except FileNotFoundError as error:
         raise DatasetError("there is no such image", where=path, right="name an image that exists") from error
-    except Exception as error:  # Pillow lets through whatever a broken file makes its parsers raise
+    except Exception as error:  # a broken file may raise anything in Pillow
         raise DatasetError("is not a readable image", where=path, right=RIGHT_IMAGE) from error
     orientation = stated if stated in range(1, 9) else 1
-    is_turned = orientation >= 5 and kind != "TIFF"  # Pillow turns TIFF's size by itself
+    is_turned = orientation >= 5 and kind != "TIFF"  # Pillow already swaps the size of a TIFF
     return Header(*((height, width) if is_turned else (width, height)), orientation)
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where an image lies in the network's input, a square unless told otherwise: x_square = x_image × scale + pad, edges counted, not pixel centres.
+    """Position of an image in the network's input: x_input = x_image × scale + pad.
 
-    The two scales differ by less than half a pixel over the image, which has whole pixels on both sides of the way.
+    The input is a square by default. Coordinates count from edges, not from pixel centres. The two scales differ by
+    less than half a pixel over the image, because the resized image has whole pixels.
     """
 
     scale_x: float
-    """Pixels of the square for one pixel of the image, along its width."""
+    """Input pixels per image pixel, along the width."""
     scale_y: float
-    """The same along its height."""
+    """Input pixels per image pixel, along the height."""
     pad_x_px: int
-    """Pixels of the square left of the image."""
+    """Padding left of the image, in input pixels."""
     pad_y_px: int
-    """Pixels of the square above the image."""
+    """Padding above the image, in input pixels."""
     width_px: int
-    """Width of the square."""
+    """Width of the input."""
     height_px: int
-    """Height of the square."""
+    """Height of the input."""
 
     def to_network(self, boxes_xyxy: FloatArray) -> FloatArray:
-        """Map (N, 4) boxes in pixels of the image to pixels of the square."""
+        """Map (N, 4) boxes from image pixels to input pixels."""
         return boxes_xyxy * self._scale + self._pad
 
     def to_image(self, boxes_xyxy: FloatArray, width_px: int, height_px: int) -> FloatArray:
-        """Map (N, 4) boxes in pixels of the square to pixels of the image, clipped to its width and height."""
+        """Map (N, 4) boxes from input pixels to image pixels, clipped to the image's width and height."""
         edges = np.array((width_px, height_px) * 2, np.float32)
         return ((boxes_xyxy - self._pad) / self._scale).clip(0, edges)
 
@@ -130,7 +131,7 @@ class Letterbox:
 
 
 def fit_image(image: ImageArray, long_side_px: int) -> ImageArray:
-    """Resize an image to a long side of `long_side_px`, aspect kept: by areas to shrink, linearly to enlarge."""
+    """Resize an image to a long side of `long_side_px`, keeping its aspect: by area to shrink, linearly to enlarge."""
     height, width = image.shape[:2]
     if max(height, width) == long_side_px:
         return image
@@ -139,7 +140,7 @@ def fit_image(image: ImageArray, long_side_px: int) -> ImageArray:
 
 
 def make_letterbox(width_px: int, height_px: int, size_px: int, rectangular: bool = False) -> Letterbox:
-    """Say where an image of some size lies in the square, or in a rectangle no larger than multiples of `STRIDE_PX` ask for."""
+    """Return the position of an image in the square, or in a rectangle with sides that `STRIDE_PX` divides."""
     width, height = _fit(width_px, height_px, size_px)
     sides = [-(-side // STRIDE_PX) * STRIDE_PX if rectangular else size_px for side in (width, height)]
     pads = [(side - inner) // 2 for side, inner in zip(sides, (width, height), strict=True)]
@@ -147,7 +148,7 @@ def make_letterbox(width_px: int, height_px: int, size_px: int, rectangular: boo
 
 
 def letterbox(image: ImageArray, size_px: int, rectangular: bool = False) -> tuple[ImageArray, Letterbox]:
-    """Fit an image into the middle of a grey square (size_px, size_px, 3) or rectangle, and say where it lies there."""
+    """Fit an image into the middle of a grey square (size_px, size_px, 3) or rectangle, and return its position."""
     box = make_letterbox(image.shape[1], image.shape[0], size_px, rectangular)
     inner = fit_image(image, size_px)
     square = np.full((box.height_px, box.width_px, 3), GREY, np.uint8)

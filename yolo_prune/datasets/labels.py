@@ -1,4 +1,4 @@
-"""Labels of one image as text: a line `class cx cy w h` for each object, in shares of the image's width and height."""
+"""Labels of one image as text: a line `class cx cy w h` per object, in shares of the image's width and height."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from yolo_prune.errors import DatasetError
 FloatArray = NDArray[np.float32]
 
 OVERSHOOT = 1e-3
-"""How far a box may stand over the image's edge, in shares of its side, and be clipped rather than refused."""
+"""A box may extend this far over the image's edge, in shares of its side, and is clipped; beyond, it is an error."""
 ROUNDING = 1e-6
-"""An overshoot that is left as it is, and the smallest side that a box may have."""
+"""Rounding tolerance: a smaller overshoot is not clipped, and a box with a smaller side is empty."""
 
 
 @dataclass(frozen=True)
 class Objects:
-    """The labelled objects of one image, in its pixels as it is shown."""
+    """The labelled objects of one image, in pixels as displayed."""
 
     classes: NDArray[np.int64]
     """(N,) class indices."""
     boxes_xyxy: NDArray[np.float64]
     """(N, 4) in pixels."""
     ignore: NDArray[np.bool_]
-    """(N,) crowds and the like, which count neither way."""
+    """(N,) objects to ignore, such as crowds."""
 
     def __len__(self) -> int:
         return len(self.classes)
 
     def clip(self, width_px: float, height_px: float) -> Objects:
-        """Return what lies inside an image: boxes cut at its edges, those without area left out."""
+        """Return the objects clipped to an image, without those that have no area left."""
         boxes = self.boxes_xyxy.clip(0, (width_px, height_px, width_px, height_px))
         shares = (boxes[:, 2:] - boxes[:, :2]) / (width_px, height_px)
         kept = (shares >= 2 * ROUNDING).all(axis=1)
@@ -45,26 +45,26 @@ class Objects:
 
 @dataclass(frozen=True)
 class LabelLines:
-    """A label file line by line; empty lines are left out."""
+    """The lines of a label file, without empty ones."""
 
     numbers: NDArray[np.int64]
-    """(N,) where the good lines stand, the first being 1."""
+    """(N,) line numbers of the good lines, from 1."""
     rows: NDArray[np.float64]
-    """(N, 5) what they say, `class cx cy w h` in shares; repeated rows are kept."""
+    """(N, 5) their values, `class cx cy w h` in shares; repeated rows are kept."""
     errors: tuple[DatasetError, ...]
-    """What is wrong with each of the others."""
+    """The error of each bad line."""
 
 
 def parse_labels(text: str, source: str | Path, classes: int) -> FloatArray:
     """Return the objects as (N, 5) rows `class cx cy w h`, normalised, in the text's order; repeated rows count once.
 
     Args:
-        source: what messages call the text: its file.
-        classes: how many classes there are; a label's class lies in [0, classes).
+        source: name of the text in messages: its file.
+        classes: number of classes; a label's class is in [0, classes).
 
     Raises:
         DatasetError: a line without exactly five numbers, an unknown class, a box without area or outside the image;
-            it names `source` and the line.
+            names `source` and the line.
     """
     lines = ((number, line.split()) for number, line in enumerate(text.splitlines(), 1))
     rows = dict.fromkeys(_parse_line(words, f"{source}:{number}", classes) for number, words in lines if words)
@@ -74,7 +74,7 @@ def parse_labels(text: str, source: str | Path, classes: int) -> FloatArray:
 def format_labels(
     classes: NDArray[np.integer], boxes_xyxy: NDArray[np.floating], width_px: float, height_px: float
 ) -> str:
-    """Write objects, (N,) classes and (N, 4) boxes in pixels of an image, as lines of six decimals."""
+    """Format objects, (N,) classes and (N, 4) boxes in pixels of an image, as lines with six decimals."""
     boxes = boxes_xyxy.astype(np.float64) / (width_px, height_px, width_px, height_px)
     rows = np.column_stack((classes, (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]))
     return "".join("{:.0f} {:.6f} {:.6f} {:.6f} {:.6f}\n".format(*row) for row in rows)
@@ -92,16 +92,16 @@ def load_labels(path: Path, classes: int) -> FloatArray:
     """Read a label file as `parse_labels` does; a missing file means an image without objects.
 
     Raises:
-        DatasetError: the file cannot be read, is no text, or as `parse_labels` says.
+        DatasetError: the file cannot be read or is not text, or as for `parse_labels`.
     """
     return parse_labels(_load_text(path), path, classes)
 
 
 def scan_labels(path: Path, classes: int) -> LabelLines:
-    """Read a label file past its bad lines, each of which becomes an error; a missing file has no lines.
+    """Read a label file and return each bad line as an error; a missing file has no lines.
 
     Raises:
-        DatasetError: the file cannot be read or is no text.
+        DatasetError: the file cannot be read or is not text.
     """
     numbers, rows, errors = [], [], []
     for number, line in enumerate(_load_text(path).splitlines(), 1):
@@ -115,10 +115,10 @@ def scan_labels(path: Path, classes: int) -> LabelLines:
 
 
 def load_objects(sample: Sample, classes: int) -> FloatArray:
-    """Return an image's objects as (N, 6) rows `class cx cy w h ignore`, those that count first; ignore is 0 or 1.
+    """Return an image's objects as (N, 6) rows `class cx cy w h ignore`, ignored ones last; ignore is 0 or 1.
 
     Raises:
-        DatasetError: as `load_labels` does, of either file.
+        DatasetError: as for `load_labels`, for either file.
     """
     counted, ignored = load_labels(sample.label, classes), load_labels(sample.ignored, classes)
     flags = np.repeat(np.array((0, 1), np.float32), (len(counted), len(ignored)))
@@ -126,7 +126,7 @@ def load_objects(sample: Sample, classes: int) -> FloatArray:
 
 
 def locate_objects(rows: FloatArray, width_px: float, height_px: float) -> FloatArray:
-    """Return (N, 6) rows `class cx cy w h ignore` in shares as rows `class x1 y1 x2 y2 ignore` in pixels."""
+    """Convert (N, 6) rows `class cx cy w h ignore` in shares to rows `class x1 y1 x2 y2 ignore` in pixels."""
     kinds, centres, sides, ignore = np.split(rows, (1, 3, 5), axis=1)
     scale = np.array((width_px, height_px), np.float32)
     return np.concatenate((kinds, (centres - sides / 2) * scale, (centres + sides / 2) * scale, ignore), axis=1)

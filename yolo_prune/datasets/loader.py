@@ -1,4 +1,4 @@
-"""Batches of images and targets, the same for any number of workers and after any restart."""
+"""Batches of images and targets: the same for any number of workers, and after any restart."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from yolo_prune.errors import DatasetError
 from yolo_prune.threads import count_cores
 
 CACHE_BYTES = 2 << 30
-"""How much memory a data set's decoded images may take."""
+"""The most memory that a data set's decoded images may take."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one size and the objects in them."""
+    """Images of one size and their objects."""
 
     images: Tensor
-    """(B, 3, H, W) uint8 RGB, channels last in memory; squares unless they are rectangular."""
+    """(B, 3, H, W) uint8 RGB, channels last in memory; square unless the data set is rectangular."""
     targets: Tensor
     """(M, 7) float32 rows `index in batch, class, cx, cy, w, h, ignore`, in shares of width and height; ignore is 0 or 1."""
     indices: Tensor
-    """(B,) int64: each image's place in the data set's samples."""
+    """(B,) int64: each image's index in the data set's samples."""
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device, without waiting for the copy where memory is pinned."""
+        """Return the batch on a device; the copy is asynchronous if memory is pinned."""
         return Batch(*(part.to(device, non_blocking=True) for part in self._parts))
 
     def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory, from which copies to CUDA are fast."""
+        """Return the batch in page-locked memory, for fast copies to CUDA."""
         return Batch(*(part.pin_memory() for part in self._parts))
 
     def split(self, parts: int) -> list[Batch]:
@@ -67,13 +67,13 @@ class Batch:
 
 
 class DetectionDataset(Dataset[ImageAndBoxes]):
-    """Samples as square images with boxes; decoded images, at the size of use, stay in memory.
+    """Samples as square images with boxes. Decoded images, resized for use, stay in memory.
 
-    Labels and, as far as memory allows, images are read at once, so that a bad file shows before training starts.
+    Labels, and images as far as memory allows, are read at once, so that a bad file is reported before training starts.
     """
 
     augment: AugmentConfig | None
-    """How images are varied, None for a plain letterbox; it may be changed between epochs."""
+    """How images are augmented; None for plain letterboxing. It may be changed between epochs."""
 
     def __init__(
         self,
@@ -88,7 +88,8 @@ class DetectionDataset(Dataset[ImageAndBoxes]):
         """Read the labels and fill the cache.
 
         Args:
-            cache_bytes: images beyond this are read from disk each time; all have a long side of at most `img_size`.
+            cache_bytes: images beyond this are read from disk each time; all are stored with a long side of at most
+                `img_size`.
 
         Raises:
             DatasetError: a label or an image cannot be read.
@@ -118,14 +119,14 @@ class DetectionDataset(Dataset[ImageAndBoxes]):
     ) -> ImageAndBoxes:
         """Return RGB uint8 (H, W, 3) and (N, 6) rows `class x1 y1 x2 y2 ignore` in its pixels.
 
-        Whatever is random in it follows from the data set's seed, the epoch and the index.
+        All randomness is determined by the data set's seed, the epoch and the index.
 
         Args:
-            size_px: the long side, without it `img_size`; the image is a square of it unless it is rectangular.
-            rectangular: padded to multiples of `STRIDE_PX` alone; for a data set that is not augmented.
+            size_px: the long side, by default `img_size`; the image is a square unless it is rectangular.
+            rectangular: pad only to multiples of `STRIDE_PX`; for a data set without augmentation.
 
         Raises:
-            DatasetError: an image outside the cache cannot be read any more.
+            DatasetError: an image outside the cache can no longer be read.
         """
         size_px = size_px or self.img_size
         item = self._load(index)
@@ -133,7 +134,7 @@ class DetectionDataset(Dataset[ImageAndBoxes]):
             image, boxes = item
             padded, box = letterbox(image, size_px, rectangular)
             return padded, np.column_stack((boxes[:, 0], box.to_network(boxes[:, 1:5]), boxes[:, 5]))
-        # numpy seeds (seed, epoch) and (seed, epoch, 0) alike, and the first is the order's
+        # numpy seeds (seed, epoch) and (seed, epoch, 0) equally, and the first is used for the order
         rng = np.random.default_rng((self.seed, epoch, index + 1))
         items = [item]
         if rng.random() < self.augment.mosaic:
@@ -145,7 +146,7 @@ class DetectionDataset(Dataset[ImageAndBoxes]):
         """Size and orientation of every image's file."""
         return tuple(
             read_header(sample.image) for sample in self.samples
-        )  # threads, which share Python's lock, are slower
+        )  # threads would be slower, because of Python's lock
 
     def _load(self, index: int) -> ImageAndBoxes:
         return self._cache[index] if index < len(self._cache) else self._read(index)
@@ -159,7 +160,7 @@ class DetectionDataset(Dataset[ImageAndBoxes]):
 
 @dataclass(frozen=True)
 class _Epoch(Dataset["Batch | DatasetError"]):
-    """The batches of one epoch; an error is handed over as a value, since DataLoader would wrap it in a traceback."""
+    """The batches of one epoch. An error is returned as a value, because DataLoader would wrap it in a traceback."""
 
     data: DetectionDataset
     epoch: int
@@ -180,7 +181,7 @@ class _Epoch(Dataset["Batch | DatasetError"]):
 
 
 class Loader:
-    """An epoch's batches, as often as they are asked for."""
+    """The batches of an epoch; can be iterated several times."""
 
     def __init__(self, batches: DataLoader[Batch | DatasetError]) -> None:
         self._batches = batches
@@ -193,7 +194,7 @@ class Loader:
         while True:
             try:
                 batch = next(batches, None)
-            except RuntimeError as error:  # what DataLoader makes of a worker's death
+            except RuntimeError as error:  # DataLoader raises this when a worker dies
                 if not str(error).startswith("DataLoader worker (pid"):
                     raise
                 right = "resume the run, with fewer workers if memory was short, or with 0"
@@ -214,7 +215,7 @@ class Share:
 
 
 def count_batches(images: int, batch_size: int, share: Share | None = None) -> int:
-    """Return how many batches of an epoch there are; one with fewer images than processes is left out."""
+    """Return the number of batches per epoch; a batch with fewer images than processes is left out."""
     count = 1 if share is None else share.count
     return images // batch_size + (images % batch_size >= count)
 
@@ -232,13 +233,13 @@ def make_loader(
     start: int = 0,
     share: Share | None = None,
 ) -> Loader:
-    """Make the batches of one epoch; their order and sizes follow from the data set's seed and the epoch.
+    """Make the batches of one epoch; their order and sizes are determined by the data set's seed and the epoch.
 
     Args:
-        workers: processes that make batches; they share the cache. 0 makes them in this process.
-        sizes: sides in pixels of which each batch takes one; without them `img_size`.
-        start: the number of the batch to begin with.
-        share: which images of every batch to make; without it all.
+        workers: number of processes that make batches; they share the cache. 0 makes them in this process.
+        sizes: sides in pixels, one of which each batch takes; by default `img_size`.
+        start: number of the first batch.
+        share: which images of every batch to make; by default all.
     """
     rng = np.random.default_rng((data.seed, epoch))
     order = (rng.permutation(len(data)) if shuffle else np.arange(len(data))).tolist()
@@ -257,7 +258,7 @@ def make_loader(
             pin_memory=pin_memory,
             worker_init_fn=_start_worker,
             multiprocessing_context="fork" if workers and "fork" in get_all_start_methods() else None,
-            generator=torch.Generator(),  # else DataLoader draws from the training's random numbers
+            generator=torch.Generator(),  # else DataLoader uses the training's random generator
         )
     )
 
@@ -265,11 +266,11 @@ def make_loader(
 def read_in_order(
     data: DetectionDataset, batch_size: int, indices: Sequence[int] | None = None, rectangular: bool = False
 ) -> Iterator[Batch]:
-    """Yield a data set's plain batches, decoded ahead by a thread for each core.
+    """Yield a data set's batches without augmentation, decoded ahead by one thread per core.
 
     Args:
-        indices: the images to yield; without them all.
-        rectangular: pad images to multiples of `STRIDE_PX` instead of to squares, those of one shape together.
+        indices: the images to yield; by default all.
+        rectangular: pad images to multiples of `STRIDE_PX`, not to squares; images of one shape share batches.
 
     Raises:
         DatasetError: an image cannot be read.
@@ -318,4 +319,4 @@ def _collate(indices: Sequence[int], items: Sequence[ImageAndBoxes]) -> Batch:
 
 def _start_worker(number: int) -> None:
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one stops the workers

@@ -1,13 +1,13 @@
-"""Which images a data set has: the YOLO world's data.yaml, and text lists of images.
+"""The images of a data set: a YOLO data.yaml, and text lists of images.
 
-    path: .                 # root of what follows, from the YAML's folder; left out, that folder itself
-    train: images/train     # a folder (searched through), a .txt with an image per line, or a list of such
+    path: .                 # root of the other paths, relative to the YAML's folder; by default that folder
+    train: images/train     # a folder (searched recursively), a .txt with an image per line, or a list of these
     val: images/val
-    test: images/test       # may be left out, or not be there
+    test: images/test       # may be omitted, or not exist
     names: {0: hand}        # or [hand]
 
-The labels of images/a/b.jpg are in labels/a/b.txt; those of an image that no `images` folder holds stand beside it.
-Boxes that count neither way, such as crowds, are in labels/a/b.ignore.txt, which other tools pass over.
+The labels of images/a/b.jpg are in labels/a/b.txt. If no folder is called `images`, they are beside the image.
+Ignored boxes, such as crowds, are in labels/a/b.ignore.txt, which other tools do not read.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ class Sample:
 
     @property
     def ignored(self) -> Path:
-        """The file of crowds and other boxes that count neither way; as a rule there is none."""
+        """The file of ignored boxes, such as crowds; most images have none."""
         return self.label.with_suffix(".ignore.txt")
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a data.yaml says: the class names, and each split's samples in the order of their paths."""
+    """The contents of a data.yaml: the class names, and each split's samples sorted by path."""
 
     source: Path
-    """The data.yaml."""
+    """The path of the data.yaml."""
     root: Path
-    """The folder from which its other paths count."""
+    """The folder that its other paths are relative to."""
     names: tuple[str, ...]
     """The name of each class."""
     splits: Mapping[str, tuple[Sample, ...]]
-    """Samples of train, val and, where there is one, test."""
+    """Samples of train, val and, if there is one, test."""
     absent: Mapping[str, Path] = field(default_factory=dict)
-    """The folder or list of a test split that the data.yaml names and that is not there."""
+    """The folder or list of a test split that the data.yaml names but that does not exist."""
 
     def samples(self, split: str) -> tuple[Sample, ...]:
         """Return the samples of a split.
@@ -76,7 +76,7 @@ class DataSpec:
         return samples
 
     def require_all(self) -> None:
-        """Check that every split which the data.yaml names is there.
+        """Check that every split named in the data.yaml exists.
 
         Raises:
             DatasetError: the folder or list of one is missing.
@@ -86,11 +86,11 @@ class DataSpec:
 
 
 def load_spec(path: Path) -> DataSpec:
-    """Read a data.yaml and find its images.
+    """Load a data.yaml and find its images.
 
     Raises:
-        DatasetError: the file is missing, broken (names the line) or lacks a key (names it), class names are amiss, or
-            a split's images, or the folder or list of train or val, are missing; those of test may be.
+        DatasetError: the file is missing, broken (names the line) or lacks a key (names it), class names are invalid,
+            or a split's images, or the folder or list of train or val, are missing; those of test may be.
     """
     values = _load_mapping(path)
     for key in ("train", "val", "names"):
@@ -116,7 +116,7 @@ def save_spec(folder: Path, splits: Iterable[str], names: Sequence[str]) -> Path
 
 
 def load_list(spec: DataSpec, path: Path) -> tuple[Sample, ...]:
-    """Read a text file with an image's path per line, from the data set's root, or after ./ from the list's own folder.
+    """Read a text file with one image path per line, relative to the data set's root, or after ./ to the list's folder.
 
     Raises:
         DatasetError: the list cannot be read, is empty, or names an image that does not exist (names the line).
@@ -128,7 +128,7 @@ def load_list(spec: DataSpec, path: Path) -> tuple[Sample, ...]:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the images of a folder and of those within it, by their suffix, in the order of their paths."""
+    """Return the images in a folder and its subfolders, found by suffix and sorted by path."""
     return sorted(
         Path(place, name)
         for place, _, names in os.walk(folder, followlinks=True)
@@ -138,7 +138,7 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def make_sample(image: Path) -> Sample:
-    """Return an image with the place of its labels."""
+    """Return an image with the path of its labels."""
     parts = image.parent.parts
     if "images" not in parts:
         return Sample(image, image.with_suffix(".txt"))
@@ -147,12 +147,13 @@ def make_sample(image: Path) -> Sample:
 
 
 def measure_fingerprint(spec: DataSpec) -> str:
-    """Return the SHA-256 of what a data set holds: names, splits, images' paths and sizes, labels' contents.
+    """Return a SHA-256 of a data set's contents: names, splits, images' paths and sizes, labels' contents.
 
-    It is the same wherever the data set lies. Images are not read, so a change that keeps their size goes unseen.
+    It does not depend on where the data set is. Images are not read, so a change that keeps a file's size is not
+    noticed.
 
     Raises:
-        DatasetError: an image has gone, or a label file cannot be read.
+        DatasetError: an image is missing, or a label file cannot be read.
     """
     digest = hashlib.sha256(repr(spec.names).encode())
     for split in sorted(spec.splits):
@@ -168,7 +169,7 @@ def _measure_sample(sample: Sample) -> tuple[int | bytes | None, ...]:
         return size_bytes, labels, *([sample.ignored.read_bytes()] if sample.ignored.exists() else [])
     except OSError as error:
         raise DatasetError(
-            f"cannot be read ({error.strerror})", where=error.filename, right="mend or restore the file"
+            f"cannot be read ({error.strerror})", where=error.filename, right="correct or restore the file"
         ) from error
 
 
@@ -202,7 +203,7 @@ def _parse_names(values: Mapping[Any, Any], path: Path) -> tuple[str, ...]:
             f"{names!r} does not name the classes", where=where, right="write a line 0: name for each class"
         )
     for name in names:
-        if type(name) not in (str, int):  # YAML reads a bare no as false
+        if type(name) not in (str, int):  # YAML reads an unquoted no as false
             raise DatasetError(f"{name!r} is no name", where=where, right="put quotes around it")
     if values.get("nc", len(names)) != len(names):
         right = f"write nc: {len(names)}, or leave it out"
@@ -217,7 +218,7 @@ def _parse_path(value: Any, where: str) -> Path:
 
 
 def _find_missing(root: Path, value: Any, where: str) -> Path | None:
-    """Return the first folder or list that a split's value names and that is not there."""
+    """Return the first folder or list that a split's value names but that does not exist."""
     places = [] if value is None else [root / _parse_path(source, where) for source in _list_sources(value)]
     return next((place for place in places if not place.exists()), None)
 

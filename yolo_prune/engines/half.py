@@ -1,4 +1,4 @@
-"""Detectors in half precision on a GPU: a dense one, and one that skips what 2:4 pruning left out of 1×1 convolutions."""
+"""Detectors in half precision on a GPU: a dense one, and one that skips the zeros of 1×1 convolutions pruned 2:4."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from yolo_prune.model.detector import ConvLayer, Detector, Heads, Visit
 from yolo_prune.model.fold import fold_batchnorm
 
 ROWS, COLUMNS = 32, 64
-"""What a float16 matrix's rows and columns must be multiples of, so that PyTorch packs it."""
+"""The rows and columns of a float16 matrix must be multiples of these, so that PyTorch can pack it."""
 KEPT, GROUP = 2, 4
-"""At most so many weights of so many consecutive ones are not zero: what the GPU's sparse units take."""
+"""Of `GROUP` consecutive weights at most `KEPT` are not zero: the pattern that the GPU's sparse units need."""
 
 
 class HalfDetector(Detector):
-    """A detector whose batch norm is folded, in float16; it takes and gives float32."""
+    """A detector in float16 with folded batch norm; its inputs and outputs are float32."""
 
     def __init__(self, model: Detector) -> None:
         folded = fold_batchnorm(model)
@@ -36,7 +36,7 @@ class HalfDetector(Detector):
 
 
 class SemiStructuredDetector(HalfDetector):
-    """The same, with the 1×1 convolutions that are pruned 2:4 as products with PyTorch's semi-structured sparse matrices.
+    """A detector in float16 whose 1×1 convolutions, if pruned 2:4, use PyTorch's semi-structured sparse matrices.
 
     Raises:
         EngineError: there is no such convolution.
@@ -60,7 +60,7 @@ class SemiStructuredDetector(HalfDetector):
 
 
 def is_semi_structured(layer: Conv, weight: Tensor) -> bool:
-    """Say whether a convolution with `weight` (out, in, 1, 1) is a product with a matrix that the GPU's sparse units take."""
+    """Return whether a convolution with `weight` (out, in, 1, 1) can run on the GPU's sparse units."""
     if (layer.size, layer.stride, layer.padding, layer.groups) != (1, 1, 0, 1):
         return False
     if weight.shape[0] % ROWS or weight.shape[1] % COLUMNS:
@@ -69,7 +69,7 @@ def is_semi_structured(layer: Conv, weight: Tensor) -> bool:
 
 
 class _SemiStructuredConv(nn.Module):
-    """A 1×1 convolution as rows of pixels times a matrix, which is packed on first use, where the weights then are."""
+    """A 1×1 convolution as a product of pixel rows and a matrix, which is packed on first use."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class _SemiStructuredConv(nn.Module):
         """Map (B, C, H, W) to (B, filters, H, W), channels last."""
         if self._packed is None:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PyTorch calls it a prototype
+                warnings.simplefilter("ignore")  # PyTorch warns that this is a prototype
                 self._packed = to_sparse_semi_structured(self.weight.flatten(1).contiguous())
         batch, channels, height, width = inputs.shape
         pixels = inputs.permute(0, 2, 3, 1).reshape(-1, channels)

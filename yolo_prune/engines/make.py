@@ -1,4 +1,4 @@
-"""The engines by their names: how a network is run."""
+"""Make an engine, which runs a network, by its name."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from yolo_prune.model.fold import fold_batchnorm
 
 
 def make_engine(model: Detector, engine: str, device: torch.device) -> DecodedDetector:
-    """Make the network with its decoding as it is run: see `ENGINES` in commands/config.py.
+    """Make an engine with the network's decoding; for the names see `ENGINES` in commands/config.py.
 
     Raises:
-        ConfigError: `device` is none that `engine` runs on.
+        ConfigError: `engine` does not run on `device`.
         EngineError: the engine cannot be built on this machine.
     """
     match engine:

@@ -1,8 +1,8 @@
-"""Average precision at one IoU: rank all detections by score, measure the area under precision over recall.
+"""Average precision at one IoU: sort all detections by score, and measure the area under precision over recall.
 
     Detections + GroundTruth ─match─► Matches, one per image ─rank─► Ranking, one per class ─► AP ─► Score
 
-A `Ranking` remembers which image each detection came from, so that the bootstrap can rank a resample without matching again.
+A `Ranking` records the image of each detection, so that the bootstrap can rank a resample without matching again.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from yolo_prune.evaluation.curves import find_best, measure_curve
 from yolo_prune.evaluation.matching import BoolArray, FloatArray, IntArray, Matches, pool_detections, pool_truths
 
 RECALLS = np.linspace(0, 1, 101)
-"""The points of recall at which COCO reads the precision."""
+"""The recalls at which COCO reads the precision."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The detections of one class in all I images by falling score, ignored ones left out."""
+    """The detections of one class in all I images, sorted by falling score, without ignored ones."""
 
     images: IntArray
     """(D,) the image of each detection, 0 … I − 1."""
 
     hits: BoolArray
-    """(D,) those that found a ground truth."""
+    """(D,) whether the detection matches a ground truth."""
 
     positives: IntArray
-    """(I,) counted ground truths of each image."""
+    """(I,) number of counted ground truths per image."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well images were detected. Without any counted ground truth every float is nan."""
+    """The scores of detections. Without any counted ground truth every float is nan."""
 
     map50: float
     """Mean of `ap50` over the classes."""
@@ -44,26 +44,26 @@ class Score:
     """AP of each class that has ground truth, by class index."""
 
     precision: float
-    """Precision of all classes together at the best confidence; 0 where nothing was detected."""
+    """Precision of all classes together at the best confidence; 0 without detections."""
 
     recall: float
     """Recall of all classes together at the best confidence."""
 
     f1: float
-    """The highest F1 that a confidence threshold gives."""
+    """The highest F1 over all confidence thresholds."""
 
     confidence: float
-    """The threshold that gives it: detections scored so high or higher count; 1 where nothing was detected."""
+    """The threshold with the highest F1: detections with this score or a higher one count; 1 without detections."""
 
     images: int
     """Images."""
 
     instances: int
-    """Counted ground truths."""
+    """Number of counted ground truths."""
 
 
 def rank(matches: Sequence[Matches]) -> dict[int, Ranking]:
-    """Rank the detections of all images, one ranking for each class that has counted ground truth."""
+    """Rank the detections of all images: one ranking per class with counted ground truth."""
     pool, (truth_images, truth_classes) = pool_detections(matches), pool_truths(matches)
     rankings = {}
     for own in np.unique(truth_classes).tolist():
@@ -75,9 +75,10 @@ def rank(matches: Sequence[Matches]) -> dict[int, Ranking]:
 
 
 def average_precision(hits: BoolArray, positives: int) -> float:
-    """Return the area under the monotone envelope of precision over recall, every point taken.
+    """Return the area under the monotone envelope of precision over recall, at all points.
 
-    `hits` (D,) are the detections by falling score, `positives` the number of ground truths; nan where there are none.
+    `hits` (D,) are the detections by falling score, `positives` the number of ground truths. Return nan without
+    positives.
 
     Source: PASCAL VOC 2010 development kit, section 3.4.1.
     """
@@ -99,18 +100,18 @@ def interpolate_precision(hits: BoolArray, positives: int) -> float:
 
 
 def measure_ap(ranking: Ranking) -> float:
-    """Return the AP of a class; nan where there is no ground truth."""
+    """Return the AP of a class; nan without ground truth."""
     return average_precision(ranking.hits, int(ranking.positives.sum()))
 
 
 def measure_map(rankings: Mapping[int, Ranking]) -> float:
-    """Return the mean AP of the classes that have ground truth; nan where none has."""
+    """Return the mean AP of the classes that have ground truth; nan if none has."""
     values = [measure_ap(ranking) for ranking in rankings.values()]
     return float(np.mean(values)) if values else float("nan")
 
 
 def measure_score(matches: Sequence[Matches]) -> Score:
-    """Measure everything that one set of images, each matched once, tells."""
+    """Measure all scores of a set of images, each matched once."""
     rankings = rank(matches)
     instances = sum(int(ranking.positives.sum()) for ranking in rankings.values())
     ap50 = {own: measure_ap(ranking) for own, ranking in rankings.items()}
@@ -121,7 +122,7 @@ def measure_score(matches: Sequence[Matches]) -> Score:
 
 
 def _measure_envelope(hits: BoolArray) -> FloatArray:
-    """Return for each hit the highest precision at its recall or beyond; a miss only lowers precision."""
+    """Return for each hit the highest precision at its recall or a higher one; misses cannot raise it."""
     places = np.flatnonzero(hits)
     precision = np.arange(1, len(places) + 1) / (places + 1)
     return np.maximum.accumulate(precision[::-1])[::-1]

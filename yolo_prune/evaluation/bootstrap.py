@@ -1,4 +1,4 @@
-"""How sure an mAP is: percentile bootstrap over the images, for one model and for the difference of two.
+"""The uncertainty of an mAP: percentile bootstrap over the images, for one model and for the difference of two.
 
 Source: B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
 """
@@ -16,20 +16,20 @@ from yolo_prune.evaluation.average_precision import Ranking, measure_map, rank
 from yolo_prune.evaluation.matching import FloatArray, Matches
 
 RESAMPLES = 1000
-"""Bootstrap resamples."""
+"""Number of bootstrap resamples."""
 
 LEVEL = 0.95
-"""The share of resamples that an interval holds."""
+"""The share of resamples that an interval contains."""
 
 BLOCK = 1 << 24
-"""About so many numbers of a resampled ranking are in memory at once."""
+"""Approximate limit of the numbers of a resampled ranking that are in memory at once."""
 
 
 def resample_map50(matches: Sequence[Matches], resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
-    """Return the mAP of each of (R,) resamples of the images, drawn with replacement.
+    """Return the mAP of R resamples of the images, drawn with replacement, as (R,).
 
-    The draws depend on the seed and the number of images alone, so two models matched on the same images get the
-    same ones. A resample without any ground truth gives nan.
+    The draws depend only on the seed and the number of images, so two models matched on the same images get the same
+    ones. A resample without any ground truth gives nan.
 
     Raises:
         ConfigError: fewer than one resample.
@@ -44,15 +44,15 @@ def resample_map50(matches: Sequence[Matches], resamples: int = RESAMPLES, seed:
         draws[:, resample] = np.bincount(random.integers(images, size=images), minlength=images)
     values = np.stack([resample_ap(ranking, draws) for ranking in rankings.values()])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a draw without any ground truth has no mean
+        warnings.simplefilter("ignore", RuntimeWarning)  # a resample without ground truth has no mean
         return np.asarray(np.nanmean(values, axis=0))
 
 
 def resample_ap(ranking: Ranking, draws: FloatArray) -> FloatArray:
-    """Return the AP of a class in each of R resamples, the columns of `draws` (I, R); nan where one has no ground truth.
+    """Return the AP of a class in each of R resamples, the columns of `draws` (I, R); nan for one without ground truth.
 
-    A column says how often each image counts. Precision is needed at the hits alone, so what lies between one hit and the
-    next is summed by a sparse matrix of hits and images, for all draws at once.
+    A column holds how often each image counts. Precision is needed only at the hits, so the detections between one hit
+    and the next are summed with a sparse matrix of hits and images, for all draws at once.
     """
     positives = ranking.positives @ draws
     ends = np.flatnonzero(ranking.hits)
@@ -74,7 +74,7 @@ def resample_ap(ranking: Ranking, draws: FloatArray) -> FloatArray:
 def map50_interval(
     matches: Sequence[Matches], resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Return the ends of the interval of the mAP; (nan, nan) where no image has ground truth.
+    """Return the ends of the interval of the mAP; (nan, nan) if no image has ground truth.
 
     Raises:
         ConfigError: fewer than one resample, or a level outside (0, 1).
@@ -85,7 +85,7 @@ def map50_interval(
 def paired_difference(
     a: Sequence[Matches], b: Sequence[Matches], resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> tuple[float, float, float]:
-    """Return how much the mAP of `b` exceeds that of `a`, and the ends of its interval, both resampled alike.
+    """Return the mAP of `b` minus that of `a`, and the ends of its interval, with the same resamples for both.
 
     Raises:
         DatasetError: `a` and `b` were not matched on the same images.

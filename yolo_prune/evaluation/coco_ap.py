@@ -1,6 +1,6 @@
-"""COCO's average precision: the hundred best detections of an image and class, 101 points of recall, ten IoUs.
+"""COCO's average precision: the hundred best detections of an image and class, 101 recalls, ten IoUs.
 
-It is measured here rather than by pycocotools, which gives the same numbers in many times the time; tests compare the two.
+pycocotools gives the same numbers, but takes many times as long; tests compare the two.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.matching import GroundTruth, Matches, match_at
 
 MAX_DETECTIONS = 100
-"""COCO counts so many detections per image and class."""
+"""The most detections per image and class that COCO counts."""
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 
 
 def measure_coco_ap(detections: Sequence[Detections], truths: Sequence[GroundTruth]) -> tuple[float, float]:
-    """Return COCO's AP at IoU 0.5 and its AP over IoU 0.50 … 0.95, one entry of each argument per image.
+    """Return COCO's AP at IoU 0.5 and its AP over IoU 0.50 … 0.95; each argument has one entry per image.
 
-    Objects of every size count. (nan, nan) where no ground truth counts.
+    Objects of all sizes count. Return (nan, nan) without counted ground truth.
 
     Source: COCOeval in pycocotools, `areaRng` "all", `maxDets` 100.
     """
@@ -35,13 +35,13 @@ def measure_coco_ap(detections: Sequence[Detections], truths: Sequence[GroundTru
 
 
 def _measure_mean(matches: Sequence[Matches]) -> float:
-    """Return the mean interpolated AP of the classes that have ground truth; nan where none has."""
+    """Return the mean interpolated AP of the classes that have ground truth; nan if none has."""
     values = [interpolate_precision(each.hits, int(each.positives.sum())) for each in rank(matches).values()]
     return float(np.mean(values)) if values else float("nan")
 
 
 def _cap(detections: Detections) -> Detections:
-    """Keep the best of each class."""
+    """Keep the best detections of each class."""
     if len(detections) <= MAX_DETECTIONS:
         return detections
     order = np.argsort(detections.classes, kind="stable")

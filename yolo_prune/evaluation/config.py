@@ -9,7 +9,7 @@ from yolo_prune.config import Setting, settings
 
 @settings
 class DetectConfig:
-    """What counts as a detection; the defaults are those of an mAP measurement."""
+    """Settings of detection; the defaults are those for measuring mAP."""
 
     confidence: Annotated[float, Setting("Scores below this are dropped.", ge=0, le=1)] = 0.001
     nms_iou: Annotated[

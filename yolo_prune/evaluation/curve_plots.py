@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of one or several models as a plot."""
+"""Plot precision, recall and F1 of one or several models."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from yolo_prune.evaluation.evaluate import Evaluation
 from yolo_prune.files import open_atomically
 
 PLAIN = ("-", "--", ":", "-.")
-"""Lines of several models that lie on one another can still be told apart."""
+"""Line styles, so that overlapping lines of several models can be told apart."""
 
 
 def draw_curves(path: Path, evaluations: Mapping[str, Evaluation]) -> Path:
     """Draw three panels into a PNG file, and return its path.
 
-    Precision over recall with the point of best F1, all classes together; precision, recall and F1 over the confidence
-    threshold; recall by the size of objects, pale for any detection, full for those at the best threshold.
+    Precision over recall, with the point of best F1, for all classes together. Precision, recall and F1 over the
+    confidence threshold. Recall by the size of objects: pale for any detection, full for those at the best threshold.
 
     Raises:
         OutputError: the file cannot be written.

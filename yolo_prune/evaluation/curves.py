@@ -1,4 +1,4 @@
-"""Precision and recall over the confidence threshold, the best operating point, and recall by the size of objects."""
+"""Precision and recall over the confidence threshold, the best operating point, and recall by object size."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ import numpy as np
 from yolo_prune.evaluation.matching import FloatArray, IntArray, Matches, pool_detections, pool_truths
 
 SIZE_BOUNDS_PX = (0.0, 16.0, 32.0, 64.0, 96.0, math.inf)
-"""Where the bins of object size end: COCO's small below 32, medium below 96 and large, small and medium halved."""
+"""Bounds of the bins of object size: COCO's small below 32, medium below 96 and large, with small and medium halved."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What every confidence threshold gives, all classes together, from the highest threshold to the lowest."""
+    """Detections and hits at every confidence threshold, from the highest to the lowest, for all classes together."""
 
     confidence: FloatArray
-    """(T,) the scores that occur, falling; detections scored so high or higher count."""
+    """(T,) the different scores, falling; at a threshold, detections with this score or a higher one count."""
 
     seen: IntArray
-    """(T,) how many detections these are."""
+    """(T,) number of detections at each threshold."""
 
     found: IntArray
-    """(T,) how many of them are right."""
+    """(T,) number of these that match a ground truth."""
 
     instances: int
-    """How many ground truths there are to find."""
+    """Number of ground truths."""
 
     @property
     def precision(self) -> FloatArray:
-        """(T,) share of the detections that are right."""
+        """(T,) share of the detections that match a ground truth."""
         return self.found / self.seen
 
     @property
     def recall(self) -> FloatArray:
-        """(T,) share of the ground truths that are found, rising; nan where there are none."""
+        """(T,) share of the ground truths that are found, rising; nan without ground truth."""
         return self.found / self.instances if self.instances else np.full(len(self.found), np.nan)
 
     @property
@@ -47,10 +47,10 @@ class Curve:
         return 2 * self.found / (self.seen + self.instances)
 
     def sample(self, recalls: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return precision and confidence (R,) at the first threshold that reaches each recall; nan where none does."""
+        """Return precision and confidence (R,) at the first threshold that reaches each recall; nan if none does."""
         places = np.searchsorted(self.recall, recalls)
         reached = (places < len(self.recall)) & (self.instances > 0)
-        return tuple(  # type: ignore[return-value]  # two of them
+        return tuple(  # type: ignore[return-value]  # two arrays
             np.where(reached, np.append(values, np.nan)[places.clip(max=len(values))], np.nan)
             for values in (self.precision, self.confidence)
         )
@@ -58,7 +58,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What one confidence threshold gives."""
+    """Precision, recall and F1 at one confidence threshold."""
 
     confidence: float
     precision: float
@@ -68,26 +68,26 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class SizeRecall:
-    """How many objects of one size were found; the size is the geometric mean of width and height."""
+    """Recall of objects of one size; the size is the geometric mean of width and height."""
 
     low_px: float
-    """Smallest size."""
+    """Smallest size, inclusive."""
 
     high_px: float
-    """The size that belongs to the next bin; inf for the last."""
+    """Largest size, exclusive; inf for the last bin."""
 
     instances: int
-    """Ground truths of this size."""
+    """Number of ground truths of this size."""
 
     recall: float
-    """Share of them found by any detection; nan where there are none."""
+    """Share of them found by any detection; nan without ground truth."""
 
     recall_at_confidence: float
-    """Share of them found by detections at or above the confidence that was asked for."""
+    """Share of them found by detections at or above the given confidence."""
 
 
 def measure_curve(matches: Sequence[Matches]) -> Curve:
-    """Measure precision and recall at every score that occurs; equal scores, which no threshold parts, are one point."""
+    """Measure precision and recall at every different score; detections with equal scores form one point."""
     pool, instances = pool_detections(matches), len(pool_truths(matches)[1])
     order = np.argsort(-pool.scores, kind="stable")
     scores, found, seen = pool.scores[order], pool.hits[order].cumsum(), np.arange(1, len(order) + 1)
@@ -96,9 +96,9 @@ def measure_curve(matches: Sequence[Matches]) -> Curve:
 
 
 def find_best(curve: Curve) -> OperatingPoint:
-    """Return the point of the highest F1; of several, the one of the highest confidence.
+    """Return the point of the highest F1; of several, the one with the highest confidence.
 
-    Precision, recall and F1 are 0 at confidence 1 where nothing was detected, and nan where there is nothing to find.
+    Precision, recall and F1 are 0 at confidence 1 without detections, and nan without ground truth.
     """
     if not curve.instances:
         return OperatingPoint(*(math.nan,) * 4)
@@ -110,7 +110,7 @@ def find_best(curve: Curve) -> OperatingPoint:
 
 
 def measure_size_recalls(matches: Sequence[Matches], confidence: float) -> list[SizeRecall]:
-    """Measure the recall of objects by their size in `SIZE_BOUNDS_PX`, by all detections and at a confidence."""
+    """Measure the recall of objects by their size in `SIZE_BOUNDS_PX`, for all detections and at a confidence."""
     sides = np.concatenate([np.zeros(0), *(each.truth_sides_px for each in matches)])
     scores = np.concatenate([np.zeros(0, np.float32), *(each.truth_scores for each in matches)])
     bins = []

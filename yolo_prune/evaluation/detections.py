@@ -1,4 +1,4 @@
-"""From boxes and scores of a network to the detections of an image: threshold, class-wise suppression, cap."""
+"""Turn boxes and scores of a network into the detections of an image: threshold, NMS per class, and a limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchvision.ops import nms
 from yolo_prune.evaluation.config import DetectConfig
 
 MAX_CANDIDATES = 30_000
-"""Only so many of an image's highest scores enter suppression, whose work grows with their square."""
+"""The most candidates of an image, by score, that enter NMS, whose work grows with their square."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Detections:
 
 
 def make_detections(boxes_xyxy: ArrayLike, scores: ArrayLike, classes: ArrayLike) -> Detections:
-    """Make detections from boxes (N, 4) in pixels, scores (N,) and classes (N,) in any order; ties keep theirs."""
+    """Make detections from boxes (N, 4) in pixels, scores (N,) and classes (N,) in any order; ties keep their order."""
     values = np.asarray(scores, np.float32).reshape(-1)
     order = np.argsort(-values, kind="stable")
     boxes = np.asarray(boxes_xyxy, np.float32).reshape(-1, 4)
@@ -49,8 +49,8 @@ def make_detections(boxes_xyxy: ArrayLike, scores: ArrayLike, classes: ArrayLike
 def suppress(boxes_xyxy: Tensor, scores: Tensor, config: DetectConfig) -> list[Detections]:
     """Turn boxes (B, N, 4) in pixels and scores (B, N, C) into the detections of B images.
 
-    Every class of a box whose score suffices is a candidate, not only its best; classes never suppress each other.
-    Ties keep the order box by box, class by class. A box that is not finite is no detection.
+    Every class of a box with a sufficient score is a candidate, not only its best one; classes do not suppress each
+    other. Ties are ordered by box, then by class. A box that is NaN or infinite is dropped.
     """
     return [_suppress_one(*image, config) for image in zip(boxes_xyxy.float(), scores.float(), strict=True)]
 
@@ -62,7 +62,7 @@ def _suppress_one(boxes_xyxy: Tensor, scores: Tensor, config: DetectConfig) -> D
     rows, classes = rows[order], classes[order]
     boxes, values = boxes_xyxy[rows], scores[rows, classes]
     kept = torch.zeros_like(values, dtype=torch.bool)
-    # Class by class, because batched_nms shifts classes apart: next to one huge box float32 loses the small ones.
+    # Per class: batched_nms shifts the classes apart, and next to one huge box float32 would lose the small ones.
     for own in set(classes.tolist()):
         members = (classes == own).nonzero().squeeze(1)
         kept[members[nms(boxes[members], values[members], config.nms_iou)]] = True

@@ -1,4 +1,4 @@
-"""A model's score on images: predict, match, measure. Boxes are in pixels of the images, cut at their edges."""
+"""Score a model on images: predict, match, measure. Boxes are in image pixels, clipped to the image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything measured of one model on one set of images."""
+    """All measurements of one model on one set of images."""
 
     score: Score
     map50_interval: tuple[float, float]
@@ -39,9 +39,9 @@ class Evaluation:
     coco_ap: float
     curve: Curve
     size_recalls: tuple[SizeRecall, ...]
-    """Recall by the size of objects, by all detections and at the score's confidence."""
+    """Recall by object size, for all detections and at the score's confidence."""
     matches: tuple[Matches, ...]
-    """One per image: what a paired bootstrap needs."""
+    """One per image, for the paired bootstrap."""
 
 
 def evaluate(
@@ -55,7 +55,8 @@ def evaluate(
     """Score a checkpoint on images, at its own input size or another.
 
     Raises:
-        ConfigError: it tells another number of classes apart than the data set, or `img_size` does not suit it.
+        ConfigError: its number of classes differs from the data set's, or the network cannot have input size
+            `img_size`.
         DatasetError: an image or a label cannot be read.
     """
     dataset = make_dataset(samples, names, img_size or checkpoint.img_size)
@@ -63,20 +64,20 @@ def evaluate(
 
 
 def make_dataset(samples: Sequence[Sample], names: Sequence[str], img_size: int) -> DetectionDataset:
-    """Make a data set to score on: labels are read at once, images when they are looked at."""
+    """Make a data set to score on: labels are read at once, images when needed."""
     check_img_size(img_size)
     return DetectionDataset(samples, len(names), img_size, cache_bytes=0)
 
 
 def predict(checkpoint: Checkpoint, dataset: DetectionDataset, *, device: torch.device) -> list[Detections]:
-    """Return what a checkpoint detects in each image of a data set.
+    """Return a checkpoint's detections in each image of a data set.
 
     Raises:
-        ConfigError: it tells another number of classes apart than the data set.
+        ConfigError: its number of classes differs from the data set's.
         DatasetError: an image cannot be read.
     """
     if checkpoint.network.classes != dataset.classes:
-        what = f"the checkpoint knows {checkpoint.network.classes} classes, the data set {dataset.classes}"
+        what = f"the checkpoint has {checkpoint.network.classes} classes, the data set {dataset.classes}"
         raise ConfigError(what, where="--data", right="use a data set with the checkpoint's classes")
     model = checkpoint.make_model().to(device).to(memory_format=torch.channels_last).eval()
     found = predict_with(model, dataset, range(len(dataset)), device=device, batch_size=BATCH_SIZE)
@@ -84,7 +85,7 @@ def predict(checkpoint: Checkpoint, dataset: DetectionDataset, *, device: torch.
 
 
 def load_truths(samples: Sequence[Sample], classes: int) -> list[GroundTruth]:
-    """Read the labelled boxes of images, in their pixels; no image is decoded.
+    """Read the labelled boxes of images, in image pixels; no image is decoded.
 
     Raises:
         DatasetError: a label, or an image's size, cannot be read.
@@ -93,7 +94,7 @@ def load_truths(samples: Sequence[Sample], classes: int) -> list[GroundTruth]:
 
 
 def score_detections(found: Sequence[Detections], truths: Sequence[GroundTruth]) -> Evaluation:
-    """Measure everything about detections, one entry of each argument per image."""
+    """Measure all scores of detections; each argument has one entry per image."""
     matches = tuple(map(match, found, truths))
     score = measure_score(matches)
     return Evaluation(
@@ -107,13 +108,13 @@ def score_detections(found: Sequence[Detections], truths: Sequence[GroundTruth])
 
 
 def measure_score_of(model: Detector, dataset: DetectionDataset, *, device: torch.device, batch_size: int) -> Score:
-    """Score a model in evaluation mode on a data set that is not augmented, without intervals."""
+    """Score a model in evaluation mode on a data set without augmentation, without bootstrap intervals."""
     found = predict_with(model, dataset, range(len(dataset)), device=device, batch_size=batch_size)
     return score_found(found, dataset)
 
 
 def score_found(found: Mapping[int, Detections], dataset: DetectionDataset) -> Score:
-    """Score the detections of every image of a data set, by its index, without intervals."""
+    """Score the detections of every image of a data set, keyed by index, without bootstrap intervals."""
     return measure_score([match(found[index], truth) for index, truth in enumerate(_list_truths(dataset))])
 
 
@@ -127,7 +128,7 @@ def predict_with(
     batch_size: int,
     rectangular: bool = False,
 ) -> dict[int, Detections]:
-    """Return what a model in evaluation mode detects in images of a data set that is not augmented, by their indices.
+    """Return the detections of a model in evaluation mode in images of a data set without augmentation, keyed by index.
 
     Raises:
         DatasetError: an image cannot be read.

@@ -1,4 +1,4 @@
-"""How COCO's results name images and classes: by numbers that an annotations file gives, or else by the images' files."""
+"""Ids of images and classes in COCO results: numbers from an annotations file, or else the images' paths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RIGHT_ANNOTATIONS = "name a COCO annotations file with images and categories"
 
 @dataclass(frozen=True)
 class ImageIds:
-    """The ids of some images of a data set and of its classes."""
+    """The ids of some images of a data set, and of its classes."""
 
     images: tuple[ImageId, ...]
     """The id of each image."""
@@ -26,17 +26,17 @@ class ImageIds:
     """The category id of each class."""
 
     places: Mapping[ImageId, int | None]
-    """The image, 0 … I − 1, of every id that is understood; None: of one that is in the data set, but not asked for."""
+    """The image, 0 … I − 1, of every known id; None for an image of the data set that is not evaluated."""
 
     ambiguous: frozenset[ImageId] = frozenset()
-    """Ids that fit more than one image."""
+    """Ids that match more than one image."""
 
 
 def name_images(samples: Sequence[Sample], root: Path, classes: int, others: Sequence[Sample] = ()) -> ImageIds:
-    """Give images their path below `root` as id and classes their index.
+    """Use each image's path below `root` as its id, and each class's index as its id.
 
-    Understood are also the path as it stands, the ends of it (`a/b.jpg`, `b.jpg`), and the file's name without suffix,
-    as text or, where it is a number, as one; `others` are images of the data set that nobody asks for.
+    Also accepted are the full path, the ends of the path (`a/b.jpg`, `b.jpg`), and the file's name without suffix, as
+    text or, if it is a number, as a number. `others` are images of the data set that are not evaluated.
     """
     images = tuple(_write_path(sample.image, root) for sample in samples)
     places: dict[ImageId, int | None] = {}
@@ -45,7 +45,7 @@ def name_images(samples: Sequence[Sample], root: Path, classes: int, others: Seq
         for name in _list_names(sample.image, root):
             if places.setdefault(name, place) != place:
                 ambiguous.add(name)
-    ambiguous -= set(images)  # a whole path is meant before the end of another
+    ambiguous -= set(images)  # a whole path has priority over the end of another
     places |= {image: place for place, image in enumerate(images)}
     for sample in others:
         for name in _list_names(sample.image, root):
@@ -56,10 +56,10 @@ def name_images(samples: Sequence[Sample], root: Path, classes: int, others: Seq
 def load_image_ids(
     path: Path, samples: Sequence[Sample], root: Path, names: Sequence[str], others: Sequence[Sample] = ()
 ) -> ImageIds:
-    """Read the ids that a COCO annotations file gives to images, by their file names, and to classes, by their names.
+    """Read the ids of images, by their file names, and of classes, by their names, from a COCO annotations file.
 
     Raises:
-        DatasetError: the file cannot be read or is no such file, or an image or a class is not in it.
+        DatasetError: the file cannot be read or is not such a file, or an image or a class is not in it.
     """
     values = load_json(path, DatasetError, RIGHT_ANNOTATIONS)
     files = name_images(samples, root, len(names), others)
@@ -86,10 +86,10 @@ def load_image_ids(
 
 
 def find_image(ids: ImageIds, image_id: ImageId, where: str) -> int | None:
-    """Return the image that an id means, None for one that was not asked for.
+    """Return the image of an id; None for one that is not evaluated.
 
     Raises:
-        DatasetError: the id is unknown, or fits more than one image.
+        DatasetError: the id is unknown, or matches more than one image.
     """
     if image_id in ids.ambiguous:
         raise _make_ambiguous(image_id, where)

@@ -1,4 +1,4 @@
-"""Match each image's detections with its labelled boxes, and pool what came of it over images."""
+"""Match each image's detections with its labelled boxes, and pool the matches over images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:  # detections.py needs torch, this does not
+if TYPE_CHECKING:  # detections.py imports torch, this module does not
     from yolo_prune.evaluation.detections import Detections
 
 FloatArray = NDArray[np.float64]
@@ -28,17 +28,17 @@ class GroundTruth:
     """(G,) class indices."""
 
     ignore: BoolArray | None = None
-    """(G,) crowds and the like: detecting or missing them neither helps nor hurts. None: there are none."""
+    """(G,) whether a box is ignored, such as a crowd: detecting or missing it does not change scores. None: none."""
 
     @property
     def counted(self) -> BoolArray:
-        """(G,) which boxes are to be found."""
+        """(G,) which boxes count."""
         return np.ones(len(self.classes), np.bool_) if self.ignore is None else ~self.ignore
 
 
 @dataclass(frozen=True)
 class Matches:
-    """What became of the detections of one image, by falling score, and of its counted ground truths, G of them."""
+    """The matched detections of one image, by falling score, and its G counted ground truths."""
 
     scores: NDArray[np.float32]
     """(N,) scores."""
@@ -47,19 +47,19 @@ class Matches:
     """(N,) class indices."""
 
     hits: BoolArray
-    """(N,) those that found a counted ground truth."""
+    """(N,) whether the detection matches a counted ground truth."""
 
     ignored: BoolArray
-    """(N,) those that lie on an ignored ground truth: neither right nor wrong."""
+    """(N,) whether the detection is ignored, because it lies on an ignored ground truth."""
 
     truth_classes: IntArray
     """(G,) classes of the ground truths."""
 
     truth_scores: NDArray[np.float32]
-    """(G,) score of the detection that found each, -inf where none did."""
+    """(G,) score of the detection that matches each, -inf without one."""
 
     truth_sides_px: FloatArray
-    """(G,) geometric mean of each one's width and height."""
+    """(G,) geometric mean of width and height."""
 
 
 NOTHING = Matches(
@@ -71,15 +71,15 @@ NOTHING = Matches(
     truth_scores=np.zeros(0, np.float32),
     truth_sides_px=np.zeros(0),
 )
-"""An image without detections or ground truth, which pooling appends so that even no images can be joined."""
+"""An image without detections or ground truth; appended when pooling, so that zero images can be joined."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The detections of all images that are not ignored, in the images' order."""
+    """The detections of all images, in the images' order, without ignored ones."""
 
     images: IntArray
-    """(D,) the image of each, 0 … I − 1."""
+    """(D,) the image of each detection, 0 … I − 1."""
 
     scores: NDArray[np.float32]
     """(D,) scores."""
@@ -88,13 +88,13 @@ class Pool:
     """(D,) class indices."""
 
     hits: BoolArray
-    """(D,) those that found a ground truth."""
+    """(D,) whether the detection matches a ground truth."""
 
 
 def measure_iou(boxes_xyxy: NDArray[np.floating], truth: GroundTruth) -> FloatArray:
-    """Return the (N, G) overlaps of boxes (N, 4) with a ground truth's, in pixels.
+    """Return the (N, G) IoUs of boxes (N, 4) with a ground truth's, in pixels.
 
-    With an ignored ground truth it is the share of the box that lies inside, since a crowd may hold many boxes.
+    For an ignored ground truth, return the share of the box that lies inside it, because a crowd may hold many boxes.
 
     Source: bbIou in maskApi.c of pycocotools.
     """
@@ -108,10 +108,11 @@ def measure_iou(boxes_xyxy: NDArray[np.floating], truth: GroundTruth) -> FloatAr
 
 
 def match(detections: Detections, truth: GroundTruth, iou_threshold: float = 0.5) -> Matches:
-    """Match the detections of one image, highest score first, each to the best ground truth of its class still free.
+    """Match the detections of one image, highest score first, each to the best unmatched ground truth of its class.
 
-    An overlap of `iou_threshold` suffices; of equal overlaps the last ground truth is taken. What finds no counted one
-    but lies on an ignored one is ignored, however many do.
+    An IoU of at least `iou_threshold` is a match; of equal IoUs the last ground truth is taken. A detection that
+    matches no counted ground truth, but an ignored one, is ignored. An ignored ground truth can match several
+    detections.
 
     Source: COCOeval.evaluateImg in pycocotools.
     """
@@ -120,7 +121,7 @@ def match(detections: Detections, truth: GroundTruth, iou_threshold: float = 0.5
 
 
 def match_at(detections: Detections, truth: GroundTruth, iou_thresholds: Sequence[float]) -> list[Matches]:
-    """Match one image as `match` does at each of several thresholds."""
+    """Match one image as `match` does, at each of several thresholds."""
     counted = truth.counted
     iou = np.where(detections.classes[:, None] == truth.classes, measure_iou(detections.boxes_xyxy, truth), -1)
     sides = (truth.boxes_xyxy[counted, 2:] - truth.boxes_xyxy[counted, :2]).astype(np.float64)
@@ -139,7 +140,7 @@ def match_at(detections: Detections, truth: GroundTruth, iou_thresholds: Sequenc
 
 
 def pool_detections(matches: Sequence[Matches]) -> Pool:
-    """Join the detections of all images that are not ignored."""
+    """Join the detections of all images, without ignored ones."""
     every = (*matches, NOTHING)
     kept = ~np.concatenate([each.ignored for each in every])
     images = np.repeat(np.arange(len(every)), [len(each.scores) for each in every])
@@ -157,7 +158,7 @@ def pool_truths(matches: Sequence[Matches]) -> tuple[IntArray, IntArray]:
 
 
 def _assign(iou: FloatArray, free: BoolArray) -> IntArray:
-    """Return for each detection, by falling score, the ground truth that it takes, or -1; `free` (N, G) is used up."""
+    """Return for each detection, by falling score, its ground truth, or -1; `free` (N, G) is changed in place."""
     taken = np.full(len(free), -1)
     for row in np.flatnonzero(free.any(1)):
         if free[row].any():

@@ -27,7 +27,7 @@ PALETTE: tuple[Colour, ...] = (
     (255, 64, 96), (0, 200, 255), (255, 190, 0), (120, 220, 60), (190, 110, 255),
     (255, 120, 30), (0, 220, 170), (255, 110, 200), (90, 140, 255), (200, 200, 80),
 )  # fmt: skip
-"""One colour per class, from the start again when they run out."""
+"""One colour per class; they repeat if there are more classes."""
 
 TRUTH_COLOUR: Colour = (255, 255, 255)
 IGNORED_COLOUR: Colour = (140, 140, 140)
@@ -36,7 +36,7 @@ INK: Colour = (30, 30, 30)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 SUBPIXEL_BITS = 4
 COMPARED = 5
-"""Images in a comparison of checkpoints."""
+"""Number of images in a comparison of checkpoints."""
 
 
 def draw_detections(
@@ -46,16 +46,17 @@ def draw_detections(
     truth: GroundTruth | None = None,
     min_score: float = 0.25,
 ) -> Image:
-    """Return a copy of an image with a labelled box, in pixels, for each detection scored `min_score` or higher.
+    """Return a copy of an image with a labelled box for each detection with a score of at least `min_score`.
 
-    Ground truth, where given, lies under them in white, ignored boxes in grey. Lines and letters grow with the image.
+    Ground truth, if given, is drawn below them in white, ignored boxes in grey. Line and text sizes grow with the
+    image.
     """
     canvas: Image = np.array(image, np.uint8, order="C")
     width = max(1, round(max(canvas.shape[:2]) / 480))
     for box, counted in () if truth is None else zip(truth.boxes_xyxy, truth.counted.tolist(), strict=True):
         _draw_box(canvas, box, INK, width + 2)
         _draw_box(canvas, box, TRUTH_COLOUR if counted else IGNORED_COLOUR, width)
-    # The best is drawn last, so that its label is on top.
+    # The best detection is drawn last, so that its label is on top.
     for row in np.flatnonzero(detections.scores >= min_score)[::-1]:
         own = int(detections.classes[row])
         colour = PALETTE[own % len(PALETTE)]
@@ -65,9 +66,9 @@ def draw_detections(
 
 
 def make_side_by_side(columns: Sequence[tuple[str, Sequence[Image]]]) -> Image:
-    """Lay out images as a grid: one column per (title, images), the title in a band above.
+    """Arrange images as a grid: one column per (title, images), with the title above.
 
-    Each image keeps its pixels and is centred in its cell; a column that ends early leaves its cells empty.
+    Images are not resized, and are centred in their cells. A shorter column leaves cells empty.
     """
     images = [image for _, column in columns for image in column]
     rows = max((len(column) for _, column in columns), default=0)
@@ -88,7 +89,7 @@ def make_side_by_side(columns: Sequence[tuple[str, Sequence[Image]]]) -> Image:
 
 
 def save_image(path: Path, image: Image) -> Path:
-    """Write an RGB image as PNG, whole or not at all, and return `path`.
+    """Write an RGB image as PNG, atomically, and return `path`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -103,7 +104,7 @@ def save_image(path: Path, image: Image) -> Path:
 def draw_found(
     model: Detector, data: DetectionDataset, index: int, names: Sequence[str], device: torch.device
 ) -> Image:
-    """Draw what a model in evaluation mode finds in one image of a data set, over the truth in white."""
+    """Draw the detections of a model in evaluation mode on one image of a data set, above the ground truth in white."""
     image, boxes = data.make_item(index)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
     candidates, scores = DecodedDetector(model).to(device)(normalise(pixels))
@@ -117,18 +118,18 @@ def pick_evenly(count: int, wanted: int) -> range:
 
 
 def get_truth(boxes: NDArray[np.float32]) -> GroundTruth:
-    """Return what a loader's item holds as boxes (M, 6), class first, as ground truth."""
+    """Return a loader item's boxes (M, 6), class first, as ground truth."""
     return GroundTruth(boxes[:, 1:5], boxes[:, 0].astype(np.int64), boxes[:, 5] > 0)
 
 
 def _draw_box(canvas: Image, box_xyxy: NDArray[np.floating], colour: Colour, width: int) -> None:
-    limit = 2 * max(canvas.shape)  # what lies further out is not seen, and would overflow OpenCV's integers
+    limit = 2 * max(canvas.shape)  # larger values are outside the image, and would overflow OpenCV's integers
     x1, y1, x2, y2 = np.rint(np.clip(box_xyxy, -limit, limit) * (1 << SUBPIXEL_BITS)).astype(int).tolist()
     cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, width, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
 def _draw_label(canvas: Image, box_xyxy: NDArray[np.floating], text: str, colour: Colour) -> None:
-    """Write a label on a filled patch above the box's left upper corner, moved into the image where it is not."""
+    """Write a label on a filled patch above the box's upper left corner, moved to lie inside the image."""
     scale = max(0.35, max(canvas.shape[:2]) / 1200)
     (width, height), below = cv2.getTextSize(text, FONT, scale, 1)
     pad = max(2, height // 4)
@@ -155,9 +156,9 @@ def _write(canvas: Image, text: str, origin: tuple[int, int], scale: float, colo
 def save_comparison(
     path: Path, checkpoints: Mapping[str, Path], samples: Sequence[Sample], names: Sequence[str], device: torch.device
 ) -> Path:
-    """Draw what each checkpoint finds in a few images, one column per checkpoint, the truth in white.
+    """Draw each checkpoint's detections on a few images, one column per checkpoint, with the ground truth in white.
 
-    Images without objects are passed over where others are enough.
+    Images without objects are skipped if there are enough others.
     """
     columns = []
     for name, place in checkpoints.items():

@@ -1,4 +1,4 @@
-"""COCO's results format in and out: a JSON list of `image_id category_id bbox score`, bbox xywh in pixels."""
+"""Load and save COCO results: a JSON list of `image_id category_id bbox score`, with bbox xywh in pixels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def format_results(
 ) -> list[dict[str, Any]]:
     """Return detections as COCO's results list, ready for JSON.
 
-    `category_ids` gives each class its COCO id; without it a class is written as its index.
+    `category_ids` gives each class its COCO id; without it the class index is written.
     """
     rows = []
     for image_id, found in zip(image_ids, detections, strict=True):
@@ -41,7 +41,7 @@ def format_results(
 def load_results(path: Path, ids: ImageIds) -> list[Detections]:
     """Read a COCO results file into the detections of each image of `ids`, the inverse of `format_results`.
 
-    Detections in images that were not asked for are left out.
+    Detections in images that are not evaluated are left out.
 
     Raises:
         DatasetError: the file cannot be read, or an entry is malformed or names an unknown image or category.

@@ -1,4 +1,4 @@
-"""Which anchors answer for which boxes: everything that the loss needs of the targets, before any network has answered."""
+"""Anchor assignment: which anchors are positive for which boxes. It depends on the targets alone, not on outputs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from yolo_prune.darknet.layers import Yolo
 
 @dataclass(frozen=True)
 class Assignment:
-    """The positives of one head, P of them: which cell and anchor answers for which box.
+    """The positives of one head, P of them: the cells and anchors that must predict a box, and that box.
 
-    image, anchor, row, column, class are (P,) int64; boxes_cxcywh (P, 4) in pixels of the network's input.
+    image, anchor, row, column, target_class are (P,) int64; boxes_cxcywh is (P, 4) in pixels of the network's input.
     """
 
     image: Tensor
@@ -31,38 +31,38 @@ class Assignment:
 
     @property
     def cells(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The positives' places in a map (B, A, H, W)."""
+        """The positives' indices into a map (B, A, H, W)."""
         return self.image, self.anchor, self.row, self.column
 
     def to(self, device: torch.device) -> Assignment:
-        """Return the positives on a device."""
+        """Move the positives to a device."""
         parts = (self.image, self.anchor, self.row, self.column, self.target_class, self.boxes_cxcywh)
         return Assignment(*(_move(part, device) for part in parts))
 
 
 @dataclass(frozen=True)
 class BatchTargets:
-    """What one batch's answers are compared with.
+    """The targets of one batch, in the form that the loss compares with the network's outputs.
 
-    Made where the targets are, on the CPU, so that a GPU's step never has to tell the host how many there are.
+    They are made on the CPU, where the labels are loaded, so that a step on a GPU never waits to count the positives.
     """
 
     assignments: tuple[Assignment, ...]
     """One per head."""
     truth: Tensor
-    """(B, K, 4) xyxy in pixels, K the most objects of any image; the rest are empty boxes."""
+    """(B, K, 4) boxes_xyxy in pixels. K is the most objects in any image; images with fewer get empty boxes."""
     unsure: Tensor
-    """The same of the boxes to ignore."""
+    """The boxes to ignore, in the same form."""
     height: int
-    """The network's input in pixels."""
+    """Height of the network's input in pixels."""
 
     @property
     def positives(self) -> int:
-        """How many anchors answer for a box, over all heads."""
+        """The number of positives over all heads."""
         return sum(map(len, self.assignments))
 
     def to(self, device: torch.device) -> BatchTargets:
-        """Return the goals on a device."""
+        """Move the targets to a device."""
         moved = tuple(assignment.to(device) for assignment in self.assignments)
         return replace(self, assignments=moved, truth=_move(self.truth, device), unsure=_move(self.unsure, device))
 
@@ -77,15 +77,15 @@ def assign_targets(
     width: int,
     anchor_ratio: float,
 ) -> BatchTargets:
-    """Say what a batch's answers are to be.
+    """Assign a batch's targets to anchors.
 
     Args:
-        targets: (M, 6) rows image, class, cx, cy, w, h, the box normalised to 0 … 1; a seventh column, where there is one,
-            is 1 for boxes to ignore: what lies in them by half or more is not taught that it sees nothing.
+        targets: (M, 6) rows image, class, cx, cy, w, h, the box normalised to 0 … 1. In an optional seventh column, 1
+            marks a box to ignore: predictions with at least half of their area inside it have no objectness loss.
         yolos: the detection heads.
-        grids: each head's (rows, columns).
-        batch: images in it.
-        height, width: the network's input in pixels.
+        grids: (rows, columns) of each head.
+        batch: number of images.
+        height, width: size of the network's input in pixels.
         anchor_ratio: see `LossConfig`.
     """
     is_ignored = targets[:, 6:].any(1)
@@ -98,12 +98,12 @@ def assign_targets(
 def assign(
     targets: Tensor, yolos: tuple[Yolo, ...], grids: list[tuple[int, int]], height: int, width: int, anchor_ratio: float
 ) -> list[Assignment]:
-    """Make every well-shaped anchor, of any head, at a box's centre cell responsible for that box.
+    """Assign each box to all anchors of similar shape, in any head, at the cell that holds the box's centre.
 
-    Arguments are those of `make_goals`, targets without boxes to ignore.
+    The arguments are those of `assign_targets`, with no boxes to ignore among the targets.
 
     Returns:
-        One `Assignment` per head. A box's best anchor by IoU of shapes is positive whatever its ratio.
+        One `Assignment` per head. The anchor with the highest shape IoU is always positive, even beyond `anchor_ratio`.
     """
     scale = targets.new_tensor([width, height, width, height])
     boxes = targets[:, 2:6] * scale
@@ -125,7 +125,7 @@ def assign(
 
 
 def _pad_truth(targets: Tensor, batch: int, height: int, width: int) -> Tensor:
-    """Return the boxes as (B, K, 4) xyxy in pixels, K the most that any image has; the rest are empty boxes."""
+    """Return the boxes as boxes_xyxy (B, K, 4) in pixels; K is the most of any image, the others get empty boxes."""
     image = targets[:, 0].long()
     counts = torch.bincount(image, minlength=batch)
     order = torch.argsort(image, stable=True)
@@ -139,5 +139,5 @@ def _pad_truth(targets: Tensor, batch: int, height: int, width: int) -> Tensor:
 
 def _move(values: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and not values.is_cuda:
-        values = values.pin_memory()  # only from such memory does a copy not wait
+        values = values.pin_memory()  # only copies from pinned memory are asynchronous
     return values.to(device, non_blocking=True)

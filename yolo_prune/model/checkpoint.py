@@ -1,8 +1,9 @@
-"""The one file format: cfg text, tensors, class names, image size and where it all came from.
+"""Checkpoint files: cfg text, tensors, class names, image size and provenance.
 
-A checkpoint is rebuilt through the constructor: its cfg is parsed, a `Detector` made, the tensors loaded. It never holds
-pickled code and is only ever read with `weights_only=True`. Tensors with many zeros are stored packed
-(`sparse_storage.py`); a file that holds one has format version 2, any other version 1, which older versions read too.
+To load a checkpoint, its cfg is parsed, a `Detector` is made, and the tensors are loaded into it. A checkpoint never
+holds pickled code and is always read with `weights_only=True`. Tensors with many zeros are stored packed
+(`sparse_storage.py`). A file with packed tensors has format version 2. All others have version 1, which older versions
+of the package read too.
 """
 
 from __future__ import annotations
@@ -18,34 +19,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolo_prune import __version__
 from yolo_prune.darknet.cfg import format_cfg, parse_cfg
 from yolo_prune.darknet.layers import Network
 from yolo_prune.errors import CfgError, CheckpointError
 from yolo_prune.files import measure_sha256, open_atomically
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.sparse_storage import is_worth_packing, pack, unpack
+from yolo_prune.version import __version__
 
 FORMAT = "yolo_prune checkpoint"
 FORMAT_VERSION, PACKED_VERSION = 1, 2
 
 KEEPS_ZEROS = "keeps_zeros"
-"""The key in a provenance that says so, if true; see `Checkpoint.keeps_zeros`."""
+"""The provenance key behind `Checkpoint.keeps_zeros`."""
 
 AVERAGE = "average"
-"""The key in a last.pt's `training` of the averaged weights; see `Checkpoint.weights`."""
+"""The key of the averaged weights in the `training` of a last.pt; see `Checkpoint.weights`."""
 
 _DAMAGE = (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, zipfile.BadZipFile)
-"""What torch's reader raises where bytes were changed, besides pickle's own error."""
+"""What torch's reader raises for a damaged file, besides pickle's own error."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A detector on disk; `training` holds what resuming needs and is empty in a finished one.
+    """A detector on disk. `training` holds what a run needs to resume; it is empty in a finished checkpoint.
 
-    A run's last.pt has two sets of weights: `state`, in which its last step ended, and the averaged ones, which it
-    validates and keeps. Whoever uses the network takes the averaged ones, by `weights` or `make_model`; only what goes on
-    with the run or with the optimizer's moments takes `state`, by `make_last_step_model`.
+    A run's last.pt has two sets of weights: `state` after the last step, and the averaged weights, which the run
+    validates and saves in best.pt. To use the network, take the averaged weights (`weights`, `make_model`). To resume
+    the run, or to use the optimizer's moments, take `state` (`make_last_step_model`).
     """
 
     network: Network
@@ -57,17 +58,17 @@ class Checkpoint:
 
     @property
     def keeps_zeros(self) -> bool:
-        """Whether zeros in the convolutions' kernels were pruned away and are to stay zero."""
+        """Whether weights were pruned to zero, and must stay zero when training continues."""
         return bool(self.provenance.get(KEEPS_ZEROS, False))
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """The weights to use the network with: the averaged ones of a last.pt, else `state`."""
+        """The weights for use: the averaged weights if the file is a last.pt, else `state`."""
         averaged: Mapping[str, Tensor] = self.training.get(AVERAGE, self.state)
         return averaged
 
     def make_model(self) -> Detector:
-        """Rebuild the detector, to be used, through its constructor; it shares memory with `weights`.
+        """Rebuild the detector with `weights`, for use; it shares their memory.
 
         Raises:
             CheckpointError: cfg and tensors disagree; names the tensor.
@@ -75,7 +76,7 @@ class Checkpoint:
         return self._make_model(self.weights)
 
     def make_last_step_model(self) -> Detector:
-        """Rebuild the detector, to be trained on from where its run stopped; it shares memory with `state`.
+        """Rebuild the detector with `state`, to continue training; it shares their memory.
 
         Raises:
             CheckpointError: as `make_model`.
@@ -93,7 +94,7 @@ class Checkpoint:
 
 
 def make_provenance(stage: str, recipe: Mapping[str, Any], parent: Path | None = None, **facts: Any) -> dict[str, Any]:
-    """Return where a checkpoint comes from: stage, version, git revision, recipe, parent's path and sha256, other facts."""
+    """Return a checkpoint's origin: stage, version, git revision, recipe, parent's path and SHA-256, other facts."""
     lineage = None if parent is None else {"path": str(parent.resolve()), "sha256": measure_sha256(parent)}
     return {
         "stage": stage,
@@ -106,7 +107,7 @@ def make_provenance(stage: str, recipe: Mapping[str, Any], parent: Path | None =
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint, whole or not at all, and return `path`.
+    """Write a checkpoint atomically and return `path`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -127,16 +128,16 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> Path:
     with open_atomically(path) as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # torch's writer puts one of its own before the disk's error
+        except RuntimeError as error:  # torch's writer hides the disk's error behind its own
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
     return path
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint; tensors are mapped from the file and read as they are touched.
+    """Load a checkpoint; its tensors are memory-mapped and read on first use.
 
     Raises:
-        CheckpointError: no such file, not a checkpoint, one that wants to run code, or of another format version.
+        CheckpointError: the file does not exist, is not a checkpoint, contains code, or has an unknown format version.
     """
     content = _load_plain(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -168,12 +169,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def is_stored_packed(checkpoint: Checkpoint) -> bool:
-    """Say whether a file of the checkpoint holds packed tensors."""
+    """Return whether saving the checkpoint packs any tensor."""
     return any(is_worth_packing(tensor) for tensor in checkpoint.state.values())
 
 
 def _unpack_state(expected: Mapping[str, Tensor], state: Any, path: Path) -> Any:
-    """Return a stored state with every packed tensor that the cfg knows as a plain one."""
+    """Return a stored state with its packed tensors unpacked, if they belong to the cfg."""
     if not isinstance(state, dict):
         return state
     unpacked = dict(state)
@@ -183,7 +184,7 @@ def _unpack_state(expected: Mapping[str, Tensor], state: Any, path: Path) -> Any
                 unpacked[name] = unpack(state[name], expected[name].shape)
             except ValueError as error:
                 raise CheckpointError(
-                    f"{name}, which is stored sparse, has {error}", where=path, right="make it again"
+                    f"{name}, which is stored packed, has {error}", where=path, right="make it again"
                 ) from error
     return unpacked
 
@@ -222,7 +223,7 @@ def _check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], pa
 
 
 def _read_git_revision() -> str | None:
-    """Return the revision of the checkout that this package runs from, if it runs from one."""
+    """Return the git revision of the checkout that this package runs from; None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()

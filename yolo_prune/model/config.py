@@ -1,4 +1,4 @@
-"""Settings of the losses, and the input size that a network takes."""
+"""Settings of the losses, and the network's input size."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ class DistillConfig:
 
 
 def check_img_size(img_size: int) -> int:
-    """Return a side in pixels that the coarsest head's cells divide.
+    """Return `img_size`, a side in pixels, if it is a multiple of 32, the stride of the coarsest head.
 
     Raises:
-        ConfigError: they do not; names the nearest side that would do.
+        ConfigError: it is not; names the nearest valid size.
     """
     if img_size < 32 or img_size % 32:
         right = f"use {max(32, round(img_size / 32) * 32)}"

@@ -1,4 +1,4 @@
-"""Raw head maps to boxes, as Darknet does: σ(x)+cell, σ(y)+cell, anchor·exp(w), anchor·exp(h)."""
+"""Decode raw head maps into boxes as Darknet does: σ(x)+cell, σ(y)+cell, anchor·exp(w), anchor·exp(h)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from yolo_prune.darknet.layers import Yolo
 from yolo_prune.model.detector import Detector, Heads
 
 MAX_LOG_SCALE = 8.0
-"""exp(w) is cut off at e^8 anchors, so that a wild weight gives a large box and no infinity."""
+"""w and h are limited to this, so that an extreme output gives a large box (e^8 anchors) instead of infinity."""
 
 
 def split_head(raw: Tensor, head: Yolo) -> Tensor:
@@ -63,7 +63,7 @@ def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 class DecodedDetector(nn.Module):
-    """A detector and its decoding in one module: what is timed, compiled and exported."""
+    """A detector with its decoding in one module, for timing, compiling and export."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()

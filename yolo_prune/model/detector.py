@@ -1,4 +1,4 @@
-"""`Network` to `nn.Module`: one module per Darknet layer, numbered as the cfg numbers them."""
+"""The detector as an `nn.Module` made from a `Network`: one module per Darknet layer, numbered as in the cfg."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Network, Route, Shor
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.03
 OBJECTNESS_PRIOR = 0.01
-"""The share of cells that a fresh detector believes to hold an object. Source: Lin et al. 2017, §3.3."""
+"""The objectness that a new detector predicts in every cell. Source: Lin et al. 2017, §3.3."""
 
 Heads: TypeAlias = list[Tensor]
 Visit: TypeAlias = Callable[[int, list[Tensor], Tensor], None]
@@ -42,7 +42,7 @@ def activate(values: Tensor, name: str, inplace: bool = False) -> Tensor:
 
 
 class _Kernel(nn.Conv2d):
-    """A convolution that draws no random numbers on the meta device, which has no values but would import much for it."""
+    """A convolution that is not initialised on the meta device: that would have no effect but import many modules."""
 
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:
@@ -75,7 +75,7 @@ class ConvLayer(nn.Module):
 
 
 class MaxPoolLayer(nn.Module):
-    """Darknet's max pooling: `padding` in total, the smaller half before, never the greatest value."""
+    """Darknet's max pooling: `padding` is the sum of both sides, the smaller half first; padded values are −∞."""
 
     def __init__(self, layer: MaxPool) -> None:
         super().__init__()
@@ -98,7 +98,8 @@ class MaxPoolLayer(nn.Module):
 class Detector(nn.Module):
     """A Darknet network in PyTorch.
 
-    `layers[i]` is the cfg's section i; a state dict's keys read `layers.12.conv.weight`, `layers.12.bn.running_mean`.
+    `layers[i]` is section i of the cfg; the state dict has keys such as `layers.12.conv.weight`,
+    `layers.12.bn.running_mean`.
     """
 
     def __init__(self, network: Network) -> None:
@@ -112,8 +113,8 @@ class Detector(nn.Module):
     def forward(self, images: Tensor, visit: Visit | None = None) -> Heads:
         """Map images (B, 3, H, W) in 0 … 1 to one raw map (B, A·(5+C), H/s, W/s) per head, in the cfg's order.
 
-        Channels of one anchor are x, y, w, h, objectness, then the classes, all before any squashing. `visit` is shown
-        every layer's inputs and output as soon as they are there.
+        The channels of one anchor are x, y, w, h, objectness, then the classes, all before any sigmoid or exp. `visit`
+        is called after every layer with its number, inputs and output.
         """
         outputs: dict[int, Tensor] = {-1: images}
         heads: Heads = []
@@ -131,7 +132,7 @@ class Detector(nn.Module):
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Have a model in evaluation mode for a while, then as it was."""
+    """Set a model to evaluation mode inside the context, and restore its mode afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -165,7 +166,7 @@ def _make_module(network: Network, index: int, layer: Layer) -> nn.Module:
 
 
 def _find_last_reads(network: Network) -> dict[int, tuple[int, ...]]:
-    """Return for each layer the outputs that nobody reads after it."""
+    """Return for each layer the outputs that no later layer reads."""
     last = {index: index for index in range(-1, len(network.layers))}
     for index, layer in enumerate(network.layers):
         last |= dict.fromkeys(get_sources(layer, index), index)

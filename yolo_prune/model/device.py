@@ -1,4 +1,4 @@
-"""The device that a setting names."""
+"""Make the device that a setting names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def make_device(name: str) -> torch.device:
     """Return the device; `auto` takes the first CUDA device if there is one, else the CPU.
 
     Raises:
-        ConfigError: no such device here.
+        ConfigError: there is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Fold batch normalisation into the convolutions: the same answers from fewer operations."""
+"""Fold batch normalisation into the convolutions: the same outputs with fewer operations."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def _without_bn(_: int, layer: Layer) -> Layer:
 
 @torch.no_grad()
 def fold_batchnorm(model: Detector) -> Detector:
-    """Return an inference model whose convolutions have taken up their batch norm; `model` is left as it was.
+    """Return an inference model with batch norm folded into its convolutions; `model` is unchanged.
 
-    Products are formed in float64 and stored in the model's own type.
+    The new weights are computed in float64 and stored in the model's dtype.
     """
     with torch.device("meta"):
         folded = Detector(change_layers(model.network, _without_bn))

@@ -1,4 +1,4 @@
-"""The detection loss: how far the answers of the anchors that were made responsible are off."""
+"""The detection loss: box, class and objectness losses of a network's raw outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from yolo_prune.model.decode import MAX_LOG_SCALE, decode_boxes, make_grid, spli
 from yolo_prune.model.detector import Heads
 
 IGNORED_SHARE = 0.5
-"""A box that lies in an ignored one by this share of its area counts neither way, as in COCO's matching."""
+"""A prediction with this share of its area inside a box to ignore has no objectness loss, as in COCO's matching."""
 
 
 def measure_ciou(boxes_cxcywh: Tensor, targets_cxcywh: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,7 @@ def measure_ciou(boxes_cxcywh: Tensor, targets_cxcywh: Tensor, eps: float = 1e-7
 
 
 def measure_offsets(values: Tensor, boxes_cxcywh: Tensor, grid: Tensor, anchors: Tensor, stride: float) -> Tensor:
-    """Return (P,) the squared error of raw x, y, w, h (P, 4), as YOLOv3 was first taught: σ(x), σ(y) in cells, w, h as logs.
+    """Return (P,) the squared error of raw x, y, w, h (P, 4) as in YOLOv3: σ(x), σ(y) in cells, w, h as logarithms.
 
     Source: Redmon and Farhadi, "YOLOv3" (2018), §2.1.
     """
@@ -50,9 +50,9 @@ def measure_offsets(values: Tensor, boxes_cxcywh: Tensor, grid: Tensor, anchors:
 
 
 def measure_class_weights(counts: Sequence[int], balance: float) -> list[float]:
-    """Return a weight per class: its count to the power of −`balance`, scaled so that the average object weighs 1.
+    """Return a weight per class: its count to the power of −`balance`, scaled to a mean weight of 1 over all objects.
 
-    A class without objects gets the largest weight that any other has.
+    A class without objects gets the largest weight of the others.
     """
     powers = [count**-balance if count else 0.0 for count in counts]
     powers = [power or max(powers, default=0.0) or 1.0 for power in powers]
@@ -71,7 +71,7 @@ class Losses:
 
 
 class DetectionLoss(nn.Module):
-    """YOLOv3's loss with CIoU boxes, several positives per box and one normaliser, the number of positives."""
+    """YOLOv3's loss with CIoU for boxes and several positives per box, divided by the number of positives."""
 
     anchors: Tensor
     class_weights: Tensor
@@ -79,10 +79,11 @@ class DetectionLoss(nn.Module):
     def __init__(
         self, network: Network, config: LossConfig | None = None, class_counts: Sequence[int] | None = None
     ) -> None:
-        """Fix what is judged and how.
+        """Make the loss of a network.
 
         Args:
-            class_counts: how many objects of each class there are to train on, for `config.class_balance`.
+            class_counts: the number of training objects of each class, for `config.class_balance`; all equal by
+                default.
         """
         super().__init__()
         self.config = config or LossConfig()
@@ -98,7 +99,7 @@ class DetectionLoss(nn.Module):
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float64), persistent=False)
 
     def assign_targets(self, targets: Tensor, batch: int, height: int, width: int) -> BatchTargets:
-        """Say what the answers to `batch` images of `height` by `width` pixels are to be; see `assignment.make_goals`."""
+        """Assign the targets of `batch` images of `height` by `width` pixels; see `assignment.assign_targets`."""
         grids = [(round(height / rows), round(width / columns)) for rows, columns in self._cells]
         return assign_targets(
             targets,
@@ -111,15 +112,15 @@ class DetectionLoss(nn.Module):
         )
 
     def measure(self, heads: Heads, targets: Tensor, height: int, width: int) -> Losses:
-        """Compare raw head maps with one batch's targets (M, 6 or 7) alone; see `make_goals` and `forward`."""
+        """Compute the loss of raw head maps for one batch's targets (M, 6 or 7); see `assign_targets` and `forward`."""
         return self.forward(heads, self.assign_targets(targets, len(heads[0]), height, width).to(heads[0].device))
 
     def forward(self, heads: Heads, assigned: BatchTargets, positives: Tensor | float | None = None) -> Losses:
-        """Compare raw head maps (B, A·(5+C), H/s, W/s) with a batch's goals on the same device.
+        """Compute the loss of raw head maps (B, A·(5+C), H/s, W/s) for a batch's assigned targets on the same device.
 
         Args:
-            positives: what the sums are divided by; without it the batch's own number of positives. Where a step is made of
-                several batches or processes, all must divide by the same.
+            positives: the divisor of the sums, by default the batch's number of positives. If a step has several
+                batches or processes, all must use the same divisor.
         """
         heads = [raw.to(torch.promote_types(raw.dtype, torch.float32)) for raw in heads]
         anchors = torch.split(self.anchors.to(heads[0]), [len(yolo.mask) for yolo in self.yolos])
@@ -155,7 +156,7 @@ class DetectionLoss(nn.Module):
         target = (1 - share + share * iou.detach().clamp(0, 1)).to(wanted)
         wanted.view(-1).scatter_reduce_(
             0, slots, target, "amax"
-        )  # boxes that share an anchor: the best one, in any order
+        )  # if boxes share an anchor, the highest IoU counts, in whatever order they come
         with torch.no_grad():
             every = decode_boxes(values[..., :4], grid, anchors.view(-1, 1, 1, 2), stride, yolo.scale_x_y)
             counted = _measure_best_overlap(every, assigned.truth) < self.config.ignore_iou
@@ -167,7 +168,7 @@ class DetectionLoss(nn.Module):
         return box.sum(), objectness, self._judge_classes(chosen[:, 5:], positives.target_class)
 
     def _judge_classes(self, logits: Tensor, target_class: Tensor) -> Tensor:
-        """Return the summed cross-entropy of class logits (P, C); each object weighs what its class does."""
+        """Return the summed cross-entropy of class logits (P, C), each object weighted by the weight of its class."""
         smoothing = self.config.label_smoothing
         labels = torch.zeros_like(logits).scatter_(1, target_class[:, None], 1.0)
         labels = labels * (1 - smoothing) + smoothing / 2
@@ -176,9 +177,9 @@ class DetectionLoss(nn.Module):
 
 
 def _measure_best_overlap(boxes_cxcywh: Tensor, truth: Tensor, of_own_area: bool = False) -> Tensor:
-    """Return for boxes (B, A, H, W, 4) their best overlap with the same image's truth (B, K, 4 xyxy): (B, A, H, W).
+    """Return (B, A, H, W) the largest overlap of boxes (B, A, H, W, 4) with the same image's boxes `truth` (B, K, 4).
 
-    It is the IoU, or the share of the box's own area.
+    `truth` holds boxes_xyxy. The overlap is the IoU, or with `of_own_area` the share of the box's own area.
     """
     best = boxes_cxcywh.new_zeros(boxes_cxcywh.shape[:-1])
     centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]

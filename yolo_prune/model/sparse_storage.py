@@ -1,10 +1,10 @@
-"""Tensors with many zeros, as a checkpoint stores them: one bit per element, and the elements that are not zero.
+"""Packed storage of tensors with many zeros: one bit per element, and the non-zero elements.
 
     {"shape": [out, in, k, k], "channels_last": bool, "mask": uint8 (⌈n / 8⌉,), "values": (count of bits set,)}
 
-Bits stand in the order of the flattened tensor, the first in its byte's highest bit; those that fill the last byte are
-zero. Only an element whose bits are all zero counts as zero, so that −0.0 and NaN come back as they were.
-`benchmarks/sparse_storage.py` holds the bitmask against indices.
+The bits are in the order of the flattened tensor, the highest bit of each byte first; unused bits of the last byte are
+0. An element counts as zero only if all of its bits are zero, so that −0.0 and NaN are restored exactly.
+`benchmarks/sparse_storage.py` compares the bitmask with stored indices.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from torch import Tensor
 Packed: TypeAlias = dict[str, Any]
 
 LEAST_SAVING_BYTES = 1024
-"""A tensor is packed if that saves more: its second part costs some hundred bytes of the file's own bookkeeping."""
+"""A tensor is packed only if that saves more than this: a second stored tensor costs some hundred bytes of its own."""
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""By an element's bytes: the integers of that size."""
+"""The integer dtype for each element size in bytes."""
 
 
 def is_worth_packing(tensor: Tensor) -> bool:
-    """Say whether a tensor is a kernel that takes less of a file packed than as it is.
+    """Return whether a tensor is a convolution kernel that takes less space packed than plain.
 
-    Vectors are left alone: a fresh batch norm's are all zeros, and small.
+    Vectors are never packed: a new batch norm has vectors of zeros, but they are small.
     """
     if tensor.ndim != 4 or tensor.element_size() not in _BITS:
         return False
@@ -38,7 +38,7 @@ def is_worth_packing(tensor: Tensor) -> bool:
 
 
 def pack(tensor: Tensor) -> Packed:
-    """Return a CPU tensor, of elements of 1, 2, 4 or 8 bytes, as its non-zero elements and where they stand."""
+    """Pack a CPU tensor with elements of 1, 2, 4 or 8 bytes into its non-zero elements and their positions."""
     bits = _view_bits(tensor)
     is_set = bits != 0
     return {
@@ -50,10 +50,10 @@ def pack(tensor: Tensor) -> Packed:
 
 
 def unpack(packed: Packed, shape: Sequence[int]) -> Tensor:
-    """Return the tensor of that shape that `pack` was given, bit by bit.
+    """Restore the tensor of shape `shape` that `pack` was given, bit for bit.
 
     Raises:
-        ValueError: a part is missing, of a wrong type or size, or the tensor is of another shape; says which.
+        ValueError: a part is missing or has the wrong type or size, or the tensor has another shape; says which.
     """
     mask, values, count = packed.get("mask"), packed.get("values"), prod(shape)
     if packed.get("shape") != list(shape):
@@ -78,12 +78,12 @@ def unpack(packed: Packed, shape: Sequence[int]) -> Tensor:
 
 
 def _view_bits(tensor: Tensor) -> Tensor:
-    """Return (n,) a tensor's elements as integers, in the order of the flattened tensor."""
+    """Return (n,) the bits of a tensor's elements as integers, in the order of the flattened tensor."""
     return tensor.detach().contiguous().reshape(-1).view(_BITS[tensor.element_size()])
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
-    """Say whether strides are those of channels last, which for 1×1 kernels `is_contiguous` cannot tell from others."""
+    """Return whether the strides are those of channels last; for 1×1 kernels `is_contiguous` cannot tell."""
     if tensor.ndim != 4:
         return False
     like = torch.empty(tensor.shape, device="meta", memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Darknet .weights files in and out.
+"""Load and save Darknet .weights files.
 
 A file is a header (three int32: major, minor, revision; then the images seen, int64 from version 0.2 on, else int32)
 and float32 values: for each convolution in the cfg's order β, γ, mean, variance (or the bias), then the kernel
@@ -43,7 +43,11 @@ class WeightsHeader:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a .weights file gave: convolutions filled from it out of all, and heads that were left as they were."""
+    """What was loaded from a .weights file.
+
+    `foreign_classes` is the file's class count if the heads were skipped because it differs from the network's, else
+    None.
+    """
 
     header: WeightsHeader
     convs_loaded: int
@@ -51,7 +55,7 @@ class LoadReport:
     foreign_classes: int | None
 
     def format(self) -> str:
-        """Say it in one line."""
+        """Return the report as one line."""
         line = f"took {self.convs_loaded} of {self.convs_total} convolutions"
         if self.foreign_classes is not None:
             return f"{line}: everything but the heads, which were made for {self.foreign_classes} classes"
@@ -61,12 +65,12 @@ class LoadReport:
 
 
 def load_weights(model: Detector, path: Path) -> LoadReport:
-    """Fill `model` in place from a Darknet .weights file, whole or a prefix.
+    """Fill `model` in place from a Darknet .weights file, which may be a prefix of a whole one.
 
-    A file whose heads have another width (COCO's, say) gives everything but the heads.
+    If the file's heads were made for another number of classes (COCO's, say), all layers but the heads are filled.
 
     Raises:
-        WeightsError: the file cannot be read, or its count of values fits no layer's edge.
+        WeightsError: the file cannot be read, or does not end at the end of a layer.
     """
     network = model.network
     counts = [_count(network, index, layer.filters) for index, layer in network.convs]
@@ -149,7 +153,7 @@ def _foreign_filters(network: Network, index: int, classes: int) -> int:
 
 
 def _find_foreign_classes(network: Network, found: int, expected: int) -> int | None:
-    """Return the class count that makes the network as large as the file: heads grow linearly with it."""
+    """Return the class count with which the network would be as large as the file; heads grow linearly with it."""
     heads = sorted(network.head_convs)
 
     def total(classes: int) -> int:

@@ -1,4 +1,4 @@
-"""Which criterion to prune by where nobody says: γ where training made it mean something, else what images tell."""
+"""Criterion `auto`: choose bn-gamma if γ sparsity has set enough γ to zero, else a criterion measured on images."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from yolo_prune.pruning.importance import normalize_groups, score_channels
 from yolo_prune.pruning.plan import FloatArray, Plan, make_plan
 
 AT_ZERO = 0.01
-"""A γ is at zero that is no larger than this share of the largest of its group."""
+"""A γ counts as zero up to this share of the largest γ in its group."""
 NOTHING = 1e-6
-"""Where a whole group is no larger than this, all of it is at zero: it is what a moving average leaves."""
+"""Every γ up to this counts as zero: a moving average of γ that became zero leaves such values."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A criterion, what its scores are divided by, why these, and the scores where they are known already."""
+    """A criterion, how to normalise its scores, the reason for both, and the scores if they are known already."""
 
     criterion: Criterion
     normalize: Normalization
@@ -31,13 +31,13 @@ class Choice:
 def choose_criterion(
     model: Detector, graph: ChannelGraph, config: PlanConfig, budgets: Sequence[Budget[Plan]], has_images: bool
 ) -> Choice:
-    """Choose bn-gamma if all that must go has its γ at zero, else obs on images, else l2.
+    """Choose bn-gamma if all channels to remove have γ at zero, else obs if there are images, else l2.
 
-    γ says which channels are idle, but only once sparsity training has brought some to zero; beyond those, and on networks that were never
-    trained so, its order is no better than chance.
+    γ tells which channels are unused only after training with γ sparsity has set some γ to zero. For other channels,
+    and for networks trained without γ sparsity, the order by γ is no better than chance.
 
     Raises:
-        PlanError: what is asked for cannot be had.
+        PlanError: the ratio or a budget cannot be reached.
     """
     gammas = measure_gammas(model, graph)
     at_zero = gammas <= AT_ZERO
@@ -45,16 +45,19 @@ def choose_criterion(
     dropped = ~plan.keep
     working, count = int((dropped & ~at_zero).sum()), int(dropped.sum())
     if not working:
-        return Choice("bn-gamma", "max", f"all {count} channels that go have a γ at zero", gammas)
+        return Choice("bn-gamma", "max", f"all {count} channels to remove have a γ at zero", gammas)
     share = float((at_zero & graph.prunable).sum() / graph.prunable.sum())
-    why = f"γ is at zero in {share:.0%} of the prunable channels, and of the {count} that go {working} would still work"
+    why = f"γ is at zero in {share:.0%} of the prunable channels, but {working} of the {count} to remove still work"
     if has_images:
         return Choice("obs", "none", why)
     return Choice("l2", "mean", f"{why}; there are no images to look at")
 
 
 def measure_gammas(model: Detector, graph: ChannelGraph) -> FloatArray:
-    """Return (N,) the largest |γ| of every id's members, as a share of the largest in its group; of a filter, its norm."""
+    """Return (N,) the largest |γ| of every id's members, as a share of the largest in its group.
+
+    A filter without batch norm counts with its L2 norm instead of |γ|.
+    """
     config = ScoreConfig("bn-gamma", group_reduce="max")
     sizes = score_channels(model, graph, config)
     sizes[sizes <= NOTHING] = 0

@@ -1,8 +1,8 @@
-"""Put the γ of all layers on one scale without changing what the network answers.
+"""Put the γ of all layers on one scale without changing the network's outputs.
 
-Leaky and rectified activations are homogeneous: half the γ and β of a channel, and twice the weights that read it, give
-the same answer. So a layer's γ can have any scale, and a threshold or a shrinkage shared by all layers means something
-only once their scales agree.
+Leaky and rectified activations are homogeneous: if γ and β of a channel are halved, and the weights that read it
+doubled, the outputs are the same. So the scale of a layer's γ is arbitrary. A threshold or a shrinkage for all layers
+makes sense only if their scales agree.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ _HOMOGENEOUS = ("linear", "leaky", "relu")
 
 @torch.no_grad()
 def balance_gammas_(model: Detector, mean_gamma: float = MEAN_GAMMA) -> int:
-    """Scale every prunable group's γ and β to a mean |γ| of `mean_gamma`, and the weights that read them back, in place.
+    """Scale γ and β of every prunable group to a mean |γ| of `mean_gamma`, and the weights that read them inversely.
 
-    Groups with a convolution that is not normalised, an activation that is not homogeneous, or no γ but zeros are left
-    as they are. Answers change by rounding alone. Return the number of groups scaled.
+    The model is changed in place. A group is not scaled if it has a convolution without batch norm or an activation
+    that is not homogeneous, or if all its γ are zero. The outputs change only by rounding errors. Return the number of
+    groups scaled.
     """
     graph = make_channel_graph(model.network)
     scalable = _find_scalable(model.network, graph)
@@ -53,7 +54,7 @@ def balance_gammas_(model: Detector, mean_gamma: float = MEAN_GAMMA) -> int:
 
 
 def _find_scalable(network: Network, graph: ChannelGraph) -> BoolArray:
-    """Return (N,) the ids that only pass through normalised convolutions and homogeneous activations."""
+    """Return (N,) bool: the ids whose convolutions all have batch norm and whose activations are all homogeneous."""
     scalable = np.ones(graph.size, dtype=bool)
     for index, layer in enumerate(network.layers):
         odd_conv = isinstance(layer, Conv) and not (layer.batch_normalize and layer.activation in _HOMOGENEOUS)

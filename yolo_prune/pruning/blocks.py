@@ -1,7 +1,7 @@
-"""Residual blocks as data: which can be cut out of a network, and the network without them.
+"""Residual blocks: find those that can be cut out of a network, and cut them out.
 
-layer s        what goes in ──────────────┐
-layers s+1 … i−1   the branch             │        cut: whoever read layer i reads layer s
+layer s        the block's input ─────────┐
+layers s+1 … i−1   the branch             │        after the cut, layers that read layer i read layer s
 layer i        [shortcut] from=s  ──── + ─┘
 """
 
@@ -16,14 +16,14 @@ from yolo_prune.errors import PlanError
 
 @dataclass(frozen=True)
 class Block:
-    """A residual block: what it reads, and the shortcut that ends it; its branch is what lies between."""
+    """A residual block: the layer that it reads and the shortcut that ends it; its branch is the layers in between."""
 
     source: int
     shortcut: int
 
     @property
     def layers(self) -> range:
-        """The layers that go when the block is cut."""
+        """The layers that are removed when the block is cut."""
         return range(self.source + 1, self.shortcut + 1)
 
     @property
@@ -35,8 +35,9 @@ class Block:
 def find_blocks(network: Network) -> tuple[Block, ...]:
     """Return the residual blocks that can be cut, in order.
 
-    The branch ends in a convolution that gives 0 for γ = β = 0, nobody else reads it, it reads nothing before the block's
-    own input, and the sum passes unchanged (a linear shortcut): so cutting the block is the same as silencing the branch.
+    The branch ends in a convolution that outputs 0 for γ = β = 0. No layer outside the block reads the branch, and the
+    branch reads no layer before the block's input. The shortcut is linear. So cutting the block is the same as zeroing
+    the branch.
     """
     readers: dict[int, set[int]] = {}
     for index, layer in enumerate(network.layers):
@@ -63,7 +64,7 @@ def _is_closed(network: Network, block: Block, readers: dict[int, set[int]]) -> 
 
 
 def pick_blocks(network: Network, shortcuts: Iterable[int]) -> tuple[Block, ...]:
-    """Return the blocks that the given shortcuts end.
+    """Return the blocks that end in the given shortcuts.
 
     Raises:
         PlanError: a layer ends no block that can be cut.
@@ -78,18 +79,18 @@ def pick_blocks(network: Network, shortcuts: Iterable[int]) -> tuple[Block, ...]
 
 
 def list_kept_layers(network: Network, blocks: Collection[Block]) -> list[int]:
-    """Return the numbers of the layers that stay when blocks are cut, in order."""
+    """Return the numbers of the layers that are left when blocks are cut, in order."""
     removed = {index for block in blocks for index in block.layers}
     return [index for index in range(len(network.layers)) if index not in removed]
 
 
 def number_kept_layers(network: Network, blocks: Collection[Block]) -> dict[int, int]:
-    """Return the layers that stay when blocks are cut: their old numbers to their new ones, in order."""
+    """Return the layers that are left when blocks are cut, as a map from old to new numbers, in order."""
     return {old: new for new, old in enumerate(list_kept_layers(network, blocks))}
 
 
 def drop_blocks(network: Network, blocks: Collection[Block]) -> Network:
-    """Return the network without the blocks; whoever read a block's sum reads what went into it."""
+    """Return the network without the blocks; layers that read a block's output read its input instead."""
     ends = {block.shortcut: block.source for block in blocks}
     number = {-1: -1} | number_kept_layers(network, blocks)
 

@@ -1,4 +1,4 @@
-"""Budgets: what a pruned network may cost, and the least pruning that meets one."""
+"""Budgets: limits on the cost of a pruned network, and the least pruning that meets one."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Budget(Generic[P]):
-    """A limit on something that a plan costs, and how that is measured."""
+    """A limit on a cost of a plan, and how to measure that cost."""
 
     where: str
-    """The setting that asks for it."""
+    """The setting that the limit comes from."""
     limit: float
-    """The most that the plan may cost, in the setting's own terms."""
+    """The highest allowed cost, in the unit of the setting."""
     measure: Callable[[P], float]
-    """What a plan costs; it must not rise as more is dropped."""
+    """Return a plan's cost. It must not rise when more channels are dropped."""
     say: Callable[[float], str]
-    """A cost in words, such as `0.2 of the original`."""
+    """Format a cost for a message, such as `0.2 of the original`."""
     nearest: Callable[[float], str]
-    """What to write in the setting for a cost that can be had."""
+    """Format the value of the setting for a cost that can be reached."""
     steps: int | None = None
-    """Evenly spaced prefix lengths to consider where measuring is slow and noisy; None considers every one."""
+    """How many evenly spaced counts of dropped channels to consider if measuring is slow and noisy; None: all."""
 
     def is_met(self, cost: float) -> bool:
-        """Say whether a cost is within the limit."""
+        """Return whether a cost is within the limit."""
         return cost <= self.limit
 
 
 def find_shortest(budget: Budget[P], cut: Callable[[int], P], least: int, most: int, floors: Mapping[str, int]) -> int:
     """Return the smallest number of dropped channels from `least` to `most` that meets the budget.
 
-    With `steps` the answer is one of that many lengths, and it was measured to meet the budget twice.
+    With `budget.steps`, only that many numbers are considered, and the one returned met the budget in two measurements.
 
     Raises:
-        PlanError: dropping all `most` is not enough; `floors` are the settings that hold the rest.
+        PlanError: dropping `most` channels is not enough. The message names `floors`, the settings that keep the
+            others.
     """
 
     def measure(count: int) -> float:

@@ -1,16 +1,16 @@
-"""Channels are variables: every channel that a convolution emits has an id, and five rules say who shares it.
+"""The channel graph: every output channel of a convolution gets an id, and five rules say which layers share it.
 
     layer               rule
     ─────────────────   ──────────────────────────────────────────────────────────────
-    conv                emits fresh ids
+    conv                emits new ids
     maxpool, upsample   pass the ids on
     route               concatenates the ids of its sources
     shortcut            unites the two inputs' ids element by element (union–find)
     yolo                freezes the ids it reads (as are the image's)
 
-Where a cfg slices channels into equal parts (a route's or a convolution's `groups`), the parts' ids are united element
-by element, so that any plan leaves the parts equal and the slimmer network can still be written as a cfg. Channels that
-a logistic activation gives out are frozen as well: γ = β = 0 would leave them at ½.
+If a cfg slices channels into equal parts (`groups` of a route or a convolution), the ids of the parts are united
+element by element. So any plan leaves parts of equal size, and the slimmer network can still be written as a cfg. The
+outputs of a logistic activation are frozen as well: with γ = β = 0 they would be ½, not 0.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Group:
-    """The ids that one and the same set of convolutions writes; more than one writer means tied by shortcuts."""
+    """All ids that are written by the same set of convolutions; shortcuts tie convolutions into one group."""
 
     ids: IntArray
     writers: tuple[int, ...]
@@ -52,7 +52,7 @@ class ChannelGraph:
     frozen: BoolArray
     """(N,) ids that no plan may drop."""
     conv_layers: tuple[int, ...]
-    """The layers that emit ids, in order."""
+    """The convolutions, which emit the ids, in order."""
 
     @property
     def size(self) -> int:
@@ -61,7 +61,7 @@ class ChannelGraph:
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
-        """All ids, partitioned by the set of convolutions that write them; the image's, which none writes, come first."""
+        """All ids, partitioned by the set of convolutions that write them; the image's, which have none, come first."""
         writers: list[list[int]] = [[] for _ in range(self.size)]
         for layer in self.conv_layers:
             for channel in np.unique(self.writes[layer]):
@@ -78,7 +78,7 @@ class ChannelGraph:
 
 
 def make_channel_graph(network: Network) -> ChannelGraph:
-    """Number every channel of a network and unite those that must live and die together."""
+    """Give every channel of a network an id, the same one to channels that must be kept or dropped together."""
     ids = _Ids()
     image = ids.emit(network.channels)
     frozen = [image]
@@ -120,7 +120,7 @@ def make_channel_graph(network: Network) -> ChannelGraph:
 def _tie_groups(ids: _Ids, inputs: IntArray, outputs: IntArray, groups: int) -> None:
     if groups == 1:
         return
-    if len(inputs) == groups:  # depthwise: an input and what is made of it alone are one channel
+    if len(inputs) == groups:  # depthwise: an input channel and the outputs made from it share an id
         ids.unite(np.repeat(inputs, len(outputs) // groups), outputs)
     else:
         ids.unite_rows(inputs.reshape(groups, -1))
@@ -156,6 +156,6 @@ class _Ids:
             self.unite(rows[0], row)
 
     def name(self) -> IntArray:
-        """Return for every emitted id its set's number, sets counted without gaps in order of their roots."""
+        """Return for every emitted id the number of its set; sets are numbered from 0 in order of their roots."""
         roots = self.find(np.arange(len(self._parent)))
         return np.unique(roots, return_inverse=True)[1].reshape(-1).astype(np.int64)

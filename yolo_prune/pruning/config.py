@@ -9,12 +9,12 @@ from yolo_prune.config import Seed, Setting, WholeNumbers, settings
 from yolo_prune.errors import ConfigError
 
 AUTO: Literal["auto"] = "auto"
-"""The criterion that chooses one of the others."""
+"""The criterion that chooses one of the others; see `auto.py`."""
 Criterion: TypeAlias = Literal["bn-gamma", "l1", "l2", "fpgm", "taylor", "obs", "random", "auto"]
 CRITERIA: tuple[Criterion, ...] = tuple(name for name in get_args(Criterion) if name != AUTO)
 WeightCriterion: TypeAlias = Literal["bn-gamma", "l1", "l2"]
 ON_IMAGES = ("taylor", "obs")
-"""Criteria that look at training images."""
+"""Criteria that are measured on training images."""
 Normalization: TypeAlias = Literal["none", "mean", "max"]
 Metric: TypeAlias = Literal["map50", "loss"]
 Granularity = Annotated[
@@ -26,7 +26,7 @@ Granularity = Annotated[
 ]
 
 DEFAULT_RATIO = 0.8
-"""The share of the prunable channels, or weights, that is pruned where neither a ratio nor a target or a pattern is given."""
+"""The share of the prunable channels, or weights, to prune if no ratio, target or pattern is given."""
 AMOUNT, CHOICE, KEPT = "How much", "What to prune", "What to keep"
 
 
@@ -136,17 +136,17 @@ class PlanConfig:
 
     @property
     def multiple(self) -> int:
-        """`round_to`, 1 without it."""
+        """`round_to`, or 1 if it is None."""
         return self.round_to or 1
 
     @property
     def is_timed(self) -> bool:
-        """Whether candidates must be rebuilt and timed."""
+        """Whether a target is a time, so that candidate networks must be rebuilt and timed."""
         return self.target_latency_ms is not None or self.target_speedup is not None
 
     @property
     def least_ratio(self) -> float:
-        """The share to remove whatever the targets say."""
+        """The share to remove at least, even if the targets need less."""
         has_target = self.is_timed or self.target_params is not None or self.target_macs is not None
         return (0.0 if has_target else DEFAULT_RATIO) if self.ratio is None else self.ratio
 
@@ -155,7 +155,7 @@ def parse_pattern(pattern: str) -> tuple[int, int]:
     """Return N and M of an N:M pattern.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the text is not such a pattern.
     """
     match = re.fullmatch(r"(\d{1,4}):(\d{1,4})", pattern, re.ASCII)
     if match is None or not 1 <= int(match[1]) < int(match[2]):
@@ -195,7 +195,7 @@ class WeightConfig:
     spare: Annotated[WholeNumbers, Setting("Further convolutions to leave whole.")] = ()
 
     def __post_init__(self) -> None:
-        """Raise ConfigError if the pattern is none."""
+        """Raise ConfigError if the pattern is invalid."""
         _ = self.kept_of
 
     @property

@@ -1,4 +1,4 @@
-"""What dropped channels gave, as one number per channel: the constant that their consumers take up."""
+"""Replace dropped channels by constants, one per channel, which are folded into the convolutions that read them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from yolo_prune.pruning.channels import IntArray, make_channel_graph
 from yolo_prune.pruning.plan import Plan
 
 Constants = Mapping[int, Tensor]
-"""constants[i][c]: what output channel c of layer i is taken to be everywhere; 0 for a channel that is kept."""
+"""constants[i][c]: the constant that replaces output channel c of layer i; 0 for a channel that is kept."""
 
 
 @torch.no_grad()
 def carry_constants(model: Detector, plan: Plan) -> Constants:
-    """Return what every dropped channel gives once its γ is zero: act(β), followed through the graph.
+    """Return the output of every dropped channel with γ = 0, which is act(β), propagated through the network.
 
-    It adds up at shortcuts and passes through pooling, enlargement and routes. Kept channels are 0 here: what they
-    give depends on the image.
+    Constants are added at shortcuts and pass through pooling, upsampling and routes. Kept channels have 0 here, because
+    their outputs depend on the image.
     """
     graph = make_channel_graph(model.network)
     constants: dict[int, Tensor] = {-1: next(model.parameters()).new_zeros(model.network.channels)}
@@ -45,7 +45,7 @@ def carry_constants(model: Detector, plan: Plan) -> Constants:
 
 @torch.no_grad()
 def measure_constants(model: Detector, plan: Plan, images: Iterable[Tensor]) -> Constants:
-    """Return the mean that every dropped channel has over images and pixels, of the model as it is, in evaluation mode.
+    """Return the mean of every dropped channel over images and pixels, by the unpruned model in evaluation mode.
 
     `images` are batches (B, 3, H, W) in 0 … 1 on the model's device.
 

@@ -1,4 +1,4 @@
-"""Sparsity training: shrink γ by the proximal step of λ‖γ‖₁, whole shortcut groups together."""
+"""γ sparsity in training: shrink γ by the proximal step of λ‖γ‖₁, channels tied by shortcuts together."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import ChannelGraph
 
 GAMMA_THRESHOLD = 0.01
-"""A channel with a smaller |γ| counts as removable in what is reported of γ sparsity."""
+"""Reports on γ sparsity count a channel with a smaller |γ| as removable."""
 
 
 class GammaSparsity:
-    """The γ of every prunable channel, seen as one vector per channel id.
+    """The γ of all prunable channels, as one vector per channel id.
 
-    A channel of its own has one γ and is soft-thresholded. A channel that shortcuts tie over m convolutions has m of them
-    and is shrunk by its root mean square, so that the members reach zero in one step or not at all. Channels with a member
-    that is not trained, or has no γ, are left alone.
+    A channel written by one convolution has one γ, which is soft-thresholded. A channel that shortcuts tie over m
+    convolutions has m members, each with its γ. They are shrunk together by their root mean square, so that all reach
+    zero in the same step. Channels with a member that is not trained, or has no γ, are not changed.
     Source: Parikh and Boyd, "Proximal Algorithms" (2014), §6.5.1 and §6.5.4.
 
     Raises:
@@ -63,10 +63,11 @@ class GammaSparsity:
 
     @torch.no_grad()
     def measure_worth(self, squares: Callable[[nn.Parameter], Tensor]) -> Tensor:
-        """Return (N,) what silencing each channel would change, to first order and squared: Σ γ² (∂L/∂γ)² + β² (∂L/∂β)².
+        """Return (N,) the squared first-order change of the loss if a channel is zeroed: Σ γ² (∂L/∂γ)² + β² (∂L/∂β)².
 
-        The sum runs over a channel's members. `squares` gives the mean squared gradients of a parameter. Unlike |γ| it does
-        not depend on how large the weights are that read the channel. Source as of `importance.score_by_squares`.
+        The sum runs over a channel's members. `squares` returns the mean squared gradients of a parameter. Unlike |γ|,
+        the result does not depend on the size of the weights that read the channel.
+        Source: that of `importance.score_by_squares`.
         """
         members = [
             gamma.square() * squares(gamma) + beta.square() * squares(beta)
@@ -76,30 +77,30 @@ class GammaSparsity:
 
     @torch.no_grad()
     def find_zeros(self) -> Tensor:
-        """Return (N,) which prunable channels have no γ but zeros."""
+        """Return (N,) bool: the trained, prunable channels whose γ are all zero."""
         return self._trained & (self._measure_rms() == 0)
 
     @torch.no_grad()
     def find_zeroed(self) -> Tensor:
-        """Return (N,) which of these have no β but zeros either: their output is 0 everywhere."""
+        """Return (N,) bool: those of `find_zeros` whose β are all zero too, so that their output is 0 everywhere."""
         betas = torch.cat([parameter.detach() for parameter in self._betas])
         return self.find_zeros() & (self._add_up(betas.square()) == 0)
 
     @property
     def trained(self) -> Tensor:
-        """(N,) the prunable channels whose γ are all there and are trained."""
+        """(N,) bool: the prunable channels of which every member has a γ and is trained."""
         return self._trained
 
     @torch.no_grad()
     def clear_(self, channels: Tensor) -> None:
-        """Set the γ and β of channels (N,) to zero, in place: they give nothing from now on, and can be cut out exactly."""
+        """Set γ and β of `channels` (N,) bool to zero, in place; removing them then changes no output."""
         kept = (~channels).to(self._gammas[0])
         self._multiply(self._gammas, kept)
         self._multiply(self._betas, kept)
 
     @torch.no_grad()
     def measure(self) -> NDArray[np.float64]:
-        """Return (N,) |γ| of every prunable channel, of a tied one the root mean square over its members; inf for others."""
+        """Return (N,) |γ| of every prunable channel, the root mean square over its members; inf for the others."""
         return self._measure_rms().masked_fill(~self._prunable, torch.inf).double().cpu().numpy()
 
     def _multiply(self, parameters: list[nn.Parameter], factor: Tensor) -> None:

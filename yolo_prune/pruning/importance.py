@@ -1,24 +1,24 @@
-"""How much a channel matters: one float per channel id.
+"""Importance: how much a channel matters to the network, one float per channel id.
 
     filters ── criterion ──► a score per output channel of a convolution
             ── reduce ─────► a score per id: the members that shortcuts tie, combined by mean, max or sum
-            ── normalize ──► the same, divided by the group's mean or max, so that layers of other scales compare
+            ── normalize ──► the same, divided by the group's mean or max, so that layers of different scales compare
 
 The convolution of channel c has the kernel w_c (in, h, w), the bias b_c and the batch norm's γ_c and β_c; L is the loss.
 
 criterion   score of channel c                                source
 ─────────   ───────────────────────────────────────────────   ──────────────────────────────────────────────────────────
-bn-gamma    |γ_c|, and ‖w_c‖₂ where nothing is normalised     Liu et al., "Network Slimming" (2017), §3
+bn-gamma    |γ_c|, or ‖w_c‖₂ without batch norm               Liu et al., "Network Slimming" (2017), §3
 l1          Σ |w_c|                                           Li et al., "Pruning Filters for Efficient ConvNets" (2017), §3.1
 l2          ‖w_c‖₂, the norm of a neuron's weight column      He et al., "Soft Filter Pruning" (2018), §3.2
 fpgm        Σ_k ‖w_c − w_k‖₂ over the layer's filters k       He et al., "Filter Pruning via Geometric Median" (2019), §3.3
 taylor      root mean square over batches of                  Molchanov et al., "Importance Estimation for Neural Network
-            γ ∂L/∂γ + β ∂L/∂β, or of Σ w ∂L/∂w + b ∂L/∂b      Pruning" (2019), eq. 8, whose root it is: the order is the
-            without batch norm: what silencing c adds to L,   same, and a group's mean is not ruled by its largest
-            first order
-obs         the same, second order, once every layer that     Hassibi and Stork, "Optimal Brain Surgeon" (1993), and more: see
-            reads c was fitted anew to what is left           `obs.py`; an id's score at once, nothing is reduced
-random      a number from 0 to 1                              the floor that a criterion must beat
+            γ ∂L/∂γ + β ∂L/∂β, or of Σ w ∂L/∂w + b ∂L/∂b      Pruning" (2019), eq. 8, of which it is the root: the order
+            without batch norm: the first-order change of L   is the same, but a group's mean depends less on its
+            if c is zeroed                                    largest score
+obs         the second-order change of L if c is removed      Hassibi and Stork, "Optimal Brain Surgeon" (1993), and
+            and the layers that read c are refitted           others, see `obs.py`; scores are per id, not reduced
+random      a random number from 0 to 1                       the baseline that a criterion must beat
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def score_channels(
 ) -> FloatArray:
     """Score every channel by `config.criterion`, reduced over members and normalised: (N,) float64.
 
-    Ids that no convolution writes score infinity. `examples` are needed for taylor and obs, on the model's device.
+    Ids that no convolution writes score infinity. taylor and obs need `examples`, on the model's device.
 
     Raises:
         PlanError: a weight or a γ is NaN or infinite (names the layer), or taylor or obs has no examples.
@@ -69,12 +69,13 @@ def score_channels(
 def score_by_squares(
     model: Detector, graph: ChannelGraph, config: ScoreConfig, squares: Mapping[str, Tensor]
 ) -> FloatArray:
-    """Score every channel by Taylor without looking at an image, from squared gradients that training has kept: (N,) float64.
+    """Approximate the taylor scores without images, from squared gradients that training has kept: (N,) float64.
 
-    `squares` are moving averages of squared gradients, named and shaped as the model's parameters. What silencing a channel
-    would change is taken as the root of Σ θ² · mean (∂L/∂θ)² over what `mask` sets to zero: Taylor's score but for the
-    products of different gradients, which are not kept.
-    Source: Theis et al., "Faster gaze prediction with dense networks and Fisher pruning" (2018), eq. 7, whose root it is.
+    `squares` are moving averages of squared gradients, named and shaped as the model's parameters. The score is the
+    root of Σ θ² · mean (∂L/∂θ)² over the parameters θ that `mask` sets to zero for the channel. It differs from taylor
+    in that products of different gradients are missing: training does not keep them.
+    Source: Theis et al., "Faster gaze prediction with dense networks and Fisher pruning" (2018), eq. 7, of which it is
+    the root.
 
     Raises:
         PlanError: a weight or a γ is NaN or infinite (names the layer).
@@ -97,10 +98,10 @@ def score_by_squares(
 
 
 def check_finite(model: Detector) -> None:
-    """Refuse a model of which a learnable number or a running statistic is NaN or infinite.
+    """Check that all parameters and running statistics of a model are finite.
 
     Raises:
-        PlanError: names the layer and the tensor.
+        PlanError: one is NaN or infinite; names the layer and the tensor.
     """
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -127,14 +128,14 @@ def _score_filters(module: ConvLayer, criterion: str) -> Tensor:
 
 
 def _score_taylor(model: Detector, graph: ChannelGraph, examples: Iterable[Example]) -> dict[int, Tensor]:
-    """Return for every convolution (out,) float64 first-order changes of the loss, their root mean square over the examples."""
+    """Return (out,) float64 per convolution: the root mean square over examples of the first-order loss changes."""
     parameters = {layer: _get_gate(_get_conv(model, layer)) for layer in graph.conv_layers}
     flat = [parameter for gate in parameters.values() for parameter in gate]
     loss, totals, count = DetectionLoss(model.network).to(flat[0].device), dict[int, Any](), 0
     with evaluating(model), torch.enable_grad():
         for images, targets in examples:
             total = loss.measure(model(images), targets, *images.shape[-2:]).total
-            gradients = iter(torch.autograd.grad(total, flat, materialize_grads=True))  # zeros where no head looks
+            gradients = iter(torch.autograd.grad(total, flat, materialize_grads=True))  # zeros if no head uses a layer
             for layer, gate in parameters.items():
                 products = [(parameter.detach() * next(gradients)).double() for parameter in gate]
                 change = torch.stack([product.reshape(len(product), -1).sum(1) for product in products]).sum(0)
@@ -169,7 +170,7 @@ def reduce_members(graph: ChannelGraph, by_layer: dict[int, FloatArray], how: st
 
 
 def normalize_groups(graph: ChannelGraph, scores: FloatArray, by: str) -> FloatArray:
-    """Divide the scores (N,) of every group by their mean or max; `none`, and a group of zeros, leaves them."""
+    """Divide the scores (N,) of every group by their mean or max; `none`, or a group of zeros, changes nothing."""
     if by == "none":
         return scores
     units = np.ones(graph.size)
@@ -183,9 +184,10 @@ def normalize_groups(graph: ChannelGraph, scores: FloatArray, by: str) -> FloatA
 
 @torch.no_grad()
 def score_blocks(model: Detector, blocks: Sequence[Block], images: Iterable[Tensor]) -> list[float]:
-    """Score residual blocks by what their branch contributes to the sum: ‖F(x)‖₂ / ‖x + F(x)‖₂, each norm over all images; 0 / 0 is 0.
+    """Score residual blocks by the share of their branch in the sum: ‖F(x)‖₂ / ‖x + F(x)‖₂, with 0 / 0 taken as 0.
 
-    `images` are batches (B, 3, H, W) in 0 … 1 on the model's device; the model runs in evaluation mode.
+    The norms are over all images. `images` are batches (B, 3, H, W) in 0 … 1 on the model's device; the model runs in
+    evaluation mode.
     Source: after Veit et al., "Residual Networks Behave Like Ensembles of Relatively Shallow Networks" (2016), §4: a
     block whose branch is small beside its input can be removed with little harm.
 

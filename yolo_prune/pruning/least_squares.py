@@ -1,4 +1,4 @@
-"""Linear least squares over more samples than fit into memory: sums of products first, then the normal equations."""
+"""Linear least squares over more samples than fit into memory, by sums of products and the normal equations."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import torch
 from torch import Tensor
 
 CONSTANT = 1e-12
-"""Inputs whose mean variance is a smaller share of their mean square are constant but for rounding."""
+"""Inputs count as constant if their mean variance is at most this share of their mean square: rounding errors."""
 
 
 class Moments:
-    """Sums over samples of inputs (F,) and targets (O,), in float64: F² + F·O numbers, however many samples there are."""
+    """Sums over samples of inputs (F,) and targets (O,) in float64: F² + F·O numbers for any number of samples."""
 
     def __init__(self, inputs: int, targets: int, device: torch.device | None = None) -> None:
-        """Begin with no samples of `inputs` and `targets` numbers each."""
+        """Make sums without samples, for samples with `inputs` and `targets` numbers each."""
 
         def make(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.float64, device=device)
 
         self.count = 0
         self._origin = make(inputs)
-        """What is subtracted from all inputs, the mean of the first samples: squares of large numbers leave no digits for small differences."""
+        """The mean of the first samples, subtracted from all inputs: large squares hide small differences."""
         self._inputs, self._targets = make(inputs), make(targets)
         self._squares, self._products = make(inputs, inputs), make(inputs, targets)
 

@@ -1,15 +1,17 @@
-"""The order in which channels go if every layer that reads them is fitted anew to what is left (optimal brain surgeon).
+"""Optimal brain surgeon: the order to remove channels in, if all layers that read them are refitted to the others.
 
-    loss ─ backward ─► G of every convolution: ∂L/∂y ∂L/∂yᵀ, summed over positions, of what it gives before batch norm
+    loss ─ backward ─► G of every convolution: ∂L/∂y ∂L/∂yᵀ summed over positions; y is its output before batch norm
     images ─ forward ─► Σ of every convolution: the covariance of the channels that it reads
 
-A convolution W reads the channels x. Without channel c, its other weights take over what they can: x_c is predicted by
-−Σ_k (Σ⁻¹)_ck / (Σ⁻¹)_cc x_k, and what is left unexplained has the variance 1 / (Σ⁻¹)_cc. To second order the loss rises by
+A convolution W reads the channels x. If channel c is removed, x_c is predicted from the other channels by
+−Σ_k (Σ⁻¹)_ck / (Σ⁻¹)_cc x_k, and the weights of those change accordingly. The error has the variance 1 / (Σ⁻¹)_cc.
+To second order, the loss rises by
 
-    M_cc / (Σ⁻¹)_cc,   M = Σ over the kernel's places of Wᵀ G W
+    M_cc / (Σ⁻¹)_cc,   M = Σ over the kernel's positions of Wᵀ G W
 
-added up over all convolutions that read c. The cheapest channels go, Σ⁻¹ and M are brought up to date, and so on to the last:
-a channel whose twin is gone already has become expensive, so that no layer empties while others have channels to spare.
+summed over all convolutions that read c. The channels with the lowest cost are removed, Σ⁻¹ and M are updated, and so
+on until none is left. A channel becomes expensive once the others like it are removed, so no layer is emptied while
+others still have redundant channels.
 
 Sources: Hassibi and Stork, "Second order derivatives for network pruning: Optimal Brain Surgeon" (1993), §2; Wang et al.,
 "EigenDamage: Structured Pruning in the Kronecker-Factored Eigenbasis" (2019), §3 (G and Σ in place of the Hessian); Kurtic
@@ -32,18 +34,18 @@ from yolo_prune.pruning.channels import BoolArray, ChannelGraph, Group, IntArray
 from yolo_prune.pruning.plan import FloatArray
 
 RIDGE = 1e-2
-"""The share of every channel's variance that is taken for noise, which no other channel predicts."""
+"""The share of every channel's variance that counts as noise, which no other channel can predict."""
 CONSTANT = 1e-9
-"""The variance, as a share of the mean, of a channel that never varies, so that Σ has an inverse."""
+"""A share of the mean variance that is added to the variance of every channel, so that Σ has an inverse."""
 STEPS = 64
-"""A step takes this fraction of the channels that a group still has, or one."""
+"""Each step removes 1 / STEPS of the channels that are left in a group, at least one."""
 POSITIONS = 2048
-"""Positions of a batch that go into a covariance, at most, spread evenly."""
+"""At most so many positions per batch, evenly spaced, are used for a covariance."""
 
 
 @dataclass
 class _Reader:
-    """What one convolution makes of a group's channels: both (C, C), over those that are left."""
+    """One convolution that reads a group's channels, with two (C, C) matrices over the C channels that are left."""
 
     precision: FloatArray
     """Σ⁻¹."""
@@ -51,11 +53,11 @@ class _Reader:
     """M."""
 
     def measure_costs(self) -> FloatArray:
-        """Return (C,) how much the loss rises without each."""
+        """Return (C,) how much the loss rises if each channel is removed."""
         return np.diag(self.weight) / np.diag(self.precision)
 
     def remove(self, removed: BoolArray) -> None:
-        """Take channels away and let the others take over what they can."""
+        """Update both matrices for the removal of channels `removed` (C,) bool."""
         kept = ~removed
         precision, weight = self.precision, self.weight
         takeover = -np.linalg.solve(precision[np.ix_(removed, removed)], precision[np.ix_(removed, kept)])
@@ -67,18 +69,18 @@ class _Reader:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What one convolution sees, and what the loss thinks of what it gives."""
+    """Statistics of one convolution's inputs, and of the gradients of its outputs."""
 
     covariance: FloatArray
-    """(in, in) of the channels that it reads, over images and positions."""
+    """(in, in) covariance of the input channels over images and positions."""
     gradients: FloatArray
-    """(out, out) the mean over batches of the sum over positions of ∂L/∂y ∂L/∂yᵀ."""
+    """(out, out) sum over positions of ∂L/∂y ∂L/∂yᵀ, averaged over batches."""
 
 
 def score_by_reconstruction(
     model: Detector, graph: ChannelGraph, examples: Iterable[tuple[Tensor, Tensor]]
 ) -> FloatArray:
-    """Score every channel by what its going costs once all that are worth less have gone: (N,) float64, infinity for frozen ones.
+    """Score every channel by the cost of its removal after all cheaper ones: (N,) float64, infinity if frozen.
 
     Raises:
         PlanError: there are no examples.
@@ -94,7 +96,7 @@ def score_by_reconstruction(
 def measure_statistics(
     model: Detector, graph: ChannelGraph, examples: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[int, Statistics]:
-    """Measure every convolution that is not grouped by channel, in evaluation mode.
+    """Measure the statistics of every convolution, with the model in evaluation mode.
 
     Raises:
         PlanError: there are no examples.
@@ -106,12 +108,12 @@ def measure_statistics(
         for images, targets in examples:
             total = loss.measure(model(images), targets, *images.shape[-2:]).total
             outputs = [output for _, output in seen.values()]
-            gradients = torch.autograd.grad(total, outputs, materialize_grads=True)  # zeros where no head looks
+            gradients = torch.autograd.grad(total, outputs, materialize_grads=True)  # zeros if no head uses a layer
             for (layer, (inputs, _)), gradient in zip(seen.items(), gradients, strict=True):
                 rows = inputs.permute(1, 0, 2, 3).flatten(1)
                 rows = rows[
                     :, :: -(-rows.shape[1] // POSITIONS) | 1
-                ].double()  # odd, so that all columns of an image come
+                ].double()  # an odd stride, so that all columns of an image are sampled
                 slopes = gradient.permute(1, 0, 2, 3).flatten(1)
                 parts = [rows @ rows.T, rows.sum(1), rows.new_tensor(rows.shape[1]), (slopes @ slopes.T).double()]
                 sums[layer] = [a + b for a, b in zip(sums[layer], parts, strict=True)] if layer in sums else parts
@@ -126,7 +128,7 @@ def measure_statistics(
 
 
 class _Watch:
-    """Shows the input and the output of convolutions' kernels, by layer, while it is open."""
+    """A context with forward hooks that collect the input and output of convolutions, before batch norm, by layer."""
 
     def __init__(self, model: Detector, layers: Sequence[int]) -> None:
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
@@ -145,7 +147,7 @@ class _Watch:
     def _make_hook(self, layer: int):  # type: ignore[no-untyped-def]
         def hook(kernel: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             self._seen[layer] = (inputs[0].detach(), output)
-            return output.clone()  # what follows may work in place
+            return output.clone()  # later layers may change it in place
 
         return hook
 
@@ -153,12 +155,12 @@ class _Watch:
 def _find_readers(
     model: Detector, graph: ChannelGraph, statistics: Mapping[int, Statistics], group: Group
 ) -> Iterator[_Reader]:
-    """Yield what every convolution makes of the group's channels; one that reads a channel n times is n readers."""
+    """Yield a reader per convolution that reads the group's channels, n readers if it reads a channel n times."""
     for layer in graph.conv_layers:
         kernel = _get_kernel(model, layer)
         reads = graph.reads[layer]
         if len(reads) == kernel.groups > 1:
-            continue  # depthwise: the channel goes with the one that is made of it, which others read
+            continue  # depthwise: its output has the same id, and other convolutions read that
         places = np.searchsorted(group.ids, reads).clip(max=len(group.ids) - 1)
         columns = np.flatnonzero(group.ids[places] == reads)
         while len(columns):
@@ -182,12 +184,12 @@ def _widen(kernel: nn.Conv2d) -> FloatArray:
 
 
 def _make_reader(seen: Statistics, weight: FloatArray, columns: IntArray, places: IntArray, count: int) -> _Reader:
-    """Make a reader of `count` channels, of which the convolution reads `places` as its `columns`."""
+    """Make a reader of a group of `count` channels; input `columns` of the convolution are the group's `places`."""
     covariance, importance = np.zeros((count, count)), np.zeros((count, count))
     covariance[np.ix_(places, places)] = seen.covariance[np.ix_(columns, columns)]
     own = weight[:, columns].transpose(1, 0, 2, 3)  # (in, out, h, w)
-    judged = np.einsum("op,cphw->cohw", seen.gradients, own, optimize=True)
-    importance[np.ix_(places, places)] = own.reshape(len(own), -1) @ judged.reshape(len(own), -1).T
+    weighted = np.einsum("op,cphw->cohw", seen.gradients, own, optimize=True)
+    importance[np.ix_(places, places)] = own.reshape(len(own), -1) @ weighted.reshape(len(own), -1).T
     variances = np.diag(covariance)
     if not (mean := variances.mean()) > 0:
         return _Reader(np.eye(count), np.zeros((count, count)))
@@ -196,7 +198,7 @@ def _make_reader(seen: Statistics, weight: FloatArray, columns: IntArray, places
 
 
 def _order(readers: Sequence[_Reader], count: int) -> FloatArray:
-    """Return (count,) what each channel costs at the time when it goes, in rising order of their going."""
+    """Return (count,) the cost of each channel at the step that removes it; scores rise in the order of removal."""
     scores, left, worst = np.zeros(count), np.arange(count), 0.0
     while len(left):
         costs = sum((reader.measure_costs() for reader in readers), np.zeros(len(left)))

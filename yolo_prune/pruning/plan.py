@@ -1,8 +1,8 @@
-"""A plan is one bool per channel id: keep it or drop it. Everything else follows from the channel graph.
+"""Pruning plans: one bool per channel id, keep or drop. Everything else follows from the channel graph.
 
-    importance ──► drop order ──► the shortest prefix that meets every budget once rounded ──► Plan
+    importance ──► drop order ──► the shortest prefix that, after rounding, meets every budget ──► Plan
 
-Floors are taken out of the order first, so that no prefix of it can empty a group.
+Each group's most important channels, up to `min_channels`, are left out of the drop order, so that no group is emptied.
 """
 
 from __future__ import annotations
@@ -25,32 +25,33 @@ from yolo_prune.pruning.config import PlanConfig
 FloatArray = NDArray[np.float64]
 ROUNDING = 1e-9
 MULTIPLES = (16, 8, 4)
-"""Widths that engines compute fast, the fastest first: those of vector registers and of the blocks that weights are stored in."""
+"""Engines are fast at multiples of these widths, the fastest first: those of vector registers and blocks of weights."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which channel ids of a graph stay: keep is (N,) bool."""
+    """Which channel ids of a graph to keep: `keep` is (N,) bool."""
 
     keep: BoolArray
 
     def measure_ratio(self, graph: ChannelGraph) -> float:
-        """Return the share of all unfrozen channels that the plan drops."""
+        """Return the share of all prunable channels that the plan drops."""
         return float((~self.keep).sum() / max(1, graph.prunable.sum()))
 
 
 def make_plan(
     graph: ChannelGraph, importance: FloatArray, config: PlanConfig, budgets: Sequence[Budget[Plan]] = ()
 ) -> Plan:
-    """Drop the least important prunable channels until `config.least_ratio` of them are gone and every budget is met.
+    """Drop the least important prunable channels until `config.least_ratio` is reached and every budget is met.
 
-    `importance` is (N,). Ties fall by id, so that equal scores never drop more than was asked, and a larger ratio drops
-    a superset of what a smaller one drops. With `config.round_to` every group then keeps the nearest width that is a
-    multiple of it, or all of its channels; budgets are met after that, the ratio before it.
+    `importance` is (N,). Equal scores are ordered by id, so that a plan never drops more than was asked for, and a
+    larger ratio drops a superset of what a smaller one drops. With `config.round_to`, every group then keeps the
+    nearest width that is a multiple of it, or all of its channels. The ratio is met before this rounding, budgets after
+    it.
 
     Raises:
-        PlanError: a score is NaN, `spare` names no convolution, or the floors of the groups leave too few channels to
-            drop; tells the nearest that can be had.
+        PlanError: a score is NaN, `spare` names a layer that is not a convolution, or `min_channels` and `round_to`
+            leave too few channels to drop; names the nearest value that can be reached.
     """
     candidates, floor = _find_candidates(graph, importance, config)
     free = candidates & ~floor
@@ -73,11 +74,11 @@ def make_plan(
 
 
 def choose_multiple(graph: ChannelGraph) -> int:
-    """Return which widths suit engines and are fine enough for a network: multiples of 16, 8, 4 or 1.
+    """Return the multiple to round widths to, 16, 8, 4 or 1: fast for engines but fine enough for the network.
 
-    Whole pruned networks with widths of multiples of 16 took 0.87 times as long as others of as many multiply–accumulates
-    (benchmarks/widths.py, docs/experiments.md). A multiple is at most a sixteenth of the median width: so a ratio of 0.8 comes out
-    within 0.03.
+    Pruned networks whose widths are multiples of 16 took 0.87 times as long as others with as many multiply–accumulates
+    (benchmarks/widths.py, docs/experiments.md). The multiple is at most a sixteenth of the median width, so that a
+    ratio of 0.8 is met within 0.03.
     """
     widths = [len(group.ids) for group in graph.groups if not group.frozen]
     most = float(np.median(widths)) / 16 if widths else 0
@@ -85,10 +86,10 @@ def choose_multiple(graph: ChannelGraph) -> int:
 
 
 def make_threshold_plan(graph: ChannelGraph, importance: FloatArray, threshold: float, config: PlanConfig) -> Plan:
-    """Drop every prunable channel that matters less than `threshold`, but for the floor of its group.
+    """Drop every prunable channel with an importance below `threshold`, but keep `min_channels` of each group.
 
     Raises:
-        PlanError: a score is NaN, or `spare` names no convolution.
+        PlanError: a score is NaN, or `spare` names a layer that is not a convolution.
     """
     candidates, floor = _find_candidates(graph, importance, config)
     return Plan(~(candidates & ~floor & (importance < threshold)))
@@ -97,7 +98,7 @@ def make_threshold_plan(graph: ChannelGraph, importance: FloatArray, threshold: 
 def make_cost_budgets(
     config: PlanConfig, network: Network, graph: ChannelGraph, original: Cost, img_size: int
 ) -> list[Budget[Plan]]:
-    """Return the budgets that `target_params` and `target_macs` name, for plans of `network`, as shares of `original`."""
+    """Return the budgets of `target_params` and `target_macs` for plans of `network`, as shares of `original`."""
 
     def make_budget(where: str, share: float, count: Callable[[Cost], int]) -> Budget[Plan]:
         return Budget(
@@ -116,7 +117,7 @@ def make_cost_budgets(
 
 
 def rank_within_groups(graph: ChannelGraph, importance: FloatArray) -> FloatArray:
-    """Return (N,) for every id the share of its group that matters less, in (0, 1): every group loses alike by it."""
+    """Return (N,) the rank by importance within the group, in (0, 1). In this order all groups lose equal shares."""
     shares = np.empty(graph.size)
     for group in graph.groups:
         shares[group.ids[np.argsort(importance[group.ids], kind="stable")]] = (np.arange(len(group.ids)) + 0.5) / len(
@@ -126,14 +127,15 @@ def rank_within_groups(graph: ChannelGraph, importance: FloatArray) -> FloatArra
 
 
 def rank_with_floor(graph: ChannelGraph, importance: FloatArray, config: PlanConfig, floor: float) -> FloatArray:
-    """Return (N,) places in an order by importance that takes little more from any group than from all of them.
+    """Return (N,) positions in a drop order by importance that limits how much more a group loses than the others.
 
-    Once a share r of the candidates is gone, a group of n has given up at most n · (1 − floor · (1 − r)) of its own: with
-    a floor of 0 the order is that of `importance`, with 1 every group loses the same share. What has to wait for
-    that comes when r is large enough; if all have to wait, the one that would wait least. Other ids come last.
+    When a share r of the candidates is dropped, a group of n channels has lost at most n · (1 − floor · (1 − r)). With
+    a floor of 0 the order is that of `importance`, with 1 every group loses the same share. A channel that would break
+    the limit is put back until r is large enough; if that holds for all, the one that needs the smallest r is next. Ids
+    that may not be dropped come last.
 
     Raises:
-        PlanError: a score is NaN, or `spare` names no convolution.
+        PlanError: a score is NaN, or `spare` names a layer that is not a convolution.
     """
     candidates, held = _find_candidates(graph, importance, config)
     total = int(candidates.sum())
@@ -144,7 +146,9 @@ def rank_with_floor(graph: ChannelGraph, importance: FloatArray, config: PlanCon
     def push(number: int) -> None:
         ids, size = queues[number]
         if ids:
-            after = len(ids) - 1 + int(held[graph.groups[number].ids].sum())  # what the group has when this one is gone
+            after = (
+                len(ids) - 1 + int(held[graph.groups[number].ids].sum())
+            )  # what the group keeps when this one is dropped
             due = total * (1 - after / (floor * size)) if floor * size > 0 else 0.0
             heapq.heappush(waiting, (due, number, ids[-1]))
 
@@ -171,7 +175,7 @@ def _count_for_ratio(config: PlanConfig, candidates: int, free: int) -> int:
     wanted = round(config.least_ratio * candidates)
     if wanted > free:
         raise PlanError(
-            f"{config.least_ratio:g} of {candidates} channels cannot go: {config.min_channels} stay in every group",
+            f"{config.least_ratio:g} of {candidates} channels cannot be removed: {config.min_channels} stay in every group",
             where="ratio",
             right=f"use at most {math.floor(1000 * free / candidates) / 1000:g}, or a smaller min_channels",
         )
@@ -179,7 +183,7 @@ def _count_for_ratio(config: PlanConfig, candidates: int, free: int) -> int:
 
 
 def _find_candidates(graph: ChannelGraph, importance: FloatArray, config: PlanConfig) -> tuple[BoolArray, BoolArray]:
-    """Return the ids that may be dropped at all, and among them those that their group's floor holds."""
+    """Return two (N,) masks: the ids that may be dropped, and those among them that `min_channels` keeps."""
     candidates = np.zeros(graph.size, dtype=bool)
     floor = np.zeros(graph.size, dtype=bool)
     for group in _list_prunable_groups(graph, config):
@@ -195,10 +199,10 @@ def _find_candidates(graph: ChannelGraph, importance: FloatArray, config: PlanCo
 
 
 def count_candidates(graph: ChannelGraph, config: PlanConfig) -> int:
-    """Return how many channels may be dropped at all, floors apart: what `config.ratio` is a share of.
+    """Return the number of channels of which `config.ratio` is a share: all that may be dropped, before `min_channels`.
 
     Raises:
-        PlanError: `spare` names no convolution.
+        PlanError: `spare` names a layer that is not a convolution.
     """
     return sum(len(group.ids) for group in _list_prunable_groups(graph, config))
 
@@ -213,14 +217,14 @@ def _list_prunable_groups(graph: ChannelGraph, config: PlanConfig) -> list[Group
 
 
 def check_spare(convs: Iterable[int], spare: Iterable[int]) -> None:
-    """Raise a PlanError where a spared layer is not one of a network's convolutions."""
-    if strangers := set(spare) - set(convs):
+    """Raise a PlanError if a spared layer is not one of a network's convolutions."""
+    if unknown := set(spare) - set(convs):
         right = "name convolutions as cfg show numbers them"
-        raise PlanError(f"layer {min(strangers)} is no convolution", where="spare", right=right)
+        raise PlanError(f"layer {min(unknown)} is no convolution", where="spare", right=right)
 
 
 def name_group(group: Group) -> str:
-    """Return a group's name for people: the layers that write it."""
+    """Return a group's name for messages: the layers that write it."""
     return f"layer {', '.join(map(str, group.writers))}"
 
 
@@ -233,9 +237,9 @@ def _split_order(graph: ChannelGraph, order: IntArray) -> list[tuple[IntArray, I
 
 
 def _round_width(size: int, kept: int, config: PlanConfig) -> int:
-    """Return the width nearest to `kept` that a group of `size` channels may have, the larger of two as near.
+    """Return the allowed width of a group of `size` channels that is nearest to `kept`, the larger one of two.
 
-    That is a multiple of `config.round_to`, at least one and no less than `config.min_channels`, or all `size`.
+    Allowed are positive multiples of `config.round_to` that are at least `config.min_channels`, and `size` itself.
     """
     multiple = config.multiple
     below = kept // multiple * multiple
@@ -245,7 +249,7 @@ def _round_width(size: int, kept: int, config: PlanConfig) -> int:
 
 
 def check_plan(graph: ChannelGraph, plan: Plan) -> None:
-    """Raise a PlanError where the plan does not fit the graph: wrong size, a frozen channel dropped, an empty layer."""
+    """Raise a PlanError if the plan does not fit the graph: wrong size, a frozen channel dropped, or an empty layer."""
     if plan.keep.shape != graph.frozen.shape:
         raise PlanError(
             f"the plan is for {len(plan.keep)} channels, the network has {graph.size}",
@@ -261,7 +265,7 @@ def check_plan(graph: ChannelGraph, plan: Plan) -> None:
 
 
 def prune_network(network: Network, plan: Plan, graph: ChannelGraph | None = None) -> Network:
-    """Return the slimmer network: every convolution with as many filters as the plan keeps.
+    """Return the slimmer network, in which every convolution has the filters that the plan keeps.
 
     Raises:
         PlanError: the plan does not fit the network.

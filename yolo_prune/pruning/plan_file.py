@@ -3,13 +3,13 @@
     {"format": "yolo_prune plan", "format_version": 1,
      "network": "<sha256 of the cfg text>",                       the network that it was made for
      "blocks": [8],                                               shortcuts whose residual blocks are cut first
-     "groups": [{"layers": [0], "channels": 32, "drop": [3, 7]},  per group of the network that is left: its channels'
-                …],                                               numbers, from 0, that go
-     …}                                                           whatever else stands there is for people
+     "groups": [{"layers": [0], "channels": 32, "drop": [3, 7]},  per group of the network that is left: the channels to
+                …],                                               drop, numbered from 0
+     …}                                                           other keys are for the reader and are ignored
 
-A group is named by the convolutions that write it. Its channels are numbered in order: for a convolution of its own they are
-its filters, where shortcuts tie whole convolutions filter n of each is channel n; where a cfg slices n channels into equal
-parts, or ties only some, they are the filters that are left to count once those that go with an earlier one are passed over.
+A group is named by the convolutions that write it, and its channels are numbered in order. For a single convolution
+they are its filters. If shortcuts tie whole convolutions, channel n is filter n of each. If a cfg slices channels into
+equal parts, or ties only some of them, a filter that is tied to an earlier one is skipped in the numbering.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """Residual blocks to cut out of a network, and a plan for what is left."""
+    """Residual blocks to cut out of a network, and a plan for the rest of it."""
 
     blocks: tuple[Block, ...]
     plan: Plan
 
 
 def measure_network_sha256(network: Network) -> str:
-    """Return the SHA-256 of the network's cfg text, by which files name the network that they were made for."""
+    """Return the SHA-256 of the network's cfg text, with which files identify the network that they were made for."""
     return sha256(format_cfg(network).encode()).hexdigest()
 
 
 def format_plan(network: Network, made: BlockPlan) -> dict[str, Any]:
-    """Return the plan for `network` as plain data; `parse_plan` takes it back."""
+    """Return the plan for `network` as plain data, which `parse_plan` reads."""
     graph = make_channel_graph(drop_blocks(network, made.blocks))
     return {
         "format": FORMAT,
@@ -69,7 +69,7 @@ def format_plan(network: Network, made: BlockPlan) -> dict[str, Any]:
 
 
 def save_plan(path: Path, network: Network, made: BlockPlan, facts: Mapping[str, Any]) -> Path:
-    """Write the plan, a line per group, and `facts` for people, and return `path`."""
+    """Write the plan, one line per group, with `facts` for the reader, and return `path`."""
     content = {**format_plan(network, made), **facts}
     groups = ",\n    ".join(json.dumps(group) for group in content.pop("groups"))
     head = json.dumps(content, indent=2).removesuffix("\n}")
@@ -77,10 +77,11 @@ def save_plan(path: Path, network: Network, made: BlockPlan, facts: Mapping[str,
 
 
 def load_plan(path: Path, network: Network) -> BlockPlan:
-    """Read a plan for `network`, made by `save_plan` and perhaps edited since.
+    """Load a plan for `network` that `save_plan` wrote; it may have been edited.
 
     Raises:
-        PlanError: no such file, not a plan, one for another network, or one that does not fit: names group and number.
+        PlanError: the file does not exist, is not a plan, is for another network, or does not fit; names group and
+            number.
     """
     content = load_json(path, PlanError, "name a file that yoloprune plan wrote")
     return parse_plan(content, network, path)
@@ -115,7 +116,7 @@ def _parse_groups(values: Any, graph: ChannelGraph, where: str) -> Plan:
         place = f"{where}[{number}]"
         layers = tuple(_read_numbers(value.get("layers") if isinstance(value, dict) else None, f"{place}: layers"))
         if layers not in known or layers in seen:
-            what = "stands there twice" if layers in seen else "is no group that can be pruned"
+            what = "is listed twice" if layers in seen else "is no group that can be pruned"
             right = "name each group once, by the layers that yoloprune plan gives"
             raise PlanError(f"layer {', '.join(map(str, layers))} {what}", where=place, right=right)
         seen.add(layers)

@@ -1,4 +1,4 @@
-"""A plan and a sensitivity table as plots."""
+"""Plot a plan and a sensitivity table."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 ALONE, FROZEN, BEFORE, CUT = "tab:gray", "black", "0.88", "0.55"
 NAMED_LAYERS = 4
-"""A group of more layers than this is named by its first and last."""
+"""A group of more layers than this is named by its first and last layer."""
 CROWDED = 30
-"""More convolutions than this have their figures upright."""
+"""With more convolutions than this, numbers are turned upright."""
 LEGEND_COLUMN = 1.9
-"""Inches that an entry of the legend needs."""
+"""Width of a legend entry in inches."""
 
 
 def draw_plan(path: Path, network: Network, made: BlockPlan) -> Path:
-    """Draw every convolution's filters before and after, in the colour of the group that it must be pruned with.
+    """Plot every convolution's filters before and after pruning, with one colour per tied group.
 
-    The number on a bar is what stays; a cut block's convolutions are hatched and have none.
+    The number on a bar is the number of filters kept. Convolutions of cut blocks are hatched and have no number.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -75,7 +75,7 @@ def draw_plan(path: Path, network: Network, made: BlockPlan) -> Path:
 
 
 def draw_sensitivity(path: Path, table: Sensitivity) -> Path:
-    """Draw the damage of every group (row) at every ratio (column) as a heat map with its figures."""
+    """Plot the damage of every group (row) at every ratio (column) as a heat map with numbers."""
     from matplotlib.figure import Figure
 
     damages = np.array([table.measure_damages(curve) for curve in table.groups])
@@ -99,14 +99,14 @@ def draw_sensitivity(path: Path, table: Sensitivity) -> Path:
 
 
 def name_layers(layers: tuple[int, ...]) -> str:
-    """Return a group's layers in few letters: `12`, `1, 3`, or of many the first and the last."""
+    """Return a short name of a group's layers: `12`, `1, 3`, or for many the first and the last."""
     if len(layers) > NAMED_LAYERS:
         return f"{layers[0]} … {layers[-1]}, {len(layers)} layers"
     return ", ".join(map(str, layers))
 
 
 def _make_palette(count: int) -> list[str]:
-    """Return as many colours that differ, where there are few also from gray."""
+    """Return `count` distinct colours; if there are few, none is gray."""
     from matplotlib import colormaps
     from matplotlib.colors import TABLEAU_COLORS, to_hex
 

@@ -1,4 +1,4 @@
-"""Measure batch-norm statistics anew, without training."""
+"""Recalibrate batch-norm statistics without training."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from yolo_prune.model.detector import Detector
 
 @torch.no_grad()
 def recalibrate_(model: Detector, batches: Iterable[Tensor], device: torch.device) -> int:
-    """Replace every running mean and variance by their plain average over batches of images, in place; return how many images.
+    """Replace all running means and variances by their plain averages over batches of images, in place.
 
-    `batches` are (B, 3, H, W) in 0 … 1.
+    `batches` are (B, 3, H, W) in 0 … 1. Return the number of images.
 
     Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithm 2.
     """
@@ -23,7 +23,7 @@ def recalibrate_(model: Detector, batches: Iterable[Tensor], device: torch.devic
     was_training, count = model.training, 0
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # PyTorch's sign for a cumulative average
+        norm.momentum = None  # makes PyTorch compute a cumulative average
     model.to(device).train()
     for images in batches:
         model(images.to(device).to(memory_format=torch.channels_last))

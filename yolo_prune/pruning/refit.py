@@ -1,11 +1,12 @@
-"""What removed channels gave, taken over by the kept ones: every convolution of a pruned network fitted by least squares.
+"""Refit a pruned network by least squares, so that the kept channels make up for the removed ones.
 
     original   x ─► conv W ─► y ─► batch norm ─► activation ─► …
-    pruned     x' ─► conv W' ─► y' ─► …          x': what is left of x, as the fitted layers before give it
+    pruned     x' ─► conv W' ─► y' ─► …          x': the kept channels of x, as output by the layers fitted before
 
-W' and a bias b minimise the mean of ‖W' x' + b − y‖² over images and positions, plus a ridge that holds W' at what is left of
-W. Layer by layer in the network's order, so that each makes up for what those before have lost too. b goes into the batch
-norm's running mean, or into the bias. The constants of `constants.py` are the same with W' held: b alone.
+W' and a bias b minimise the mean of ‖W' x' + b − y‖² over images and positions, plus a ridge penalty on the distance of
+W' from the kept weights of W. Layers are fitted in the network's order, so that each also corrects the errors of those
+before. b is added to the bias or subtracted from the batch norm's running mean. `constants.py` does the same with W'
+fixed, for b alone.
 
 Sources: He et al., "Channel Pruning for Accelerating Very Deep Neural Networks" (2017), §3.1 (the least squares, and inputs
 of the pruned network, targets of the original); Luo et al., "ThiNet" (2017), §3.2.3.
@@ -29,24 +30,24 @@ from yolo_prune.pruning.replay import Replay
 from yolo_prune.pruning.surgery import rebuild
 
 RIDGE = 0.1
-"""λ of the ridge, as a share of the inputs' mean variance."""
+"""λ of the ridge penalty, as a share of the inputs' mean variance."""
 MIN_POSITIONS, POSITIONS_PER_INPUT = 4096, 4
-"""How many positions a layer is fitted on, if the images have as many: the larger of a number, and one per input and tap."""
+"""A layer is fitted on at least so many positions, and so many per weight of a filter, if the images have as many."""
 MAX_PIXELS = 2**24
-"""More pixels than this, all images together, are not worth their time and memory."""
+"""Limit on the pixels of all images together: more do not repay their time and memory."""
 
 
 def count_images(wanted: int, img_size: int) -> int:
-    """Return how many square images to fit on: as many as wanted, but no more pixels than `MAX_PIXELS`."""
+    """Return how many square images to fit on: `wanted`, or fewer if they have more than `MAX_PIXELS` pixels."""
     return max(1, min(wanted, MAX_PIXELS // img_size**2))
 
 
 @torch.no_grad()
 def refit(model: Detector, plan: Plan, batches: Sequence[Tensor], ridge: float = RIDGE, seed: int = 0) -> Detector:
-    """Return the slimmer model of `rebuild` with every convolution after a cut fitted to give what it gave in `model`.
+    """Return the slimmer model of `rebuild`, with all convolutions that pruning affects fitted to their old outputs.
 
-    `batches` are images (B, 3, H, W) in 0 … 1 on the model's device. Weights of grouped convolutions stay; they get the
-    bias alone. What no cut reaches stays to the bit, and `model` is left unchanged.
+    `batches` are images (B, 3, H, W) in 0 … 1 on the model's device. Of grouped convolutions, only the bias is fitted.
+    All other layers keep exactly their weights, and `model` is unchanged.
 
     Raises:
         PlanError: the plan does not fit the network, or there are no images.
@@ -65,7 +66,7 @@ def refit(model: Detector, plan: Plan, batches: Sequence[Tensor], ridge: float =
 
 
 def find_reached(network: Network, graph: ChannelGraph, plan: Plan) -> frozenset[int]:
-    """Return the layers whose inputs a plan changes: it drops some, or changes a layer that they come from."""
+    """Return the layers whose inputs a plan changes, because it drops input channels or changes an earlier layer."""
     reached: set[int] = set()
     for index, layer in enumerate(network.layers):
         if any(source in reached for source in get_sources(layer, index)) or not plan.keep[graph.reads[index]].all():
@@ -82,7 +83,7 @@ def _fit_(
     ridge: float,
     generator: torch.Generator,
 ) -> None:
-    """Fit one convolution of `slim` in place; `keep` (out,) are the channels that it still has of the model's."""
+    """Fit one convolution of `slim` in place; `keep` (out,) bool are the filters of `model` that it still has."""
     old, new = _get_conv(model, index), _get_conv(slim, index)
     kernel, width = new.conv, new.conv.weight[0].numel()
     is_grouped = kernel.groups > 1
@@ -107,7 +108,7 @@ def _fit_(
 
 
 def _pick(outputs: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return up to `count` of the B·H·W positions of outputs (B, C, H, W), at random, in order."""
+    """Return up to `count` of the B·H·W positions of outputs (B, C, H, W), drawn at random and sorted."""
     total = outputs[:, 0].numel()
     if count >= total:
         return torch.arange(total, device=outputs.device)
@@ -115,7 +116,7 @@ def _pick(outputs: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _take_patches(inputs: Tensor, kernel: nn.Conv2d, places: Tensor) -> Tensor:
-    """Return (P, C·h·w) what the kernel sees of inputs (B, C, H, W) at positions of its output, numbered image by image."""
+    """Return (P, C·h·w) patches of inputs (B, C, H, W) at P positions of the output, numbered image by image."""
     (size, _), (stride, _), (padding, _) = kernel.kernel_size, kernel.stride, _get_padding(kernel)
     windows = functional.pad(inputs, (padding,) * 4).unfold(2, size, stride).unfold(3, size, stride)
     height, width = windows.shape[2:4]

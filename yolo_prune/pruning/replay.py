@@ -1,4 +1,4 @@
-"""A network run layer by layer over the same images, while its later layers still change."""
+"""Run a network layer by layer on the same images, while its later layers still change."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from yolo_prune.darknet.layers import Network, get_sources
 from yolo_prune.model.detector import Detector, run_layer
 
 STORED_BYTES = 768 * 2**20
-"""What the activations of all images that are still to be read may take before those of early layers are computed again and again."""
+"""Limit for stored activations of all images; beyond it, they are computed again for each layer."""
 
 
 class Replay:
-    """The input of one layer after another, for batches of images.
+    """Computes the inputs of one layer after another, for batches of images.
 
-    Activations are stored as far into the network as `STORED_BYTES` allow; what lies between there and a layer is
-    computed anew. Layers before the one that was asked for last must not change any more.
+    Activations are stored up to the last layer that `STORED_BYTES` allow; the layers after it are computed again.
+    Layers before the one requested last must not change any more.
     """
 
     def __init__(self, model: Detector, batches: Sequence[Tensor], stored_bytes: int = STORED_BYTES) -> None:
-        """Begin with the images: `batches` of (B, 3, H, W) in 0 … 1 on the model's device."""
+        """Start from images: `batches` of (B, 3, H, W) in 0 … 1 on the model's device."""
         self._model, self._stored_bytes = model, stored_bytes
         self.images = sum(map(len, batches))
         self._start = 0
-        """The first layer that must be computed."""
+        """The first layer that is not stored."""
         self._stored: list[dict[int, Tensor]] = [{-1: batch} for batch in batches]
 
     def iterate_inputs(self, layer: int) -> Iterator[Tensor]:
-        """Yield for every batch what a layer that reads one other reads, (B, C, H, W)."""
+        """Yield for every batch the input (B, C, H, W) of a layer that has only one."""
         (source,) = get_sources(self._model.network.layers[layer], layer)
         self._advance(layer)
         for outputs in self._stored:
             yield self._run(outputs, layer)[source]
 
     def _advance(self, layer: int) -> None:
-        """Store what `layer` and those after it read, if that is not too much."""
+        """Store the outputs that `layer` and later layers read, if they fit into memory."""
         fresh, size = [], 0
         for outputs in self._stored:
             fresh.append(self._run(outputs, layer))
@@ -46,7 +46,7 @@ class Replay:
         self._stored, self._start = fresh, layer
 
     def _run(self, outputs: dict[int, Tensor], stop: int) -> dict[int, Tensor]:
-        """Compute the layers before `stop`, and return of all outputs those that are read from there on."""
+        """Compute the layers before `stop`, and return the outputs that `stop` and later layers read."""
         outputs, network = dict(outputs), self._model.network
         for index in range(self._start, stop):
             layer = network.layers[index]
@@ -59,6 +59,6 @@ class Replay:
 
 
 def _find_live(network: Network, start: int) -> frozenset[int]:
-    """Return the layers before `start` that some layer from there on reads."""
+    """Return the layers before `start` that `start` or a later layer reads."""
     layers = enumerate(network.layers)
     return frozenset(s for index, layer in layers if index >= start for s in get_sources(layer, index) if s < start)

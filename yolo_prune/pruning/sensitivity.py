@@ -1,8 +1,8 @@
-"""How much each group suffers when it is pruned alone, and the drop order that follows from it.
+"""Sensitivity: how much a network's score drops if one group alone is pruned, and the drop order that follows.
 
 {"format": "yolo_prune sensitivity", "format_version": 1,
  "network": "<sha256 of the cfg text>", "metric": "map50", "criterion": "bn-gamma", "group_reduce": "mean",
- "ratios": [0.25, 0.5, 0.75], "base": 0.72,                         the score of the network as it is
+ "ratios": [0.25, 0.5, 0.75], "base": 0.72,                         the score of the whole network
  "groups": [{"layers": [0], "channels": 32, "scores": [0.72, 0.7, 0.4]}, …]}
 """
 
@@ -26,15 +26,15 @@ FORMAT = "yolo_prune sensitivity"
 FORMAT_VERSION = 1
 
 WORST_LOSS = 1e6
-"""The loss gained that a loss which is no number, or a greater one, counts as."""
+"""The largest loss increase: a loss that is NaN or infinite, or rises by more, counts as this."""
 
 _HAIR = 1e-6
-"""What a whole group adds to its damage, so that channels keep their order where a curve is flat."""
+"""Added to a group's damage, times the share dropped, so that channels keep their order where the curve is flat."""
 
 
 @dataclass(frozen=True)
 class GroupCurve:
-    """A group's scores with each of the ratios of it dropped, the rest of the network whole."""
+    """The network's scores with each of the ratios of one group dropped and all other groups whole."""
 
     layers: tuple[int, ...]
     channels: int
@@ -43,12 +43,12 @@ class GroupCurve:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """The scores of a network, whole and with one group after another pruned."""
+    """The scores of a network, whole and with each group pruned alone."""
 
     network: str
     """SHA-256 of the cfg text."""
     metric: str
-    """map50, where more is better, or loss, where less is."""
+    """map50 (higher is better) or loss (lower is better)."""
     criterion: Criterion
     group_reduce: str
     ratios: tuple[float, ...]
@@ -56,9 +56,9 @@ class Sensitivity:
     groups: tuple[GroupCurve, ...]
 
     def measure_damages(self, curve: GroupCurve) -> FloatArray:
-        """Return (R,) what every ratio costs a group: AP50 lost, or loss gained; at least 0 and never falling.
+        """Return (R,) the damage at every ratio: AP50 lost, or loss gained; at least 0, and it never falls.
 
-        A score that is no number counts as the worst there is.
+        A score that is NaN counts as the worst possible.
         """
         change = np.array(curve.scores) - self.base
         worst = WORST_LOSS if self.metric == "loss" else self.base
@@ -67,19 +67,19 @@ class Sensitivity:
 
     @property
     def total(self) -> float:
-        """The damage of losing a group entirely: all AP50, or the largest loss gained anywhere."""
+        """The damage of removing a whole group: the whole AP50, or the largest loss increase of any group."""
         if self.metric == "map50":
             return self.base
         return max((float(self.measure_damages(curve)[-1]) for curve in self.groups), default=0.0)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the table as plain data, a score that is no number as None; `parse_sensitivity` takes it back."""
+        """Return the table as plain data, with NaN scores as None; `parse_sensitivity` reads it."""
         content: dict[str, Any] = replace_nan({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)})
         return content
 
 
 def plan_group(graph: ChannelGraph, importance: FloatArray, group: Group, ratio: float) -> Plan:
-    """Return the plan that drops the least important `ratio` of one group, and leaves it one channel at least."""
+    """Return the plan that drops the least important `ratio` of one group, but keeps at least one channel of it."""
     keep = np.ones(graph.size, dtype=bool)
     order = np.argsort(importance[group.ids], kind="stable")
     keep[group.ids[order[: _count(ratio, len(group.ids))]]] = False
@@ -91,11 +91,11 @@ def _count(ratio: float, channels: int) -> int:
 
 
 def rank_by_damage(graph: ChannelGraph, importance: FloatArray, sensitivity: Sensitivity) -> FloatArray:
-    """Return (N,) for every id the damage that its group has taken once the id is gone, groups pruned in order of `importance`.
+    """Return (N,) the damage to each id's group once the id is dropped; within a group, ids drop by `importance`.
 
-    A prefix of that order prunes every group up to the same damage, so that each has a ratio of its own. Between measured
-    ratios damage grows linearly, and beyond the last one to `Sensitivity.total` for the whole group: what was not measured
-    is not taken to be free.
+    Dropping ids in order of this damage prunes every group up to the same damage, so that each gets a ratio of its own.
+    Damage is interpolated linearly between measured ratios. Beyond the last one it rises to `Sensitivity.total` for the
+    whole group, because ratios that were not measured must not look free.
 
     Raises:
         PlanError: a group was not measured.
@@ -124,10 +124,10 @@ def rank_by_damage(graph: ChannelGraph, importance: FloatArray, sensitivity: Sen
 
 
 def load_sensitivity(path: Path) -> Sensitivity:
-    """Read a table that `yoloprune sensitivity` wrote, perhaps not finished.
+    """Load a table that `yoloprune sensitivity` wrote; it may be unfinished.
 
     Raises:
-        PlanError: no such file, or not such a table.
+        PlanError: the file does not exist, or is not such a table.
     """
     right = "name a file that yoloprune sensitivity wrote"
     content = load_json(path, PlanError, right)
@@ -143,7 +143,7 @@ def load_sensitivity(path: Path) -> Sensitivity:
 
 
 def parse_sensitivity(content: Mapping[str, Any]) -> Sensitivity:
-    """Make a table from plain data; raise KeyError, TypeError, ValueError or OverflowError where it is none."""
+    """Make a table from plain data; raise KeyError, TypeError, ValueError or OverflowError if it is invalid."""
     ratios = tuple(map(float, content["ratios"]))
     groups = tuple(
         GroupCurve(tuple(map(int, group["layers"])), int(group["channels"]), tuple(map(_parse_score, group["scores"])))

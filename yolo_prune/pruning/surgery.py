@@ -1,4 +1,4 @@
-"""Cut channels out of a model: a new model comes back, the one given stays as it was."""
+"""Remove channels, blocks or weights from a model; all functions return a new model and leave the old one unchanged."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from yolo_prune.pruning.weight_plan import WeightPlan
 
 @torch.no_grad()
 def mask(model: Detector, plan: Plan) -> Detector:
-    """Return the model with every dropped channel silenced (γ = β = 0), at its old widths.
+    """Return the model with every dropped channel set to zero (γ = β = 0), at its old widths.
 
-    Convolution kernels are shared with `model`, whose own tensors are left unchanged. What `rebuild` is held against.
+    Convolution kernels are shared with `model`, which is unchanged. Serves as the reference for `rebuild`.
 
     Raises:
         PlanError: the plan does not fit the network.
@@ -33,7 +33,7 @@ def mask(model: Detector, plan: Plan) -> Detector:
 
 
 def _silence(model: Detector, keeps: Mapping[int, Tensor]) -> Detector:
-    """Return a model that shares all tensors but those of convolutions of which `keeps` (out,) keeps not every channel."""
+    """Return the model with channels zeroed where `keeps`, (out,) bool by layer, is False; other tensors are shared."""
     masked = _share(model)
     for index, module in _convs(masked):
         if index not in keeps or keeps[index].all():
@@ -53,9 +53,9 @@ def _silence(model: Detector, keeps: Mapping[int, Tensor]) -> Detector:
 
 @torch.no_grad()
 def zero_weights(model: Detector, plan: WeightPlan) -> Detector:
-    """Return the model with +0 for every weight that goes.
+    """Return the model with every pruned weight set to +0.
 
-    Other tensors are shared with `model`, whose own are left unchanged.
+    Other tensors are shared with `model`, which is unchanged.
     """
     masked = _share(model)
     for index, module in _convs(masked):
@@ -67,10 +67,11 @@ def zero_weights(model: Detector, plan: WeightPlan) -> Detector:
 
 @torch.no_grad()
 def rebuild(model: Detector, plan: Plan, constants: Constants | None = None) -> Detector:
-    """Return a slimmer model that holds only the channels that the plan keeps, and no other.
+    """Return a slimmer model that has only the channels that the plan keeps.
 
-    With `constants` (see `constants.py`) every consumer takes up what its dropped inputs gave, in its bias or its
-    batch norm's mean; without, dropped channels count as zero and the result equals `mask`.
+    With `constants` (see `constants.py`), the constants of dropped channels are folded into the bias, or the batch
+    norm's running mean, of every convolution that reads them. Without them dropped channels count as zero, and the
+    outputs equal those of `mask`.
 
     Raises:
         PlanError: the plan does not fit the network.
@@ -91,9 +92,10 @@ def rebuild(model: Detector, plan: Plan, constants: Constants | None = None) -> 
 
 
 def slice_tensors(network: Network, plan: Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what the plan keeps of tensors named and shaped as a state dict's, or as what an optimizer keeps beside it.
+    """Return copies of tensors, sliced to the channels that the plan keeps.
 
-    A tensor without dimensions stays as it is; all are copies.
+    `tensors` have the names and shapes of a state dict's, such as an optimizer's moments. Scalars are copied as they
+    are.
     """
     graph = make_channel_graph(network)
     sliced = {}
@@ -107,13 +109,13 @@ def slice_tensors(network: Network, plan: Plan, tensors: Mapping[str, Tensor]) -
         else:
             layer = network.layers[index]
             assert isinstance(layer, Conv)
-            is_depthwise = layer.groups == len(reads)  # its kernels read one channel each, which goes with them
+            is_depthwise = layer.groups == len(reads)  # each kernel reads one channel, which has the same id
             sliced[name] = tensor[writes] if is_depthwise else tensor[writes][:, reads[: tensor.shape[1]]]
     return sliced
 
 
 def _measure_shift(network: Network, index: int, weight: Tensor, groups: int, constants: Constants) -> Tensor:
-    """Return (out,) what constant inputs add to each output of a convolution, away from the padded border."""
+    """Return (out,) what constant inputs add to each output channel of a convolution, except at the padded border."""
     inputs = constants.get(index - 1)
     if inputs is None:
         return weight.new_zeros(weight.shape[0])
@@ -126,7 +128,7 @@ def _measure_shift(network: Network, index: int, weight: Tensor, groups: int, co
 def silence_blocks(model: Detector, blocks: Collection[Block]) -> Detector:
     """Return the model with γ = β = 0 in every block's last convolution, so that its branch adds nothing.
 
-    Other tensors are shared with `model`, which is left unchanged. What `cut_blocks` is held against.
+    Other tensors are shared with `model`, which is unchanged. Serves as the reference for `cut_blocks`.
     """
     ends = {block.last_conv for block in blocks}
     return _silence(
@@ -136,7 +138,7 @@ def silence_blocks(model: Detector, blocks: Collection[Block]) -> Detector:
 
 @torch.no_grad()
 def cut_blocks(model: Detector, blocks: Collection[Block]) -> Detector:
-    """Return a model without the residual blocks; its tensors are those of `model`, which is left unchanged."""
+    """Return a model without the residual blocks; it shares the tensors of `model`, which is unchanged."""
     with torch.device("meta"):
         short = Detector(drop_blocks(model.network, blocks))
     kept = list_kept_layers(model.network, blocks)
@@ -150,7 +152,7 @@ def cut_blocks(model: Detector, blocks: Collection[Block]) -> Detector:
 
 
 class Comparison(NamedTuple):
-    """How far two models' raw head outputs are apart at most, and how much the first one's move over an image."""
+    """The largest difference of two models' raw head outputs, and the largest range of the first's over an image."""
 
     difference: float
     response: float
@@ -160,19 +162,20 @@ class Comparison(NamedTuple):
 def compare(one: Detector, other: Detector, img_size: int, seed: int = 0) -> Comparison:
     """Compare two models' raw head outputs on random images, computed in float64.
 
-    Layers are widened one at a time, so that a large model is never held twice. The response, the largest range of an
-    output channel over its cells, tells what a difference is worth: heads that hardly move differ little whatever is wrong.
+    Layers are converted to float64 one at a time, so that a large model is never copied as a whole. The response is the
+    largest range of an output channel over its cells. A difference must be judged relative to it: outputs that hardly
+    vary differ little even if something is wrong.
     """
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(1, one.network.channels, img_size, img_size, generator=generator, dtype=torch.float64)
     pairs = list(zip(_run_in_double(one, images), _run_in_double(other, images), strict=True))
     gaps = torch.stack([(a - b).abs().max() for a, b in pairs])
     ranges = torch.stack([(a.amax((2, 3)) - a.amin((2, 3))).max() for a, _ in pairs])
-    return Comparison(float(gaps.max()), float(ranges.max()))  # NaN wins here, as it would not in max()
+    return Comparison(float(gaps.max()), float(ranges.max()))  # unlike Python's max(), this returns NaN if there is one
 
 
 def measure_difference(one: Detector, other: Detector, img_size: int, seed: int = 0) -> float:
-    """Return the difference alone that `compare` finds."""
+    """Return only the difference that `compare` finds."""
     return compare(one, other, img_size, seed).difference
 
 
@@ -185,7 +188,7 @@ def _run_in_double(model: Detector, images: Tensor) -> list[Tensor]:
 
 
 def _share(model: Detector) -> Detector:
-    """Return a model of its own modules whose tensors are those of `model`."""
+    """Return a new model that shares the tensors of `model`."""
     with torch.device("meta"):
         shared = Detector(model.network)
     shared.load_state_dict(model.state_dict(), assign=True)
@@ -193,7 +196,10 @@ def _share(model: Detector) -> Detector:
 
 
 def _take_settings(twin: Detector, model: Detector, kept: Sequence[int] | None = None) -> Detector:
-    """Give `twin` in place what a state dict does not hold, and return it; `kept` are its layers' numbers in `model`."""
+    """Copy settings that a state dict does not hold from `model` to `twin`, in place, and return it.
+
+    `kept` are the numbers in `model` of the layers of `twin`; by default the layers are the same.
+    """
     for index, module in _convs(twin):
         origin = model.layers[index if kept is None else kept[index]]
         assert isinstance(origin, ConvLayer)

@@ -1,12 +1,15 @@
-"""Which single weights stay: one bool per element of a convolution's kernel, by size or by an N:M pattern.
+"""Weight plans: one bool per element of a convolution's kernel, keep or prune, by size or by an N:M pattern.
 
-A weight's score is |w|, or for `bn-gamma` |w · γ / √(σ² + ε)|: its size in the folded network, which does not depend on the
-scale that batch norm takes out of a filter, so that layers compare. The weights with the lowest scores go, of equal ones
-the first; every prunable convolution keeps its highest one, so that none falls silent altogether.
+A weight's score is |w|, or for `bn-gamma` |w · γ / √(σ² + ε)|, its size after batch norm is folded in. The latter does
+not depend on the scale of a filter, which batch norm undoes, so that layers can be compared. The weights with the
+lowest scores are pruned, of equal ones the first. Every prunable convolution keeps its highest one, so that none is all
+zero.
 
-With a pattern N:M, of every M consecutive input channels (of one filter, at one place of the kernel) the N highest stay.
-Those M stand side by side in the rows of the matrix that a 1×1 kernel is, and that a larger one is in channels-last order:
-what PyTorch's semi-structured sparsity wants of 2:4. Where M does not divide the channels, the last few count as one group.
+With a pattern N:M, the N highest scores of every M consecutive input channels (of one filter, at one position of the
+kernel) are kept. Those M weights are adjacent in the rows of a 1×1 kernel as a matrix, and of a larger kernel in
+channels-last order, as PyTorch's semi-structured sparsity needs it for 2:4. If M does not divide the channels, the last
+ones are a smaller group.
+
 Source: Han et al., "Learning both Weights and Connections for Efficient Neural Networks" (2015), §3; Mishra et al.,
 "Accelerating Sparse Deep Neural Networks" (2021), §3.
 """
@@ -31,13 +34,13 @@ from yolo_prune.pruning.plan import check_spare
 
 @dataclass(frozen=True)
 class WeightPlan:
-    """By the layer of every prunable convolution: (out, in / groups, k, k) which of its weights stay."""
+    """Which weights to keep: for every prunable convolution, by its layer, a bool tensor (out, in / groups, k, k)."""
 
     keep: Mapping[int, Tensor]
 
     @property
     def ratio(self) -> float:
-        """The share of the prunable convolutions' weights that go."""
+        """The share of the prunable convolutions' weights that the plan prunes."""
         return 1 - sum(int(keep.sum()) for keep in self.keep.values()) / sum(
             keep.numel() for keep in self.keep.values()
         )
@@ -45,17 +48,17 @@ class WeightPlan:
 
 @dataclass(frozen=True)
 class NonZeros:
-    """What of a model is not zero: learnable parameters, and multiply–accumulates of one image with such weights."""
+    """Number of a model's non-zero parameters, and of the multiply–accumulates with non-zero weights for one image."""
 
     params: int
     macs: int
 
 
 def find_prunable_layers(network: Network, config: WeightConfig) -> tuple[int, ...]:
-    """Return the convolutions whose weights may go.
+    """Return the convolutions whose weights may be pruned.
 
     Raises:
-        PlanError: `spare` names a layer that is no convolution, or nothing is left to prune.
+        PlanError: `spare` names a layer that is not a convolution, or nothing is left to prune.
     """
     convs = [index for index, _ in network.convs]
     check_spare(convs, config.spare)
@@ -69,7 +72,7 @@ def find_prunable_layers(network: Network, config: WeightConfig) -> tuple[int, .
 
 @torch.no_grad()
 def make_weight_plan(model: Detector, config: WeightConfig) -> WeightPlan:
-    """Choose the weights that stay; of two ratios the larger drops all that the smaller does.
+    """Choose the weights to keep. A larger ratio prunes all weights that a smaller one prunes.
 
     Raises:
         PlanError: a weight is NaN or infinite, or there is nothing to prune.
@@ -85,7 +88,7 @@ def make_weight_plan(model: Detector, config: WeightConfig) -> WeightPlan:
 
 
 def score_weights(module: ConvLayer, criterion: str) -> Tensor:
-    """Return (out, in / groups, k, k) how much a convolution's weights matter; see the module's head."""
+    """Return (out, in / groups, k, k) the scores of a convolution's weights; see the module's docstring."""
     scores = module.conv.weight.detach().abs()
     if criterion == "bn-gamma" and module.bn is not None:
         assert module.bn.running_var is not None
@@ -95,9 +98,9 @@ def score_weights(module: ConvLayer, criterion: str) -> Tensor:
 
 
 def keep_pattern(scores: Tensor, kept: int, of: int) -> Tensor:
-    """Keep the `kept` highest of every `of` consecutive scores along the second dimension; return what stays."""
+    """Return a mask of the `kept` highest of every `of` consecutive scores along the second dimension."""
     out, channels, *sides = scores.shape
-    filler = scores.new_full((out, -channels % of, *sides), -1.0)  # below any score, so that it goes first
+    filler = scores.new_full((out, -channels % of, *sides), -1.0)  # below any score, so that it is pruned first
     groups = torch.cat((scores, filler), 1).view(out, -1, of, *sides)
     lowest = groups.argsort(dim=2, stable=True)[:, :, : of - kept]
     keep = torch.ones_like(groups, dtype=torch.bool).scatter_(2, lowest, value=False)
@@ -105,11 +108,16 @@ def keep_pattern(scores: Tensor, kept: int, of: int) -> Tensor:
 
 
 def _keep_highest(scores: list[Tensor], ratio: float) -> list[Tensor]:
-    """Drop the share `ratio` of all scores, the lowest and of equal ones the first, but the highest of every tensor."""
+    """Return masks that drop the share `ratio` of all scores, the lowest ones, but never the highest of a tensor.
+
+    Of equal scores, the first are dropped.
+    """
     flat = torch.cat([score.flatten() for score in scores]).cpu().numpy()
     ends = np.cumsum([score.numel() for score in scores])
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
-        flat[end - 1 - flat[start:end][::-1].argmax()] = np.inf  # of equal ones the last, which goes last
+        flat[end - 1 - flat[start:end][::-1].argmax()] = (
+            np.inf
+        )  # the last one of equal scores, because the first are dropped
     count = min(round(ratio * flat.size), flat.size - len(scores))
     keep = np.ones(flat.size, dtype=bool)
     if count:
@@ -122,14 +130,14 @@ def _keep_highest(scores: list[Tensor], ratio: float) -> list[Tensor]:
 
 @torch.no_grad()
 def count_by_layer(model: Detector) -> tuple[tuple[int, int, int], ...]:
-    """Return of every convolution its layer, the weights of its kernel, and how many of them are not zero."""
+    """Return for every convolution its layer, the number of weights in its kernel, and the number of non-zero ones."""
     kernels = ((index, _get_conv(model, index).conv.weight) for index, _ in model.network.convs)
     return tuple((index, kernel.numel(), int(kernel.count_nonzero())) for index, kernel in kernels)
 
 
 @torch.no_grad()
 def count_nonzeros(model: Detector, img_size: int) -> NonZeros:
-    """Count what of a model is not zero, its MACs for a square input of `img_size` pixels."""
+    """Count a model's non-zero parameters, and its MACs with non-zero weights at a square input of `img_size` px."""
     shapes = infer_shapes(model.network, img_size, img_size)
     return NonZeros(
         sum(int(parameter.count_nonzero()) for parameter in model.parameters()),

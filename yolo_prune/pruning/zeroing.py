@@ -1,9 +1,10 @@
-"""Silence channels one after another while a network is trained, those first whose silence costs least.
+"""Zero channels one after another during training, in order of their worth.
 
-    worth ──► plan: what is to go in the end ──► as much of it as is due by now, the least worth first ──► γ = β = 0
+    worth ──► plan: all channels to zero by the end ──► the share of them due by now, least worth first ──► γ = β = 0
 
-The plan is made anew at every step, because what a channel is worth changes as others go. A channel that is silent stays so and
-can be cut out exactly; the silencer of the slimmer network then goes on where this one stood.
+A new plan is made at every step, because a channel's worth changes when others are zeroed. A zeroed channel stays zero,
+and removing it changes no output. After a removal, the `GradualZeroing` of the slimmer network continues where the old
+one stopped.
 """
 
 from __future__ import annotations
@@ -29,49 +30,49 @@ from yolo_prune.pruning.plan import FloatArray, Plan, count_candidates, make_cos
 
 @dataclass(frozen=True)
 class Removal:
-    """The network that a run began with, and which of its N channel ids are left."""
+    """The network that a run began with, and which of its N channel ids have not been removed."""
 
     original: Network
     kept: BoolArray
-    """(N,) the ids that have not been cut out."""
+    """(N,) the ids that have not been removed."""
     target: BoolArray | None = None
-    """(N,) the ids to keep in the end; None where that is chosen as training goes."""
+    """(N,) the ids to keep in the end; None if they are chosen during training."""
     difference: float = 0.0
-    """How far a cut network's outputs were from those of the network with its channels at zero at most, in float64."""
+    """The largest difference so far between the outputs before and after a removal, in float64."""
 
     def after(self, plan: Plan, difference: float) -> Removal:
-        """Return the removal once a plan for the present network has been carried out."""
+        """Return the removal after a plan for the present network has been applied."""
         kept = self.kept.copy()
         kept[np.flatnonzero(kept)[~plan.keep]] = False
         return replace(self, kept=kept, difference=max(difference, self.difference))
 
     def format_state(self) -> dict[str, Any]:
-        """Return plain values for a checkpoint; `parse_removal` takes them back."""
+        """Return plain values for a checkpoint, which `parse_removal` reads."""
         target = None if self.target is None else torch.from_numpy(self.target.copy())
         kept = torch.from_numpy(self.kept.copy())
         return {"cfg": format_cfg(self.original), "kept": kept, "target": target, "difference": self.difference}
 
 
 def begin_removal(network: Network, target: Plan | None = None) -> Removal:
-    """Return the removal of a run that has not begun, towards a plan for its network if there is one."""
+    """Return the removal of a run that has not begun; `target` is the plan to reach, if it is chosen already."""
     graph = make_channel_graph(network)
     return Removal(network, np.ones(graph.size, dtype=bool), None if target is None else target.keep)
 
 
 def parse_removal(state: Mapping[str, Any]) -> Removal:
-    """Return what `Removal.format_state` wrote."""
+    """Make a removal from what `Removal.format_state` returned."""
     target = None if state["target"] is None else state["target"].numpy()
     return Removal(parse_cfg(state["cfg"], "last.pt"), state["kept"].numpy(), target, state["difference"])
 
 
 class GradualZeroing:
-    """Silences the channels of a model, in place, on the way to what a `PlanConfig` asks of the original.
+    """Zeroes channels of a model, in place, until those are zero that a `PlanConfig` for the original network drops.
 
-    Channels of layers without batch norm, or that are not trained, stay.
+    Channels of layers that have no batch norm, or are not trained, are kept.
 
     Raises:
-        PlanError: the network has no batch normalisation, the floors of the groups leave too few channels, or a target is
-            out of reach.
+        PlanError: the network has no batch normalisation, `min_channels` leaves too few channels to drop, or a target
+            is out of reach.
     """
 
     def __init__(self, model: Detector, removal: Removal, config: PlanConfig, img_size: int) -> None:
@@ -88,45 +89,46 @@ class GradualZeroing:
         self._budgets = make_cost_budgets(config, self._network, self._graph, self._original_cost, img_size)
 
     def make_plan(self, worth: Tensor | None = None) -> Plan:
-        """Return what is to be left in the end by what channels are worth now: (N,) `worth`, or else their |γ|.
+        """Return the plan to reach in the end, by the channels' present worth: (N,) `worth`, by default their |γ|.
 
         Raises:
-            PlanError: as of the class.
+            PlanError: see the class.
         """
         return self._plan(self._rank(worth))
 
     @torch.no_grad()
     def zero_channels_(self, way: float, worth: Tensor | None = None) -> None:
-        """Set γ and β of further channels to zero, until `way` (0 … 1) of all that go are gone.
+        """Set γ and β of further channels to zero, until a share of all channels that the run drops is reached.
 
         Args:
-            worth: (N,) what each channel is worth; its |γ| unless told otherwise.
+            way: that share, 0 … 1.
+            worth: (N,) the worth of each channel; its |γ| by default.
         """
         importance = self._rank(worth)
-        going = ~self._plan(importance).keep
-        due = round(way * (self._removed + int(going.sum()))) - self._removed
-        order = np.flatnonzero(going)[np.argsort(importance[going], kind="stable")]
+        dropped = ~self._plan(importance).keep
+        due = round(way * (self._removed + int(dropped.sum()))) - self._removed
+        order = np.flatnonzero(dropped)[np.argsort(importance[dropped], kind="stable")]
         chosen = torch.zeros(self._graph.size, dtype=torch.bool)
         chosen[torch.from_numpy(order[: max(0, due)])] = True
         self._gammas.clear_(chosen.to(self._gammas.trained.device))
 
     def find_zeroed(self) -> Plan:
-        """Return the plan that cuts out the channels which are silent now.
+        """Return the plan that removes the channels that are zero now.
 
-        With `round_to` every group keeps a multiple, or all of its channels; silent ones stay where that needs them. So the
-        next plan, which may want to keep more of a group than this one, begins with whole multiples as well.
+        With `round_to`, every group keeps a multiple of it, or all of its channels, some of them zeroed ones if needed.
+        So a later plan, which may keep more of a group than this one, starts from a whole multiple as well.
         """
         keep = ~self._gammas.find_zeroed().cpu().numpy()
         if (multiple := self._config.multiple) > 1:
             for group in self._graph.groups:
                 needed = max(int(keep[group.ids].sum()), self._config.min_channels)
                 width = min(len(group.ids), math.ceil(needed / multiple) * multiple)
-                silent = group.ids[~keep[group.ids]]
-                keep[silent[len(group.ids) - width :]] = True
+                zeroed = group.ids[~keep[group.ids]]
+                keep[zeroed[len(group.ids) - width :]] = True
         return Plan(keep)
 
     def _rank(self, worth: Tensor | None) -> FloatArray:
-        """Return (N,) by which channels go: those that are silent first, then by worth for what their absence saves."""
+        """Return (N,) the importance for the drop order: zeroed channels first, then by worth per saved cost."""
         gammas = self._gammas.measure()
         values = gammas if worth is None else worth.double().cpu().numpy()
         return np.where(gammas == 0, -1.0, values / self._unit_costs)
@@ -143,10 +145,10 @@ class GradualZeroing:
 def measure_unit_costs(
     network: Network, graph: ChannelGraph, config: PlanConfig, img_size: int, original: Cost
 ) -> FloatArray:
-    """Return (N,) what dropping each channel alone saves of what `config` has a target for, as a share of the original.
+    """Return (N,) the parameters or MACs, whichever `config` has a target for, that dropping each channel alone saves.
 
-    Without a target in parameters or MACs every channel counts alike. Source: the greedy solution of a knapsack, Dantzig,
-    "Discrete-Variable Extremum Problems" (1957).
+    They are shares of the original's; with both targets they are added. Without such a target every channel has cost 1.
+    Source: the greedy solution of a knapsack, Dantzig, "Discrete-Variable Extremum Problems" (1957).
     """
     costs = np.zeros(graph.size)
     layers = measure_cost(network, img_size).layers
@@ -159,7 +161,7 @@ def measure_unit_costs(
 
 
 def _find_fixed(model: Detector) -> list[int]:
-    """Return the convolutions whose γ do not exist or are not trained."""
+    """Return the convolutions that have no γ or are not trained."""
     return [
         index
         for index, module in enumerate(model.layers)

@@ -17,7 +17,7 @@ SPARSITY, TEACHER, VALIDATION = "γ sparsity", "Teacher", "Validation"
 
 @settings
 class TrainConfig:
-    """What `train` and `finetune` are told; `finetune` has defaults of its own for some."""
+    """Settings of `train` and `finetune`; `finetune` has its own defaults for some of them."""
 
     data: Annotated[
         PathSetting | None, Setting("A data.yaml.", default="synthetic hands, drawn on first use", group=DATA)
@@ -238,23 +238,23 @@ class TrainConfig:
             )
         for name in ("sparsity_plan", "remove"):
             if getattr(self, name) and self.sparsity != AUTO:
-                raise ConfigError("has a meaning for sparsity auto alone", where=name, right="leave it out")
+                raise ConfigError("applies only to sparsity auto", where=name, right="leave it out")
         if self.is_sparse:
             self._check_sparsity()
 
     @property
     def is_sparse(self) -> bool:
-        """Whether channels are to end at zero."""
+        """Whether the run trains with γ sparsity, so that channels end at zero."""
         return self.sparsity == AUTO or self.sparsity > 0
 
     @property
     def pulls_gammas(self) -> bool:
-        """Whether λ moves γ towards zero: `auto` with AdamW does without, its squared gradients say which channels matter least."""
+        """Whether λ moves γ towards zero. `auto` with AdamW needs no λ: AdamW's squared gradients rank the channels."""
         return self.is_sparse and not (self.sparsity == AUTO and self.optimizer == "adamw")
 
     @property
     def removal_plan(self) -> PlanConfig:
-        """What `auto` brings to zero."""
+        """How many channels `auto` sets to zero, and which it keeps."""
         return self.sparsity_plan or PlanConfig(ratio=self.sparsity_ratio)
 
     def _check_sparsity(self) -> None:
@@ -262,5 +262,7 @@ class TrainConfig:
             raise ConfigError("leaves λ no time", where="sparsity_rest", right="use a smaller share")
         for name, is_given in (("goal", self.goal is not None), ("patience", self.patience > 0)):
             if is_given:
-                right = "leave it out: a run with γ sparsity ends with its last epoch, its sparsest"
+                right = (
+                    "leave it out: a run with γ sparsity must reach its last epoch, which has the most channels at zero"
+                )
                 raise ConfigError("does not go with sparsity", where=name, right=right)

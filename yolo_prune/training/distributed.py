@@ -1,8 +1,8 @@
 """The processes of a run: one, or as many as torchrun started.
 
-torchrun names each process's rank and their number in the environment. Gradients travel by NCCL between GPUs and by gloo between
-CPUs; what the processes have to agree on besides (stop now? how many positives?) always travels by gloo, from memory to
-memory, so that no GPU has to be waited for.
+torchrun sets each process's rank and the number of processes in the environment. Gradients are exchanged by NCCL
+between GPUs and by gloo between CPUs. Other values that the processes share (whether to stop, the number of positives)
+always use gloo and CPU memory, so that no process waits for a GPU.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ _MEETINGS = itertools.count()
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place among those of its run; alone unless told otherwise."""
+    """This process's rank among the processes of its run; by default it is the only one."""
 
     rank: int = 0
     count: int = 1
     control: distributed.ProcessGroup | None = None
-    """The gloo group for what processes agree on."""
+    """The gloo group for everything but gradients."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """Whether this is the process that writes files and messages."""
         return self.rank == 0
 
     def add_up(self, values: Sequence[float]) -> list[float]:
-        """Return the sums of every process's numbers."""
+        """Return the sums over all processes, element by element."""
         return self._reduce(values, distributed.ReduceOp.SUM)
 
     def find_largest(self, values: Sequence[float]) -> list[float]:
-        """Return the largest of every process's numbers."""
+        """Return the maxima over all processes, element by element."""
         return self._reduce(values, distributed.ReduceOp.MAX)
 
     def share(self, value: T) -> T:
-        """Return the first process's value, whatever the others give."""
+        """Return the first process's value in every process."""
         if self.count == 1:
             return value
         box = [value]
@@ -56,7 +56,7 @@ class Processes:
         return box[0]
 
     def gather(self, value: T) -> list[T]:
-        """Return every process's value, by rank."""
+        """Return the values of all processes, in order of rank."""
         if self.count == 1:
             return [value]
         values: list[T | None] = [None] * self.count
@@ -72,26 +72,28 @@ class Processes:
 
 
 def is_launched() -> bool:
-    """Say whether torchrun started this process."""
+    """Return whether torchrun started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def is_speaker() -> bool:
-    """Say whether this is the process that writes to stdout: the first, or the only one."""
+    """Return whether this process writes to stdout: the first one does."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def count_restarts() -> int:
-    """Return how often torchrun has started this run's processes again after one had died."""
+    """Return how often torchrun has restarted this run's processes because one of them failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextmanager
 def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
-    """Yield which of the processes this is, and its device; under torchrun the processes find each other first, and take one GPU each.
+    """Yield this process's place in the run, and its device.
+
+    Under torchrun the processes connect to each other first, and each takes a GPU of its own.
 
     Raises:
-        ConfigError: the device is not there, or is one GPU's number while there are several processes.
+        ConfigError: the device does not exist, or names one GPU while there are several processes.
     """
     if not is_launched():
         yield Processes(), make_device(device)
@@ -114,14 +116,18 @@ def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
 
 
 def _meet(backend: str) -> None:
-    """Find the other processes; what an earlier attempt has left in torchrun's store, addresses of the dead, is not read."""
+    """Connect to the other processes.
+
+    Keys get a prefix of their own, because torchrun's store may still hold the addresses of an earlier attempt's
+    processes.
+    """
     store, rank, count = next(rendezvous("env://"))
     name = f"attempt {count_restarts()}, {next(_MEETINGS)}"
-    fresh = distributed.PrefixStore(name, store)  # type: ignore[attr-defined]  # torch lists it nowhere, but documents it
+    fresh = distributed.PrefixStore(name, store)  # type: ignore[attr-defined]  # documented, not in torch's types
     distributed.init_process_group(backend, store=fresh, rank=rank, world_size=count)
 
 
 def broadcast(tensors: Sequence[Tensor], processes: Processes) -> None:
-    """Give every process the first one's tensors, in place."""
+    """Copy the first process's tensors to all others, in place."""
     for tensor in tensors if processes.count > 1 else ():
         distributed.broadcast(tensor, 0)

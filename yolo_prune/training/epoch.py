@@ -1,4 +1,4 @@
-"""One pass over the training images."""
+"""Train for one epoch, a pass over the training images."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from yolo_prune.training.teacher import FeatureHook
 
 PARTS = ("loss", "box", "objectness", "classes", "teacher")
 READ_EVERY = 20
-"""Steps from one look at the losses to the next: on a GPU a look waits until it has caught up."""
+"""Steps between two reads of the losses; on a GPU each read waits until all steps are computed."""
 
 
 @dataclass
 class EpochStats:
-    """What an epoch has behind it."""
+    """Sums over the steps of an epoch so far."""
 
     losses: Tensor = field(default_factory=lambda: torch.zeros(len(PARTS)))
-    """(5,) sums over steps of the parts."""
+    """(5,) sums over the steps of the losses named in PARTS."""
     steps: int = 0
     images: int = 0
     """Images of all processes."""
@@ -41,7 +41,7 @@ class EpochStats:
 
     @property
     def means(self) -> dict[str, float]:
-        """The mean of every part over the steps."""
+        """The mean of each loss over the steps."""
         return dict(zip(PARTS, (self.losses / max(1, self.steps)).tolist(), strict=True))
 
     @property
@@ -63,16 +63,16 @@ def train_epoch(
     before_step: BetweenSteps,
     after_look: BetweenSteps,
 ) -> None:
-    """Train on every batch once and count it in the stats.
+    """Train on every batch once and update `stats`.
 
     Args:
-        batches: this process's; where the stats begin with steps, the ones after those.
-        rates_of: the rates of the epoch's step 0, 1, …
-        before_step: called before every step; it may raise to stop.
-        after_look: called each time the losses were looked at.
+        batches: this process's batches. If `stats` already counts some steps, the batches after those.
+        pace_of: returns the scheduled rates of the epoch's step 0, 1, …
+        before_step: called before every step; it may raise an exception to stop.
+        after_look: called after every read of the losses.
 
     Raises:
-        TrainingError: the loss is no longer a number.
+        TrainingError: a loss or a weight became NaN or infinite.
     """
     training.learn()
     stats.losses = stats.losses.to(training.device)
@@ -93,10 +93,10 @@ def train_epoch(
 
 
 def train_step(training: TrainingState, batch: Batch, config: TrainConfig, rates: StepRates) -> Tensor:
-    """Take one optimizer step, then the proximal step of sparsity, and return (5,) the losses named in PARTS.
+    """Take one optimizer step, then the proximal step of γ sparsity, and return (5,) the losses named in PARTS.
 
-    The batch is this process's part of the step. Losses are divided by the positives of the whole step, all processes' and
-    all passes', so that a step comes out the same however it is cut.
+    The batch is this process's part of the step. The losses are divided by the number of positives in the whole step,
+    over all processes and passes, so that the result does not depend on how the step is split.
     """
     optimizer, processes = training.optimizer, training.processes
     for group in optimizer.param_groups:
@@ -130,19 +130,19 @@ def train_step(training: TrainingState, batch: Batch, config: TrainConfig, rates
 
 
 def _measure_worth(sparsity: GammaSparsity, optimizer: Optimizer) -> Tensor | None:
-    """Return (N,) what channels are worth by the squared gradients that AdamW keeps; None where none are kept."""
+    """Return (N,) the channels' worth by the squared gradients that AdamW keeps; None for other optimizers."""
     if not isinstance(optimizer, AdamW):
         return None
 
     def find_squares(parameter: nn.Parameter) -> Tensor:
         kept: dict[str, Tensor] = optimizer.state.get(parameter, {})
-        return kept[MEAN_SQUARE] if MEAN_SQUARE in kept else torch.zeros_like(parameter)  # no head looks at it
+        return kept[MEAN_SQUARE] if MEAN_SQUARE in kept else torch.zeros_like(parameter)  # no head uses it
 
     return sparsity.measure_worth(find_squares)
 
 
 def _learn_from(training: TrainingState, batch: Batch, assigned: BatchTargets, positives: float) -> Tensor:
-    """Add one pass's gradients to those that are there, and return its (5,) losses."""
+    """Add the gradients of one pass to the present ones, and return its (5,) losses."""
     kind = next(training.model.parameters()).dtype
     pixels = normalise(batch.images.to(training.device, non_blocking=True), kind)
     images = pixels.to(memory_format=torch.channels_last)
@@ -150,32 +150,34 @@ def _learn_from(training: TrainingState, batch: Batch, assigned: BatchTargets, p
     with training.autocast():
         heads = training.forward(images, hook.visit) if training.teacher is not None else training.forward(images)
     losses = training.loss(heads, assigned.to(training.device), positives)
-    total, taught = losses.total, losses.total.new_zeros(())
+    total, distillation = losses.total, losses.total.new_zeros(())
     if training.teacher is not None:
         with training.autocast():
-            taught = training.teacher.measure(images, heads, hook.maps) / positives
-        total = total + taught
+            distillation = training.teacher.measure(images, heads, hook.maps) / positives
+        total = total + distillation
     torch.autograd.backward(training.scaler.scale(total))
-    return torch.stack((total.detach(), losses.box, losses.objectness, losses.classes, taught.detach()))
+    return torch.stack((total.detach(), losses.box, losses.objectness, losses.classes, distillation.detach()))
 
 
 def check_loss(stats: EpochStats) -> None:
-    """Look at the losses.
+    """Check that the loss is finite.
 
     Raises:
-        TrainingError: one was no number.
+        TrainingError: it is NaN or infinite.
     """
     if not math.isfinite(loss := stats.means["loss"]):
         raise TrainingError(f"the loss became {loss}", right="lower learning_rate, and resume or start again")
 
 
 def check_sanity(training: TrainingState, stats: EpochStats) -> None:
-    """Look at the losses and at the weights, which the last step may have spoilt; what is sound may be saved.
+    """Check that the loss and the weights are finite, before they are saved.
+
+    The weights need their own check: the last step may have made them infinite after a finite loss.
 
     Raises:
-        TrainingError: something is no number.
+        TrainingError: the loss or a weight is NaN or infinite.
     """
     check_loss(stats)
     norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter in training.model.parameters()]))
     if not bool(norms.isfinite().all()):
-        raise TrainingError("a weight is no longer a number", right="lower learning_rate, and resume or start again")
+        raise TrainingError("a weight is NaN or infinite", right="lower learning_rate, and resume or start again")

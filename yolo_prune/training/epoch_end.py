@@ -1,4 +1,4 @@
-"""What follows every epoch: validation, a row of results, what is kept on disk."""
+"""What happens after every epoch: validation, a row of results, and checkpoints."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from yolo_prune.training.state import TrainingState
 from yolo_prune.training.validate import make_averaged, make_slim, measure_map50, measure_slimness
 
 JUDGED = 3
-"""The best epoch is that of the best mean of so many validations, its own the last: a single one that happens to score high is
-no reason to keep weights that the learning rate had not settled yet."""
+"""The best epoch has the highest AP50 averaged over so many validations, of which its own is the last. A single
+validation may score high by chance while the learning rate is still high."""
 
 
 def finish_epoch(
     run: Run, training: TrainingState, progress: Progress, rates: StepRates, val: DetectionDataset, report: Report
 ) -> None:
-    """Validate, report and save the epoch that `progress.stats` has counted; `rates` are its last step's."""
+    """Validate, report and save after the epoch in `progress.stats`; `rates` are those of its last step."""
     config, number = run.config, progress.epoch + 1
     is_last = number == config.epochs
     is_validated = config.val_interval > 0 and (is_last or number % config.val_interval == 0)
@@ -66,7 +66,7 @@ def finish_epoch(
 
 
 def _judge(config: TrainConfig, progress: Progress, map50: float | None, is_last: bool) -> bool:
-    """Enter a validation in the progress, and say whether the epoch is the one to keep."""
+    """Record a validation in the progress, and return whether to save the epoch as best.pt."""
     progress.is_done = is_last
     if map50 is None:
         return False

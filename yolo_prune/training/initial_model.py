@@ -1,4 +1,4 @@
-"""Where a run starts from: a fresh network, Darknet weights, or a checkpoint."""
+"""The model that a run starts from: a new network, Darknet weights, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ from yolo_prune.training.config import TrainConfig
 
 DEFAULT_WIDTH = 0.25
 DEFAULT_IMG_SIZE = 192
-"""Without a cfg or a checkpoint: the YOLOv3 that a CPU trains in minutes."""
+"""Width and input size of the network without a cfg or a checkpoint: a YOLOv3 that a CPU trains in minutes."""
 CHECKED_IMAGES = 2000
-"""Training images whose boxes are compared with a cfg's anchors: half a second's reading."""
+"""Number of training images whose boxes are compared with a cfg's anchors; reading them takes half a second."""
 LEAST_WITHIN_RATIO = 0.9
-"""A smaller share of boxes that the cfg's anchors fit by `LossConfig.anchor_ratio` is worth a warning."""
+"""A run warns if the cfg's anchors fit a smaller share of the boxes within `LossConfig.anchor_ratio`."""
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Start:
-    """A model to train, the side of its input in pixels, and the checkpoint it comes from, if any."""
+    """A model to train, the side of its input in pixels, and the checkpoint that it was loaded from, if any."""
 
     model: Detector
     img_size: int
     parent: Path | None
     keeps_zeros: bool
-    """Whether zeros in its kernels stay zero."""
+    """Whether weights that are zero stay zero."""
 
 
 def make_start(config: TrainConfig, classes: int, report: Report, samples: Sequence[Sample] = ()) -> Start:
-    """Make the model that a run begins with.
+    """Make the model that a run starts from.
 
-    A checkpoint keeps its own network. A cfg, or the default quarter-width YOLOv3, gives a fresh one with its anchors
-    scaled to `img_size`, or with `auto_anchors` found in the training images `samples`; it is filled from Darknet weights
-    where they are named.
+    A checkpoint keeps its own network. A cfg, or the default quarter-width YOLOv3, gives a new network. Its anchors are
+    scaled to `img_size`, or with `auto_anchors` found in the training images `samples`. If Darknet weights are given,
+    the new network is filled from them.
 
     Raises:
-        ConfigError: a cfg beside a checkpoint, or another number of classes than the data set's.
+        ConfigError: a cfg is given with a checkpoint, or the network's number of classes is not the data set's.
         DatasetError: a label or an image cannot be read, or there are too few boxes for `auto_anchors`.
-        CfgError, WeightsError, CheckpointError: a file is not what it should be.
+        CfgError, WeightsError, CheckpointError: a file is invalid.
     """
     torch.manual_seed(config.seed)
     if config.weights is not None and config.weights.suffix == ".pt":
@@ -104,7 +104,9 @@ def _fit_anchors(
 def _check_anchors(
     network: Network, config: TrainConfig, classes: int, report: Report, samples: Sequence[Sample]
 ) -> None:
-    ratio = max(config.loss.anchor_ratio, LossConfig().anchor_ratio)  # by a strict one the best anchor answers alone
+    ratio = max(
+        config.loss.anchor_ratio, LossConfig().anchor_ratio
+    )  # with a stricter one the best anchor is still positive
     count = min(len(samples), CHECKED_IMAGES)
     sides = load_sides([samples[number * len(samples) // count] for number in range(count)], classes, network.width)
     if len(sides):

@@ -1,4 +1,7 @@
-"""The optimizer, the moving average of weights, and the optimizer's moments by parameter name, to carry them through surgery."""
+"""The optimizer, the moving average of the weights, and the optimizer's moments by parameter name.
+
+With names, the moments can be pruned together with the network.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ from yolo_prune.pruning.surgery import slice_tensors
 from yolo_prune.training.config import TrainConfig
 
 DECAYS = {"adamw": 0.02, "sgd": 5e-4}
-"""AdamW multiplies its decay by the learning rate alone; SGD's is part of the gradient, which momentum makes larger."""
+"""Default weight decay. AdamW multiplies it by the learning rate; SGD adds it to the gradient, before momentum."""
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
-    """Make SGD or AdamW with weight decay on convolution kernels alone."""
+    """Make SGD or AdamW with weight decay on the convolution kernels only."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kernels = [parameter for parameter in trained if parameter.ndim > 1]
     others = [parameter for parameter in trained if parameter.ndim <= 1]
@@ -31,7 +34,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
 
 
 class WeightAverage:
-    """An exponential moving average of a model's state, short at first and `horizon` steps long in the end."""
+    """An exponential moving average of a model's state, whose length grows up to `horizon` steps."""
 
     def __init__(self, model: nn.Module, horizon: float) -> None:
         self.horizon = max(1.0, horizon)
@@ -40,7 +43,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the model's present state."""
+        """Add the model's present state to the average."""
         self.updates += 1
         decay = min(1 - 1 / self.horizon, self.updates / (10 + self.updates))
         averaged: list[Tensor] = []
@@ -55,14 +58,14 @@ class WeightAverage:
 
 
 Moments: TypeAlias = Mapping[str, Mapping[str, Tensor]]
-"""moments["exp_avg"]["layers.3.bn.weight"]: of each kind that the optimizer keeps, one tensor per parameter."""
+"""moments["exp_avg"]["layers.3.bn.weight"]: a tensor per parameter for each kind of moment that the optimizer keeps."""
 
 MEAN_SQUARE = "exp_avg_sq"
 """AdamW's moving average of squared gradients."""
 
 
 def get_moments(optimizer_state: Mapping[str, Any], model: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """Return the moments in an optimizer's state dict, as `make_optimizer` orders the model's parameters."""
+    """Return the moments in the state dict of an optimizer that `make_optimizer` made for the model."""
     names = name_parameters(model)
     moments: dict[str, dict[str, Tensor]] = {}
     for number, kept in optimizer_state["state"].items():
@@ -73,7 +76,7 @@ def get_moments(optimizer_state: Mapping[str, Any], model: nn.Module) -> dict[st
 
 
 def put_moments_(optimizer: Optimizer, model: nn.Module, moments: Moments) -> None:
-    """Give an optimizer what another knew of the same parameters, in place; of kinds that it does not keep it takes none."""
+    """Set an optimizer's moments in place, by parameter name; kinds that it does not use have no effect."""
     state = optimizer.state_dict()
     for number, name in enumerate(name_parameters(model)):
         kept = {kind: tensors[name].clone() for kind, tensors in moments.items() if name in tensors}
@@ -83,7 +86,7 @@ def put_moments_(optimizer: Optimizer, model: nn.Module, moments: Moments) -> No
 
 
 def slice_moments(network: Network, plan: Plan, moments: Moments) -> dict[str, dict[str, Tensor]]:
-    """Return the moments of the parameters that a plan keeps."""
+    """Return the moments for the network that a plan leaves."""
     return {kind: slice_tensors(network, plan, tensors) for kind, tensors in moments.items()}
 
 

@@ -1,4 +1,4 @@
-"""Previews that a run leaves: what the network was shown, and what it then found."""
+"""Previews that a run saves: training images, and detections on validation images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS, ROWS = 4, 4
 
 
 def save_batch_image(folder: Path, data: DetectionDataset) -> Path:
-    """Draw training images as the network is given them, with their boxes, in train_batch.png."""
+    """Save augmented training images with their boxes as train_batch.png."""
     images = []
     for image, boxes in (data.make_item(index) for index in pick_evenly(len(data), COLUMNS * ROWS)):
         images.append(draw_detections(image, make_detections([], [], []), (), get_truth(boxes)))
@@ -35,7 +35,7 @@ def save_batch_image(folder: Path, data: DetectionDataset) -> Path:
 def save_detections_image(
     folder: Path, model: Detector, data: DetectionDataset, names: Sequence[str], device: torch.device
 ) -> Path:
-    """Draw what a model in evaluation mode finds in validation images in val_detections.png."""
+    """Save the detections of a model in evaluation mode on validation images as val_detections.png."""
     images = [draw_found(model, data, index, names, device) for index in pick_evenly(len(data), COLUMNS * ROWS)]
     return save_image(folder / "val_detections.png", _lay_out("validation, truth in white", images))
 

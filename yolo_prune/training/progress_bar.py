@@ -1,4 +1,4 @@
-"""A bar on a terminal for a whole run: images, rate, time left, loss and AP50."""
+"""A progress bar for a whole run, on a terminal: images, rate, time left, loss and AP50."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from yolo_prune.training.resume import Progress
 
 
 class ProgressBar:
-    """Shows how far a run is; nothing where stderr is no terminal."""
+    """Shows the progress of a run if stderr is a terminal."""
 
     def __init__(self, progress: Progress, epochs: int, images_per_epoch: int, is_shown: bool) -> None:
         self._progress, self._epochs, self._images = progress, epochs, images_per_epoch
@@ -34,7 +34,7 @@ class ProgressBar:
         self._bar.close()
 
     def show(self, stats: EpochStats) -> None:
-        """Move the bar to where the stats of the present epoch stand."""
+        """Move the bar to the images counted in `stats`, those of the present epoch."""
         rows = self._progress.rows
         scores = [row["val_map50"] for row in rows if row["val_map50"] is not None]
         parts = [f"epoch {min(self._epochs, self._progress.epoch + 1)}/{self._epochs}"]

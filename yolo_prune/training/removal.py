@@ -1,4 +1,4 @@
-"""Cut silent channels out of a network while it is trained: the optimizer's state and the averaged weights go along."""
+"""Remove zeroed channels from a network during training, and from the optimizer's state and the averaged weights."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from yolo_prune.training.zero_mask import KeptZeros
 
 
 def remove_silent_(training: TrainingState, config: TrainConfig, img_size: int, least_share: float = 0.0) -> bool:
-    """Cut out the channels that are silent, in place, if they are more than a share of the prunable ones; say whether it was done.
+    """Remove the zeroed channels, in place, if they are more than `least_share` of the prunable ones.
 
-    What is left computes what it did before: outputs are compared in float64.
+    The outputs do not change; they are compared in float64. Return whether channels were removed.
 
     Raises:
-        PlanError: outputs differ by more than rounding explains; nothing has been changed.
+        PlanError: the outputs differ by more than rounding errors; nothing has been changed.
     """
     if (zeroing := training.zeroing) is None:
         return False

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: results.csv, results.png, and with γ sparsity gammas.png."""
+"""Write the results of a run: results.csv, results.png, and with γ sparsity gammas.png."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def save_results(folder: Path, rows: Sequence[dict[str, Any]], draw: bool = True) -> None:
-    """Write one row per epoch to results.csv, and unless told otherwise draw them in results.png."""
+    """Write one row per epoch to results.csv and, if `draw`, plot them in results.png."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[-1]), lineterminator="\n")
     writer.writeheader()
@@ -35,7 +35,7 @@ def _draw_results(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def make_results_figure(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Draw the losses, a teacher's among them, AP50 of the network and of what a prune would leave, and the schedules."""
+    """Plot the losses, the AP50 of the network (with γ sparsity also if pruned now), and the learning rate."""
     from matplotlib.figure import Figure
 
     epochs = [row["epoch"] for row in rows]
@@ -64,18 +64,18 @@ def make_results_figure(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 LOWEST, HIGHEST, BINS = -5.0, 1.0, 48
-"""The powers of ten between which sizes are told apart, and into how many bins; smaller ones, zeros too, are in the first."""
+"""The histogram's range of log₁₀ |γ|, and its number of bins; smaller values and zeros are in the first bin."""
 
 
 def count_gammas(gammas: FloatArray) -> list[int]:
-    """Return how many of the finite |γ| fall in every bin, the smallest first."""
+    """Return the number of finite |γ| in every bin, smallest first."""
     present = gammas[np.isfinite(gammas)]
     powers = np.log10(np.maximum(present, 10.0**LOWEST)).clip(LOWEST, HIGHEST)
     return [int(count) for count in np.histogram(powers, BINS, (LOWEST, HIGHEST))[0]]
 
 
 def draw_gammas(path: Path, counts: Sequence[Sequence[int]], threshold: float) -> Path:
-    """Draw the histogram of every epoch as a column, and the threshold below which a channel counts as gone."""
+    """Plot the histogram of every epoch as a column, and the threshold below which a channel counts as removable."""
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What a run is, and what it has behind it: in memory and in last.pt."""
+"""A run and its progress, in memory and in last.pt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Run:
-    """A run's fixed parts; `train` walks it from wherever it stands."""
+    """The parts of a run that do not change while it trains."""
 
     config: TrainConfig
     spec: DataSpec
@@ -34,32 +34,32 @@ class Run:
 
 
 OLD_NAMES = {"tally": "stats"}
-"""What parts of a training state were called in files of version 0.1."""
+"""Names in files of version 0.1, with their present names."""
 
 
 @dataclass
 class Progress:
-    """What a run has behind it."""
+    """How far a run has come."""
 
     epoch: int = 0
-    """Epochs that are finished."""
+    """Number of finished epochs."""
     best_map50: float = -1.0
-    """The best mean of an epoch's AP50 and those before it; see `epoch_end.JUDGED`."""
+    """AP50 of the best epoch, a mean over several validations; see `epoch_end.JUDGED`."""
     waited: int = 0
     """Validations since the best one."""
     is_done: bool = False
     sparsity: float = 0.0
-    """The λ in force, found or given."""
+    """The λ in use, given or found by `auto`."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """One per finished epoch, as in results.csv."""
     gammas: list[list[int]] = field(default_factory=list)
-    """How many channels have a γ of what size, one list per validated epoch of a sparse run."""
+    """With γ sparsity, a histogram of |γ| per finished epoch; see `report.count_gammas`."""
     stats: EpochStats = field(default_factory=EpochStats)
-    """Of the epoch that is not finished."""
+    """Stats of the unfinished epoch."""
 
 
 def save_last(run: Run, training: TrainingState, progress: Progress) -> None:
-    """Write last.pt: all that a resumed run needs to end in the same bits."""
+    """Write last.pt: all that a resumed run needs to end with exactly the same weights."""
     stored: dict[str, Any] = {one.name: getattr(progress, one.name) for one in fields(progress)}
     stored["stats"] = {**asdict(progress.stats), "losses": progress.stats.losses.cpu()}
     stored |= training.format_state()
@@ -69,7 +69,7 @@ def save_last(run: Run, training: TrainingState, progress: Progress) -> None:
 
 
 def restore(training: TrainingState, last: Checkpoint) -> Progress:
-    """Put a training state in the one that `save_last` wrote, in place, and return the run's progress."""
+    """Load what `save_last` wrote into a training state, in place, and return the run's progress."""
     training.model.load_state_dict(dict(last.state))
     training.restore(last.training)
     stored = {OLD_NAMES.get(name, name): value for name, value in last.training.items()}
@@ -80,7 +80,7 @@ def restore(training: TrainingState, last: Checkpoint) -> Progress:
 
 
 def save_best(run: Run, training: TrainingState, metrics: dict[str, Any]) -> None:
-    """Write best.pt: the averaged weights, and what they scored."""
+    """Write best.pt: the averaged weights and their metrics."""
     state, provenance = training.average.state, {**run.provenance, "metrics": metrics}
     best = Checkpoint(training.model.network, state, run.spec.names, run.img_size, provenance)
     save_checkpoint(run.folder / "best.pt", best)

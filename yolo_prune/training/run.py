@@ -1,4 +1,4 @@
-"""A training run from first step to last, and going on after a stop."""
+"""Run training from the first step to the last, and resume it after a stop."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ from yolo_prune.training.tensorboard import TensorBoardLog, open_log
 
 MOST_WORKERS = 16
 WORTH_CUTTING = 0.1
-"""Silent channels are cut out within an epoch once they are more than this share of the prunable ones."""
+"""Within an epoch, zeroed channels are removed once they are more than this share of the prunable ones."""
 
 Datasets: TypeAlias = tuple[DetectionDataset, DetectionDataset]
-"""The images to train and to validate on."""
+"""The training and the validation data set."""
 
 
 def make_run(
@@ -57,7 +57,7 @@ def make_run(
     device: torch.device,
     processes: Processes,
 ) -> Run:
-    """Fix what a new run is about."""
+    """Make a new run."""
     config = replace(config, keep_zeros=start.keeps_zeros)
     facts: dict[str, Any] = {KEEPS_ZEROS: True} if start.keeps_zeros else {}
     facts["data"] = {"path": str(spec.source.resolve()), "fingerprint": measure_fingerprint(spec)}
@@ -66,12 +66,12 @@ def make_run(
 
 
 def load_last(folder: Path, changes: dict[str, Any]) -> tuple[TrainConfig, Checkpoint]:
-    """Return the settings of the run that `folder` holds, with `changes` to those that may change, and the state it stopped in.
+    """Return the settings of the run in `folder`, with `changes` applied, and its last.pt.
 
     Raises:
         TrainingError: there is no last.pt, or the run is finished.
         CheckpointError: last.pt cannot be read.
-        ConfigError: a change is no setting, or out of range.
+        ConfigError: a change names no setting, or its value is invalid.
     """
     last = folder / "last.pt"
     if not last.is_file():
@@ -92,10 +92,10 @@ def load_last(folder: Path, changes: dict[str, Any]) -> tuple[TrainConfig, Check
 def make_run_of(
     config: TrainConfig, spec: DataSpec, last: Checkpoint, *, folder: Path, device: torch.device, processes: Processes
 ) -> Run:
-    """Return the run that stopped, with what `load_last` gave.
+    """Make the run to resume from what `load_last` returned.
 
     Raises:
-        TrainingError: the data set is another than the run's.
+        TrainingError: the data set is not the one that the run began with.
     """
     if measure_fingerprint(spec) != last.provenance["data"]["fingerprint"]:
         raise TrainingError(
@@ -106,7 +106,7 @@ def make_run_of(
 
 @dataclass(frozen=True)
 class _ActiveRun:
-    """A run under way."""
+    """A run in progress."""
 
     run: Run
     training: TrainingState
@@ -117,7 +117,7 @@ class _ActiveRun:
     stop: StopSignal
 
     def measure_rates(self, step: int) -> StepRates:
-        """Return the rates of the present epoch's step 0, 1, …"""
+        """Return the scheduled rates of step 0, 1, … of the present epoch."""
         config, progress = self.run.config, self.progress
         first, steps = progress.epoch * self.steps_per_epoch, config.epochs * self.steps_per_epoch
         return measure_rates(config, progress.sparsity, first + step, steps)
@@ -133,26 +133,28 @@ def train(
     datasets: Datasets | None = None,
     removal: Removal | None = None,
 ) -> Path:
-    """Train `model` in place, or go on from `last`, and return the path of the run's best checkpoint.
+    """Train `model` in place, or resume from `last`, and return the path of the run's best checkpoint.
 
-    Nothing is written before the data set is read. last.pt holds after every epoch, and every `save_minutes` within one, all
-    that is needed to end in the same bits; best.pt the averaged weights of the best epoch so far by validation AP50 (a mean of three), or
-    with sparsity of the last epoch, because earlier ones are less sparse.
+    Nothing is written before the data set is read. last.pt is written after every epoch, and every `save_minutes`
+    within one; a run resumed from it ends with exactly the same weights. best.pt holds the averaged weights of the best
+    epoch so far by validation AP50 (a mean of three). With γ sparsity it holds those of the last epoch, because earlier
+    epochs have fewer channels at zero.
 
     Args:
-        moments: what an optimizer already knew of the model's parameters.
-        images: those to train and to validate on, where they have been read already; they are `load_images` of the run.
-        removal: towards what channels `sparsity: auto` goes, where that is fixed before; of `last` it is in there.
+        moments: an optimizer's moments for the model's parameters, to start with.
+        datasets: what `load_datasets` returns for the run, if it has been loaded already.
+        removal: which channels `sparsity: auto` sets to zero, if they are chosen already. A resumed run takes it from
+            `last`.
 
     Raises:
-        TrainingError: the loss is no longer a number.
-        Interrupted: SIGINT or SIGTERM came; last.pt is resumable.
-        TimeUp: `max_minutes` are over; the same.
+        TrainingError: a loss or a weight became NaN or infinite.
+        Interrupted: SIGINT or SIGTERM was received; the run can be resumed from last.pt.
+        TimeUp: `max_minutes` are over; the run can be resumed from last.pt.
     """
     config, processes = run.config, run.processes
     with watch_signals(config.max_minutes) as stop:
         data, val = datasets or load_datasets(run)
-        data.augment, data.seed = config.augment, config.seed  # those who read the images may have had others
+        data.augment, data.seed = config.augment, config.seed  # given data sets may have others
         steps_per_epoch = count_batches(len(data), config.batch_size, _get_share(processes))
         steps = steps_per_epoch * config.epochs
         training = _make_training_state(
@@ -168,7 +170,7 @@ def train(
         ):
             while not progress.is_done:
                 _walk_epoch(active, bar, log, report)
-            processes.share(None)  # all wait here until the first one's best.pt is there
+            processes.share(None)  # wait until the first process has written best.pt
             best = run.folder / "best.pt"
             if processes.is_first:
                 model = load_checkpoint(best).make_model().to(run.device).eval()
@@ -204,10 +206,13 @@ def _walk_epoch(active: _ActiveRun, bar: ProgressBar, log: TensorBoardLog, repor
 
 
 def _make_watch(active: _ActiveRun) -> Callable[[EpochStats], None]:
-    """Return what happens between two steps: silent channels are cut out, and the run is saved when it is asked to stop or has not been for long."""
+    """Return a function to call between two steps.
+
+    It saves the run if it was asked to stop or was last saved `save_minutes` ago, and removes zeroed channels.
+    """
     run, saved = active.run, time.monotonic()
 
-    def watch(stats: EpochStats) -> None:
+    def between_steps(stats: EpochStats) -> None:
         nonlocal saved
         is_due = stats.steps > 0 and time.monotonic() - saved >= 60 * run.config.save_minutes
         code, is_due_somewhere = run.processes.find_largest([active.stop.code, is_due])
@@ -221,7 +226,7 @@ def _make_watch(active: _ActiveRun) -> Callable[[EpochStats], None]:
         if run.config.remove:
             remove_silent_(active.training, run.config, run.img_size, WORTH_CUTTING)
 
-    return watch
+    return between_steps
 
 
 def _make_batches(active: _ActiveRun) -> Loader:
@@ -240,13 +245,13 @@ def _make_batches(active: _ActiveRun) -> Loader:
 
 
 def list_sizes(img_size: int, multi_scale: float) -> list[int]:
-    """Return the sides in pixels that steps take: multiples of 32 up to the share away from `img_size`."""
+    """Return the input sizes in pixels for multi-scale training: multiples of 32 within a share of `img_size`."""
     low, high = (img_size * (1 + sign * multi_scale) for sign in (-1, 1))
     return [side for side in range(32, int(high) + 1, 32) if side >= low]
 
 
 def count_workers(config: TrainConfig, device: torch.device) -> int:
-    """Return how many processes load images; see `TrainConfig.workers`."""
+    """Return the number of processes that load images; see `TrainConfig.workers`."""
     if config.workers is not None:
         return config.workers
     return min(MOST_WORKERS, count_cores()) if device.type == "cuda" else 0
@@ -257,7 +262,7 @@ def _get_share(processes: Processes) -> Share:
 
 
 def load_datasets(run: Run) -> Datasets:
-    """Read the images that a run trains and validates on."""
+    """Load the training and the validation data set of a run."""
     config, classes = run.config, len(run.spec.names)
     largest = max(list_sizes(run.img_size, config.multi_scale))
     data = DetectionDataset(run.spec.samples("train"), classes, largest, augment=config.augment, seed=config.seed)
@@ -285,7 +290,7 @@ def _make_training_state(
 ) -> TrainingState:
     config, device = run.config, run.device
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = config.multi_scale == 0  # kernels are tried out once for every size
+        torch.backends.cudnn.benchmark = config.multi_scale == 0  # it times all kernels again for every input size
     counts = np.bincount(np.concatenate([rows[rows[:, 5] == 0, 0] for rows in data.labels]).astype(int))
     teacher = None if config.teacher is None else load_teacher(config.teacher, model.network, config.distill, device)
     return make_training_state(
@@ -307,14 +312,14 @@ def _begin(run: Run, training: TrainingState, steps: int, report: Report) -> Pro
         assert training.sparsity is not None
         progress.sparsity = find_sparsity(config, training.sparsity, steps)
         assert training.zeroing is not None
-        going = int((~training.zeroing.make_plan().keep).sum())  # a target that is out of reach shows now
+        zeroed = int((~training.zeroing.make_plan().keep).sum())  # raises now if a target is out of reach
         pull = f"λ = {progress.sparsity:.4g}, " if progress.sparsity else ""
         present = int(make_channel_graph(training.model.network).prunable.sum())
-        report(f"sparsity: {pull}{going} of {present} channels to zero in {steps} steps")
+        report(f"sparsity: {pull}{zeroed} of {present} channels to zero in {steps} steps")
     elif config.is_sparse:
         progress.sparsity = float(config.sparsity)
     if training.zeros is not None:
-        report(f"{training.zeros.count():,} weights are zero and stay so")
+        report(f"{training.zeros.count():,} weights are zero and stay zero")
     if run.processes.is_first:
         (run.folder / "best.pt").unlink(missing_ok=True)
         save_last(run, training, progress)

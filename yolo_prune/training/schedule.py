@@ -1,4 +1,4 @@
-"""How fast a run goes at each of its steps: the learning rate, and how far sparsity shrinks γ."""
+"""The schedules of a run: the learning rate and γ sparsity at each step."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from yolo_prune.training.config import TrainConfig
 AUTO_REST = 0.6
 """`sparsity_rest` of `auto`."""
 SORTING = 0.1
-"""Share of the run in which `auto` finds out what the task needs, before anything goes."""
+"""Share of the run, at its start, in which `auto` zeroes no channel but finds out which ones the task needs."""
 
 
 @dataclass(frozen=True)
 class StepRates:
-    """What a step is told by the schedules."""
+    """The scheduled rates of one step."""
 
     learning_rate: float
     shrinkage: float = 0.0
     """How far γ moves towards zero."""
     zeroed: float = 0.0
-    """How much of all that is to be silenced is silent after the step, those channels that are worth least."""
+    """The share of all channels to zero that are zero after the step; those of least worth come first."""
     keeps_zeros: bool = False
-    """Whether channels at zero stay there."""
+    """Whether channels at zero stay at zero."""
 
 
 def measure_rates(config: TrainConfig, sparsity: float, step: int, steps: int) -> StepRates:
-    """Return the rates of step 0 … steps − 1 at the λ that `config.sparsity` is, or that `find_sparsity` found for `auto`.
+    """Return the rates of step 0 … steps − 1. `sparsity` is λ, for `auto` the one that `find_sparsity` returned.
 
-    `auto` has three parts. At first nothing goes. Then channels go one after another, the more slowly the fewer are left, until
-    all that are to go are gone when the rest begins, in which the others recover.
+    `auto` has three parts. In the first, no channel is zeroed. In the second, channels are zeroed one after another,
+    more and more slowly, until all that are to be zeroed are at zero. In the third, the rest, the other channels
+    recover.
     Source of the second part's curve: Zhu and Gupta, "To prune, or not to prune" (2017), eq. 1.
     """
     rate = measure_learning_rate(config, step, steps)
@@ -63,43 +64,44 @@ def measure_learning_rate(config: TrainConfig, step: int, steps: int) -> float:
 
 
 def measure_step_size(config: TrainConfig, learning_rate: float) -> float:
-    """Return how far a steady unit gradient moves a parameter per step: momentum lets SGD go 1 / (1 − μ) times as far.
+    """Return how far a constant gradient of 1 moves a parameter per step: with SGD, learning rate / (1 − momentum).
 
-    AdamW goes the learning rate whatever the gradient's size, so that λ is there a share of its full step.
+    AdamW's step is the learning rate whatever the size of the gradient, so there λ is a share of a full step.
     """
     return learning_rate / (1 - config.momentum) if config.optimizer == "sgd" else learning_rate
 
 
 def find_sparsity(config: TrainConfig, sparsity: GammaSparsity, steps: int) -> float:
-    """Return the λ of `auto` with which the steps before anything goes, all together, move γ just as far as it is to zero.
+    """Return the λ of `auto`, which just moves a γ to zero in the first part of the run, before channels are zeroed.
 
-    The way is that of the strongest of the channels to go, the weakest `config.sparsity_ratio` of the prunable: what the task
-    does not hold arrives. It is 0 with AdamW, to which all γ are alike: there squared gradients say what the task holds.
+    That γ is the largest among the `config.sparsity_ratio` of the prunable channels with the smallest γ. Channels that
+    the task does not need reach zero; for the others the loss's gradient works against λ. With AdamW the result is 0:
+    it moves every γ alike, and its squared gradients tell which channels the task needs.
 
     Raises:
-        ConfigError: no channel to go has a way left: they are at zero already.
+        ConfigError: all of these γ are zero already.
     """
     gammas = sparsity.measure()
-    way = float(np.quantile(gammas[np.isfinite(gammas)], config.sparsity_ratio))
-    if way <= 0:
+    distance = float(np.quantile(gammas[np.isfinite(gammas)], config.sparsity_ratio))
+    if distance <= 0:
         what = f"{config.sparsity_ratio:g} of the channels are at zero already"
         raise ConfigError(what, where="sparsity", right="prune, or raise sparsity_ratio")
     if not config.pulls_gammas:
         return 0.0
-    return way / sum(
+    return distance / sum(
         measure_step_size(config, measure_learning_rate(config, step, steps)) * _measure_level(config, step, steps)
         for step in range(math.ceil(SORTING * steps))
     )
 
 
 def _find_rest(config: TrainConfig, steps: int) -> int:
-    """Return the step from which λ is off and nothing more goes; of `auto` there is at least one before it in which channels go."""
+    """Return the step from which λ is off and no more channels are zeroed; `auto` zeroes some in at least one step."""
     rest = (AUTO_REST if config.sparsity == AUTO else 0.0) if config.sparsity_rest is None else config.sparsity_rest
     end = math.ceil((1 - rest) * steps)
     return max(end, math.ceil(SORTING * steps) + 1) if config.sparsity == AUTO else end
 
 
 def _measure_level(config: TrainConfig, step: int, steps: int) -> float:
-    """Return the share of λ that is in force at a step before the rest."""
+    """Return the share of λ at a step before the rest: below 1 during the ramp."""
     ramp = config.sparsity_ramp * steps
     return min(1.0, (step + 1) / ramp) if ramp > 0 else 1.0

@@ -1,4 +1,4 @@
-"""Stop in an orderly way when SIGINT or SIGTERM asks for it, or when the time is up."""
+"""Stop a run cleanly on SIGINT or SIGTERM, or when its time is up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from yolo_prune.errors import TIME_UP, Interrupted, TimeUp
 
 
 class StopSignal:
-    """Remembers the signal that asked the run to stop, and when its time is up."""
+    """Stores the signal that a run has received, and the time at which it must stop."""
 
     def __init__(self, max_minutes: float | None = None) -> None:
         self.signum: int | None = None
@@ -20,24 +20,24 @@ class StopSignal:
 
     @property
     def code(self) -> int:
-        """The exit code of what asks the run to stop, 0 while nothing does."""
+        """The exit code to stop with; 0 if the run may continue."""
         if self.signum is not None:
             return 128 + self.signum
         return TIME_UP if self._deadline is not None and time.monotonic() >= self._deadline else 0
 
     @property
     def minutes_left(self) -> float | None:
-        """The minutes until the time is up, None without an end."""
+        """The minutes until the time is up; None without a limit."""
         return None if self._deadline is None else max(0.0, (self._deadline - time.monotonic()) / 60)
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come, TimeUp if the time is up."""
+        """Raise Interrupted if a signal was received, TimeUp if the time is up."""
         if code := self.code:
             leave(code)
 
 
 def leave(code: int) -> None:
-    """Raise what ends the process with this exit code.
+    """Raise the exception that ends the process with this exit code.
 
     Raises:
         Interrupted: SIGINT or SIGTERM.
@@ -48,9 +48,10 @@ def leave(code: int) -> None:
 
 @contextmanager
 def watch_signals(max_minutes: float | None = None) -> Iterator[StopSignal]:
-    """Yield a `StopSignal` that the first SIGINT or SIGTERM sets; a second one acts as it would have without us.
+    """Yield a `StopSignal` that the first SIGINT or SIGTERM sets; a second one has its usual effect.
 
-    Within another watch both are set, so that what comes too late for an inner one still stops the outer.
+    If these contexts are nested, a signal sets all of them: one that comes too late for the inner still stops the
+    outer.
     """
     stop = StopSignal(max_minutes)
     previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}

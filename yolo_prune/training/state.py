@@ -1,4 +1,4 @@
-"""Everything that a training step changes, and the state of it that a stopped run needs to go on."""
+"""The training state: everything that a training step uses and changes, and what a resumed run needs of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Forward = Callable[..., list[Tensor]]
 
 @dataclass
 class TrainingState:
-    """A detector with everything that a step needs and changes; cutting channels out replaces some of it."""
+    """A detector with everything that a step needs and changes; removing channels replaces some of it."""
 
     model: Detector
     optimizer: Optimizer
@@ -38,13 +38,13 @@ class TrainingState:
     loss: DetectionLoss
     scaler: torch.amp.GradScaler
     sparsity: GammaSparsity | None
-    """None for a network without batch normalisation that is trained without λ."""
+    """None for a network without batch normalisation that is trained without γ sparsity."""
     forward: Forward
-    """The model, as it is called: compiled, or in step with other processes."""
+    """The model to call in training: compiled if wanted, and synchronised with other processes."""
     dtype: torch.dtype
-    """What convolutions are computed in."""
+    """The dtype in which convolutions are computed."""
     zeros: KeptZeros | None = None
-    """Where weights at zero stay there."""
+    """With `keep_zeros`."""
     zeroing: GradualZeroing | None = None
     """With `sparsity: auto`."""
     teacher: Teacher | None = None
@@ -52,28 +52,28 @@ class TrainingState:
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """The model's device."""
         return next(self.model.parameters()).device
 
     def learn(self) -> None:
-        """Set the model to training, frozen layers excepted."""
+        """Set the model to training mode, but its frozen layers to evaluation mode."""
         self.model.train()
         for module in self.model.layers:
             if isinstance(module, ConvLayer) and not module.conv.weight.requires_grad:
                 module.eval()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Compute what allows it in `dtype`."""
+        """Return the context for mixed precision in `dtype`."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def hold_back(self, more_to_come: bool) -> AbstractContextManager[Any]:
-        """Keep gradients from travelling between processes while more of the same step is to come."""
+        """Return a context without gradient exchange between processes, if more passes of the same step follow."""
         if more_to_come and isinstance(self.forward, DistributedDataParallel):
             return self.forward.no_sync()
         return nullcontext()
 
     def format_state(self) -> dict[str, Any]:
-        """Return what `restore` needs besides the model's state."""
+        """Return what `restore` needs, and the removal; the model's state is not included."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state,
@@ -83,7 +83,7 @@ class TrainingState:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up a state of `format_state`."""
+        """Load what `format_state` returned; the removal must be given to `make_training_state`."""
         self.optimizer.load_state_dict(state["optimizer"])
         for name, tensor in state["average"].items():
             self.average.state[name].copy_(tensor)
@@ -103,17 +103,18 @@ def make_training_state(
     removal: Removal | None = None,
     img_size: int | None = None,
 ) -> TrainingState:
-    """Make all that trains a model, which is changed in place, for a run of so many steps.
+    """Make the training state of a model, which is changed in place, for a run of `steps` steps.
 
     Args:
-        class_counts: objects of each class in the training images.
-        moments: what an optimizer of the same kind knew of the same parameters.
-        removal: what `sparsity: auto` has done to the model already; without it nothing.
-        img_size: at what side in pixels a target in MACs counts; without it the network's own.
+        class_counts: number of objects of each class in the training images.
+        moments: moments of an optimizer of the same kind for the same parameters.
+        removal: which channels `sparsity: auto` has removed from the model already; none by default.
+        img_size: input side in pixels at which MACs are counted; the network's own by default.
 
     Raises:
-        ConfigError: more layers are to be frozen than there are.
-        PlanError: sparsity is wanted of a network without batch normalisation, or its target is out of reach.
+        ConfigError: `freeze` leaves no layer to train.
+        PlanError: a network without batch normalisation is to be trained with γ sparsity, or its target is out of
+            reach.
     """
     processes = processes or Processes()
     device = next(model.parameters()).device
@@ -144,7 +145,7 @@ def make_training_state(
 
 
 def prepare(model: Detector, config: TrainConfig, processes: Processes) -> Detector:
-    """Take frozen layers out of training, and have batch norm span several CUDA processes; in place.
+    """Freeze layers in place, and synchronise batch norm if there are several CUDA processes; return the model.
 
     Raises:
         ConfigError: nothing would be left to train.
@@ -156,21 +157,21 @@ def prepare(model: Detector, config: TrainConfig, processes: Processes) -> Detec
 
 
 def make_forward(model: Detector, config: TrainConfig, processes: Processes) -> Forward:
-    """Return the model as it is called in training: in step with other processes, compiled, or as it is."""
+    """Return the model to call in training: compiled if wanted, and synchronised with other processes."""
     device = next(model.parameters()).device
     forward: Any = model
     if processes.count > 1:
         places = [device] if device.type == "cuda" else None
-        has_idle = any(index not in model.network.reached for index, _ in model.network.convs)
+        has_unused = any(index not in model.network.reached for index, _ in model.network.convs)
         forward = DistributedDataParallel(
-            forward, device_ids=places, gradient_as_bucket_view=True, find_unused_parameters=has_idle
+            forward, device_ids=places, gradient_as_bucket_view=True, find_unused_parameters=has_unused
         )
     compiled: Forward = torch.compile(forward) if config.compile else forward
     return compiled
 
 
 def freeze_(model: Detector, layers: int) -> None:
-    """Take the first layers of a model, so many, out of training, in place.
+    """Freeze the first `layers` layers of a model in place.
 
     Raises:
         ConfigError: nothing would be left to train.
@@ -183,7 +184,7 @@ def freeze_(model: Detector, layers: int) -> None:
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return what convolutions are computed in on a device; see `TrainConfig.precision`."""
+    """Return the dtype in which convolutions are computed on a device; see `TrainConfig.precision`."""
     if precision != AUTO:
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if device.type != "cuda":

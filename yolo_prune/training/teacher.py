@@ -1,4 +1,4 @@
-"""A trained detector that a run learns from."""
+"""The teacher: a trained detector whose outputs a run learns to reproduce."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from yolo_prune.model.fold import fold_batchnorm
 
 
 class FeatureHook:
-    """Keeps what a network's head convolutions read while it answers; to be shown its layers by `Detector.forward`."""
+    """Collects the inputs of a network's head convolutions; pass `visit` to `Detector.forward`."""
 
     def __init__(self, network: Network) -> None:
         self._head_convs = network.head_convs
         self.maps: list[Tensor] = []
 
     def visit(self, index: int, inputs: list[Tensor], output: Tensor) -> None:
-        """Keep a head convolution's input."""
+        """Store the input of a head convolution."""
         if index in self._head_convs:
             self.maps.append(inputs[0])
 
 
 class Teacher:
-    """A detector in evaluation mode, and how far another's answers are from its own."""
+    """A detector in evaluation mode that another detector's outputs are compared with."""
 
     def __init__(self, model: Detector, config: DistillConfig) -> None:
         self.model, self.config = model.eval().requires_grad_(False), config
         self.yolos = tuple(yolo for _, yolo in model.network.heads)
 
     def measure(self, images: Tensor, heads: Heads, maps: list[Tensor]) -> Tensor:
-        """Return the weighted, summed difference of answers `heads` to images (B, 3, H, W) in 0 … 1 from the teacher's.
+        """Return the weighted, summed difference of a network's outputs `heads` from the teacher's, a scalar.
 
-        `maps` are what the trained network's head convolutions read; they count if `config.features` does.
+        Both are outputs for `images` (B, 3, H, W) in 0 … 1. `maps` are the inputs of the trained network's head
+        convolutions; they are compared too if `config.features` is above 0.
         """
         hook = FeatureHook(self.model.network)
         with torch.no_grad():
@@ -51,10 +52,10 @@ class Teacher:
 
 
 def load_teacher(path: Path, network: Network, config: DistillConfig, device: torch.device) -> Teacher:
-    """Read a teacher for a network.
+    """Load a teacher for a network.
 
     Raises:
-        CheckpointError: the file is no checkpoint.
+        CheckpointError: the file is not a checkpoint.
         ConfigError: its heads have other anchors, classes or strides than the network's.
     """
     model = load_checkpoint(path).make_model()

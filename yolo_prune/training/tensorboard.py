@@ -1,4 +1,4 @@
-"""A run's results for TensorBoard."""
+"""Log a run's results to TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 
 class TensorBoardLog:
-    """Takes rows and images; without a writer it takes them and does nothing."""
+    """Logs rows of results and images; without a writer it does nothing."""
 
     def __init__(self, writer: SummaryWriter | None = None) -> None:
         self._writer = writer
 
     def add_row(self, row: dict[str, Any]) -> None:
-        """Enter a row of results.csv under its epoch."""
+        """Log a row of results.csv at its epoch."""
         for name, value in row.items() if self._writer is not None else ():
             if name != "epoch" and value is not None:
                 assert self._writer is not None
                 self._writer.add_scalar(name, value, row["epoch"])
 
     def add_image(self, name: str, path: Path, epoch: int) -> None:
-        """Enter an image file."""
+        """Log an image file."""
         if self._writer is not None:
             self._writer.add_image(name, read_image(path), epoch, dataformats="HWC")
 
 
 @contextmanager
 def open_log(folder: Path, is_wanted: bool, epoch: int) -> Iterator[TensorBoardLog]:
-    """Yield a log that writes into a run's folder, if it is wanted; what was written of later epochs is superseded.
+    """Yield a log that writes into a run's folder if `is_wanted`; it replaces older entries of epochs after `epoch`.
 
     Raises:
         ConfigError: TensorBoard is not installed.

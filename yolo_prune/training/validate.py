@@ -1,4 +1,4 @@
-"""Validation while training: the averaged weights, and with sparsity what a prune now would leave of them."""
+"""Validate during training: the averaged weights and, with γ sparsity, the network that pruning would leave now."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from yolo_prune.training.distributed import Processes, broadcast
 
 @dataclass(frozen=True)
 class Slimness:
-    """What would be left if every channel near zero were pruned now."""
+    """The size and AP50 of a network after its zeroed, or nearly zeroed, channels are removed."""
 
     params: int
     macs: int
     map50: float | None
-    """None where nothing was scored."""
+    """None if the network was not validated."""
 
 
 def make_averaged(network: Network, state: dict[str, Tensor], processes: Processes) -> Detector:
-    """Return a detector in evaluation mode that shares the averaged weights; every process gets the first one's."""
+    """Return a detector in evaluation mode that shares the averaged weights; all processes get those of the first."""
     broadcast(list(state.values()), processes)
     with torch.device("meta"):
         model = Detector(network)
@@ -48,24 +48,24 @@ def measure_map50(
     batch_size: int,
     rectangular: bool = False,
 ) -> float:
-    """Score a model on a data set, every process on its share of the images, and return AP50 to all of them."""
+    """Return a model's AP50 on a data set, in all processes; each process runs the model on its share of the images."""
     indices = range(processes.rank, len(data), processes.count)
     found = predict_with(model, data, indices, device=device, batch_size=batch_size, rectangular=rectangular)
     parts = processes.gather(found)
     score = (
         score_found({index: one for part in parts for index, one in part.items()}, data) if processes.is_first else None
     )
-    return processes.share(None if score is None else score.map50)  # type: ignore[return-value]  # the first one's is a number
+    return processes.share(None if score is None else score.map50)  # type: ignore[return-value]  # the first has one
 
 
 def make_slim(model: Detector, gammas: FloatArray, threshold: float) -> Detector:
-    """Return what a prune of all channels with a γ (N,) below the threshold would leave, constants taken up."""
+    """Return the model without the channels whose γ (N,) is below the threshold, their constant outputs folded in."""
     graph = make_channel_graph(model.network)
     plan = make_threshold_plan(graph, gammas, threshold, PlanConfig())
     return rebuild(model, plan, carry_constants(model, plan)).eval()
 
 
 def measure_slimness(slim: Detector, img_size: int, map50: float | None) -> Slimness:
-    """Return the cost of a slim network at an input of `img_size` pixels, with its score."""
+    """Return a slim network's parameters and its MACs at an input of `img_size` pixels, together with its AP50."""
     cost = measure_cost(slim.network, img_size)
     return Slimness(cost.params, cost.macs, map50)

@@ -1,4 +1,4 @@
-"""Weights at zero that stay there while the others are trained."""
+"""Keep weights that are zero at zero while the others are trained."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from yolo_prune.model.detector import ConvLayer, Detector
 
 
 class KeptZeros:
-    """The exact zeros of a model's convolution kernels, as they are before each step.
+    """Keeps exact zeros in a model's convolution kernels at zero.
 
-    Nothing needs to be remembered from step to step: what is zero now stays so, and a run that is taken up finds the same
-    zeros in its weights. A weight that a step happens to bring to exactly zero stays there as well.
+    No mask is stored: before each step the zeros are found in the weights, so that a resumed run finds the same ones. A
+    weight that a step happens to set to exactly zero stays zero as well.
     """
 
     def __init__(self, model: Detector) -> None:
@@ -25,7 +25,7 @@ class KeptZeros:
 
     @torch.no_grad()
     def hold(self) -> list[Tensor]:
-        """Take the gradient away from zeros, so that neither its norm nor the optimizer sees it; return where they are."""
+        """Set the gradients of zero weights to 0, for clipping and the optimizer; return the masks of these weights."""
         zeros = [kernel == 0 for kernel in self._kernels]
         for kernel, is_zero in zip(self._kernels, zeros, strict=True):
             if kernel.grad is not None:
@@ -34,6 +34,6 @@ class KeptZeros:
 
     @torch.no_grad()
     def clear_(self, zeros: list[Tensor]) -> None:
-        """Set weights to +0, in place, where `hold` found zeros."""
+        """Set the weights that `hold` found to be zero to +0, in place."""
         for kernel, is_zero in zip(self._kernels, zeros, strict=True):
             kernel.masked_fill_(is_zero, 0)

@@ -1,8 +1,8 @@
-"""Look for what is wrong with a data set before it is trained on.
+"""Check a data set for issues before training on it.
 
-images ─► read once, kept in little ─┬─► faults of single images, copies within and between splits ─┐
-labels ───► read line by line ─────────┴─► faults of lines, boxes and files ────────────────────────────┴─► findings
-                                       └─► counts and box statistics, split by split
+images ─► each decoded once ──┬─► issues of single images, duplicates within and between splits ─┐
+labels ─► read line by line ──┴─► issues of lines, boxes and files ─────────────────────────────┴─► issues
+                              └─► counts and box statistics per split
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from yolo_prune.datasets.spec import DataSpec
 
 @dataclass(frozen=True)
 class Check:
-    """What a data set holds and what is wrong with it."""
+    """The contents of a data set and its issues."""
 
     images: tuple[ScannedImage, ...]
-    """Every image once, in the order of the splits and of their paths."""
+    """Every image once, sorted by split and path."""
     figures: Mapping[str, Figures]
-    """What was measured of each split."""
+    """The measurements of each split."""
     statistics: Mapping[str, Statistics]
-    """What is said of each split, and of `all` together."""
+    """The statistics of each split, and of `all` together."""
     issues: tuple[Issue, ...]
     """Errors first, in the order of `KINDS`."""
 
 
 def check_dataset(spec: DataSpec, config: CheckConfig, progress: Callable[[int, int], None] | None = None) -> Check:
-    """Read every image and label of a data set and find the faults that `KINDS` lists.
+    """Read every image and label of a data set and find the issues that `KINDS` lists.
 
     Args:
-        progress: called with the number of images read and of all.
+        progress: called with the numbers of read images and of all.
     """
     images = read_images(spec, config.workers, progress)
     figures = collect_figures(images, list(spec.splits), config.img_size)

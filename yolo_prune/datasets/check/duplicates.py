@@ -1,4 +1,4 @@
-"""Which images of a data set are the same or near-duplicates, within a split and between two."""
+"""Find identical images and near-duplicates in a data set, within a split and between two."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from yolo_prune.datasets.spec import SPLITS
 
 @dataclass(frozen=True)
 class _Entry:
-    """A readable image as one split lists it."""
+    """A readable image in one of its splits."""
 
     path: str
     split: str
@@ -25,8 +25,8 @@ class _Entry:
 def find_copies(images: Sequence[ScannedImage], near: int) -> list[Issue]:
     """Find images in two splits, identical ones within a split, and near-duplicates within a split.
 
-    Each issue is named once: of identical images the first stands for all in the search for near-duplicates, and an image
-    that is in an earlier split as it is is not compared with that split's others.
+    Each issue is reported once. The search for near-duplicates uses only the first of identical images. An image that
+    is identically in an earlier split is not compared with that split's other images.
     """
     entries = [
         _Entry(str(image.sample.image), split, image.content)

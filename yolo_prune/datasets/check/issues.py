@@ -1,4 +1,4 @@
-"""What the checker may find, in the order in which it is reported."""
+"""The kinds of issues that the checker finds, in the order in which it reports them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 from yolo_prune.errors import DatasetError
 
 SMALL_BOX_PX = 4
-"""A shorter side below this, at the network's size, is half a cell of the finest head: too little to be learned."""
+"""A shorter side below this, at the network's size, is half a cell of the finest head: too small to learn."""
 EXTREME_ASPECT = 6
-"""A box whose longer side is more than this many times its shorter one is rare: 3 of 6,035 real hands."""
+"""A box with a larger ratio of longer to shorter side is rare: 3 of 6,035 real hands."""
 COVERING_SHARE = 0.95
-"""A box of more than this share of the image often stands for a label of the whole image."""
+"""A box that covers more than this share of the image is often a label of the whole image."""
 SAME_BOX_IOU = 0.9
-"""Two boxes of a class that overlap by more than this are hardly two objects."""
+"""Two boxes of a class with a higher IoU are probably the same object."""
 SMALL_IMAGE_PX = 32
-"""An image with a shorter side below this is less than one cell of the coarsest head."""
+"""An image with a shorter side below this is smaller than one cell of the coarsest head."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault."""
+    """A kind of issue."""
 
     title: str
-    """What such faults are called, in the plural."""
+    """The name of such issues, in the plural."""
     is_error: bool = False
-    """True where training would stop or learn something wrong; else the fault is worth a look."""
+    """True if training would stop or learn something wrong; else the issue is a warning."""
 
 
 KINDS: Mapping[str, Kind] = {
@@ -54,7 +54,7 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Issue:
-    """One fault, named by its place."""
+    """One issue, and where it is."""
 
     kind: str
     """A key of `KINDS`."""
@@ -63,15 +63,15 @@ class Issue:
     what: str
     """What is wrong there."""
     right: str | None = None
-    """What would be right."""
+    """What to do about it."""
     others: tuple[str, ...] = ()
-    """Further files or lines that belong to it."""
+    """Further files or lines with the same issue."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Figures for JSON output."""
 
     @property
     def is_error(self) -> bool:
-        """Say whether the fault is an error; else it is a warning."""
+        """Return whether the issue is an error; else it is a warning."""
         return KINDS[self.kind].is_error
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Issue:
         return {**common, "others": list(self.others), **self.details}
 
     def format(self) -> str:
-        """Return the issue as one line for people."""
+        """Return the issue as one line of text."""
         line = f"{self.where}: {self.what}"
         return line if self.right is None else f"{line}; {self.right}"
 

@@ -1,4 +1,4 @@
-"""What is wrong with a data set's labels, and with how they and the images fit together."""
+"""Find issues of a data set's labels, and label files and images that do not match."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from yolo_prune.datasets.spec import SUFFIXES
 from yolo_prune.errors import DatasetError
 
 _ANY_CLASS = 10_000
-"""More classes than any data set has."""
+"""Upper limit of class numbers: no data set has as many."""
 
 
 def find_label_issues(images: Sequence[ScannedImage], names: Sequence[str], img_size: int) -> list[Issue]:
-    """Find bad lines, files and boxes, file by file; one that serves several images is looked into once.
+    """Find bad lines, files and boxes. A label file that serves several images is checked once.
 
     Args:
-        img_size: side in pixels of the network's square, where small boxes are judged.
+        img_size: side in pixels of the network's square, at which small boxes are judged.
     """
     users: dict[Path, list[ScannedImage]] = {}
     for image in images:
@@ -79,7 +79,7 @@ def _find_coinciding(image: ScannedImage, names: Sequence[str]) -> Iterator[Issu
 
 
 def _measure_iou(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the (N, N) IoUs of rows `class cx cy w h …`; shares do as well as pixels."""
+    """Return the (N, N) IoUs of rows `class cx cy w h …`, in shares of the image's width and height."""
     low, high = rows[:, 1:3] - rows[:, 3:5] / 2, rows[:, 1:3] + rows[:, 3:5] / 2
     sides = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
     common = sides.clip(0).prod(axis=2)
@@ -107,7 +107,7 @@ def _find_odd_boxes(path: Path, lines: LabelLines, content: Content, img_size: i
 
 
 def _find_shared_ignored(scanned: Sequence[ScannedImage], users: dict[Path, list[ScannedImage]]) -> Iterator[Issue]:
-    """Find label files that are another image's file of ignored boxes: a.ignore.jpg beside a.jpg."""
+    """Find label files that are another image's file of ignored boxes: those of a.ignore.jpg beside a.jpg."""
     for image in scanned:
         for other in users.get(image.sample.ignored, ()):
             images = (str(image.sample.image), str(other.sample.image))
@@ -128,7 +128,7 @@ def _find_orphans(scanned: Sequence[ScannedImage]) -> Iterator[tuple[Path, str]]
 
 
 def _walk(labels: Path, images: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield a folder of labels with that of its images, and the folders within; beside images, only itself.
+    """Yield a folder of labels with that of its images, and those within; beside images, yield only the folder itself.
 
     A folder that holds both may be the data set's root, and the folders within it something else.
     """
@@ -143,7 +143,7 @@ def _list_stems(folder: Path) -> set[str]:
 
 
 def _holds_labels(path: Path) -> bool:
-    """Tell labels from lists of images, class names and notes that may lie beside them."""
+    """Return whether a file holds labels, not a list of images, class names or notes."""
     try:
         lines = scan_labels(path, _ANY_CLASS)
     except DatasetError:

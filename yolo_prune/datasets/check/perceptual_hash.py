@@ -1,7 +1,7 @@
-"""Which images show the same: perceptual hashes of all pairs, plain and mirrored, and a second look at the near ones.
+"""Find near-duplicates: compare perceptual hashes of all pairs, plain and mirrored, then thumbnails of near pairs.
 
 image ─► 32 × 32 grey ─┬─► 64 bits, and 64 of its mirror image ─► near: few bits differ ─┐
-                         └─► 16 × 16 thumbnail ────────────────────► second look: correlated ─► pair
+                       └─► 16 × 16 thumbnail ────────────────────► second check: correlated ─► pair
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from scipy.sparse.csgraph import connected_components
 
 BITS = 64
 LEAST_CORRELATION = 0.85
-"""Of the thumbnails of two near-duplicates.
+"""The least correlation of the thumbnails of two near-duplicates.
 
-Of what comes near by its hash alone it lets nothing pass among 2,200 drawn images, all different, or between real photos
-of different scenes, and it holds back no copy that is mirrored, re-encoded, scaled, brightened by 10 % or cropped by 3 %.
-The webcam frames that it lets pass were looked at: they show the same person before the same wall.
+Of pairs with near hashes, this rejects all pairs among 2,200 drawn images, which are all different, and all pairs of
+real photos of different scenes. It accepts all images that were mirrored, re-encoded, scaled, brightened by 10 % or
+cropped by 3 %. The accepted webcam frames were inspected: they show the same person in front of the same wall.
 """
 FLAT = 2.0
-"""Standard deviation, in grey levels, below which a thumbnail shows too little to be compared."""
+"""A thumbnail whose grey levels have a lower standard deviation shows too little to be compared."""
 
 _GREY_PX, _THUMBNAIL_PX = 32, 16
 _ROWS = 256
-"""Images that are compared with all others at a time: 51 MB of distances for 50,000 images."""
+"""Number of images that are compared with all others at a time: 51 MB of distances for 50,000 images."""
 _BLOCK = 1 << 16
-"""Pairs that are looked at a second time in one go: 64 MB of thumbnails."""
+"""Number of pairs whose thumbnails are compared at a time: 64 MB."""
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -41,14 +41,14 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Look:
-    """What an image looks like, in 0.4 kB."""
+    """The features of an image that are compared, in 0.4 kB."""
 
     bits: Bools
     """(64,) perceptual hash."""
     mirrored_bits: Bools
-    """(64,) perceptual hash of the image with left and right exchanged."""
+    """(64,) perceptual hash of the mirrored image."""
     thumbnail: NDArray[np.uint8]
-    """(16, 16) grey."""
+    """(16, 16) grey thumbnail."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Pairs:
     distances: Ints
     """(P,) bits that differ."""
     mirrored: Bools
-    """(P,) whether one looks like the other's mirror image, more than like the other itself."""
+    """(P,) whether one image is nearer to the other's mirror image than to the other image."""
 
     def select(self, chosen: NDArray[np.intp] | Bools) -> Pairs:
         """Return some of the pairs."""
@@ -71,36 +71,36 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Group:
-    """Images of one split, each of which looks like another of them."""
+    """Images of one split, each of which is a near-duplicate of another of them."""
 
     members: tuple[int, ...]
-    """Indices, rising."""
+    """Indices in ascending order."""
     pairs: int
-    """How many pairs of them are near-duplicates."""
+    """Number of pairs of near-duplicates among them."""
     mirrored: int
-    """How many of these pairs do so mirrored."""
+    """Number of these pairs that match mirrored."""
     distances: tuple[int, int]
     """Least and greatest of the pairs' distances."""
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """An image that looks like images of an earlier split."""
+    """An image that is a near-duplicate of images of an earlier split."""
 
     image: int
     """Its index."""
     nearest: int
-    """Index of the nearest of those."""
+    """Index of the nearest of those images."""
     distance: int
-    """Bits that differ in these two."""
+    """Number of bits in which the two differ."""
     mirrored: bool
-    """Whether it looks like the mirror image of the nearest."""
+    """Whether it matches the mirror image of the nearest."""
     others: int
-    """How many others of that split it looks like."""
+    """Number of other near-duplicates in that split."""
 
 
 def measure_look(image: NDArray[np.uint8]) -> Look:
-    """Return what is compared of an RGB image (H, W, 3)."""
+    """Return the features of an RGB image (H, W, 3)."""
     size = (_GREY_PX, _GREY_PX)
     grey = np.asarray(cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA), np.uint8)
     thumbnail = cv2.resize(grey, (_THUMBNAIL_PX, _THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
@@ -108,14 +108,17 @@ def measure_look(image: NDArray[np.uint8]) -> Look:
 
 
 def find_pairs(looks: Sequence[Look], near: int, rows: int = _ROWS) -> Iterator[Pairs]:
-    """Yield the pairs of near-duplicates, in parts: their hashes differ by at most `near` bits, their thumbnails
-    are correlated by `LEAST_CORRELATION` or more, both plain or both mirrored.
+    """Yield the pairs of near-duplicates, in parts.
 
-    Each pair comes once, by the smaller distance of the two ways. Memory grows with the number of images, not of pairs.
+    Their hashes differ by at most `near` bits, and their thumbnails are correlated by `LEAST_CORRELATION` or more, both
+    either plain or mirrored.
+
+    Each pair comes once, with the smaller of its plain and its mirrored distance. Memory grows with the number of
+    images, not of pairs.
     """
     if not looks:
         return
-    # As numbers of ±1, hashes that differ by d bits have the inner product 64 − 2d, and products of matrices are fast.
+    # With hashes as numbers ±1, d different bits give the inner product 64 − 2d, and matrix products are fast.
     plain = np.stack([look.bits for look in looks]) * np.float32(2) - 1
     mirror = np.stack([look.mirrored_bits for look in looks]) * np.float32(2) - 1
     thumbnails = np.stack([look.thumbnail for look in looks])
@@ -129,10 +132,10 @@ def find_pairs(looks: Sequence[Look], near: int, rows: int = _ROWS) -> Iterator[
 
 
 def sum_up(pairs: Iterable[Pairs], splits: Ints) -> tuple[list[Group], list[Crossing]]:
-    """Return the groups within splits, the largest first, and what looks like something in an earlier split.
+    """Return the groups within splits, the largest first, and the images with near-duplicates in an earlier split.
 
     Args:
-        splits: (N,) number of each image's split. An image has a crossing for each earlier split where it has a pair.
+        splits: (N,) number of each image's split. An image has one crossing per earlier split in which it has a pair.
     """
     groups, crossings = _Grouper(len(splits)), _Crosser(splits)
     for part in pairs:
@@ -147,7 +150,7 @@ def _hash(grey: NDArray[np.uint8]) -> Bools:
 
 
 def _standardise(thumbnails: NDArray[np.uint8]) -> Floats:
-    """Return (N, 256) rows of mean 0 and length 1, whose inner products are correlations; a flat one is all 0."""
+    """Return (N, 256) rows of mean 0 and length 1, whose inner products are correlations; a constant one is all 0."""
     rows = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     spread = rows.std(axis=1, keepdims=True)
     scale = np.where(spread < FLAT, np.inf, spread * np.float32(_THUMBNAIL_PX))
@@ -155,7 +158,7 @@ def _standardise(thumbnails: NDArray[np.uint8]) -> Floats:
 
 
 def _look_again(products: Floats, start: int, near: int, seen: Floats, others: Floats, *, mirrored: bool) -> Pairs:
-    """Return the near pairs of a block of rows, the first being image `start`, whose thumbnails agree."""
+    """Return the near pairs of a block of rows, which starts at image `start`, whose thumbnails are correlated."""
     rows, columns = np.divmod(np.flatnonzero(products >= BITS - 2 * near), products.shape[1])
     rows, columns = rows[columns > rows], columns[columns > rows]
     distances = ((BITS - products[rows, columns]) / 2).round().astype(np.int64)
@@ -168,7 +171,7 @@ def _look_again(products: Floats, start: int, near: int, seen: Floats, others: F
 
 
 def _keep_nearer(plain: Pairs, mirrored: Pairs) -> Pairs:
-    """Join pairs found both ways; of the same pair the nearer stays, the plain one where they are even."""
+    """Join plain and mirrored pairs. Of equal pairs keep the nearer, or the plain one at equal distances."""
     both = Pairs(
         np.concatenate((plain.first, mirrored.first)),
         np.concatenate((plain.second, mirrored.second)),
@@ -182,7 +185,7 @@ def _keep_nearer(plain: Pairs, mirrored: Pairs) -> Pairs:
 
 
 class _Grouper:
-    """Connected images, and figures of the pairs that connect them, kept at each pair's first image."""
+    """Collects connected images, and figures of the pairs that connect them, stored at each pair's first image."""
 
     def __init__(self, count: int) -> None:
         self._labels = np.arange(count)
@@ -212,7 +215,7 @@ class _Grouper:
 
 
 class _Crosser:
-    """The nearest of each earlier split for each image, at the key `image × splits + split`."""
+    """Collects the nearest image of each earlier split for each image, at the key `image × splits + split`."""
 
     def __init__(self, splits: Ints) -> None:
         self._splits, self._count = splits, int(splits.max(initial=0)) + 1

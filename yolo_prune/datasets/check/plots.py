@@ -1,4 +1,4 @@
-"""Plots of a data set: a contact sheet with its boxes, and how large the boxes are and where they lie."""
+"""Plots of a data set: a contact sheet with its boxes, and the sizes, shapes and positions of the boxes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _DASH_PX = 5
 
 
 def pick_images(images: Sequence[ScannedImage], splits: Sequence[str], wanted: int) -> list[tuple[str, ScannedImage]]:
-    """Return up to `wanted` images with their split: as many of each split as it has to give, spread evenly over it."""
+    """Return up to `wanted` images with their split: equally many of each split if possible, spread evenly over it."""
     of_split = {split: [image for image in images if split in image.splits] for split in splits}
     counts, left = {}, wanted
     for done, split in enumerate(sorted(splits, key=lambda split: len(of_split[split]))):
@@ -47,7 +47,7 @@ def pick_images(images: Sequence[ScannedImage], splits: Sequence[str], wanted: i
 
 
 def save_contact_sheet(path: Path, images: Sequence[ScannedImage], splits: Sequence[str], names: Sequence[str]) -> Path:
-    """Write a PNG of 48 images, as many of each split, with their boxes, file names and splits, and return `path`.
+    """Write a PNG of 48 images, equally many of each split, with their boxes, file names and splits; return `path`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -69,7 +69,7 @@ def save_contact_sheet(path: Path, images: Sequence[ScannedImage], splits: Seque
 
 
 def save_box_plots(path: Path, figures: Mapping[str, Figures], img_size: int) -> Path:
-    """Write a PNG of the boxes' sizes, shapes and places and of the objects per image, and return `path`.
+    """Write a PNG of the boxes' sizes, shapes and positions and of the objects per image; return `path`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -90,13 +90,13 @@ def _make_font(size_px: int) -> ImageFont.FreeTypeFont:
 
 
 def _make_colour(number: int) -> Colour:
-    """Return a bright colour for a class; the hues of neighbours lie a golden section apart."""
+    """Return a bright colour for a class; hues of consecutive classes differ by the golden ratio."""
     red, green, blue = colorsys.hsv_to_rgb((0.4 + number * 0.618) % 1, 0.9, 1)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def _draw_head(sheet: Image.Image, title: str, names: Sequence[str]) -> None:
-    """Write the title and the key: ignored boxes, then classes as far as there is room."""
+    """Write the title and the legend: ignored boxes, then as many classes as fit."""
     draw, big, font = ImageDraw.Draw(sheet), _make_font(22), _make_font(16)
     middle = _HEAD_PX // 2
     draw.text((_GAP_PX, middle), title, _INK, big, anchor="lm")
@@ -125,7 +125,7 @@ def _draw_tile(scanned: ScannedImage) -> Image.Image:
     tile = Image.fromarray(square)
     draw = ImageDraw.Draw(tile)
     objects = scanned.labels.objects.astype(np.float32)
-    order = np.lexsort((-objects[:, 3:5].prod(axis=1), -objects[:, 5]))  # small ones on top, and those that count
+    order = np.lexsort((-objects[:, 3:5].prod(axis=1), -objects[:, 5]))  # small boxes on top, and ignored ones below
     rows = locate_objects(objects[order], image.shape[1], image.shape[0])
     for row, (x1, y1, x2, y2) in zip(rows, box.to_network(rows[:, 1:5]).round().astype(int).tolist(), strict=True):
         x1, y1 = min(x1, _TILE_PX - 2), min(y1, _TILE_PX - 2)
@@ -135,7 +135,7 @@ def _draw_tile(scanned: ScannedImage) -> Image.Image:
 
 
 def _draw_box(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: Colour, is_dashed: bool) -> None:
-    """Draw a rectangle two pixels wide within a dark rim, so that it shows on any ground."""
+    """Draw a rectangle two pixels wide within a dark border, so that it is visible on any background."""
     x1, y1, x2, y2 = box
     draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=_INK)
     if x2 - x1 > 8 and y2 - y1 > 8:
@@ -201,7 +201,7 @@ def _plot_aspects(axes: Axes, figures: Mapping[str, Figures]) -> None:
 
 
 def _plot_shares(axes: Axes, values: np.ndarray, edges: np.ndarray, label: str) -> None:
-    """Draw a split's histogram as an outline; what lies beyond the edges counts in the last bins."""
+    """Draw a split's histogram as an outline; values beyond the edges count in the outer bins."""
     counts, _ = np.histogram(values.clip(edges[0], edges[-1]), edges)
     axes.stairs(100 * counts / max(1, len(values)), edges, label=f"{label} ({len(values)})", linewidth=1.6)
     axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=(1, 2, 5, 10)))

@@ -1,4 +1,4 @@
-"""What the checker reads of a data set: every image decoded once and kept in little, every label file line by line."""
+"""Read a data set for the checker: decode every image once and keep its features, read label files line by line."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ _NO_LINES = LabelLines(np.zeros(0, np.int64), np.zeros((0, 5)), ())
 
 @dataclass(frozen=True)
 class Content:
-    """What is kept of a decoded image."""
+    """The properties of a decoded image that are kept."""
 
     width_px: int
-    """Width as it is shown, turned as its EXIF data say."""
+    """Width as displayed, after EXIF rotation."""
     height_px: int
-    """Height as it is shown."""
+    """Height as displayed."""
     orientation: int
-    """EXIF's 1 … 8: 1 is stored as shown."""
+    """EXIF orientation, 1 … 8; 1 means stored as displayed."""
     digest: bytes
     """SHA-256 of the size and the decoded pixels."""
     look: Look
-    """What near-duplicates are found by."""
+    """The features by which near-duplicates are found."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What an image's two label files say."""
+    """The contents of an image's two label files."""
 
     counted: LabelLines
     """Objects."""
     ignored: LabelLines
-    """Crowds and other boxes that count neither way."""
+    """Crowds and other boxes that are ignored in scores."""
     is_missing: bool
     """Whether there is no label file, not even an empty one."""
     issues: tuple[Issue, ...]
@@ -64,26 +64,26 @@ class Labels:
 
 @dataclass(frozen=True)
 class ScannedImage:
-    """An image of the data set, in however many splits it is listed."""
+    """An image of the data set, which may be listed in several splits."""
 
     sample: Sample
     """Where it and its labels are."""
     splits: tuple[str, ...]
-    """The splits that list it, in their order."""
+    """The splits that list it, in order."""
     content: Content | Issue
-    """What it shows, or why it cannot be read."""
+    """Its properties, or why it cannot be read."""
     labels: Labels
-    """What its label files say."""
+    """The contents of its label files."""
 
 
 def read_images(
     spec: DataSpec, workers: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> list[ScannedImage]:
-    """Read all images and labels of a data set; what cannot be read is kept as an issue.
+    """Read all images and labels of a data set; what cannot be read becomes an issue.
 
     Args:
-        workers: threads that decode; None takes one for each usable core.
-        progress: called with the number of images read and of all.
+        workers: number of decoding threads; None means one per usable core.
+        progress: called with the numbers of read images and of all.
     """
     splits: dict[Sample, list[str]] = {}
     for split, samples in spec.splits.items():
@@ -97,7 +97,7 @@ def read_images(
 
 
 def read_content(path: Path) -> Content | Issue:
-    """Decode an image, or say why that cannot be done."""
+    """Decode an image and return its properties, or an issue if that fails."""
     is_whole = _try_pillow(path)
     if is_whole is False:
         right = "restore the file, or leave the image out"
@@ -113,7 +113,7 @@ def read_content(path: Path) -> Content | Issue:
 
 
 def read_labels(sample: Sample, classes: int) -> Labels:
-    """Read an image's label files, line by line past all bad ones."""
+    """Read an image's label files line by line, and keep reading after bad lines."""
     issues: list[Issue] = []
     lines = {}
     for path in (sample.label, sample.ignored):
@@ -134,7 +134,7 @@ def _read_contents(
     paths: Sequence[Path], workers: int, progress: Callable[[int, int], None] | None
 ) -> Iterator[Content | Issue]:
     with _quiet():
-        pool = ThreadPoolExecutor(workers)  # OpenCV, Pillow and hashlib work outside Python's lock
+        pool = ThreadPoolExecutor(workers)  # OpenCV, Pillow and hashlib release Python's lock
         try:
             for done, content in enumerate(pool.map(read_content, paths), 1):
                 yield content
@@ -146,9 +146,9 @@ def _read_contents(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what OpenCV and Pillow say of odd files off stderr: it is among the issues, or does no harm."""
+    """Suppress messages of OpenCV and Pillow on stderr: broken files are reported as issues."""
     level = cv2.utils.logging.getLogLevel()
-    # Around all threads, since catch_warnings inside one of them changes the filters of all.
+    # Around all threads: catch_warnings inside one of them changes the filters of all.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -159,19 +159,19 @@ def _quiet() -> Iterator[None]:
 
 
 def _try_pillow(path: Path) -> bool | None:
-    """Say whether Pillow can read all of an image, None where it does not know the format or cannot open the file.
+    """Return whether Pillow can read all of an image; None if it does not know the format or cannot open the file.
 
-    OpenCV alone does not do: in some versions it takes a JPEG whose end is missing for a whole one.
+    OpenCV alone is not enough: some versions accept a JPEG whose end is missing.
     """
     try:
         with Image.open(path) as image:
-            if image.format != "WEBP":  # of which only a whole one can be opened
-                image.draft("L", (1, 1))  # a JPEG is still read to its end, but decoded at an eighth of its size
+            if image.format != "WEBP":  # Pillow opens only complete WebP files
+                image.draft("L", (1, 1))  # decode a JPEG at an eighth of its size; it is still read to its end
                 image.load()
     except (UnidentifiedImageError, Image.DecompressionBombError):
         return None
     except OSError as error:
-        return False if error.errno is None else None  # with a number the system speaks, without one Pillow
-    except Exception:  # noqa: BLE001  # Pillow lets through whatever a broken file makes its parsers raise
+        return False if error.errno is None else None  # errors of the system have an errno, those of Pillow do not
+    except Exception:  # noqa: BLE001  # a broken file may raise anything in Pillow
         return False
     return True

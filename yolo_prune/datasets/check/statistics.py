@@ -1,4 +1,4 @@
-"""Counts and box statistics of a data set, split by split."""
+"""Counts and box statistics of a data set, per split."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from numpy.typing import NDArray
 from yolo_prune.datasets.check.scan import Content, ScannedImage
 
 COCO_BOUNDS_PX = (32, 96)
-"""Sides of the squares between which COCO calls a box medium."""
+"""COCO calls a box medium if it is between squares with these sides."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What is measured of the images of one split, one row per image or per object."""
+    """The measurements of one split's images, one row per image or per object."""
 
     objects_per_image: NDArray[np.int64]
-    """(P,) objects that count."""
+    """(P,) number of objects, without ignored ones."""
     are_labelled: NDArray[np.bool_]
     """(P,) whether there is a label file."""
     image_sizes_px: Floats
     """(R, 2) width and height of the readable images."""
     classes: NDArray[np.int64]
-    """(N,) class of each object that counts."""
+    """(N,) class of each object, without ignored ones."""
     ignored: int
-    """Boxes that count neither way."""
+    """Number of ignored boxes."""
     centres: Floats
     """(N, 2) x and y, in shares of the image's width and height."""
     sides_px: Floats
-    """(M, 2) width and height of the objects of readable images, in their pixels."""
+    """(M, 2) width and height of the objects of readable images, in image pixels."""
     scales: Floats
-    """(M,) pixels at the network's size for one of the image's."""
+    """(M,) pixels at the network's size per image pixel."""
 
     @property
     def box_sides_px(self) -> Floats:
-        """(M,) square roots of the boxes' areas, in pixels of the image."""
+        """(M,) square roots of the boxes' areas, in image pixels."""
         return np.asarray(np.sqrt(self.sides_px.prod(axis=1)))
 
     @property
     def box_sides_at_img_size_px(self) -> Floats:
-        """(M,) the same at the network's size."""
+        """(M,) square roots of the boxes' areas, in pixels at the network's size."""
         return self.box_sides_px * self.scales
 
     @property
@@ -56,7 +56,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Spread:
-    """A low, a middle and a high value; nan where there are none."""
+    """A low, a middle and a high value; nan if there are no values."""
 
     low: float
     middle: float
@@ -65,36 +65,36 @@ class Spread:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What is said of a split."""
+    """The statistics of a split."""
 
     images: int
     without_objects: int
     """Images with an empty label file or none."""
     without_labels: int
-    """Those of them that have none."""
+    """Images without a label file."""
     objects: int
-    """Labelled objects; a line that is written twice counts once."""
+    """Labelled objects; a repeated line counts once."""
     ignored: int
-    """Boxes that count neither way."""
+    """Ignored boxes."""
     objects_per_image_mean: float
     objects_per_image_max: int
     objects_per_class: tuple[int, ...]
     box_side_px: Spread
-    """√(width · height) in pixels of the image: 5th percentile, median, 95th percentile."""
+    """√(width · height) in image pixels: 5th percentile, median, 95th percentile."""
     box_side_at_img_size_px: Spread
-    """The same at the network's size."""
+    """√(width · height) in pixels at the network's size."""
     small: float
     """Share of boxes below 32² px at the network's size."""
     medium: float
-    """Share of those from 32² to below 96² px."""
+    """Share of boxes from 32² to below 96² px."""
     large: float
-    """Share of the larger ones."""
+    """Share of larger boxes."""
     aspect_ratio: Spread
     """Width over height: 5th percentile, median, 95th percentile."""
     width_px: Spread
-    """Images' least, median and greatest width."""
+    """The images' least, median and greatest width."""
     height_px: Spread
-    """Their height."""
+    """The images' least, median and greatest height."""
 
     def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Return the statistics for JSON output."""
@@ -110,12 +110,12 @@ class Statistics:
 
 
 def collect_figures(images: Sequence[ScannedImage], splits: Sequence[str], img_size: int) -> dict[str, Figures]:
-    """Measure the images of each split; one that is in two splits counts in both."""
+    """Measure the images of each split; an image in two splits counts in both."""
     return {split: _collect([image for image in images if split in image.splits], img_size) for split in splits}
 
 
 def join_figures(figures: Mapping[str, Figures]) -> Figures:
-    """Return the figures of all splits together."""
+    """Return the measurements of all splits together."""
     parts = list(figures.values())
     return Figures(
         np.concatenate([part.objects_per_image for part in parts]),
@@ -130,7 +130,7 @@ def join_figures(figures: Mapping[str, Figures]) -> Figures:
 
 
 def measure_statistics(figures: Figures, classes: int) -> Statistics:
-    """Return what is said of a split with these figures; `classes` is how many the data set has."""
+    """Return the statistics of a split with these measurements; `classes` is the number of classes of the data set."""
     counts, sides = figures.objects_per_image, figures.box_sides_at_img_size_px
     small, large = (sides < COCO_BOUNDS_PX[0]).sum(), (sides >= COCO_BOUNDS_PX[1]).sum()
     shares = np.array((small, len(sides) - small - large, large)) / len(sides) if len(sides) else np.full(3, np.nan)

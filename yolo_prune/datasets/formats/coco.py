@@ -1,10 +1,10 @@
-"""COCO's annotations, in and out.
+"""Load and save COCO annotations.
 
     {"images": [{"id": 1, "file_name": "a.jpg", "width": 640, "height": 480}],
      "categories": [{"id": 1, "name": "hand"}],
      "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [x, y, width, height], "iscrowd": 0}]}
 
-Pixels count from 0 at the image's edge, and may be broken. What is a crowd, or has `"ignore": 1`, counts neither way.
+Pixels count from 0 at the image's edge, and need not be whole. Boxes with `"iscrowd": 1` or `"ignore": 1` are ignored.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ RIGHT_BOX = "write bbox: [x, y, width, height], four finite numbers in pixels, o
 
 @dataclass(frozen=True)
 class _File:
-    """An annotations file, its entries not yet understood."""
+    """An annotations file whose entries are not parsed yet."""
 
     source: Source
     categories: dict[int, str]
     images: list[Entry]
     annotations: dict[int | str, list[tuple[str, Entry]]]
-    """Of each image's id, with the place of each."""
+    """The annotations of each image, by its id, with the place of each in the file."""
 
 
 def load_coco(
@@ -58,12 +58,12 @@ def load_coco(
     images: Path | None = None,
     progress: Progress = None,
 ) -> LabelledSet:
-    """Read annotations files; classes are their categories in the order of the ids, or `wanted`.
+    """Read annotations files. Classes are the categories in the order of their ids, or `wanted`.
 
-    Images are looked for below the folder `images`, beside the file, and where COCO and others put them.
+    Images are searched in the folder `images`, beside the file, and in the usual folders of COCO and others.
 
     Raises:
-        DatasetError: a file is no JSON, an entry is malformed (names it), an image is missing or of another size.
+        DatasetError: a file is not JSON, an entry is malformed (names it), an image is missing or of another size.
     """
     files = [_load_file(source) for source in sources]
     names = choose_names(wanted, _list_names(files, wanted), sources[0].path)
@@ -81,7 +81,7 @@ def load_coco(
 
 
 def save_coco(folder: Path, data: LabelledSet, link: bool = False, progress: Progress = None) -> None:
-    """Write annotations/SPLIT.json and images/SPLIT to a folder; with `link`, links to the images."""
+    """Write annotations/SPLIT.json and images/SPLIT to a folder; with `link`, link to the images instead of copying."""
     for split in data.splits:
         save_json(folder / "annotations" / f"{split}.json", format_coco(data.names, data.of(split)))
     for done, image in enumerate(data.images, 1):
@@ -91,7 +91,7 @@ def save_coco(folder: Path, data: LabelledSet, link: bool = False, progress: Pro
 
 
 def format_coco(names: Sequence[str], images: Sequence[LabelledImage]) -> Entry:
-    """Return images and their objects as COCO's annotations, ready for JSON; all ids count from 1."""
+    """Return images and their objects as COCO annotations, ready for JSON; all ids start at 1."""
     rows = [(number, row) for number, one in enumerate(images, 1) for row in _list_objects(one)]
     return {
         "info": {"description": "written by yoloprune data convert"},
@@ -173,7 +173,7 @@ def _parse_categories(entries: list[Entry], place: str) -> dict[int, str]:
 
 
 def _list_names(files: Sequence[_File], wanted: Sequence[str] | None) -> list[str]:
-    """Return the categories' names in the order of their ids, on which files must agree where nothing is wanted."""
+    """Return the categories' names in the order of their ids; without `wanted`, all files must agree on them."""
     merged: dict[int, str] = {}
     owners: dict[str, int] = {}
     for file in files:
@@ -187,10 +187,10 @@ def _list_names(files: Sequence[_File], wanted: Sequence[str] | None) -> list[st
 
 
 def _list_folders(source: Source, images: Path | None) -> list[Path]:
-    """Return where a file's images may be, the likeliest first."""
+    """Return the folders where a file's images may be, the most likely first."""
     home, split = source.path.parent, source.split
     up = find_parent(home)
-    ending = source.path.stem.rpartition("_")[2]  # annotations/instances_train2017.json has its images in train2017/
+    ending = source.path.stem.rpartition("_")[2]  # images of annotations/instances_train2017.json are in train2017/
     named = [images, images / split] if images else []
     return [*named, home, up / "images", up / "images" / split, up / split, up / ending, up / "images" / ending]
 
@@ -236,7 +236,7 @@ def _parse_flag(annotation: Entry, key: str, where: str) -> bool:
 
 
 def _parse_box(annotation: Entry, canvas_px: tuple[int, int], where: str) -> tuple[float, float, float, float]:
-    """Return an annotation's x1, y1, x2, y2, from its bbox or else from its segmentation."""
+    """Return an annotation's x1, y1, x2, y2, from its bbox, or else from its segmentation."""
     box = annotation.get("bbox") or None
     if box is None and annotation.get("segmentation"):
         box = list(measure_box(annotation["segmentation"], *canvas_px, where))

@@ -1,4 +1,4 @@
-"""The boxes of COCO's segmentations: polygons, run lengths, and run lengths packed into text."""
+"""Compute boxes of COCO segmentations: polygons, run lengths, and run lengths packed as text."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from yolo_prune.errors import DatasetError
 RIGHT = "write polygons [[x1, y1, x2, y2, x3, y3, …], …], or run lengths {size: [height, width], counts: …}, or a bbox"
 
 _PACKED = re.compile(r"(?:[P-o]{0,6}[0-O])*")
-"""Numbers of at most seven characters, of five bits each: all but the last of a number carry the sixth bit."""
+"""Numbers have up to seven characters of five bits each; a sixth bit marks all but the last character of a number."""
 
 
 def measure_box(segmentation: Any, width_px: int, height_px: int, where: str) -> tuple[float, float, float, float]:
-    """Return the box x, y, width, height in pixels around a segmentation of an image; one that covers nothing has no area.
+    """Return the box x, y, width, height in pixels around a segmentation; that of an empty one has no area.
 
-    pycocotools crashes or reads foreign memory where run lengths do not fit the image, so they are checked here.
+    pycocotools crashes or reads foreign memory if run lengths do not fit the image, so they are checked here.
 
     Raises:
-        DatasetError: it is no segmentation, or one of another image (names `where`).
+        DatasetError: it is not a segmentation, or one of an image of another size (names `where`).
     """
     if isinstance(segmentation, list):
         polygons = [_parse_polygon(polygon, width_px, height_px, where) for polygon in segmentation]
@@ -37,17 +37,17 @@ def measure_box(segmentation: Any, width_px: int, height_px: int, where: str) ->
 
 
 def is_number(value: Any) -> bool:
-    """Say whether a value from JSON is a finite number."""
+    """Return whether a value from JSON is a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number beyond every float
+    except OverflowError:  # an integer too large for a float
         return False
 
 
 def _parse_polygon(polygon: Any, width_px: int, height_px: int, where: str) -> list[float]:
-    """Return a polygon's coordinates, cut far outside the image, where they cost time and change nothing."""
+    """Return a polygon's coordinates, clipped far outside the image: there they take time and change nothing."""
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all(map(is_number, polygon)):
         raise DatasetError(
             "a polygon of the segmentation is not three or more pairs of numbers", where=where, right=RIGHT
@@ -70,14 +70,14 @@ def _parse_runs(segmentation: Any, width_px: int, height_px: int, where: str) ->
 
 
 def _join(counts: list[int]) -> list[int]:
-    """Return run lengths without empty runs, which pycocotools takes for places that the mask touches."""
+    """Return run lengths without empty runs, which pycocotools would count as pixels of the mask."""
     runs = [(number % 2, count) for number, count in enumerate(counts) if count]
     joined = [(kind, sum(count for _, count in own)) for kind, own in groupby(runs, key=itemgetter(0))]
     return [0] * joined[0][0] + [count for _, count in joined]
 
 
 def _unpack(text: str) -> list[int]:
-    """Return the run lengths of COCO's packed text: from the fourth on, each as its difference to the second before it.
+    """Return the run lengths of COCO's packed text: from the fourth on, each is stored minus the one two before.
 
     Source: cocoapi, common/maskApi.c, rleFrString.
     """

@@ -1,10 +1,10 @@
-"""Labelled images on their way from one format to another: the form that every reader gives and every writer takes.
+"""Labelled images in memory: every reader of a format returns them, and every writer takes them.
 
     COCO json ── load_coco ─┐                 ┌─ save_coco ── annotations/SPLIT.json  images/SPLIT/NAME
     VOC xml ──── load_voc ──┼── LabelledSet ──┼─ save_voc ─── Annotations/ID.xml  JPEGImages/NAME  ImageSets/Main/SPLIT.txt
     data.yaml ── load_yolo ─┘                 └─ save_yolo ── data.yaml  images/SPLIT/NAME  labels/SPLIT/NAME
 
-The data.yaml's two are here, COCO's in coco_json.py, VOC's in voc_xml.py.
+The functions for data.yaml are here, those for COCO in coco.py, those for VOC in voc.py.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from yolo_prune.datasets.spec import SPLITS, SUFFIXES, DataSpec, Sample, load_sp
 from yolo_prune.errors import DatasetError
 
 Progress: TypeAlias = Callable[[int, int], None] | None
-"""Called with the number of finished images and of all."""
+"""Called with the numbers of finished images and of all."""
 StatedSize: TypeAlias = tuple[float | None, float | None]
-"""Width and height in pixels as a source states them, where it does."""
+"""Width and height in pixels as stated by a source; None if it does not."""
 
 PIXEL_DECIMALS = 7
-"""Decimals of a pixel that are written: enough for a millionth of any image's side."""
+"""Decimals of written pixel values: precise to a millionth of any image's side."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file or folder of labels, and the part of the data set that it makes."""
+    """A file or folder of labels, and the split that it becomes."""
 
     split: str
     path: Path
@@ -43,29 +43,29 @@ class Source:
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image with its objects, in pixels as it is shown."""
+    """An image with its objects, in pixels as displayed."""
 
     image: Path
-    """Where the image is."""
+    """The path of the image."""
     name: str
     """Its path below its split's folder of images, with suffix and forward slashes."""
     split: str
     """train, val or test."""
     width_px: int
-    """Width as it is shown."""
+    """Width as displayed."""
     height_px: int
-    """Height as it is shown."""
+    """Height as displayed."""
     objects: Objects
-    """Its objects, all of them inside the image."""
+    """Its objects, clipped to the image."""
     dropped: int = 0
-    """Boxes without area or wholly outside the image, which are gone."""
+    """Boxes that were dropped, because they have no area or are outside the image."""
     left_out: tuple[str, ...] = ()
-    """What was not asked for: a class name per box."""
+    """Class name of each box that was left out, because its class is not wanted."""
 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Class names, and images in the order of their splits and names."""
+    """Class names, and images sorted by split and name."""
 
     names: tuple[str, ...]
     images: tuple[LabelledImage, ...]
@@ -82,22 +82,22 @@ class LabelledSet:
 
 
 class Box(NamedTuple):
-    """One labelled box as a source has it."""
+    """One labelled box as in the source."""
 
     kind: int
     """Its class index."""
     xyxy: tuple[float, float, float, float]
-    """Edges in pixels from 0."""
+    """x1, y1, x2, y2 in pixels from 0."""
     ignore: bool
-    """A crowd or the like, which counts neither way."""
+    """Whether the box is to be ignored, such as a crowd."""
 
 
 def load_yolo(paths: Sequence[Path], wanted: Sequence[str] | None = None, progress: Progress = None) -> LabelledSet:
-    """Read the data sets of one or more data.yaml; with `wanted`, these classes alone and in this order.
+    """Load the data sets of one or more data.yaml; with `wanted`, only these classes, in this order.
 
     Raises:
-        DatasetError: a data.yaml, a label or an image is amiss, a name in `wanted` is unknown, two data.yaml have
-            other names, or two images of a split the same.
+        DatasetError: a data.yaml, a label or an image is invalid, a name in `wanted` is unknown, two data.yaml have
+            different names, or two images of a split have the same name.
     """
     specs = [load_spec(path) for path in paths]
     for spec in specs:
@@ -118,7 +118,7 @@ def load_yolo(paths: Sequence[Path], wanted: Sequence[str] | None = None, progre
 
 
 def save_yolo(folder: Path, data: LabelledSet, link: bool = False, progress: Progress = None) -> None:
-    """Write data.yaml, images and label files to a folder; with `link`, links to the images.
+    """Write data.yaml, images and label files to a folder; with `link`, link to the images instead of copying.
 
     Raises:
         DatasetError: two images would share a label file, or a data.yaml cannot find an image by its name.
@@ -133,10 +133,10 @@ def save_yolo(folder: Path, data: LabelledSet, link: bool = False, progress: Pro
 
 
 def choose_names(wanted: Sequence[str] | None, found: Iterable[str], where: Path) -> tuple[str, ...]:
-    """Return the wanted class names, or without any all that were found in the source `where`, in their order.
+    """Return the wanted class names, or, without any, all names found in the source `where`, in order.
 
     Raises:
-        DatasetError: a wanted name was not found, nothing was found, or a name cannot be written or stands twice.
+        DatasetError: a wanted name was not found, nothing was found, or a name cannot be written or is repeated.
     """
     known = tuple(found) if wanted is None else tuple(dict.fromkeys(found))
     for name in wanted or ():
@@ -156,10 +156,10 @@ def choose_names(wanted: Sequence[str] | None, found: Iterable[str], where: Path
 
 
 def parse_name(value: Any, where: str) -> PurePosixPath:
-    """Return an image's relative path, as a label file gives it.
+    """Return an image's relative path, as given in a label file.
 
     Raises:
-        DatasetError: it is no path, or leads out of the folder that it counts from.
+        DatasetError: it is not a path, or leads out of the folder of the images.
     """
     path = PurePosixPath(value) if isinstance(value, str) else PurePosixPath()
     if not path.name or "\0" in str(path):
@@ -171,7 +171,7 @@ def parse_name(value: Any, where: str) -> PurePosixPath:
 
 
 def find_image(names: Iterable[PurePosixPath], folders: Iterable[Path], where: str) -> tuple[Path, PurePosixPath]:
-    """Return the first image that exists, and its name: the folders one by one, in each the names.
+    """Return the first image that exists, and its name; for each folder, all names are tried.
 
     Raises:
         DatasetError: there is none.
@@ -186,12 +186,12 @@ def find_image(names: Iterable[PurePosixPath], folders: Iterable[Path], where: s
 
 
 def find_parent(folder: Path) -> Path:
-    """Return the folder around another, which may be `.`."""
+    """Return the parent of a folder; the folder may be `.`."""
     return Path(os.path.normpath(folder / ".."))
 
 
 def is_file(path: Path) -> bool:
-    """Say whether there is a file; a path that cannot be one, being too long or forbidden, is none."""
+    """Return whether there is a file; False for a path that is too long or forbidden."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -199,7 +199,7 @@ def is_file(path: Path) -> bool:
 
 
 def find_canvas(header: Header, stated_px: StatedSize, image: Path, where: str) -> tuple[int, int]:
-    """Return the width and height in which a source counts pixels: the image's as shown, or as stored if it states that.
+    """Return the width and height in which a source counts pixels: displayed, or as stored if it states these.
 
     Raises:
         DatasetError: the stated size is neither (names `where`).
@@ -223,7 +223,7 @@ def make_image(
     canvas_px: tuple[int, int] | None = None,
     left_out: Iterable[str] = (),
 ) -> LabelledImage:
-    """Bring boxes into an image as it is shown: turned with it where they count in its stored pixels, then clipped."""
+    """Convert boxes to pixels of the displayed image: rotate them if they are in stored pixels, then clip them."""
     objects = Objects(
         np.array([box.kind for box in boxes], np.int64),
         np.array([box.xyxy for box in boxes], np.float64).reshape(-1, 4),
@@ -237,7 +237,7 @@ def make_image(
 
 
 def make_set(names: tuple[str, ...], images: Iterable[LabelledImage]) -> LabelledSet:
-    """Put images in order, their names cut to what lies below the folder of their split.
+    """Sort images, and shorten their names to the part below the folder of their split.
 
     Raises:
         DatasetError: two images of a split have the same name.
@@ -259,7 +259,7 @@ def make_set(names: tuple[str, ...], images: Iterable[LabelledImage]) -> Labelle
 
 
 def place_image(image: Path, target: Path, link: bool) -> None:
-    """Copy an image's bytes to a new place, or make a link to it there; folders are made as needed."""
+    """Copy an image's bytes to a new place, or link to it from there; folders are made as needed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if link:
         target.symlink_to(image.resolve())
@@ -268,7 +268,7 @@ def place_image(image: Path, target: Path, link: bool) -> None:
 
 
 def _place_samples(folder: Path, images: Sequence[LabelledImage]) -> list[Sample]:
-    """Return where images and labels go, so that a data.yaml finds them."""
+    """Return the new paths of images and labels, so that a data.yaml finds them."""
     samples = [make_sample(folder / "images" / image.split / image.name) for image in images]
     taken: dict[Path, Path] = {}
     for sample, image in zip(samples, images, strict=True):
@@ -284,7 +284,7 @@ def _place_samples(folder: Path, images: Sequence[LabelledImage]) -> list[Sample
 
 
 def _shorten(names: list[PurePosixPath], split: str) -> list[PurePosixPath]:
-    """Cut folders up to the last `images`, and the split's own where every name has it."""
+    """Remove folders up to the last `images`, and the split's own folder if every name has it."""
     parts = [name.parts for name in names]
     below = [own[len(own) - 1 - own[-2::-1].index("images") :] if "images" in own[:-1] else own for own in parts]
     if all(len(own) > 1 and own[0] == split for own in below):
@@ -293,7 +293,7 @@ def _shorten(names: list[PurePosixPath], split: str) -> list[PurePosixPath]:
 
 
 def _name_samples(spec: DataSpec, split: str) -> list[tuple[Sample, PurePath]]:
-    """Return a split's samples with their paths from the data set's root, or from the folder that others have in common."""
+    """Return a split's samples with their paths from the data set's root, or else from their common folder."""
     root = Path(os.path.normpath(spec.root.absolute()))
     samples = spec.samples(split)
     images = [Path(os.path.normpath(sample.image.absolute())) for sample in samples]
@@ -304,7 +304,7 @@ def _name_samples(spec: DataSpec, split: str) -> list[tuple[Sample, PurePath]]:
 
 
 def _restore_pixels(corners: NDArray[np.float64], header: Header) -> NDArray[np.float64]:
-    """Return edges in pixels; those that labels of six decimals moved off a whole pixel are put back."""
+    """Return box edges in pixels; undo the rounding of whole pixels to labels of six decimals."""
     scale = np.array((header.width_px, header.height_px) * 2, np.float64)
     whole = np.round(corners * scale)
     return np.where(np.abs(corners * scale - whole) <= ROUNDING * scale, whole, corners * scale)

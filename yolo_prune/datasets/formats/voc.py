@@ -1,4 +1,4 @@
-"""Pascal VOC's annotations, in and out: an xml file per image, and lists of images.
+"""Load and save Pascal VOC annotations: an xml file per image, and lists of images.
 
     <annotation>
       <filename>a.jpg</filename>
@@ -10,8 +10,8 @@
       </object>
     </annotation>
 
-Pixels count from 1, and both ends belong to a box: this one covers the whole image, 0 … 640 and 0 … 480. What is
-difficult counts neither way, its parts included.
+Pixels count from 1, and both ends belong to a box: this one covers the whole image, 0 … 640 and 0 … 480. A difficult
+object and its parts become ignored boxes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ RIGHT_FILE = "name VOC annotations, xml files that begin with <annotation>"
 
 @dataclass(frozen=True)
 class _Object:
-    """An object or a part of one, its edges not yet understood."""
+    """An object or a part of one, whose edges are not parsed yet."""
 
     name: str
     edges: tuple[str | None, ...]
@@ -65,7 +65,7 @@ class _Object:
 
 @dataclass(frozen=True)
 class _File:
-    """What one xml file says of an image."""
+    """The contents of one xml file."""
 
     path: Path
     split: str
@@ -80,9 +80,9 @@ def load_voc(
     images: Path | None = None,
     progress: Progress = None,
 ) -> LabelledSet:
-    """Read image-set lists or folders of xml files; classes are the objects' names by the alphabet, or `wanted`.
+    """Read image-set lists or folders of xml files. Classes are the objects' names in alphabetical order, or `wanted`.
 
-    A wanted name is taken from objects and their parts alike; without any, parts are left out. Images are looked for
+    A wanted name is taken from objects and from parts; without wanted names, parts are left out. Images are searched
     beside the xml file, in the folder `images`, and in JPEGImages.
 
     Raises:
@@ -100,13 +100,13 @@ def load_voc(
 
 
 def save_voc(folder: Path, data: LabelledSet, link: bool = False, progress: Progress = None) -> None:
-    """Write Annotations, JPEGImages and ImageSets/Main to a folder; with `link`, links to the images.
+    """Write Annotations, JPEGImages and ImageSets/Main to a folder; with `link`, link to the images instead of copying.
 
-    All splits share a folder: names lose their slashes and spaces to `_`, and get their split in front where two splits
-    use the same.
+    All splits share a folder: slashes and spaces in names become `_`, and names get their split as a prefix if two
+    splits use the same name.
 
     Raises:
-        DatasetError: two names become the same, or one cannot stand in a list.
+        DatasetError: two names become the same, or one cannot be written to a list.
     """
     names = _flatten_names(data.images)
     for split in data.splits:
@@ -122,7 +122,7 @@ def save_voc(folder: Path, data: LabelledSet, link: bool = False, progress: Prog
 
 
 def format_voc(image: LabelledImage, filename: str, names: Sequence[str]) -> str:
-    """Write an image's objects as VOC's xml; decimals of pixels are kept."""
+    """Format an image's objects as VOC xml; decimals of pixels are kept."""
     root = ET.Element("annotation")
     _add(root, folder="JPEGImages", filename=filename)
     size = ET.SubElement(root, "size")
@@ -142,21 +142,21 @@ def format_voc(image: LabelledImage, filename: str, names: Sequence[str]) -> str
 def parse_xml(data: bytes, path: Path) -> ET.Element:
     """Parse an xml file; each element has the attribute `line`, and no other.
 
-    Document types are refused, and with them entities, which can blow up a few bytes to fill the memory or read files.
+    Document types are rejected, because their entities can expand to fill the memory, or read files.
 
     Raises:
         DatasetError: it is not xml, or has a document type (names the line).
     """
     builder, parser = ET.TreeBuilder(), expat.ParserCreate()
 
-    def refuse(*_: object) -> None:
+    def reject(*_: object) -> None:
         where = f"{path}:{parser.CurrentLineNumber}"
-        raise DatasetError("has a document type, which may hide harm", where=where, right="remove <!DOCTYPE …>")
+        raise DatasetError("has a document type, which is not allowed", where=where, right="remove <!DOCTYPE …>")
 
     def start(tag: str, _: dict[str, str]) -> None:
         builder.start(tag, {"line": str(parser.CurrentLineNumber)})
 
-    parser.StartDoctypeDeclHandler = refuse
+    parser.StartDoctypeDeclHandler = reject
     parser.StartElementHandler = start
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
@@ -206,7 +206,7 @@ def _find_files(source: Source) -> list[Path]:
 
 
 def _read_list(path: Path) -> list[Path]:
-    """Return the xml files of an image set; person layout has a line for each person, so that images repeat."""
+    """Return the xml files of an image set. Lists of person layout have one line per person, so images repeat."""
     parts = path.parts if "ImageSets" in path.parts else path.absolute().parts
     if "ImageSets" not in parts[:-1]:
         right = "name a list such as VOC2012/ImageSets/Main/train.txt, or a folder of xml files"
@@ -295,7 +295,7 @@ def _load_image(file: _File, names: tuple[str, ...], images: Path | None, takes_
     where, home = str(file.path), file.path.parent
     folders = [home, *([images] if images else []), home / "JPEGImages", find_parent(home) / "JPEGImages"]
     filename = parse_name(file.filename, where)
-    endings = () if filename.name.lower().endswith(SUFFIXES) else SUFFIXES  # some write it without a suffix
+    endings = () if filename.name.lower().endswith(SUFFIXES) else SUFFIXES  # some files omit the suffix
     choices = [filename, *(filename.with_name(filename.name + ending) for ending in endings)]
     image, name = find_image(choices, folders, where)
     header = read_header(image)

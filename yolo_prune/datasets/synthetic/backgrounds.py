@@ -1,4 +1,4 @@
-"""Paint what lies behind everything: gradients, textures, cloth, lights out of focus, wood, leaves and rooms."""
+"""Paint backgrounds: gradients, textures, cloth, lights out of focus, wood, leaves and rooms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_background(rng: np.random.Generator, shape: tuple[int, int]) -> FloatAr
 
 
 def make_palette(rng: np.random.Generator, count: int) -> FloatArray:
-    """Return `count` colours (count, 3) that lie near each other in hue, or face each other."""
+    """Return `count` colours (count, 3) of similar or of opposite hues."""
     hue = (rng.uniform(0, 360) + rng.normal(0, 25, count) + 180 * (rng.random(count) < 0.2)) % 360
     saturation, value = rng.beta(1.3, 2.2, count), rng.uniform(0.12, 0.97, count)
     hsv = np.stack([hue, saturation, value], axis=-1).astype(np.float32)[None]
@@ -87,7 +87,7 @@ def _wood(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
 
 
 def _leaves(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
-    """Paint foliage, or a heap of other pointed things."""
+    """Paint foliage, or a heap of other pointed shapes."""
     palette = make_palette(rng, 12)
     if rng.random() < 0.6:
         palette = palette * np.array([0.55, 0.9, 0.4], np.float32)
@@ -104,7 +104,7 @@ def _leaves(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
 
 
 def _room(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
-    """Paint a wall with images, windows or shelves, furniture before it, and a floor with boards."""
+    """Paint a wall with images, windows or shelves, furniture in front of it, and a floor with boards."""
     height, width = shape
     canvas = np.empty((height, width, 3), np.uint8)
     wall, floor, trim, *things = make_palette(rng, 14)
@@ -144,7 +144,7 @@ def _frame_(
 
 
 def _ramp(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
-    """Return a slope 0..1 across the image, straight or round."""
+    """Return a linear or radial gradient 0..1 across the image."""
     rows, columns = (np.linspace(-1, 1, length, dtype=np.float32) for length in shape)
     if rng.random() < 0.4:
         x, y = rng.uniform(-0.7, 0.7, 2).astype(np.float32)
@@ -155,7 +155,7 @@ def _ramp(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
 
 
 def _blend(palette: FloatArray, field: FloatArray) -> FloatArray:
-    """Return (3, H, W) the colours of the palette (K, 3) that stand at the field's value, 0 the first, 1 the last."""
+    """Return (3, H, W) colours: interpolate the palette (K, 3) at the field's values, 0 the first, 1 the last."""
     steps = np.linspace(0, 1, 256)
     table = np.stack([np.interp(steps, np.linspace(0, 1, len(palette)), column) for column in palette.T])
     index = (field * 255).clip(0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Make a data set of drawn hands: every label exact, every image a function of seed, split and index alone.
+"""Make a data set of drawn hands. Labels are exact, and every image depends only on seed, split and index.
 
 out/data.yaml  synthetic.yaml  images/{train,val,test}/000000.jpg  labels/{train,val,test}/000000.txt
 """
@@ -27,14 +27,14 @@ from yolo_prune.threads import count_cores
 CONFIG_FILE = "synthetic.yaml"
 
 _EDITION = 2
-"""Raise it when the drawing changes, so that no folder of older images passes for the new ones."""
+"""Raise this when the drawing changes, so that older images are not mistaken for new ones."""
 _JPEG_QUALITY = 92
 
 
 def make_image(
     rng: np.random.Generator, config: SyntheticConfig
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """Draw one image (H, W, 3) RGB and its hands' boxes_xyxy (N, 4) in pixels, tight around what is visible."""
+    """Draw one image (H, W, 3) RGB and its hands' boxes_xyxy (N, 4) in pixels, tight around the visible part."""
     scene = make_scene(rng, config.size_px, config.max_hands)
     return scene.image, scene.boxes_xyxy
 
@@ -45,10 +45,10 @@ def make_dataset(
     progress: Callable[[int, int], None] | None = None,
     workers: int | None = None,
 ) -> Path:
-    """Write the data set to the folder `out`, whole or not at all, and return the path of its `data.yaml`.
+    """Write the data set to the folder `out`, atomically, and return the path of its `data.yaml`.
 
-    Returns at once where `out` holds the data set of the same config already. `progress` is called with the number of
-    finished images and of all; `workers` processes draw (None: one for each usable core; 1: none but this one).
+    Return at once if `out` already holds the data set of this config. `progress` is called with the numbers of finished
+    images and of all; `workers` processes draw (None: one per usable core; 1: only this process).
 
     Raises:
         OutputError: `out` holds something else, or cannot be written.
@@ -70,7 +70,7 @@ def make_dataset(
 
 
 def _holds(out: Path, record: dict[str, int]) -> bool:
-    """Say whether `out` holds this data set (True) or nothing (False).
+    """Return whether `out` holds this data set (True) or nothing (False).
 
     Raises:
         OutputError: it holds anything else.
@@ -94,13 +94,13 @@ def _holds(out: Path, record: dict[str, int]) -> bool:
 
 
 def _write_all(folder: Path, config: SyntheticConfig, tasks: list[tuple[str, int]], workers: int) -> Iterable[None]:
-    """Write every image, in this process or in `workers` others; yield as each is done."""
+    """Write every image, in this process or in `workers` others; yield after each."""
     if workers == 1:
         for split, index in tasks:
             _write_image(folder, config, split, index)
             yield
         return
-    context = get_context("spawn")  # forking a process that runs threads of torch or OpenCV may lock up
+    context = get_context("spawn")  # forking a process with threads of torch or OpenCV may deadlock
     pool = ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(0,))
     try:
         splits, indices = zip(*tasks, strict=True)

@@ -1,4 +1,4 @@
-"""Draw what must not be taken for a hand: faces, bare arms, feet, sticks, stars, lumps of skin colour, and plain things."""
+"""Draw things that resemble hands: faces, bare arms, feet, sticks, stars, skin-coloured lumps, and plain objects."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from yolo_prune.datasets.synthetic.solids import (
 )
 
 _CLOTH = 15
-"""The part that wears cloth; lower parts take the colours that are given."""
+"""The part covered by cloth; lower part numbers take the given colours."""
 
 
 def draw_distractor(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> Layer:
-    """Draw something that is no hand, somewhere in an image of this width and height."""
+    """Draw something that is not a hand, anywhere in an image of this width and height."""
     kinds = list(_KINDS)
     kind = kinds[rng.choice(len(kinds), p=np.array(list(_KINDS.values())) / sum(_KINDS.values()))]
     return kind(rng, light, image_px)
@@ -40,7 +40,7 @@ def draw_distractor(rng: np.random.Generator, light: Light, image_px: tuple[int,
 def draw_obstacle(
     rng: np.random.Generator, light: Light, image_px: tuple[int, int], centre_px: PointArray, extent_px: float
 ) -> Layer:
-    """Draw a plain thing (bar, box, ball) near a place, to hide a part of what is there."""
+    """Draw a plain object (bar, box, ball) near a position, to hide a part of what is there."""
     size = extent_px * rng.uniform(0.12, 0.3)
     along = _direction(rng) * extent_px * rng.choice((0.0, 0.4, 3.0), p=(0.3, 0.4, 0.3))
     middle = np.append((centre_px + rng.uniform(-0.6, 0.6, 2) * extent_px).clip(0, image_px), 0.0)
@@ -49,7 +49,7 @@ def draw_obstacle(
 
 
 def _arm(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> Layer:
-    """Draw an arm or a leg through the image, bent at one joint, whose ends both lie outside."""
+    """Draw an arm or a leg across the image, bent at one joint, with both ends outside."""
     span = float(max(image_px))
     joint = np.append(rng.uniform(0.15, 0.85, 2) * image_px, 0.0)
     first = _direction(rng)
@@ -112,7 +112,7 @@ def _face(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> 
 
 
 def _foot(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> Layer:
-    """Draw a bare foot from above, its toes in a row, with the leg that it ends."""
+    """Draw a bare foot from above, with its toes in a row, and the leg above it."""
     length = max(image_px) * rng.uniform(0.12, 0.35)
     forward, mirror = _direction(rng), rng.choice((-1.0, 1.0))
     aside = mirror * np.array([-forward[1], forward[0], 0.0])
@@ -144,7 +144,7 @@ def _foot(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> 
 
 
 def _sticks(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> Layer:
-    """Draw a bundle or a fan of pencils, twigs or candles, some of them of the colour of skin."""
+    """Draw a bundle or a fan of pencils, twigs or candles, some of them skin-coloured."""
     length = max(image_px) * rng.uniform(0.12, 0.4)
     heading, count = rng.uniform(0, 2 * np.pi), int(rng.integers(2, 8))
     fan, thick = rng.uniform(0, 0.25), length * rng.uniform(0.025, 0.06)
@@ -166,7 +166,7 @@ def _sticks(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -
 
 
 def _star(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> Layer:
-    """Draw a starfish, a leaf or a branching twig: arms that taper from one middle."""
+    """Draw a starfish, a leaf or a branching twig: arms that taper from one centre."""
     radius = max(image_px) * rng.uniform(0.06, 0.2)
     count, first = int(rng.integers(4, 9)), rng.uniform(0, 2 * np.pi)
     middle = np.append(rng.uniform(0.1, 0.9, 2) * image_px, 0.0)
@@ -181,7 +181,7 @@ def _star(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> 
 
 
 def _lump(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> Layer:
-    """Draw a smooth lump of the colour of skin: bread, stone, a bald head."""
+    """Draw a smooth skin-coloured lump: bread, stone, a bald head."""
     size = max(image_px) * rng.uniform(0.04, 0.14)
     middle = np.append(rng.uniform(0.1, 0.9, 2) * image_px, 0.0)
     cones = []
@@ -207,7 +207,7 @@ def _render(
     sigma: float = 0.0,
     paint_: Callable[[Canvas, FloatArray], None] | None = None,
 ) -> Layer:
-    """Draw cones whose part numbers index `colours` (K, 3); `sigma`, in thicknesses, melts them together."""
+    """Draw cones whose part numbers index `colours` (K, 3); `sigma`, in thicknesses, blends them together."""
     canvas = fit_canvas([], cones, image_px)
     scale = thick_px * canvas.oversampling
     relief = raise_cones(cones, canvas)

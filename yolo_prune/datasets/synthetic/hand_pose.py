@@ -1,8 +1,8 @@
-"""Pose a hand: joint angles within their natural limits, and where they put every joint.
+"""Pose a hand: joint angles within natural limits, and the resulting positions of all joints.
 
 The hand's own frame, in centimetres, for a right hand: the origin is the wrist, x points to the thumb, y along the
-middle finger, z out of the back of the hand. Each finger is a chain of three bones; a thumb's first bone is its
-metacarpal. Flexing turns a bone towards the palm about its lateral axis and takes all later bones with it.
+middle finger, z out of the back of the hand. Each finger has three bones in sequence; a thumb's first bone is its
+metacarpal. Flexing rotates a bone towards the palm about its lateral axis, together with all later bones.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ _GESTURES: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A posed hand, in centimetres of the hand's own frame or turned towards the viewer."""
+    """A posed hand, in centimetres, in the hand's own frame or rotated towards the viewer."""
 
     joints: FloatArray
-    """(5, 4, 3): thumb to little finger, each from its root to its tip."""
+    """(5, 4, 3): thumb to little finger, each from root to tip."""
     dorsal: FloatArray
-    """(5, 3, 3): for each bone the unit vector out of the finger's back."""
+    """(5, 3, 3): for each bone, the unit vector out of the finger's back."""
     turn: FloatArray
-    """(3, 3): takes points of the hand's own frame to this one; its determinant is -1 for a left hand."""
+    """(3, 3): maps points of the hand's own frame to this one; its determinant is -1 for a left hand."""
 
     def turned(self, turn: FloatArray) -> Skeleton:
-        """Return this hand with `turn` (3, 3) applied to all of it."""
+        """Return this hand with the rotation `turn` (3, 3) applied."""
         return Skeleton(self.joints @ turn.T, self.dorsal @ turn.T, turn @ self.turn)
 
 
 def make_skeleton(rng: np.random.Generator) -> Skeleton:
     """Draw a gesture and a build at random and return the posed right hand in its own frame."""
     gesture = np.array(list(_GESTURES.values())[rng.integers(len(_GESTURES))])
-    if rng.random() < 0.25:  # any other mixture; neighbours move together, as tendons make them
+    if rng.random() < 0.25:  # any other mixture; neighbours move together, because of tendons
         gesture[:4] = np.convolve(rng.beta(0.7, 0.9, 6), (0.25, 0.5, 0.25), mode="valid")
         gesture[4:] = rng.random(4)
     gesture = np.clip(gesture + rng.normal(0, 0.05, gesture.shape), 0, 1)
@@ -80,7 +80,7 @@ def make_skeleton(rng: np.random.Generator) -> Skeleton:
 
 
 def make_view(rng: np.random.Generator) -> FloatArray:
-    """Draw a viewpoint: (3, 3), any angle in the image's plane, either side, either hand, some foreshortening."""
+    """Draw a random viewpoint (3, 3): any angle in the image's plane, either side, either hand, some foreshortening."""
     side = rng.choice((0.0, 180.0, 75.0, -75.0), p=(0.42, 0.42, 0.08, 0.08))
     roll, pitch = np.radians((side + rng.normal(0, 20), np.clip(rng.normal(0, 20), -50, 50)))
     in_plane = rng.uniform(0, 2 * np.pi)
@@ -110,7 +110,7 @@ def _thumb(
     """Pose the thumb: abducted in the palm's plane, opposed out of it, then flexed across the palm."""
     outward, palmward = np.radians((12 + 45 * abduction, 5 + 45 * opposition))
     forward = np.array([np.sin(outward) * np.cos(palmward), np.cos(outward) * np.cos(palmward), -np.sin(palmward)])
-    across = np.array([-1.0, 0.15, -0.5 + 0.6 * opposition])  # where the flexing thumb tip moves to
+    across = np.array([-1.0, 0.15, -0.5 + 0.6 * opposition])  # the direction in which the flexing thumb tip moves
     dorsal = -(across - forward * (across @ forward))
     angles = np.radians((0.0, 8 + 48 * curl, 4 + 62 * curl))
     return _chain(root, lengths, forward, dorsal / np.linalg.norm(dorsal), angles)

@@ -1,4 +1,4 @@
-"""Draw a hand: flesh on a posed skeleton, skin with creases and nails, and the arm or sleeve that it belongs to."""
+"""Draw a hand: flesh on a posed skeleton, skin with creases and nails, and the arm or sleeve next to it."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def draw_hand(
     extent_px: float,
     image_px: tuple[int, int],
 ) -> Layer:
-    """Draw a random hand whose longer side is about `extent_px`, around `centre_px` (x, y), and the arm it hangs on.
+    """Draw a random hand whose longer side is about `extent_px`, around `centre_px` (x, y), and its arm.
 
-    The layer reaches beyond the image (`image_px` is its width and height) where the hand does, so that its hidden
-    share is known.
+    The layer extends beyond the image (`image_px` is its width and height) if the hand does, so that its hidden share
+    is known.
     """
     skeleton, wrist, cm = _place(make_skeleton(rng).turned(make_view(rng)), centre_px, extent_px)
     radii = _RADII_CM * cm * rng.uniform(0.96, 1.18)
@@ -112,7 +112,7 @@ def _make_palm(skeleton: Skeleton, radii: PointArray, wrist: PointArray, cm: flo
 
 
 def _make_fingers(skeleton: Skeleton, radii: PointArray) -> list[RoundCone]:
-    """Return the bones of the fingers, with balls at the joints that stand out a little."""
+    """Return the bones of the fingers, with slightly protruding balls at the joints."""
     cones = []
     for finger in range(THUMB, LITTLE + 1):
         joints = skeleton.joints[finger]
@@ -128,11 +128,11 @@ def _make_fingers(skeleton: Skeleton, radii: PointArray) -> list[RoundCone]:
 def make_arm(
     rng: np.random.Generator, turn: PointArray, wrist: PointArray, cm: float, beyond_px: float
 ) -> tuple[list[RoundCone], list[RoundCone]]:
-    """Return the bare arm and its sleeve (maybe none) that end at `wrist`, past an elbow or straight for `beyond_px`."""
+    """Return the bare arm and its sleeve, if any, that end at `wrist`, bent at an elbow or straight for `beyond_px`."""
     bend, sideways = np.radians((rng.normal(0, 22), rng.normal(0, 11)))
     away = turn @ np.array([np.sin(sideways), -np.cos(sideways) * np.cos(bend), np.sin(bend)])
     away[2] = np.clip(away[2], -0.5, 0.3)
-    if np.hypot(away[0], away[1]) < 0.5:  # an arm straight behind the hand is not seen; let some of it show
+    if np.hypot(away[0], away[1]) < 0.5:  # an arm straight behind the hand is hidden; make some of it visible
         away[:2] -= 0.6 * unit(turn[:2, 1])
     away = unit(away)
     start, elbow = wrist - 0.9 * cm * turn[:, 1], wrist + 25 * cm * away
@@ -159,7 +159,7 @@ def make_arm(
 
 
 def _paint_skin(rng: np.random.Generator, skeleton: Skeleton, relief: Relief, skin: Skin, scale: float) -> FloatArray:
-    """Return the skin's own colour (3, H, W): back or palm, redder at the tips, mottled."""
+    """Return the skin's colour (3, H, W): back or palm, redder at the tips, mottled."""
     palmar = np.full(18, 0.5 - 0.5 * skeleton.turn[2, 2], np.float32)
     palmar[:15] = 0.5 - 0.5 * skeleton.dorsal[:, :, 2].ravel()
     flush = np.zeros(18, np.float32)
@@ -187,7 +187,7 @@ def _draw_lines_(
     relief: Relief,
     canvas: Canvas,
 ) -> None:
-    """Draw creases, knuckle wrinkles, palm lines and nails into the skin's colour."""
+    """Draw creases, knuckle wrinkles, palm lines and nails on the skin's colour."""
     scale, depth = cm * canvas.oversampling, rng.uniform(0.25, 0.5)
     for finger in range(THUMB, LITTLE + 1):
         rows, columns, inner = canvas.cut_window(skeleton.joints[finger], 1.3 * cm)
@@ -211,7 +211,7 @@ def _ink_(
     width: float,
     depth: float,
 ) -> None:
-    """Darken the skin along the curves, each with its strength 0..255, where the mask allows."""
+    """Darken the skin along the curves within the mask; each curve has a strength 0..255."""
     if not curves or not where.any():
         return
     ink = np.zeros(where.shape, np.uint8)
@@ -252,7 +252,7 @@ def _paint_nail_(
     part: npt.NDArray[np.int16],
     canvas: Canvas,
 ) -> None:
-    """Paint the nail, bent over the finger's back, where it faces the viewer."""
+    """Paint the nail on the finger's back, if it faces the viewer."""
     joints, back = skeleton.joints[finger], skeleton.dorsal[finger, 2]
     if back[2] < 0.12 or not part.size:
         return

@@ -1,6 +1,6 @@
-"""Compose an image of hands: background, hands, what resembles them and what hides them, then the camera's faults.
+"""Compose an image of hands: background, hands, objects that resemble or hide them, and the camera's imperfections.
 
-No hand is ever shown by less than `MIN_VISIBLE` of its pixels: what would hide more of one is not laid down.
+At least `MIN_VISIBLE` of a hand's pixels is visible: a layer that would hide more of it is not drawn.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Scene:
     image: npt.NDArray[np.uint8]
     """(H, W, 3) RGB."""
     masks: npt.NDArray[np.bool_]
-    """(N, H, W) the visible pixels of each hand, before the camera blurs them."""
+    """(N, H, W) the visible pixels of each hand, before blurring."""
 
     @property
     def boxes_xyxy(self) -> npt.NDArray[np.float32]:
@@ -42,7 +42,7 @@ class Scene:
 
 
 def make_scene(rng: np.random.Generator, size_px: int, max_hands: int) -> Scene:
-    """Draw one scene; its longer side is `size_px`, it shows 0 to `max_hands` hands."""
+    """Draw one scene: its longer side is `size_px`, and it shows 0 to `max_hands` hands."""
     short = size_px if rng.random() < 0.5 else round(size_px * rng.uniform(0.7, 1.0))
     shape = (short, size_px) if rng.random() < 0.5 else (size_px, short)
     light = _make_light(rng)
@@ -71,7 +71,7 @@ def make_scene(rng: np.random.Generator, size_px: int, max_hands: int) -> Scene:
 
 
 class _Stage:
-    """What is drawn so far, and whose pixel each is."""
+    """The image drawn so far, and the hand that each pixel belongs to."""
 
     def __init__(self, planes: FloatArray, light: Light, shadow: float) -> None:
         self.planes = planes
@@ -81,7 +81,7 @@ class _Stage:
         self._shadow_shift = light.direction[:2] / light.direction[2]
 
     def lay(self, layer: Layer) -> bool:
-        """Lay the layer on top, unless that would hide too much of a hand; say whether it was laid."""
+        """Draw the layer on top, unless that would hide too much of a hand; return whether it was drawn."""
         height, width = self.owner.shape
         top, left = max(layer.y_px, 0), max(layer.x_px, 0)
         bottom = min(layer.y_px + layer.alpha.shape[0], height)
@@ -119,7 +119,7 @@ class _Stage:
         return float(np.abs(after - before).max())
 
     def _cast_shadow_(self, layer: Layer) -> None:
-        """Darken what lies behind the layer, away from the lamp."""
+        """Draw the layer's shadow on what is behind it, away from the lamp."""
         spread = 0.02 * max(self.owner.shape)
         shift_x, shift_y = (-1.6 * spread * self._shadow_shift).tolist()
         height, width = self.owner.shape
@@ -129,7 +129,7 @@ class _Stage:
 
 
 def _draw_count(rng: np.random.Generator, max_hands: int) -> int:
-    """Draw how many hands to show: none in a seventh of the images, and each further one less often."""
+    """Draw a random number of hands: none in a seventh of the images; higher numbers are less likely."""
     weights = np.array([0.3, *(0.55**hand for hand in range(max_hands))])
     return int(rng.choice(max_hands + 1, p=weights / weights.sum()))
 
@@ -142,7 +142,7 @@ def _make_light(rng: np.random.Generator) -> Light:
 
 
 def _photograph(rng: np.random.Generator, planes: FloatArray) -> npt.NDArray[np.uint8]:
-    """Return what a camera makes of the scene: exposure, colour cast, lack of focus, shake, noise, compression."""
+    """Return the scene as a camera would show it: exposure, colour cast, defocus, shake, noise, compression."""
     gain = rng.uniform(0.75, 1.2) * rng.uniform(0.94, 1.06, 3)
     exposed = np.clip(planes, 0, 1) ** np.float32(rng.uniform(0.8, 1.25)) * gain[:, None, None].astype(np.float32)
     image = np.asarray(cv2.merge(list(exposed * 255)), np.float32)
@@ -164,7 +164,7 @@ def _photograph(rng: np.random.Generator, planes: FloatArray) -> npt.NDArray[np.
 
 
 def _make_shake(rng: np.random.Generator) -> FloatArray:
-    """Return the kernel of a short straight movement of the camera."""
+    """Return the blur kernel of a short straight movement of the camera."""
     length, size = rng.uniform(2, 6), 9
     angle = rng.uniform(0, np.pi)
     half = np.array([np.cos(angle), np.sin(angle)]) * length / 2

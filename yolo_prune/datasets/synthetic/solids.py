@@ -1,9 +1,9 @@
-"""Draw round solids: tapered cones raised to a height map, given skin or cloth, lit, and laid over an image.
+"""Draw round solids: render tapered cones to a height map, colour it as skin or cloth, light it, draw it on an image.
 
     RoundCone... ──raise_cones──► Relief (height, part) ──shade──► colour ──cut_layer──► Layer ──lay_──► image
 
 x points right, y down, z to the viewer; lengths are image pixels. A canvas is the part of the plane that is drawn,
-at `oversampling` raster points per pixel, so that all edges, inner ones too, come out antialiased. Colours are planes,
+with `oversampling` raster points per pixel, so that all edges, also inner ones, are antialiased. Colours are planes,
 (3, H, W), RGB 0..1.
 """
 
@@ -20,24 +20,24 @@ FloatArray = npt.NDArray[np.float32]
 PointArray = npt.NDArray[np.float64]
 
 NOTHING = -1
-"""The part of a raster point that no solid covers."""
+"""The part number of a raster point that no solid covers."""
 
 
 @dataclass(frozen=True)
 class Light:
-    """One lamp far away, and light from everywhere."""
+    """One distant lamp, and ambient light."""
 
     direction: PointArray
     """(3,), unit, from the scene to the lamp."""
     colour: PointArray
     """(3,), RGB gain of the lamp."""
     ambient: PointArray
-    """(3,), RGB gain of the light from everywhere."""
+    """(3,), RGB gain of the ambient light."""
 
 
 @dataclass(frozen=True)
 class RoundCone:
-    """Two balls and all between them."""
+    """The convex hull of two balls."""
 
     start: PointArray
     end: PointArray
@@ -45,14 +45,14 @@ class RoundCone:
     end_radius: float
     part: int = 0
     flat: bool = False
-    """Cut it off square at its start."""
+    """Whether it is cut off square at its start."""
     waist: float = 0.0
-    """The share of its radius that it lacks half-way."""
+    """The share of its radius that is missing at half its length."""
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """A rectangle of the image's plane, which may reach beyond the image."""
+    """A rectangle of the image's plane, which may extend beyond the image."""
 
     x_px: int
     y_px: int
@@ -66,14 +66,14 @@ class Canvas:
         return self.height_px * self.oversampling, self.width_px * self.oversampling
 
     def rasterize(self, points: PointArray) -> PointArray:
-        """Turn image positions (..., 2 or 3) into raster positions; a third coordinate is only scaled."""
+        """Convert image positions (..., 2 or 3) to raster positions; a third coordinate is only scaled."""
         origin = np.zeros(points.shape[-1])
         origin[:2] = self.x_px, self.y_px
         raster: PointArray = (points - origin) * self.oversampling
         return raster
 
     def cut_window(self, points: PointArray, reach_px: float) -> tuple[slice, slice, Canvas]:
-        """Return rows and columns of the raster within `reach_px` of the points (N, 2 or 3), and the canvas they are."""
+        """Return rows and columns of the raster within `reach_px` of the points (N, 2 or 3), and a canvas of these."""
         low = np.floor(points[:, :2].min(axis=0) - reach_px).astype(int)
         high = np.ceil(points[:, :2].max(axis=0) + reach_px).astype(int)
         corner = np.array([self.x_px, self.y_px])
@@ -86,23 +86,23 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Relief:
-    """The side of solids that the viewer sees."""
+    """The visible side of solids."""
 
     height: FloatArray
-    """(H, W) raster units towards the viewer; -inf where nothing is."""
+    """(H, W) raster units towards the viewer; -inf without a solid."""
     part: npt.NDArray[np.int16]
-    """(H, W) which part is seen there, or NOTHING."""
+    """(H, W) the visible part number, or NOTHING."""
 
     @property
     def solid(self) -> npt.NDArray[np.bool_]:
-        """(H, W) whether anything is there."""
+        """(H, W) whether there is a solid."""
         solid: npt.NDArray[np.bool_] = self.part != NOTHING
         return solid
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Something drawn, ready to be laid over an image of another size."""
+    """Something drawn, ready to be drawn on an image of another size."""
 
     x_px: int
     y_px: int
@@ -111,11 +111,11 @@ class Layer:
     alpha: FloatArray
     """(H, W) 0..1."""
     hand: npt.NDArray[np.bool_]
-    """(H, W) the pixels that show a hand."""
+    """(H, W) the pixels that belong to a hand."""
 
 
 def fit_canvas(whole: list[RoundCone], clipped: list[RoundCone], image_px: tuple[int, int]) -> Canvas:
-    """Return the canvas of all of the `whole` cones, and of what an image (width, height) shows of the `clipped`."""
+    """Return a canvas of all `whole` cones, and of what is inside an image (width, height) of the `clipped` ones."""
     low, high = _measure_extent(clipped)
     low, high = np.maximum(low, 0), np.minimum(high, image_px)
     if whole:
@@ -132,7 +132,7 @@ def _measure_extent(cones: list[RoundCone]) -> tuple[PointArray, PointArray]:
 
 
 def raise_cones(cones: Iterable[RoundCone], canvas: Canvas) -> Relief:
-    """Return what is seen of all `cones` on the canvas, the nearest to the viewer at each point."""
+    """Return the visible side of all `cones` on the canvas: the nearest to the viewer at each point."""
     relief = Relief(np.full(canvas.shape, -np.inf, np.float32), np.full(canvas.shape, NOTHING, np.int16))
     for cone in cones:
         _raise_(relief, canvas, cone)
@@ -140,7 +140,7 @@ def raise_cones(cones: Iterable[RoundCone], canvas: Canvas) -> Relief:
 
 
 def _raise_(relief: Relief, canvas: Canvas, cone: RoundCone) -> None:
-    """Raise the relief to the highest ball of the cone over each point."""
+    """Raise the relief to the highest ball of the cone at each point."""
     times = canvas.oversampling
     (ax, ay, az), (bx, by, bz) = canvas.rasterize(np.stack([cone.start, cone.end])).tolist()
     start, growth = cone.start_radius * times, (cone.end_radius - cone.start_radius) * times
@@ -156,7 +156,7 @@ def _raise_(relief: Relief, canvas: Canvas, cone: RoundCone) -> None:
     y = (np.arange(top, bottom, dtype=np.float32) + np.float32(0.5 - ay))[:, None]
     free = x * np.float32(along_x / length2) + y * np.float32(along_y / length2)
     t = np.minimum(np.maximum(free, 0), 1)
-    if abs(along_z) > 0.1 * length2**0.5:  # on a tilted cone the highest ball lies further towards the viewer
+    if abs(along_z) > 0.1 * length2**0.5:  # on a tilted cone the highest ball is further towards the viewer
         depth2 = (t * np.float32(growth) + np.float32(start)) ** 2 - (x * x + y * y - free * free * np.float32(length2))
         ahead = along_z / (length2 * (length2 + along_z**2)) ** 0.5
         t = np.minimum(np.maximum(free + np.float32(ahead) * np.sqrt(np.maximum(depth2, 0)), 0), 1)
@@ -175,7 +175,7 @@ def _raise_(relief: Relief, canvas: Canvas, cone: RoundCone) -> None:
 
 
 def soften(relief: Relief, sigma: float) -> Relief:
-    """Blend neighbouring solids into one skin, over about `sigma` raster units, keeping the outline."""
+    """Blend neighbouring solids into one surface, over about `sigma` raster units, and keep the outline."""
     solid = relief.solid.astype(np.float32)
     weight = blur(solid, sigma)
     smooth = blur(np.where(relief.solid, relief.height, np.float32(0)), sigma) / np.maximum(weight, 1e-3)
@@ -183,7 +183,7 @@ def soften(relief: Relief, sigma: float) -> Relief:
 
 
 def merge(first: Relief, second: Relief) -> Relief:
-    """Return what is seen of both."""
+    """Return the visible side of both."""
     nearer = second.height > first.height
     return Relief(
         np.where(nearer, second.height, first.height), np.where(nearer, second.part, first.part).astype(np.int16)
@@ -219,9 +219,9 @@ def shade(relief: Relief, albedo: FloatArray, light: Light, scale: float, gloss:
 def cut_layer(
     canvas: Canvas, colour: FloatArray, solid: npt.NDArray[np.bool_], hand: npt.NDArray[np.bool_] | None = None
 ) -> Layer:
-    """Bring a drawn raster down to image pixels; `hand` marks the raster points that show a hand.
+    """Downsample a drawn raster to image pixels; `hand` marks the raster points that belong to a hand.
 
-    `colour` (3, H, W) must be black where nothing is solid, as `shade` makes it.
+    `colour` (3, H, W) must be black where there is no solid, as `shade` makes it.
     """
     size = (canvas.width_px, canvas.height_px)
     alpha = _shrink(solid.astype(np.float32), size)
@@ -237,14 +237,14 @@ def _shrink(values: FloatArray, size: tuple[int, int]) -> FloatArray:
 
 
 def make_mottle(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> FloatArray:
-    """Return (H, W) smooth random values of about unit spread whose spots are about `cell` wide."""
+    """Return (H, W) smooth random values of about unit spread, with spots of about `cell` raster units."""
     rows, columns = (max(2, int(length / cell) + 2) for length in shape)
     grain = rng.standard_normal((rows, columns), np.float32)
     return np.asarray(cv2.resize(grain, shape[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def blur(values: FloatArray, sigma: float) -> FloatArray:
-    """Return (H, W) values after a Gaussian of `sigma`, a wide one by way of a smaller raster."""
+    """Return (H, W) values after a Gaussian blur of `sigma`; a wide blur uses a smaller raster."""
     if sigma <= 4:
         return np.asarray(cv2.GaussianBlur(values, (0, 0), max(sigma, 0.1)), np.float32)
     step = int(sigma / 2)
@@ -255,7 +255,7 @@ def blur(values: FloatArray, sigma: float) -> FloatArray:
 
 
 def unit(vector: PointArray) -> PointArray:
-    """Return the vector at length 1."""
+    """Return the vector scaled to length 1."""
     scaled: PointArray = vector / max(float(np.linalg.norm(vector)), 1e-9)
     return scaled
 
@@ -274,7 +274,7 @@ class Skin:
 
 
 def make_skin(rng: np.random.Generator) -> Skin:
-    """Draw a skin tone between very light and very dark; palms of dark hands are lighter."""
+    """Draw a random skin tone between very light and very dark; palms of dark hands are lighter."""
     melanin = rng.uniform(0, len(_SKIN_RGB) - 1)
     back = np.array([np.interp(melanin, range(len(_SKIN_RGB)), channel) for channel in _SKIN_RGB.T]) / 255
     back *= rng.uniform(0.94, 1.06) * rng.uniform(0.97, 1.03, 3)
@@ -283,7 +283,7 @@ def make_skin(rng: np.random.Generator) -> Skin:
 
 
 def paint_cloth_(rng: np.random.Generator, albedo: FloatArray, where: npt.NDArray[np.bool_], scale: float) -> None:
-    """Give what the mask (H, W) shows a cloth: plain, striped or chequered."""
+    """Paint the pixels of the mask (H, W) as cloth: plain, striped or chequered."""
     cloth = rng.uniform(0.06, 0.9, 3) * rng.uniform(0.5, 1.0)
     pattern = np.zeros((1, 1), np.float32)
     if rng.random() < 0.4:

@@ -1,4 +1,4 @@
-"""The Visual Geometry Group's hands: their archive's images and MATLAB annotations, as a data.yaml data set.
+"""Convert the Visual Geometry Group's hand archive, images and MATLAB annotations, to a data set with a data.yaml.
 
     training_dataset/training_data/images/*.jpg           →  images/train/*.jpg
     training_dataset/training_data/annotations/*.mat      →  labels/train/*.txt
@@ -40,7 +40,7 @@ FOLDERS = {
     "val": "validation_dataset/validation_data",
     "test": "test_dataset/test_data",
 }
-"""Where the archive has each split, below its top folder."""
+"""The folder of each split in the archive, below its top folder."""
 PUBLISHED_IMAGES = {"train": 4069, "val": 738, "test": 821}
 PUBLISHED_INSTANCES = 13050
 """Source: https://www.robots.ox.ac.uk/~vgg/data/hands/"""
@@ -49,13 +49,13 @@ CORNERS = ("a", "b", "c", "d")
 
 _SUFFIXES = {"images": ".jpg", "annotations": ".mat"}
 _NUMBERS = (1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18)
-"""MATLAB's types of elements that are plain values."""
+"""MATLAB's element types with plain values."""
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _VALUES = 1, 2, (4, *range(6, 16))
-"""MATLAB's classes of matrices: cells, structs, and those of text or numbers."""
+"""MATLAB's matrix classes: cells, structs, and those of text or numbers."""
 _ANNOTATION_BYTES = 1 << 24
-"""More than that no annotation unpacks to."""
-_RIGHT_ARCHIVE = "get the archive anew from its publisher"
+"""Limit of the unpacked size of an annotation."""
+_RIGHT_ARCHIVE = "download the archive again from its publisher"
 _TRAINVAL = """\
 # The case study trains on the official train and val together and has no val of its own.
 # So val is part of train here, and scores on it are too good; test is untouched.
@@ -64,29 +64,29 @@ _TRAINVAL = """\
 
 @dataclass(frozen=True)
 class Found:
-    """What an archive held."""
+    """The contents of an archive."""
 
     images: dict[str, int]
-    """Images of each split."""
+    """Number of images of each split."""
     instances: dict[str, int]
-    """Annotated hands of each split, those included that no label came of."""
+    """Number of annotated hands of each split, including those without a label."""
     without_hands: tuple[str, ...]
     """Images without a label, as SPLIT/NAME.jpg."""
     outside: tuple[str, ...]
-    """Annotated hands of which nothing lies in the image, as a line for people."""
+    """One line per annotated hand that is outside its image."""
 
     @property
     def total(self) -> int:
-        """Annotated hands of all splits."""
+        """Number of annotated hands of all splits."""
         return sum(self.instances.values())
 
     @property
     def is_as_published(self) -> bool:
-        """Whether the counts are those that the publisher states."""
+        """Whether the counts equal the published ones."""
         return self.images == PUBLISHED_IMAGES and self.total == PUBLISHED_INSTANCES
 
     def format(self) -> str:
-        """Return the counts beside the published ones, as a line."""
+        """Return the counts and the published ones as one line."""
         found = _format_counts(self.images, self.total)
         if self.is_as_published:
             return f"holds {found}, as published"
@@ -94,7 +94,7 @@ class Found:
 
 
 def choose_place(member: PurePosixPath) -> PurePosixPath | None:
-    """Return where a file of the archive belongs, as images/SPLIT/NAME.jpg or annotations/SPLIT/NAME.mat, if anywhere."""
+    """Return a file's new path, images/SPLIT/NAME.jpg or annotations/SPLIT/NAME.mat; None for files not needed."""
     if len(member.parts) < 4 or member.name.startswith("."):
         return None
     *_, dataset, data, kind, name = member.parts
@@ -107,10 +107,10 @@ def choose_place(member: PurePosixPath) -> PurePosixPath | None:
 def make_labels(folder: Path, archive: Path, progress: Callable[[int, int], None] | None = None) -> Found:
     """Write labels/SPLIT/NAME.txt for every image in images/SPLIT of a folder, from annotations/SPLIT/NAME.mat.
 
-    `progress` is called with the number of finished images and of all; messages name files as `archive` has them.
+    `progress` is called with the numbers of finished images and of all; messages name files as in `archive`.
 
     Raises:
-        DatasetError: a split has no images, an image or an annotation stands alone, or one of them is broken (names it).
+        DatasetError: a split has no images, an image or an annotation has no counterpart, or one is broken (names it).
     """
     names = {split: _find_names(folder, split, archive) for split in SPLITS}
     members = [(split, name) for split in SPLITS for name in names[split]]
@@ -127,7 +127,7 @@ def make_labels(folder: Path, archive: Path, progress: Callable[[int, int], None
         instances[split] += len(hands)
         without_hands += [] if kept else [f"{split}/{name}.jpg"]
         numbers = [number for number, hand in enumerate(hands, start=1) if not len(hand)]
-        outside += [f"{where}: box {number} has no part in the image; it is left out" for number in numbers]
+        outside += [f"{where}: box {number} is outside the image; it is left out" for number in numbers]
         if progress:
             progress(done, len(members))
     images = {split: len(names[split]) for split in SPLITS}
@@ -135,7 +135,7 @@ def make_labels(folder: Path, archive: Path, progress: Callable[[int, int], None
 
 
 def save_data(folder: Path, trainval: bool) -> Path:
-    """Write the data.yaml of a folder of all three splits; with `trainval` train is the official train and val together."""
+    """Write the data.yaml of a folder of all three splits; with `trainval`, train includes the official val."""
     if not trainval:
         return save_spec(folder, SPLITS, NAMES)
     splits = {"train": ["images/train", "images/val"], "val": "images/val", "test": "images/test"}
@@ -144,11 +144,12 @@ def save_data(folder: Path, trainval: bool) -> Path:
 
 
 def load_corners(path: Path, where: str | None = None) -> FloatArray:
-    """Return the corners of an annotation's N hands as (N, 4, 2), x and y in pixels of the image as it is stored.
+    """Return the corners of an annotation's N hands as (N, 4, 2), x and y in pixels of the stored image.
 
     Raises:
-        DatasetError: the file cannot be read, is no MATLAB file of version 5 to 7, lacks `boxes` or a corner, or a corner
-            is not two finite numbers; it names `where`, else the path, and the box by its number from 1.
+        DatasetError: the file cannot be read, is not a MATLAB file of version 5 to 7, lacks `boxes` or a corner, or a
+            corner is not two finite numbers. The message names `where`, or else the path, and the number of the box,
+            from 1.
     """
     where = where or str(path)
     try:
@@ -158,9 +159,9 @@ def load_corners(path: Path, where: str | None = None) -> FloatArray:
         raise DatasetError("is no readable MATLAB file", where=where, right=_RIGHT_ARCHIVE) from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of variables besides boxes
+            warnings.simplefilter("ignore")  # about variables other than boxes
             boxes = loadmat(io.BytesIO(content), variable_names=["boxes"]).get("boxes")
-    except Exception as error:  # loadmat lets through whatever a broken file makes its parsers raise
+    except Exception as error:  # a broken file may raise anything in loadmat
         raise DatasetError("is no readable MATLAB file", where=where, right=_RIGHT_ARCHIVE) from error
     if not isinstance(boxes, np.ndarray):
         raise DatasetError("the variable boxes is missing", where=where, right=_RIGHT_ARCHIVE)
@@ -210,7 +211,7 @@ def _read_header(image: Path, where: str) -> Header:
 
 
 def _make_object(corners_xy: FloatArray, header: Header) -> Objects:
-    """Return one hand as it is shown, or none if no part of it lies in the image."""
+    """Return one hand in pixels of the displayed image, or none if it is outside the image."""
     boxes_xyxy = header.turn(enclose(corners_xy[None]))
     return Objects(np.zeros(1, np.int64), boxes_xyxy, np.zeros(1, np.bool_)).clip(header.width_px, header.height_px)
 
@@ -233,17 +234,17 @@ def _read_corner(box: Any, fields: tuple[str, ...], name: str, where: str) -> Fl
     corner = np.asarray(box[name])
     if corner.size != 2 or corner.dtype.kind not in "fiu" or not np.isfinite(corner).all():
         raise DatasetError(f"corner {name} is not two finite numbers", where=where, right=_RIGHT_ARCHIVE)
-    # MATLAB counts pixels' centres from 1; here their edges count from 0, so the first pixel's centre lies at 0.5
+    # MATLAB counts pixels' centres from 1; here their edges count from 0, so the first pixel's centre is at 0.5
     return corner.astype(np.float64).reshape(2)[::-1] - 0.5
 
 
 def _check_structure(content: bytes) -> None:
-    """Refuse a MATLAB file of which an element is not what loadmat, compiled code, takes it for: it would crash on that.
+    """Raise if an element of a MATLAB file is not as loadmat expects: loadmat is compiled code, and would crash.
 
     Source: MAT-File Format, version 5, chapter 1.
 
     Raises:
-        ValueError: an element is out of bounds, or of another type than its place asks for.
+        ValueError: an element is out of bounds, or of an unexpected type.
     """
     order = {b"\0\1IM": "<", b"\1\0MI": ">"}.get(content[124:128])
     if order is None:
@@ -262,13 +263,13 @@ def _check_structure(content: bytes) -> None:
 
 def _check_matrix(data: bytes, order: str) -> None:
     if not data:
-        return  # an empty matrix is stored so
+        return  # an empty matrix
     (flags_kind, flags), (shape_kind, shape), (name_kind, _), *rest = _split_elements(data, order)
     if (flags_kind, shape_kind, name_kind) != (6, 5, 1) or len(flags) != 8 or len(shape) not in range(8, 33, 4):
         raise ValueError("no head of a matrix")
     kinds = [kind for kind, _ in rest]
     size = math.prod(struct.unpack(f"{order}{len(shape) // 4}i", shape))
-    array_class = struct.unpack(f"{order}I", flags[:4])[0] & 0x8FF  # with the bit of complex numbers, which are refused
+    array_class = struct.unpack(f"{order}I", flags[:4])[0] & 0x8FF  # keeps the bit of complex numbers, to reject them
     if array_class in _VALUES:
         is_right = len(kinds) == 1 and kinds[0] in _NUMBERS and size <= len(rest[0][1])
     elif array_class == _STRUCT:
@@ -284,12 +285,12 @@ def _check_matrix(data: bytes, order: str) -> None:
 
 
 def _split_elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """Yield the type and the bytes of the elements that follow one another."""
+    """Yield the type and the bytes of each element."""
     at = 0
     while at < len(data):
         kind, size = struct.unpack_from(f"{order}II", data, at)
         start, padded = at + 8, size if kind == _COMPRESSED else -(-size // 8) * 8
-        if kind >> 16:  # up to four bytes are stored in the tag
+        if kind >> 16:  # up to four bytes are stored in the tag itself
             kind, size, start, padded = kind & 0xFFFF, kind >> 16, at + 4, 4
         at = start + padded
         if start + size > min(at, len(data)):

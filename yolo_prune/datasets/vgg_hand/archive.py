@@ -1,4 +1,4 @@
-"""Unpack what is wanted of a .tar.gz that may be hostile, or refuse the whole of it."""
+"""Unpack the wanted files of a .tar.gz that may be malicious, or reject all of it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import BinaryIO
 from yolo_prune.errors import DatasetError
 
 MAX_BYTES = 4 << 30
-"""More than that an archive may not unpack to."""
+"""Limit of the unpacked size of an archive."""
 MAX_MEMBERS = 200_000
-"""More than that it may not hold."""
+"""Limit of the number of members."""
 
 _BLOCK_BYTES = 1 << 16
 _BUFFER_BYTES = 1 << 20
 _HEADER_BYTES = 1 << 20
-"""The most that is read at once: tarfile takes a long name's size from the archive, and reads it in one go."""
+"""The most that is read at once: tarfile reads a long name at once, with a size taken from the archive."""
 _KINDS = {
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.LNKTYPE: "a hard link",
@@ -30,7 +30,7 @@ _KINDS = {
     tarfile.FIFOTYPE: "a pipe",
 }
 _DAMAGE = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
-_RIGHT = "get the archive anew from its publisher; nothing of it was kept"
+_RIGHT = "download the archive again from its publisher; nothing of it was kept"
 
 
 def unpack(
@@ -41,15 +41,15 @@ def unpack(
     max_members: int = MAX_MEMBERS,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write the members of a .tar.gz that `choose` gives a place in `folder` to that place, which it makes from plain names.
+    """Write the members of a .tar.gz for which `choose` returns a path in `folder` to that path.
 
-    Every member is checked, chosen or not: none may lead out of a folder, be a link, a device or a pipe, or be stored twice.
-    The archive is read to its end, so that its checksum holds. After an error `folder` holds some files: it is to be thrown
-    away. `progress` is called with the packed bytes that were read and those of the whole.
+    Every member is checked, chosen or not: it must not lead out of a folder, be a link, a device or a pipe, or be
+    stored twice. The archive is read to its end, to check its checksum. After an error, `folder` holds some files and
+    should be deleted. `progress` is called with the numbers of packed bytes read and of all.
 
     Raises:
-        DatasetError: a member is refused (names it), the archive is damaged or none, or unpacks to more than `max_bytes` or
-            `max_members`.
+        DatasetError: a member is rejected (names it), the archive is damaged or not an archive, or it unpacks to more
+            than `max_bytes` or `max_members`.
         OSError: `folder` cannot be written.
     """
     with (
@@ -75,7 +75,7 @@ def unpack(
 
 
 class _Bounded(io.BufferedReader):
-    """The unpacked bytes, which cannot be read past a bound, nor many at once."""
+    """The unpacked bytes; reading past a limit, or too many at once, raises an error."""
 
     def __init__(self, archive: Path, unpacked: gzip.GzipFile, max_bytes: int) -> None:
         super().__init__(unpacked, _BUFFER_BYTES)
@@ -107,12 +107,12 @@ def _open(archive: Path) -> BinaryIO:
 
 @contextmanager
 def _reading(archive: Path) -> Iterator[None]:
-    """Name the archive in whatever its bytes make the parsers raise."""
+    """Turn errors of the parsers into errors that name the archive."""
     try:
         yield
     except (*_DAMAGE, ValueError, OverflowError, RecursionError) as error:
         what = f"is a damaged archive, or no .tar.gz at all ({error})"
-        raise DatasetError(what, where=archive, right="get it anew from its publisher") from error
+        raise DatasetError(what, where=archive, right="download it again from its publisher") from error
 
 
 def _list_members(archive: Path, stream: _Bounded) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
@@ -126,9 +126,9 @@ def _list_members(archive: Path, stream: _Bounded) -> Iterator[tuple[tarfile.Tar
         yield tar, member
     with _reading(archive):
         stream.seek(tar.offset)
-        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a broken header for the end
-            raise tarfile.ReadError(f"no header and no end at byte {tar.offset:,}")
-        while stream.read(_BLOCK_BYTES):  # as far as gzip's checksum
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile mistakes a broken header for the end
+            raise tarfile.ReadError(f"neither a header nor the end at byte {tar.offset:,}")
+        while stream.read(_BLOCK_BYTES):  # read up to gzip's checksum
             pass
 
 
@@ -136,7 +136,7 @@ def _check_member(archive: Path, member: tarfile.TarInfo, folder: Path, max_byte
     path, windows = PurePosixPath(member.name), PureWindowsPath(member.name)
     if path.is_absolute() or windows.drive or windows.root:
         raise _reject(archive, member, "has an absolute path")
-    if ".." in windows.parts:  # which knows both kinds of slash
+    if ".." in windows.parts:  # Windows paths accept both kinds of slash
         raise _reject(archive, member, "leads out of the folder")
     if not member.name.isprintable():
         raise _reject(archive, member, "has a name with signs that cannot be printed")
@@ -146,12 +146,12 @@ def _check_member(archive: Path, member: tarfile.TarInfo, folder: Path, max_byte
         raise _reject(archive, member, "has a size below 0")
     if member.size > max_bytes - member.offset_data:
         raise DatasetError(f"unpacks to more than {max_bytes:,} bytes", where=archive, right=_RIGHT)
-    check_also = getattr(tarfile, "data_filter", None)  # early releases of Python 3.10 and 3.11 have none
+    check_also = getattr(tarfile, "data_filter", None)  # missing in early releases of Python 3.10 and 3.11
     if check_also is not None:
         try:
             check_also(member, str(folder))
         except tarfile.TarError as error:
-            raise _reject(archive, member, f"is refused ({error})") from error
+            raise _reject(archive, member, f"is rejected ({error})") from error
 
 
 def _write(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
@@ -161,7 +161,7 @@ def _write(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, path: P
     if source is None:
         raise _reject(archive, member, "is no plain file")
     try:
-        file = path.open("xb")  # the same place below two top folders, or by a name in other case on some disks
+        file = path.open("xb")  # the same path below two top folders, or differing only in case on some disks
     except FileExistsError as error:
         raise _reject(archive, member, "is stored twice") from error
     with source, file:

@@ -1,9 +1,9 @@
-"""Download one large file over HTTP: gone on with where it broke off, and whole before it gets its name.
+"""Download one large file over HTTP. An interrupted download is continued; only a complete file gets its name.
 
-hand_dataset.tar.gz            whole, its hash right if one was given; never downloaded again
-hand_dataset.tar.gz.part       the beginning that has come so far
-hand_dataset.tar.gz.part.json  which version of the file that is the beginning of, so that no two are mixed
-hand_dataset.tar.gz.bad        whole, but with another hash than the one given
+hand_dataset.tar.gz            complete, with the right hash if one was given; never downloaded again
+hand_dataset.tar.gz.part       the beginning of the file, as far as it was downloaded
+hand_dataset.tar.gz.part.json  the server's version of that file, so that two versions are never mixed
+hand_dataset.tar.gz.bad        complete, but with another hash than the given one
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from yolo_prune.errors import ConfigError, DatasetError, OutputError, YoloPruneE
 from yolo_prune.files import load_json, measure_sha256, save_json
 
 Progress = Callable[[int, int | None], None]
-"""Takes the bytes that are done, and those of the whole where they are known."""
+"""Called with the number of downloaded bytes and, if known, of all."""
 Report = Callable[[str], None]
-"""Takes a line for people."""
+"""Called with a message."""
 
 _BLOCK_BYTES = 1 << 16
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
-"""Answers that may be another one in a while."""
+"""Statuses that may be temporary."""
 _RIGHT_URL = "check --url, or get the file in another way and name it with --archive"
 
 
 @dataclass(frozen=True)
 class DownloadConfig:
-    """How long to bear with a server."""
+    """How long to retry and to wait for a server."""
 
     tries: int = 5
-    """How often to ask for the rest of a file that breaks off."""
+    """Number of requests for the rest of an interrupted download."""
     pause_s: float = 1.0
-    """Seconds before the second try; before the third twice as many, and so on."""
+    """Seconds before the second try; doubled for each further one."""
     timeout_s: float = 30.0
-    """Seconds without a byte after which a transfer counts as broken."""
+    """Seconds without a byte after which a transfer counts as interrupted."""
     max_bytes: int = 4 << 30
-    """A larger file is refused."""
+    """A larger file is rejected."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be waited for.
+        """Raise if a value is out of range.
 
         Raises:
             ConfigError: a value is out of range.
@@ -70,15 +70,17 @@ def download(
     report: Report = lambda line: None,
     progress: Progress | None = None,
 ) -> str:
-    """Download `url` to the file `path`, which must not be there yet, and return its SHA-256.
+    """Download `url` to the file `path`, which must not exist, and return its SHA-256.
 
-    Whatever stops it, Ctrl-C too, leaves what has come in a file beside `path`, and the next call goes on from there, unless
-    the server's file has changed since. With `sha256` a file of another hash does not get the name `path`.
+    If the download stops, also with Ctrl-C, the bytes so far stay in a file beside `path`, and the next call continues
+    from there, unless the server's file has changed. With `sha256`, a file with another hash does not get the name
+    `path`.
 
     Raises:
-        ConfigError: `url` is none of http or https.
-        DatasetError: the server refuses, breaks off time and again, or sends a file that is too large or has another hash.
-        OutputError: the disk refuses.
+        ConfigError: `url` is not an http or https address.
+        DatasetError: the server returns an error, breaks off repeatedly, or sends a file that is too large or has
+        another hash.
+        OutputError: a file cannot be written.
     """
     check_url(url)
     config = config or DownloadConfig()
@@ -88,10 +90,10 @@ def download(
 
 
 def check_url(url: str) -> None:
-    """Refuse what is no http or https address.
+    """Raise if a text is not an http or https address.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not.
     """
     try:
         parts = urlsplit(url)
@@ -103,10 +105,10 @@ def check_url(url: str) -> None:
 
 
 def check_sha256(path: Path, expected: str | None) -> str:
-    """Return the SHA-256 of a file that was there already.
+    """Return the SHA-256 of an existing file.
 
     Raises:
-        DatasetError: the file cannot be read, or its hash is not the expected one; the file stays as it is.
+        DatasetError: the file cannot be read, or its hash is not the expected one; the file is not changed.
     """
     try:
         found = measure_sha256(path)
@@ -114,13 +116,13 @@ def check_sha256(path: Path, expected: str | None) -> str:
         right = "name a file that can be read"
         raise DatasetError(f"cannot be read ({error.strerror})", where=path, right=right) from error
     if expected is not None and found != expected.lower():
-        right = "check the hash, or get the file anew"
+        right = "check the hash, or download the file again"
         raise DatasetError(f"has the SHA-256 {found}, not {expected.lower()}", where=path, right=right)
     return found
 
 
 class _Broken(Exception):
-    """A try that failed, while the next one may not."""
+    """A try failed, but another one may succeed."""
 
 
 def _complete(part: Part, config: DownloadConfig, report: Report, progress: Progress | None) -> None:
@@ -143,10 +145,10 @@ def _complete(part: Part, config: DownloadConfig, report: Report, progress: Prog
 
 
 def _try_once(part: Part, config: DownloadConfig, progress: Progress | None) -> None:
-    """Ask for what is missing and add it to what is there; return when the file is whole.
+    """Request the missing bytes and append them to the existing ones; return when the file is complete.
 
     Raises:
-        _Broken: it is not whole yet, or what is there had to be forgotten.
+        _Broken: the file is not complete yet, or the existing bytes had to be discarded.
     """
     have, version = part.load()
     if version is not None and version.total_bytes == have:
@@ -156,16 +158,16 @@ def _try_once(part: Part, config: DownloadConfig, progress: Progress | None) -> 
         headers |= {"Range": f"bytes={have}-", "If-Range": version.validator}
     try:
         response = _open(part.url, headers, config.timeout_s)
-    except HTTPError as answer:
-        with answer:
-            if answer.code == 416 and version is not None:  # nothing lies beyond what we have
-                _check_end(part, have, version, answer.headers)
+    except HTTPError as failure:
+        with failure:
+            if failure.code == 416 and version is not None:  # there is nothing after the bytes we have
+                _check_end(part, have, version, failure.headers)
                 return
-            raise _make_status_error(answer.code, answer.reason, part.url) from answer
+            raise _make_status_error(failure.code, failure.reason, part.url) from failure
     with response:
         if response.status == 206 and version is not None:
             total_bytes = _check_continuation(part, have, version, response.headers)
-        elif response.status == 200:  # the whole: the first try, the file has changed, or no ranges there
+        elif response.status == 200:  # the whole file: first try, changed file, or a server without ranges
             have, total_bytes = 0, _parse_length(response.headers)
             part.start(_read_version(part.url, response.headers, total_bytes))
         else:
@@ -187,16 +189,16 @@ def _open(url: str, headers: dict[str, str], timeout_s: float) -> HTTPResponse:
     except (InvalidURL, ValueError) as error:
         raise ConfigError(f"{url!r} is no address ({error})", where="url", right=_RIGHT_URL) from error
     except URLError as error:
-        raise _Broken(f"there is no answer ({_say(error.reason)})") from error
+        raise _Broken(f"there is no response ({_say(error.reason)})") from error
     except (OSError, HTTPException) as error:
-        raise _Broken(f"there is no answer ({_say(error)})") from error
+        raise _Broken(f"there is no response ({_say(error)})") from error
     return response
 
 
 def _append(
     response: HTTPResponse, part: Part, have: int, total_bytes: int | None, max_bytes: int, progress: Progress | None
 ) -> None:
-    """Write what comes behind the first `have` bytes.
+    """Append the bytes that follow the first `have` ones.
 
     Raises:
         _Broken: the transfer broke off.
@@ -210,7 +212,7 @@ def _append(
             if max(have, total_bytes or 0) > max_bytes:
                 part.discard()
                 raise DatasetError(f"is larger than {max_bytes:,} bytes", where=part.url, right=_RIGHT_URL)
-            # no more than is missing: Python 3.10 reads past the response's end
+            # not more than is missing: Python 3.10 reads past the response's end
             block = _read(
                 response, have, _BLOCK_BYTES if total_bytes is None else min(_BLOCK_BYTES, total_bytes - have)
             )
@@ -230,13 +232,13 @@ def _append(
 
 def _read(response: HTTPResponse, have: int, most_bytes: int) -> bytes:
     try:
-        return response.read1(most_bytes)  # read() waits for the whole block, and would lose what has come of it
+        return response.read1(most_bytes)  # read() waits for the whole block, and would lose a part of it
     except (OSError, HTTPException, ValueError) as error:
         raise _Broken(f"the transfer broke off after {have:,} bytes ({_say(error)})") from error
 
 
 def _check_continuation(part: Part, have: int, version: Version, headers: Message) -> int | None:
-    """Return the whole file's size where a part of it has come that fits behind the first `have` bytes."""
+    """Return the whole file's size, None if unknown; raise if the response does not continue after `have` bytes."""
     found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", "").strip())
     total_bytes = version.total_bytes
     if found and found[3] != "*":
@@ -252,7 +254,7 @@ def _check_continuation(part: Part, have: int, version: Version, headers: Messag
     )
     if found is None or int(found[1]) != have or differs:
         part.discard()
-        raise _Broken("the server sent another part than the one asked for, so it begins anew")
+        raise _Broken("the server sent another part than the one asked for, so the download starts again")
     return total_bytes
 
 
@@ -260,7 +262,7 @@ def _check_end(part: Part, have: int, version: Version, headers: Message) -> Non
     found = re.fullmatch(r"bytes \*/(\d+)", headers.get("Content-Range", "").strip())
     if found is None or int(found[1]) != have or version.total_bytes is not None:  # a known size was not reached
         part.discard()
-        raise _Broken("the server has no such rest of the file, so it begins anew")
+        raise _Broken("the server has no such rest of the file, so the download starts again")
 
 
 def _read_version(url: str, headers: Message, total_bytes: int | None) -> Version:
@@ -273,7 +275,7 @@ def _parse_length(headers: Message) -> int | None:
 
 
 def _name_whole(part: Part, sha256: str | None) -> str:
-    """Give the whole file its name, or another one if its hash is wrong."""
+    """Give the complete file its name, or another name if its hash is wrong."""
     try:
         found = measure_sha256(part.bytes_path)
         is_right = sha256 is None or found == sha256.lower()
@@ -283,13 +285,13 @@ def _name_whole(part: Part, sha256: str | None) -> str:
     except OSError as error:
         raise make_write_error(part.path, error) from error
     if not is_right:
-        what = f"what {part.url} sent has the SHA-256 {found}, not {str(sha256).lower()}"
+        what = f"the file from {part.url} has the SHA-256 {found}, not {str(sha256).lower()}"
         raise DatasetError(what, where=name, right="run again to download it anew, or check the hash")
     return found
 
 
 def _make_status_error(status: int, reason: str, url: str) -> Exception:
-    line = f"the server answers {status} {reason}".rstrip()
+    line = f"the server responds {status} {reason}".rstrip()
     return _Broken(line) if status in _PASSING else DatasetError(line, where=url, right=_RIGHT_URL)
 
 
@@ -299,7 +301,7 @@ def _say(error: object) -> str:
 
 @dataclass(frozen=True)
 class Version:
-    """What a server said of a file: enough to know later whether it is still the same."""
+    """What a server reports of a file, to recognise later whether it is still the same."""
 
     url: str
     etag: str | None
@@ -308,13 +310,13 @@ class Version:
 
     @property
     def validator(self) -> str | None:
-        """What If-Range may hold: an ETag that stands for the very bytes, else a date."""
+        """The value for If-Range: a strong ETag, else a date."""
         word = self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
         return word if word and word.isascii() and word.isprintable() else None
 
 
 class Part:
-    """The beginning of a file on disk, and the version that it is of."""
+    """The beginning of a file on disk, and the version that it belongs to."""
 
     def __init__(self, path: Path, url: str) -> None:
         self.path, self.url = path, url
@@ -322,7 +324,7 @@ class Part:
         self.version_path = path.with_name(f"{path.name}.part.json")
 
     def load(self) -> tuple[int, Version | None]:
-        """Return how many bytes there are, and of which version; (0, None) when nothing is there to go on from."""
+        """Return the number of bytes and their version; (0, None) if there is nothing to continue from."""
         try:
             have, record = self.bytes_path.stat().st_size, load_json(self.version_path, DatasetError, "")
             version = Version(**record)
@@ -338,12 +340,12 @@ class Part:
         return have, version
 
     def start(self, version: Version) -> None:
-        """Forget what was there, and remember what the bytes to come are of."""
+        """Discard the existing bytes, and record the version of the bytes to come."""
         self.discard()
         save_json(self.version_path, asdict(version))
 
     def discard(self) -> None:
-        """Forget what was there."""
+        """Discard the existing bytes."""
         try:
             self.bytes_path.unlink(missing_ok=True)
             self.version_path.unlink(missing_ok=True)
@@ -352,5 +354,5 @@ class Part:
 
 
 def make_write_error(path: Path, error: OSError) -> OutputError:
-    """Return the error that the disk refuses a file."""
+    """Return the error for a file that cannot be written."""
     return OutputError(f"cannot be written ({error.strerror or error})", where=path)

@@ -1,4 +1,4 @@
-"""Compile the kernel once per machine and load it: no build step at installation, no PyTorch headers."""
+"""Compile the kernel once per machine and load it; no build step at installation, no PyTorch headers."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ SOURCE = Path(__file__).with_name("kernel.cpp")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-ffp-contract=fast")
 INSTRUCTIONS = {"native": "-march=native", "avx2": "-march=x86-64-v3", "portable": None}
-"""The instruction sets to compile for: the machine's own; AVX2 with FMA; what the compiler takes for granted."""
+"""The instruction sets to compile for: the machine's own; AVX2 with FMA; the compiler's default."""
 TIMEOUT_S = 300
 
 
 @cache
 def load_kernel(instructions: str = "native") -> ctypes.CDLL:
-    """Return the kernel for one of `INSTRUCTIONS`, compiled unless an earlier call, of any process, has done so.
+    """Return the kernel for one of `INSTRUCTIONS`; compile it, unless an earlier call of any process has done so.
 
     The compiler is $CXX or the first of c++, g++ and clang++; results are kept below $XDG_CACHE_HOME, else ~/.cache.
 
     Raises:
-        EngineError: there is no compiler, it fails, or its result cannot be kept or loaded.
+        EngineError: there is no compiler, it fails, or its output cannot be stored or loaded.
     """
     command = [_find_compiler(), *FLAGS, *filter(None, [INSTRUCTIONS[instructions]])]
     path = _find_cache() / f"kernel-{_identify(command)}.so"
@@ -61,7 +61,7 @@ def _find_cache() -> Path:
 
 
 def _identify(command: list[str]) -> str:
-    """Return a name for all that the compiled file depends on: source, compiler, flags, and what native means here."""
+    """Return a name that depends on all that affects the compiled file: source, compiler, flags, and CPU."""
     try:
         version = subprocess.run([command[0], "--version"], capture_output=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError) as error:

@@ -1,4 +1,4 @@
-"""A detector on the CPU that skips the zeros among its weights."""
+"""A detector on the CPU that skips zero weights."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from yolo_prune.model.detector import ConvLayer, Detector, Heads, Visit
 from yolo_prune.model.fold import fold_batchnorm
 
 MOST_DENSITY = 0.5
-"""The share of non-zeros up to which a convolution runs sparse: there 3×3 ones of PyTorch take 0.9 to 1.3 times as long,
+"""Convolutions skip zeros up to this share of non-zeros: there PyTorch takes 0.9 to 1.3 times as long for 3×3 ones,
 see docs/weight_pruning.md."""
 DETOUR = 32
-"""Weights per channel in and out that cost as much as bringing a layer's pixels into PyTorch's layout and back."""
+"""Weights per input and output channel that take as long as converting pixels to PyTorch's layout and back."""
 MOST_PROGRAMS = 4
-"""Shapes of images whose buffers are kept."""
+"""Number of image shapes whose buffers are kept."""
 
 
 class SparseDetector(Detector):
-    """A detector whose batch norm is folded and whose convolutions with enough zeros skip them; weights are fixed once made.
+    """A detector with folded batch norm whose convolutions skip zeros if they have enough; weights must not change.
 
-    A convolution runs sparse where the kernel knows it (see `can_pack`) and at most `most_density` of its weights are not
-    zero, or few more (`DETOUR`). All others run as in `Detector`.
+    A convolution skips zeros if the kernel supports it (see `can_pack`) and at most `most_density` of its weights, or
+    few more (`DETOUR`), are not zero. All others run as in `Detector`.
 
     Raises:
-        EngineError: the kernel cannot be compiled here.
+        EngineError: the kernel cannot be compiled on this machine.
     """
 
     def __init__(self, model: Detector, most_density: float = MOST_DENSITY, instructions: str = "native") -> None:
@@ -52,10 +52,10 @@ class SparseDetector(Detector):
         return tuple(self._packed)
 
     def forward(self, images: Tensor, visit: Visit | None = None) -> Heads:
-        """Map float32 images (B, 3, H, W) in 0 … 1 to raw heads as `Detector` does; with `visit` every layer runs dense.
+        """Map float32 images (B, 3, H, W) in 0 … 1 to raw heads as `Detector` does; with `visit`, no layer skips zeros.
 
         Raises:
-            EngineError: the images are on another device than the CPU.
+            EngineError: the images are not on the CPU.
         """
         if images.device.type != "cpu":
             raise EngineError(f"does not run on {images.device}", where="engine sparse", right="use the CPU")

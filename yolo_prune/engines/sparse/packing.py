@@ -1,4 +1,4 @@
-"""Weights as the kernel reads them: for each output channel its non-zeros, each with a distance in memory."""
+"""Weights as the kernel reads them: the non-zeros of each output channel, each with an offset in memory."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from yolo_prune.engines.sparse.planes import Planes
 WEIGHT = np.dtype([("offset", np.int32), ("value", np.float32)])
 """One non-zero weight; `Weight` in kernel.cpp."""
 ROW_COST = 4
-"""What starting and storing an output channel takes, in non-zeros; only divides the work evenly."""
+"""The time to start and store an output channel, in non-zeros; only used to divide the work evenly."""
 
 
 @dataclass(frozen=True)
 class PackedWeights:
-    """The non-zeros of a convolution, output channel by output channel.
+    """The non-zeros of a convolution, sorted by output channel.
 
-    starts is (filters + 1,); channels, taps_y, taps_x and values are (non-zeros,), taps counted from the kernel's middle.
+    starts is (filters + 1,); channels, taps_y, taps_x and values are (non-zeros,); taps count from the kernel's centre.
     """
 
     inputs: int
@@ -39,16 +39,16 @@ class PackedWeights:
         return len(self.starts) - 1
 
     def place(self, source: Planes, rows: int, blocks: int) -> PlacedWeights:
-        """Return the weights for an input that lies as `source`, taken apart by parity where the stride is 2.
+        """Return the weights for an input with the layout `source`, which is split by parity if the stride is 2.
 
-        They come by groups of `rows` output channels, in a group by `blocks` of input channels, in a block by output
-        channel.
+        They are grouped by `rows` output channels, within a group by `blocks` of input channels, and within a block by
+        output channel.
         """
         y, x = self.taps_y, self.taps_x
         plane = self.channels
         if self.stride == 2 and self.size == 3:
             plane = 4 * plane + 2 * (y & 1) + (x & 1)
-            y, x = np.minimum(y, 0), np.minimum(x, 0)  # the odd rows' −1st and 0th lie around the even rows' 0th
+            y, x = np.minimum(y, 0), np.minimum(x, 0)  # odd rows −1 and 0 are above and below even row 0
         weights = np.empty(len(self.values), WEIGHT)
         weights["offset"] = plane * source.stride + y * source.row + x
         weights["value"] = self.values
@@ -63,7 +63,7 @@ class PackedWeights:
 
 @dataclass(frozen=True)
 class PlacedWeights:
-    """Weights in the kernel's order: (non-zeros,) of `WEIGHT`, and where each group's, block's, row's begin, and the end."""
+    """Weights in the kernel's order: (non-zeros,) of `WEIGHT`, the start of each group, block and row, and the end."""
 
     weights: NDArray[np.void]
     starts: NDArray[np.int32]
@@ -72,14 +72,14 @@ class PlacedWeights:
     blocks: int
 
     def divide(self, parts: int) -> NDArray[np.int32]:
-        """Return bounds (parts + 1,) of runs of groups that take about the same time."""
+        """Return bounds (parts + 1,) of ranges of groups that take about the same time."""
         work = self.starts[:: self.rows * self.blocks] + ROW_COST * self.rows * np.arange(self.groups + 1)
         bounds = np.searchsorted(work, np.linspace(0, work[-1], min(parts, self.groups) + 1))
         return bounds.astype(np.int32)
 
 
 def can_pack(layer: Conv) -> bool:
-    """Say whether the kernel knows a convolution: 1×1 or 3×3, stride 1 or 2, padded to keep its size, not grouped."""
+    """Return whether the kernel supports a convolution: 1×1 or 3×3, stride 1 or 2, size-keeping padding, one group."""
     return layer.size in (1, 3) and layer.stride in (1, 2) and layer.padding == layer.size // 2 and layer.groups == 1
 
 

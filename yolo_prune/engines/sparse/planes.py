@@ -1,4 +1,4 @@
-"""How images lie in memory for the kernel: planes padded so that a tap of a convolution is one distance for all pixels."""
+"""Memory layout of images for the kernel: in padded planes, a tap of a convolution is one offset for all pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 WIDEST = 16
-"""Floats in the widest vector of any instruction set; positions come in multiples of it."""
+"""Number of floats in the widest vector of any instruction set; the number of positions is a multiple of it."""
 
 
 def _round_up(count: int) -> int:
@@ -19,10 +19,10 @@ def _round_up(count: int) -> int:
 
 @dataclass(frozen=True)
 class Planes:
-    """A stack of `channels` planes of `height` × `width` pixels; every number is in floats.
+    """A stack of `channels` planes of `height` × `width` pixels; all distances are in floats.
 
-    A row has one zero after its pixels, which is also the zero before the next row's. At least one row and one pixel of
-    zeros lie before the first plane, after the last one and between any two.
+    A row has one zero after its pixels, which is also the zero before the next row. At least one row and one pixel of
+    zeros are before the first plane, after the last one and between any two.
     """
 
     channels: int
@@ -31,32 +31,32 @@ class Planes:
 
     @property
     def row(self) -> int:
-        """From a pixel to the one below."""
+        """Distance from a pixel to the one below."""
         return self.width + 1
 
     @property
     def positions(self) -> int:
-        """What is computed of a plane: its pixels, the zeros between rows, and what fills the last vector."""
+        """The positions computed per plane: its pixels, the zeros between rows, and the rest of the last vector."""
         return _round_up(self.height * self.row)
 
     @property
     def stride(self) -> int:
-        """From a plane to the next: an odd number of cache lines, so that planes do not contend for the same ones."""
+        """Distance from a plane to the next: an odd number of cache lines, to avoid conflicts in the cache."""
         lines = _round_up(self.positions + self.row + 1) // WIDEST
         return (lines | 1) * WIDEST
 
     @property
     def front(self) -> int:
-        """The zeros before the first plane."""
+        """Number of zeros before the first plane."""
         return _round_up(self.row + 1)
 
     @property
     def image(self) -> int:
-        """From an image to the next."""
+        """Distance from an image to the next."""
         return self.channels * self.stride
 
     def make_buffer(self, batch: int) -> Tensor:
-        """Make room for `batch` images, all zeros."""
+        """Allocate a buffer for `batch` images, filled with zeros."""
         return torch.zeros(self.front + batch * self.image + self.row + 1)
 
     def view(self, buffer: Tensor, batch: int) -> Tensor:
@@ -65,11 +65,11 @@ class Planes:
         return buffer.as_strided(size, (self.image, self.stride, self.row, 1), self.front)
 
     def make_mask(self) -> NDArray[np.int32]:
-        """Return (positions,) with all bits set at pixels and none elsewhere."""
+        """Return (positions,) with all bits set at pixels and no bit set elsewhere."""
         mask = np.zeros(self.positions, np.int32)
         mask[: self.height * self.row].reshape(self.height, self.row)[:, : self.width] = -1
         return mask
 
     def halve(self, size: int) -> Planes:
-        """Return the planes that a convolution of kernel `size` and stride 2 reads: one per parity that its taps touch."""
+        """Return the planes that a convolution of kernel `size` and stride 2 reads: one per parity of its taps."""
         return Planes(self.channels * (4 if size == 3 else 1), (self.height + 1) // 2, (self.width + 1) // 2)

@@ -1,4 +1,4 @@
-"""A network for images of one size as a list of steps over buffers, most of them the kernel's."""
+"""A network for images of one size, as a list of steps on buffers; the kernel runs most of them."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from yolo_prune.model.detector import ConvLayer, Detector, Heads, activate, run_
 
 Call = Callable[[], None]
 MOST_FLOATS = 2**30
-"""A layer's output for one image; the kernel's distances are 32 bits wide, and a split input takes twice as much."""
+"""The most floats of a layer's output for one image: offsets have 32 bits, and a split input is twice as large."""
 
 
 class Program:
-    """What a detector does with images of one shape; its buffers are its own, so it is for one caller at a time.
+    """The steps of a detector for images of one shape. It has its own buffers, so only one caller may use it at a time.
 
-    Convolutions in `packed` skip their zeros; other layers are the kernel's or, where it has none, PyTorch's on views.
+    Convolutions in `packed` skip zeros. Other layers use the kernel or, if it does not support them, PyTorch on views.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Program:
         return call
 
     def _is_fused(self, index: int) -> bool:
-        """Say whether the convolution before shortcut `index` adds the shortcut's other input as it stores its own."""
+        """Return whether the convolution before shortcut `index` adds the shortcut's other input to its output."""
         layers = self._model.network.layers
         layer, before = layers[index], layers[index - 1]
         return (
@@ -176,7 +176,7 @@ class Program:
         )  # fmt: skip
 
     def _make_block(self, planes: Planes) -> Block:
-        """Return a block whose padding is zero: a new one, or one of the same layout that nobody reads any more."""
+        """Return a block with zero padding: a new one, or one of the same layout that no later step reads."""
         spare = self._free.get(planes)
         block = Block(spare.pop() if spare else planes.make_buffer(self._batch), planes, self._batch)
         self._kept.append(block)
@@ -187,7 +187,7 @@ class Program:
             self._free.setdefault(block.planes, []).append(block.buffer)
 
     def _find_ends(self) -> tuple[Step, list[tuple[Step, tuple[int, ...]]]]:
-        """Return the steps, as they lie in the kernel's arrays, that read the images and that write the heads."""
+        """Return the steps, as stored in the kernel's arrays, that read the images and that write the heads."""
         steps = [step for part in self._parts if isinstance(part, ctypes.Array) for step in part]
         writing = [step for step in steps if not step.output]
         shapes = [(self._batch, *self._shapes[index]) for index, _ in self._model.network.heads]
@@ -203,7 +203,7 @@ def _count_readers(model: Detector) -> dict[int, int]:
 
 
 def _join(plan: list[Step | Call]) -> list[Any]:
-    """Return the plan with neighbouring steps of the kernel as one array, which it runs without coming back."""
+    """Return the plan with consecutive kernel steps joined to one array, which the kernel runs in one call."""
     parts: list[Any] = []
     run: list[Step] = []
     for entry in [*plan, None]:

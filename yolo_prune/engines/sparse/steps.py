@@ -1,4 +1,4 @@
-"""The kernel's steps: one layer each, as kernel.cpp reads them."""
+"""The kernel's steps, one layer each, in the layout that kernel.cpp reads."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from yolo_prune.engines.sparse.tiling import Limits, make_tiling
 
 CONV, COPY, SPLIT, ADD, POOL = range(5)
 ACTIVATIONS = ("linear", "leaky", "relu")
-"""Those that the kernel applies as it stores."""
+"""Activations that the kernel applies when it stores."""
 TASKS = 32
-"""Parts that a convolution is divided into at least, so that a few threads end at about the same time."""
+"""The least number of parts of a convolution, so that a few threads finish at about the same time."""
 FLOAT_BYTES = 4
 
 _INT32 = (
@@ -42,7 +42,7 @@ class Step(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Block:
-    """Images in memory: a buffer, and how it is laid out; `first` is the plane that counts as the block's first."""
+    """Images in memory: a buffer and its layout; `first` is the number of the block's first plane."""
 
     buffer: Tensor
     planes: Planes
@@ -51,7 +51,7 @@ class Block:
 
     @property
     def address(self) -> int:
-        """Where the first plane's first pixel lies."""
+        """Address of the first plane's first pixel."""
         floats = self.planes.front + self.first * self.planes.stride
         return self.buffer.data_ptr() + FLOAT_BYTES * floats
 
@@ -70,9 +70,9 @@ def make_conv_step(
     target: Block,
     added: Block | None = None,
 ) -> tuple[Step, list[Any]]:
-    """Return a convolution, `added` added after its activation, and what must live as long as the step does.
+    """Return a convolution, which adds `added` after its activation, and the objects to keep alive with the step.
 
-    With a stride of 2, `source` must be what `make_split_step` makes.
+    With stride 2, `source` must be the target of a split step (`make_split_step`).
     """
     lines = target.planes
     tiling = make_tiling(limits, weights, source.planes, lines.positions)
@@ -91,7 +91,7 @@ def make_conv_step(
 
 
 def make_copy_step(source: Block, target: Block, channels: int, factor: int = 1) -> Step:
-    """Return a copy of `channels` planes, each pixel `factor` by `factor` times."""
+    """Return a copy of `channels` planes, with each pixel repeated `factor` by `factor` times."""
     return Step(
         kind=COPY, batch=source.batch, planes=channels, height=source.planes.height, width=source.planes.width,
         factor=factor, input=source.address, in_image=source.planes.image, in_plane=source.planes.stride,
@@ -101,7 +101,7 @@ def make_copy_step(source: Block, target: Block, channels: int, factor: int = 1)
 
 
 def make_split_step(source: Block, target: Block) -> Step:
-    """Return the taking apart by parity of rows and columns; `target` lies as `Planes.halve` says."""
+    """Return a split by parity of rows and columns; `target` has the layout of `Planes.halve`."""
     planes = source.planes
     return Step(
         kind=SPLIT, batch=source.batch, planes=planes.channels, height=planes.height, width=planes.width,
@@ -133,7 +133,7 @@ def make_add_step(one: Block, other: Block, target: Block, activation: str) -> S
 
 
 def make_reading_step(target: Block) -> Step:
-    """Return the copy of images into a block; `point_at_images_` says where they are."""
+    """Return a copy of images into a block; `point_at_images_` sets the address of the images."""
     planes = target.planes
     return Step(
         kind=COPY, batch=target.batch, planes=planes.channels, height=planes.height, width=planes.width, factor=1,
@@ -142,13 +142,13 @@ def make_reading_step(target: Block) -> Step:
 
 
 def point_at_images_(step: Step, images: Tensor) -> None:
-    """Have a reading step read float32 images (B, C, H, W) of any strides."""
+    """Make a reading step read float32 images (B, C, H, W) of any strides."""
     step.in_image, step.in_plane, step.in_row, step.in_column = images.stride()
     step.input = images.data_ptr()
 
 
 def make_writing_step(source: Block) -> Step:
-    """Return the copy of a block into a plain tensor (B, C, H, W); its `output` is to be set."""
+    """Return a copy of a block into a plain tensor (B, C, H, W); its `output` must be set."""
     planes = source.planes
     area = planes.height * planes.width
     return Step(

@@ -1,4 +1,4 @@
-"""How a convolution is cut so that what the kernel reads again and again stays in a core's caches."""
+"""Split a convolution into tiles, so that data that the kernel reads repeatedly stays in a core's caches."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from yolo_prune.engines.sparse.packing import PackedWeights
 from yolo_prune.engines.sparse.planes import Planes
 
 SECOND_LEVEL_BYTES = 700 * 1024
-"""What a tile of pixels may take over all input channels: most of a core's 1 MiB of second-level cache."""
+"""The most bytes of a tile of pixels over all input channels: most of a core's 1 MiB second-level cache."""
 FIRST_LEVEL_BYTES = 32 * 1024
-"""What a tile may take over a block of input channels."""
+"""The most bytes of a tile over a block of input channels."""
 LEAST_NONZEROS = 4
-"""The least mean non-zeros of an output channel in a block: below, sums that come and go cost more than pixels from the
-second level."""
+"""The least mean number of non-zeros of an output channel in a block. With fewer, loading and storing sums is slower
+than reading pixels from the second-level cache."""
 LEAST_VECTORS = 8
 FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the compiled kernel can do: floats in a vector, vectors that it sums up at once, output channels in a group."""
+    """Limits of the compiled kernel: floats in a vector, vectors summed up at once, output channels in a group."""
 
     lanes: int
     vectors: int
@@ -29,7 +29,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Tiling:
-    """A tile is `vectors` of pixels, of which there are `tiles`; weights come by `rows` and `blocks` (`PackedWeights.place`)."""
+    """`tiles` tiles of `vectors` vectors of pixels; weights in `rows` and `blocks` (see `PackedWeights.place`)."""
 
     vectors: int
     tiles: int
@@ -38,7 +38,7 @@ class Tiling:
 
 
 def make_tiling(limits: Limits, weights: PackedWeights, source: Planes, positions: int) -> Tiling:
-    """Choose the tiles and blocks of a convolution that reads `source` and gives `positions` per output channel."""
+    """Choose the tiles and blocks of a convolution that reads `source` and computes `positions` per output channel."""
     total = positions // limits.lanes
     fitting = SECOND_LEVEL_BYTES // (FLOAT_BYTES * limits.lanes * source.channels)
     most = min(limits.vectors, max(fitting, LEAST_VECTORS))
@@ -52,7 +52,7 @@ def make_tiling(limits: Limits, weights: PackedWeights, source: Planes, position
 
 
 def _count_touched(weights: PackedWeights, source: Planes, tile: int) -> int:
-    """Return the floats of one input channel that a tile of so many pixels reads."""
+    """Return the number of floats of one input channel that a tile of `tile` positions reads."""
     if weights.size == 1:
         return tile
     if weights.stride == 1:

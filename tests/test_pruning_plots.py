@@ -1,4 +1,4 @@
-"""A plan and a sensitivity table as images: sizes, bars and their colours."""
+"""A plan and a sensitivity table as plots: sizes, bars and their colours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.layers import Conv, Layer, Network, Shortcut
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import OutputError
-from yolo_prune.pruning import plots as images
+from yolo_prune.pruning import plots
 from yolo_prune.pruning.blocks import drop_blocks, find_blocks
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.plan import Plan, prune_network
@@ -52,7 +52,7 @@ def figure(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def draw(what: Any, *arguments: Any) -> Figure:
         drawn: list[Figure] = []
-        monkeypatch.setattr(images, "_save", lambda path, figure: drawn.append(figure))
+        monkeypatch.setattr(plots, "_save", lambda path, figure: drawn.append(figure))
         what(Path(), *arguments)
         return drawn[0]
 
@@ -90,7 +90,7 @@ def test_bars_are_filters_before_and_after(figure: Any) -> None:
     assert read_names(drawn) == ["before", "after", "detection head", "tied: 1, 3"]
 
 
-def test_a_cut_block_is_hatched_and_has_no_number(figure: Any) -> None:
+def test_a_cut_block_is_hatched_and_shows_no_count(figure: Any) -> None:
     drawn = figure(draw_plan, TINY, make_tiny_plan(4))
     bars = read_bars(drawn)
     assert bars[2:4] == [[("cut", 4)], [("cut", 8)]]

@@ -58,7 +58,7 @@ def test_the_newest_of_the_wanted_stages_is_found() -> None:
     assert find_latest("prune") == paths["prune"]
 
 
-def test_a_checkpoint_that_has_gone_is_passed_over() -> None:
+def test_a_missing_checkpoint_is_skipped() -> None:
     for stage in ("train", "prune"):
         remember_latest(stage, leave(Path("runs") / stage / "best.pt"))
     Path("runs/prune/best.pt").unlink()

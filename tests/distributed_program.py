@@ -1,4 +1,4 @@
-"""What each process of test_ranks.py runs under torchrun: ranks_program.py WHAT OUT [HANDS CFG]."""
+"""What each process of test_distributed.py runs under torchrun: distributed_program.py WHAT OUT [HANDS CFG]."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tiny import IDLE_CFG, SIDE, TINY_CFG, make_config
+from tiny import SIDE, TINY_CFG, UNUSED_CFG, make_config
 
 from yolo_prune.commands.train import launch_training
 from yolo_prune.darknet.cfg import parse_cfg
@@ -27,14 +27,14 @@ from yolo_prune.training.state import make_training_state
 def take_steps(processes: Processes, hands: Path, accumulate: int, what: str) -> dict[str, torch.Tensor]:
     """Take three steps in float64 with batch norms frozen, and return the model's state."""
     torch.manual_seed(0)
-    model = Detector(parse_cfg(IDLE_CFG if what == "idle" else TINY_CFG)).double().eval()
+    model = Detector(parse_cfg(UNUSED_CFG if what == "unused" else TINY_CFG)).double().eval()
     config = TrainConfig(batch_size=6, accumulate=accumulate, optimizer="sgd", sparsity=0.1, device="cpu")
-    paces = [StepRates(rate, 1e-3) for rate in (1e-2, 2e-2, 1e-2)]
+    schedule = [StepRates(rate, 1e-3) for rate in (1e-2, 2e-2, 1e-2)]
     if what == "zeros":
         config = replace(config, keep_zeros=True, sparsity="auto")
-        paces = [
-            replace(rates, shrinkage=0.0, zeroed=gone, keeps_zeros=True)
-            for rates, gone in zip(paces, (0.2, 0.4, 0.0), strict=True)
+        schedule = [
+            replace(rates, shrinkage=0.0, zeroed=share, keeps_zeros=True)
+            for rates, share in zip(schedule, (0.2, 0.4, 0.0), strict=True)
         ]
         for module in model.modules():
             if isinstance(module, torch.nn.Conv2d):
@@ -42,7 +42,7 @@ def take_steps(processes: Processes, hands: Path, accumulate: int, what: str) ->
     training = make_training_state(model, config, 3, processes=processes)
     data = DetectionDataset(load_spec(hands).samples("train"), 1, SIDE)
     batches = make_loader(data, 6, shuffle=True, epoch=0, share=Share(processes.rank, processes.count))
-    for batch, rates in zip([*batches, *batches], paces, strict=False):
+    for batch, rates in zip([*batches, *batches], schedule, strict=False):
         train_step(training, batch, config, rates)
     return training.model.state_dict()
 
@@ -51,7 +51,7 @@ def main() -> None:
     """Do what the test wants of this process."""
     what, out, hands, cfg = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
     torch.set_num_threads(1)
-    if what in ("steps", "idle", "zeros"):
+    if what in ("steps", "unused", "zeros"):
         for accumulate in (1, 3):
             with join_processes("cpu") as (processes, _):
                 state = take_steps(processes, hands, accumulate, what)

@@ -14,7 +14,7 @@ import torch
 import yaml
 from tiny import DRAW_RESULTS, Killed, before_step, is_same
 
-from yolo_prune.commands import run as chain_module
+from yolo_prune.commands import run as run_module
 from yolo_prune.commands.bench import find_lineage
 from yolo_prune.commands.run import RunResult, load_run, run_stages
 from yolo_prune.datasets.images import read_image
@@ -26,8 +26,8 @@ from yolo_prune.training.epoch import train_step
 Run = Callable[..., RunResult]
 
 
-def write_chain(folder: Path, data: Path, cfg: Path) -> Path:
-    """Write a chain of one or two epochs a stage."""
+def write_run(folder: Path, data: Path, cfg: Path) -> Path:
+    """Write a run file with one or two epochs a stage."""
     stages: dict[str, Any] = {
         "name": "tiny",
         "data": str(data),
@@ -38,28 +38,28 @@ def write_chain(folder: Path, data: Path, cfg: Path) -> Path:
         "finetune": {"epochs": 1, "batch_size": 6},
         "bench": {"runs": 2, "warmup": 0},
     }
-    path = folder / "chain.yaml"
+    path = folder / "stages.yaml"
     path.write_text(yaml.safe_dump(stages))
     return path
 
 
 @pytest.fixture(scope="module")
 def finished(hands: Path, tiny_cfg: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder in which a chain has run, with the data set and the cfg that it worked on."""
-    folder = tmp_path_factory.mktemp("chain")
+    """Return a folder in which `yoloprune run` has finished, with the data set and the cfg that it worked on."""
+    folder = tmp_path_factory.mktemp("run")
     shutil.copytree(hands.parent, folder / "hands")
     shutil.copy(tiny_cfg, folder / "tiny.cfg")
-    write_chain(folder, Path("hands/data.yaml"), Path("tiny.cfg"))
+    write_run(folder, Path("hands/data.yaml"), Path("tiny.cfg"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(DRAW_RESULTS, lambda path, rows: None)
-        run_stages(load_run(Path("chain.yaml")))
+        run_stages(load_run(Path("stages.yaml")))
     return folder
 
 
 @pytest.fixture
 def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None) -> Path:
-    """Work in a copy of the finished chain."""
+    """Work in a copy of the finished run."""
     monkeypatch.chdir(shutil.copytree(finished, tmp_path / "place"))
     return Path("runs/tiny")
 
@@ -69,34 +69,34 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the list in which every stage that does work from now on leaves its name."""
     names: list[str] = []
 
-    def watch(name: str, find: Callable[..., str]) -> None:
-        work = getattr(chain_module, name)
+    def record(name: str, find: Callable[..., str]) -> None:
+        work = getattr(run_module, name)
 
-        def watched(*arguments: Any) -> Any:
+        def recorded(*arguments: Any) -> Any:
             names.append(find(*arguments))
             return work(*arguments)
 
-        monkeypatch.setattr(chain_module, name, watched)
+        monkeypatch.setattr(run_module, name, recorded)
 
-    watch("start_training", lambda settings, place, stage: f"start {stage}")
-    watch("resume_training", lambda place: f"resume {place.name}")
-    watch("prune", lambda source, settings, place: place.name)
+    record("start_training", lambda settings, place, stage: f"start {stage}")
+    record("resume_training", lambda place: f"resume {place.name}")
+    record("prune", lambda source, settings, place: place.name)
     return names
 
 
 def change(**stages: Any) -> None:
-    """Change settings in the chain's file."""
-    values = yaml.safe_load(Path("chain.yaml").read_text())
+    """Change settings in the run's file."""
+    values = yaml.safe_load(Path("stages.yaml").read_text())
     for stage, settings in stages.items():
         values[stage] = {**values[stage], **settings} if isinstance(settings, dict) else settings
-    Path("chain.yaml").write_text(yaml.safe_dump(values))
+    Path("stages.yaml").write_text(yaml.safe_dump(values))
 
 
 def again() -> RunResult:
-    return run_stages(load_run(Path("chain.yaml")))
+    return run_stages(load_run(Path("stages.yaml")))
 
 
-def test_a_chain_leaves_every_stage_and_the_table(place: Path) -> None:
+def test_a_run_leaves_every_stage_and_the_table(place: Path) -> None:
     files = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
     for stage in ("train", "sparse", "finetune"):
         assert {f"{stage}/{name}" for name in ("config.yaml", "last.pt", "best.pt", "stage.json")} <= files
@@ -112,7 +112,7 @@ def test_a_chain_leaves_every_stage_and_the_table(place: Path) -> None:
     assert read_image(place / "bench/detections.png").shape[1] == 2 * (64 + 2) + 2
 
 
-def test_a_run_that_found_its_own_pull_is_the_sparse_one(place: Path) -> None:
+def test_a_run_that_found_its_own_sparsity_is_the_sparse_one(place: Path) -> None:
     trained, files = load_checkpoint(place / "train/best.pt"), [Path("base.pt"), Path("sparse.pt")]
     for sparsity, parent, file in zip((0.0, "auto"), (None, files[0]), files, strict=True):
         provenance = make_provenance("train", {"sparsity": sparsity}, parent)
@@ -212,7 +212,7 @@ def test_a_lost_checkpoint_is_made_again(place: Path, done: list[str]) -> None:
 
 
 @pytest.mark.parametrize("stage", ["train", "finetune"])
-def test_a_stopped_stage_is_taken_up(place: Path, done: list[str], stage: str) -> None:
+def test_a_stopped_stage_is_resumed(place: Path, done: list[str], stage: str) -> None:
     change(**{stage: {"learning_rate": 3e-3, "epochs": 2}})
     steps = 0
 
@@ -238,7 +238,7 @@ def test_a_stopped_stage_is_taken_up(place: Path, done: list[str], stage: str) -
     assert done == seen
 
 
-def test_a_signal_after_a_stage_s_last_step_stops_the_chain(place: Path, done: list[str]) -> None:
+def test_a_signal_after_a_stage_s_last_step_stops_the_run(place: Path, done: list[str]) -> None:
     change(train={"learning_rate": 3e-3, "epochs": 1})
     with before_step(2, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(Interrupted):  # of two
         again()
@@ -256,7 +256,7 @@ def test_a_stage_that_ended_unnoticed_is_not_trained_again(place: Path, done: li
     assert "made_of" in json.loads(note.read_text())
 
 
-def test_a_stopped_stage_with_other_settings_starts_anew(place: Path, done: list[str]) -> None:
+def test_a_stopped_stage_with_other_settings_starts_again(place: Path, done: list[str]) -> None:
     note = place / "finetune/stage.json"
     note.write_text(json.dumps({"begun_of": json.loads(note.read_text())["made_of"]}))
     change(finetune={"epochs": 2})
@@ -265,11 +265,11 @@ def test_a_stopped_stage_with_other_settings_starts_anew(place: Path, done: list
     assert load_checkpoint(place / "finetune/last.pt").training["epoch"] == 2
 
 
-def test_a_stage_killed_before_its_first_word_starts_anew(place: Path, done: list[str]) -> None:
+def test_a_stage_killed_before_its_first_word_starts_again(place: Path, done: list[str]) -> None:
     """What lies there then is of the run before, with other settings."""
     change(finetune={"epochs": 3})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chain_module, "start_training", Mock(side_effect=Killed))
+        patch.setattr(run_module, "start_training", Mock(side_effect=Killed))
         with pytest.raises(Killed):
             again()
     again()
@@ -281,31 +281,31 @@ def test_a_stage_killed_before_its_first_word_starts_anew(place: Path, done: lis
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("trian: {}", r"chain\.yaml: unknown key trian; did you mean train\?"),
-        ("train: {epoch: 3}", r"chain\.yaml: train: unknown key epoch; did you mean epochs\?"),
+        ("trian: {}", r"stages\.yaml: unknown key trian; did you mean train\?"),
+        ("train: {epoch: 3}", r"stages\.yaml: train: unknown key epoch; did you mean epochs\?"),
         (
             "train: {epochs: many}",
-            r"chain\.yaml: train: epochs: 'many' is of the wrong type; write a value of type int",
+            r"stages\.yaml: train: epochs: 'many' is of the wrong type; write a value of type int",
         ),
-        ("prune: 0.5", r"chain\.yaml: prune: 0\.5 is no mapping"),
-        ("finetune: {seed: 1}", r"chain\.yaml: finetune: seed: belongs to the whole chain; set it at the top"),
-        ("sparse: {weights: a.pt}", r"chain\.yaml: sparse: weights: belongs to the whole chain"),
+        ("prune: 0.5", r"stages\.yaml: prune: 0\.5 is no mapping"),
+        ("finetune: {seed: 1}", r"stages\.yaml: finetune: seed: belongs to the whole run; set it at the top"),
+        ("sparse: {weights: a.pt}", r"stages\.yaml: sparse: weights: belongs to the whole run"),
         ("sparse: {auto_anchors: true}", "sparse: auto_anchors: starts from a checkpoint, whose heads"),
         ("finetune: {auto_anchors: true}", "finetune: auto_anchors: starts from a checkpoint"),
         ("prune: {ratio: 1}", "ratio: 1 is no fraction of channels to drop"),
         ("name: ../up", "name: '../up' is no folder name"),
-        ("train: [", r"chain\.yaml:1: is not YAML"),
+        ("train: [", r"stages\.yaml:1: is not YAML"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(text: str, message: str) -> None:
-    Path("chain.yaml").write_text(text)
+    Path("stages.yaml").write_text(text)
     with pytest.raises(YoloPruneError, match=f"^{message}"):
-        load_run(Path("chain.yaml"))
+        load_run(Path("stages.yaml"))
 
 
 @pytest.mark.usefixtures("workplace")
 def test_nothing_is_begun_where_the_end_is_out_of_reach(hands: Path, tiny_cfg: Path) -> None:
-    path = write_chain(Path(), hands, tiny_cfg)
+    path = write_run(Path(), hands, tiny_cfg)
     change(bench={"split": "tset"})
     with pytest.raises(DatasetError, match="there are no images for tset; use one of train, val, test"):
         run_stages(load_run(path))

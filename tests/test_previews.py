@@ -151,7 +151,7 @@ def test_truth_is_drawn_where_nothing_is_found(hands: Path, trained: Path) -> No
 
 
 @pytest.mark.parametrize("below", [0, 5])
-def test_results_are_left_as_numbers_and_as_a_image(tmp_path: Path, below: int) -> None:
+def test_results_are_left_as_numbers_and_as_a_plot(tmp_path: Path, below: int) -> None:
     base = {"loss": 3.0, "box": 1.0, "objectness": 1.5, "classes": 0.5, "learning_rate": 1e-3, "images_per_s": 9.0}
     rows = [
         {"epoch": epoch, **base, "val_map50": score, "channels_below": below, "channels": 10}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks_program import take_steps
+from distributed_program import take_steps
 from tiny import is_same_run, make_config
 
 from yolo_prune.commands.config import RunConfig
@@ -22,11 +22,11 @@ TESTS = Path(__file__).parent
 
 
 def launch(what: str, out: Path, hands: Path, cfg: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run ranks_program.py in two processes."""
+    """Run distributed_program.py in two processes."""
     out.mkdir(exist_ok=True)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
     return subprocess.run(
-        [*torchrun, str(TESTS / "ranks_program.py"), what, str(out), str(hands), str(cfg)],
+        [*torchrun, str(TESTS / "distributed_program.py"), what, str(out), str(hands), str(cfg)],
         capture_output=True,
         text=True,
         timeout=240,
@@ -35,7 +35,7 @@ def launch(what: str, out: Path, hands: Path, cfg: Path, *words: str) -> subproc
     )
 
 
-@pytest.mark.parametrize("what", ["steps", "idle", "zeros"], ids=["whole", "idle branch", "kept zeros"])
+@pytest.mark.parametrize("what", ["steps", "unused", "zeros"], ids=["whole", "unused branch", "kept zeros"])
 def test_two_processes_make_the_steps_of_one(hands: Path, tiny_cfg: Path, tmp_path: Path, what: str) -> None:
     done = launch(what, tmp_path, hands, tiny_cfg)
     assert done.returncode == 0, done.stderr
@@ -45,7 +45,7 @@ def test_two_processes_make_the_steps_of_one(hands: Path, tiny_cfg: Path, tmp_pa
         torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
 
 
-def test_a_killed_process_is_started_again_and_the_run_goes_on(hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:
+def test_a_killed_process_is_started_again_and_the_run_is_resumed(hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:
     whole = launch("whole", tmp_path / "whole", hands, tiny_cfg)
     assert whole.returncode == 0, whole.stderr
     assert whole.stdout == "runs/run/best.pt\n" * 2
@@ -76,9 +76,9 @@ def test_a_numbered_gpu_cannot_serve_two_processes(monkeypatch: pytest.MonkeyPat
         pass
 
 
-def test_a_chain_is_for_one_process(hands: Path, tiny_cfg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_command_needs_a_single_process(hands: Path, tiny_cfg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     config = RunConfig(data=hands, train=make_config(hands, tiny_cfg))
-    with pytest.raises(ConfigError, match="torchrun: a whole chain runs in one process; run train and finetune under"):
+    with pytest.raises(ConfigError, match="torchrun: all stages run in one process; run train and finetune under"):
         run_stages(config)

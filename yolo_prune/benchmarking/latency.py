@@ -1,4 +1,4 @@
-"""How long networks take, measured so that it can be believed: warmed up, synchronised, interleaved run by run."""
+"""Measure the latency of networks: with warm-up, synchronised, and interleaved run by run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Call = Callable[[], object]
 
 @torch.inference_mode()
 def measure_latencies(calls: Sequence[Call], *, runs: int, warmup: int, device: torch.device) -> list[Latency]:
-    """Time every call `runs` times, all in turn in each round, after `warmup` rounds that do not count."""
+    """Time each call `runs` times, after `warmup` rounds that are not counted. Each round makes all calls in turn."""
     for _ in range(warmup):
         for call in calls:
             call()
@@ -48,13 +48,13 @@ def measure_latencies(calls: Sequence[Call], *, runs: int, warmup: int, device: 
 
 
 def make_network_call(engine: DecodedDetector, images: Tensor) -> Call:
-    """Return a call that runs the network with its decoding on images (B, 3, H, W) in 0 … 1."""
+    """Return a call that runs the network and its decoding on images (B, 3, H, W) in 0 … 1."""
     return lambda: engine(images)
 
 
 @torch.inference_mode()
 def make_suppression_call(engine: DecodedDetector, images: Tensor, config: DetectConfig) -> Call:
-    """Return a call that suppresses what the network answered to `images`, without running the network."""
+    """Return a call that runs NMS on the network's outputs for `images`, without the network itself."""
     boxes, scores = engine(images)
     return lambda: suppress(boxes, scores, config)
 
@@ -65,7 +65,7 @@ def _synchronise(device: torch.device) -> None:
 
 
 def describe_environment(device: torch.device, engine: str) -> dict[str, Any]:
-    """Return the conditions under which times are true."""
+    """Return the conditions of the measurement."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _read_cpu_name(),
         "device_type": device.type,

@@ -16,50 +16,50 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from yolo_prune.datasets.check import perceptual_hash as lookalikes
+from yolo_prune.datasets.check import perceptual_hash
 from yolo_prune.datasets.check.perceptual_hash import LEAST_CORRELATION, Look, Pairs, find_pairs, measure_look, sum_up
 from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.synthetic.dataset import make_image
 
-ScannedImage = NDArray[np.uint8]
+ImageArray = NDArray[np.uint8]
 NEAR = 12
 
 
-def draw(seed: int) -> ScannedImage:
+def draw(seed: int) -> ImageArray:
     return make_image(np.random.default_rng((7, seed)), SyntheticConfig(size_px=160))[0]
 
 
 @pytest.fixture(scope="module")
-def drawn() -> list[ScannedImage]:
+def drawn() -> list[ImageArray]:
     return [draw(seed) for seed in range(30)]
 
 
-def pack(image: ScannedImage) -> ScannedImage:
+def pack(image: ImageArray) -> ImageArray:
     _, packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])
     return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)
 
 
-def shrink(image: ScannedImage) -> ScannedImage:
+def shrink(image: ImageArray) -> ImageArray:
     return np.asarray(cv2.resize(image, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def mirror(image: ScannedImage) -> ScannedImage:
+def mirror(image: ImageArray) -> ImageArray:
     return np.ascontiguousarray(image[:, ::-1])
 
 
-def brighten(image: ScannedImage) -> ScannedImage:
+def brighten(image: ImageArray) -> ImageArray:
     return np.asarray((image * 1.1).clip(0, 255), np.uint8)
 
 
-def crop(image: ScannedImage) -> ScannedImage:
+def crop(image: ImageArray) -> ImageArray:
     x, y = round(image.shape[1] * 0.015), round(image.shape[0] * 0.015)
     return np.ascontiguousarray(image[y:-y, x:-x])
 
 
 @pytest.mark.parametrize("change", [pack, shrink, mirror, brighten, crop, lambda image: pack(shrink(mirror(image)))])
 def test_copies_are_found_and_different_images_are_not(
-    drawn: list[ScannedImage], change: Callable[[ScannedImage], ScannedImage]
+    drawn: list[ImageArray], change: Callable[[ImageArray], ImageArray]
 ) -> None:
     looks = [measure_look(image) for image in [*drawn, *map(change, drawn)]]
     (found,) = find_pairs(looks, NEAR)
@@ -68,7 +68,7 @@ def test_copies_are_found_and_different_images_are_not(
     assert (found.mirrored == is_mirrored).all()
 
 
-def test_the_hash_is_the_library_s_of_the_image_and_of_its_mirror_image(drawn: list[ScannedImage]) -> None:
+def test_the_hash_is_the_library_s_of_the_image_and_of_its_mirror_image(drawn: list[ImageArray]) -> None:
     for image in drawn[:5]:
         look = measure_look(image)
         whole, mirrored = (imagehash.phash(Image.fromarray(seen)) for seen in (image, mirror(image)))
@@ -80,7 +80,7 @@ def test_the_hash_is_the_library_s_of_the_image_and_of_its_mirror_image(drawn: l
         assert abs(look.thumbnail - areas).max() <= 1
 
 
-def test_a_image_does_not_look_like_itself_mirrored() -> None:
+def test_an_image_does_not_look_like_itself_mirrored() -> None:
     half = draw(0)
     look = measure_look(np.concatenate((half, mirror(half)), axis=1))
     assert (look.bits == look.mirrored_bits).all()
@@ -121,7 +121,7 @@ def search_slowly(looks: Sequence[Look], near: int) -> list[tuple[int, int, int,
 
 
 def correlate(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    if min(one.std(), other.std()) < lookalikes.FLAT:
+    if min(one.std(), other.std()) < perceptual_hash.FLAT:
         return 0.0
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 

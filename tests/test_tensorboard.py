@@ -23,7 +23,7 @@ def read_events(folder: Path) -> Any:
     return events
 
 
-def test_a_resumed_run_s_board_holds_every_row_once(hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_s_log_holds_every_row_once(hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:
     def kill() -> None:
         raise Killed
 
@@ -42,7 +42,7 @@ def test_without_the_flag_nothing_is_written(trained: Path) -> None:
     assert not list(trained.parent.glob("events*"))
 
 
-def test_a_board_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     expected = pytest.raises(ConfigError, match=r"tensorboard: TensorBoard is not installed; pip install 'yolo-prune\[")
     with expected, open_log(tmp_path, True, 0):

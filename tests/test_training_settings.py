@@ -1,4 +1,4 @@
-"""Every part of the recipe that a setting switches: what it does to a step, to an epoch, to a run."""
+"""Training settings: what each does to a step, an epoch and a run."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_frozen_gammas_are_not_shrunk(batch: Batch) -> None:
     assert moved == {f"layers.{layer}.bn.weight" for layer in (1, 2, 3, 5)}
 
 
-def test_nothing_left_to_train_is_refused() -> None:
+def test_nothing_left_to_train_is_rejected() -> None:
     freeze_(Detector(parse_cfg(TINY_CFG)), 7)
     with pytest.raises(ConfigError, match="freeze: 8 leaves nothing to train; use less than 8, the layers there are"):
         freeze_(Detector(parse_cfg(TINY_CFG)), 8)
@@ -119,13 +119,13 @@ def test_a_multi_scale_run_sees_several_sizes_and_its_end_is_its_own(
     sides: set[int] = set()
     forward = Detector.forward
 
-    def watch(model: Detector, images: Tensor, *arguments: Any) -> Any:
+    def record(model: Detector, images: Tensor, *arguments: Any) -> Any:
         if model.training:
             sides.add(images.shape[-1])
         return forward(model, images, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Detector, "forward", watch)
+        patch.setattr(Detector, "forward", record)
         start_training(make_config(hands, tiny_cfg, multi_scale=0.5), tmp_path / "one")
     assert sides == {32, 64, 96}
     start_training(make_config(hands, tiny_cfg, multi_scale=0.5), tmp_path / "two")
@@ -158,20 +158,20 @@ def test_rectangular_validation_is_what_it_says(wide_hands: Path, tiny_cfg: Path
     shapes = set()
     forward = Detector.forward
 
-    def watch(model: Detector, images: Tensor, *arguments: Any) -> Any:
+    def record(model: Detector, images: Tensor, *arguments: Any) -> Any:
         if not model.training:
             shapes.add(tuple(images.shape[-2:]))
         return forward(model, images, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Detector, "forward", watch)
+        patch.setattr(Detector, "forward", record)
         patch.setattr("yolo_prune.training.run.save_detections_image", lambda folder, *arguments: folder)
         start_training(make_config(wide_hands, tiny_cfg, rectangular=True, epochs=1), tmp_path / "run")
     assert shapes == {(SIDE // 2, SIDE)}
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_mixed_precision_goes_where_single_goes(batch: Batch, precision: Any) -> None:
+def test_mixed_precision_trains_as_single_does(batch: Batch, precision: Any) -> None:
     states = []
     for kind in ("fp32", precision):
         config = TrainConfig(batch_size=12, precision=kind, optimizer="sgd", learning_rate=0.05)
@@ -193,7 +193,7 @@ def test_precision_follows_the_device() -> None:
     assert count_workers(TrainConfig(workers=3), torch.device("cuda")) == 3
 
 
-def test_compilation_is_asked_for_and_changes_no_answer(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compilation_is_asked_for_and_changes_no_output(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def compile_eagerly(model: Any) -> Any:
@@ -303,7 +303,7 @@ def test_classes_are_balanced_by_hand() -> None:
         ({"freeze": -1}, "freeze: -1 is out of range"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_named(changes: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         TrainConfig(**changes)
 
@@ -317,7 +317,7 @@ def test_settings_that_cannot_be_meant_are_named(changes: dict[str, Any], messag
         ({"label_smoothing": 2.0}, "label_smoothing: 2.0 is out of range"),
     ],
 )
-def test_loss_settings_that_cannot_be_meant_are_named(changes: dict[str, Any], message: str) -> None:
+def test_invalid_loss_settings_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         LossConfig(**changes)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from yolo_prune.datasets.check import plots as check_images
+from yolo_prune.datasets.check import plots as check_plots
 from yolo_prune.datasets.check.issues import Issue
 from yolo_prune.datasets.check.plots import COLUMNS, ROWS, pick_images, save_box_plots, save_contact_sheet
 from yolo_prune.datasets.check.scan import Content, Labels, ScannedImage, read_content, read_labels
@@ -20,7 +20,7 @@ from yolo_prune.datasets.labels import LabelLines
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import OutputError
 
-TILE = check_images._TILE_PX
+TILE = check_plots._TILE_PX
 NO_LINES = LabelLines(np.zeros(0, np.int64), np.zeros((0, 5)), ())
 NO_LABELS = Labels(NO_LINES, NO_LINES, is_missing=True, issues=())
 
@@ -65,46 +65,46 @@ def draw_image(folder: Path, labels: str, ignored: str = "", size: tuple[int, in
 
 def test_boxes_are_drawn_where_the_labels_say(tmp_path: Path) -> None:
     image = draw_image(tmp_path, "0 .25 .5 .3 .6\n2 .7 .5 .2 .2\n", "1 .5 .1 .4 .1\n")
-    tile = np.asarray(check_images._draw_tile(image)).astype(int)
+    tile = np.asarray(check_plots._draw_tile(image)).astype(int)
     scale, top = TILE / 300, (TILE - round(200 * TILE / 300)) // 2
     for colour, (x1, y1, x2, y2) in (
-        (check_images._make_colour(0), (30, 40, 120, 160)),
-        (check_images._make_colour(2), (180, 80, 240, 120)),
-        (check_images._IGNORED, (90, 10, 210, 30)),
+        (check_plots._make_colour(0), (30, 40, 120, 160)),
+        (check_plots._make_colour(2), (180, 80, 240, 120)),
+        (check_plots._IGNORED, (90, 10, 210, 30)),
     ):
         ys, xs = np.nonzero((tile == colour).all(axis=2))
         found = xs.min(), ys.min() - top, xs.max() + 1, ys.max() + 1 - top
         assert np.abs(np.array(found) - np.array((x1, y1, x2, y2)) * scale).max() <= 1.5
         inside = tile[top + round((y1 + y2) / 2 * scale), round((x1 + x2) / 2 * scale)]
         assert abs(inside - (90, 60, 30)).max() <= 2
-    ignored = (tile == check_images._IGNORED).all(axis=2).sum()
+    ignored = (tile == check_plots._IGNORED).all(axis=2).sum()
     assert ignored < 0.7 * 2 * 2 * (120 + 20) * scale, "the line of ignored boxes is not dashed"
 
 
 def test_boxes_at_the_edge_and_the_smallest_ones_are_drawn(tmp_path: Path) -> None:
     image = draw_image(tmp_path, "0 .5 .5 1 1\n1 .001 .001 .001 .001\n2 .999 .999 .001 .002\n", size=(200, 200))
-    tile = np.asarray(check_images._draw_tile(image)).astype(int)
+    tile = np.asarray(check_plots._draw_tile(image)).astype(int)
     for number in range(3):
-        assert (tile == check_images._make_colour(number)).all(axis=2).any()
+        assert (tile == check_plots._make_colour(number)).all(axis=2).any()
 
 
 def test_boxes_that_count_lie_over_ignored_ones(tmp_path: Path) -> None:
     """Where a large box and a small ignored one share their left edges, that of the large one is seen unbroken."""
     image = draw_image(tmp_path, "0 .5 .5 .8 .8\n", "0 .2 .5 .2 .2\n", size=(200, 200))
-    tile = np.asarray(check_images._draw_tile(image)).astype(int)
-    assert (tile[TILE // 10 + 3 : TILE - TILE // 10 - 3, round(TILE * 0.1)] == check_images._make_colour(0)).all()
+    tile = np.asarray(check_plots._draw_tile(image)).astype(int)
+    assert (tile[TILE // 10 + 3 : TILE - TILE // 10 - 3, round(TILE * 0.1)] == check_plots._make_colour(0)).all()
 
 
 def test_neighbouring_classes_have_colours_that_differ() -> None:
-    colours = np.array([check_images._make_colour(number) for number in range(6)])
+    colours = np.array([check_plots._make_colour(number) for number in range(6)])
     gaps = np.abs(colours[:, None] - colours).sum(axis=2) + 999 * np.eye(6, dtype=int)
     assert gaps.min() > 100
 
 
 def test_names_are_shortened_in_their_middle() -> None:
-    font = check_images._make_font(13)
-    assert check_images._shorten("000001.jpg", font, TILE) == "000001.jpg"
-    short = check_images._shorten("a_very_long_name_" * 5 + "17.jpg", font, TILE)
+    font = check_plots._make_font(13)
+    assert check_plots._shorten("000001.jpg", font, TILE) == "000001.jpg"
+    short = check_plots._shorten("a_very_long_name_" * 5 + "17.jpg", font, TILE)
     assert font.getlength(short) <= TILE
     assert short.startswith("a_very_long")
     assert "…" in short
@@ -118,15 +118,15 @@ def test_a_contact_sheet_has_a_tile_for_every_image(tmp_path: Path) -> None:
         tmp_path / "new" / "sheet.png", [image] * 10 + [make("b", "val")], ["train", "val"], names
     )
     sheet = read_image(path)
-    step = TILE + check_images._GAP_PX
-    assert sheet.shape[1] == COLUMNS * step + check_images._GAP_PX
-    assert sheet.shape[0] == check_images._HEAD_PX + 2 * (step + check_images._CAPTION_PX)
-    x, y = check_images._GAP_PX + 2 * step, check_images._HEAD_PX + step + check_images._CAPTION_PX
-    assert (sheet[y + 2, x + 2] == check_images._EMPTY).all()  # the image that cannot be read
-    assert (sheet[y + 2, x + step + 2] == check_images._PAPER).all()  # past the last
-    assert (sheet[:, -check_images._GAP_PX :] == check_images._PAPER).all(), "something reaches over the edge"
+    step = TILE + check_plots._GAP_PX
+    assert sheet.shape[1] == COLUMNS * step + check_plots._GAP_PX
+    assert sheet.shape[0] == check_plots._HEAD_PX + 2 * (step + check_plots._CAPTION_PX)
+    x, y = check_plots._GAP_PX + 2 * step, check_plots._HEAD_PX + step + check_plots._CAPTION_PX
+    assert (sheet[y + 2, x + 2] == check_plots._EMPTY).all()  # the image that cannot be read
+    assert (sheet[y + 2, x + step + 2] == check_plots._PAPER).all()  # past the last
+    assert (sheet[:, -check_plots._GAP_PX :] == check_plots._PAPER).all(), "something reaches over the edge"
     many = save_contact_sheet(tmp_path / "many.png", [image] * 99, ["train"], ["hand"])
-    assert read_image(many).shape[0] == check_images._HEAD_PX + ROWS * (step + check_images._CAPTION_PX)
+    assert read_image(many).shape[0] == check_plots._HEAD_PX + ROWS * (step + check_plots._CAPTION_PX)
 
 
 @pytest.mark.parametrize("img_size", [32, 2048])
@@ -149,7 +149,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_a_dashed_box_has_gaps_on_all_sides() -> None:
     tile = Image.new("RGB", (60, 50))
-    check_images._draw_box(ImageDraw.Draw(tile), (5, 5, 54, 44), (255, 0, 0), is_dashed=True)
+    check_plots._draw_box(ImageDraw.Draw(tile), (5, 5, 54, 44), (255, 0, 0), is_dashed=True)
     red = np.asarray(tile)[..., 0] == 255
     for side in (red[5], red[44], red[:, 5], red[:, 54]):
         assert 0.3 < side[5:45].mean() < 0.7

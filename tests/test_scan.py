@@ -53,7 +53,7 @@ def test_what_is_no_image_at_all(tmp_path: Path, content: bytes) -> None:
     assert (found.kind, found.what) == ("unreadable_image", "is not a readable image")
 
 
-def test_a_image_that_may_not_be_read(tmp_path: Path) -> None:
+def test_an_image_that_may_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").mkdir()
     found = read_content(tmp_path / "a.jpg")
     assert isinstance(found, Issue)

@@ -1,4 +1,4 @@
-"""The case study's table: a row per model, a column per figure, each later row with its change against the first."""
+"""The table of the case study: one row per model, with each later row's change relative to the first."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from yolo_prune.bench.latency import Latency
+from yolo_prune.benchmarking.latency import Latency
 
 IS_RUINED = "is_ruined"
-"""The key of a row in JSON output that says so; see `find_ruined`."""
+"""The key in JSON output that marks the row of a ruined network; see `find_ruined`."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How well a model detects; intervals are bootstrap, over images."""
+    """How well a model detects. Intervals are bootstrap intervals over images."""
 
     map50: float
     map50_interval: tuple[float, float]
     map50_difference: tuple[float, float, float] | None
-    """Against the first row: the difference, and the ends of its paired interval."""
+    """The difference from the first row, and the ends of its paired bootstrap interval."""
     coco_ap50: float
     coco_ap: float
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model's figures; without `scores` where none were measured."""
+    """One model's figures; `scores` is None if none were measured."""
 
     name: str
     checkpoint: str
@@ -40,20 +40,20 @@ class Row:
     nms_ms: Latency
     scores: Scores | None
     file_bytes: int | None = None
-    """Of the checkpoint on disk; None in results of versions that did not look."""
+    """Size of the checkpoint on disk; None in results of older versions, which did not measure it."""
     is_stored_sparse: bool = False
-    """Whether the file holds zeros as single bits."""
+    """Whether the file stores zeros as single bits."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the row under the names that JSON output uses, scores beside the rest."""
+        """Return the row under the names that JSON output uses, with the scores at the same level."""
         row = asdict(self)
         scores = row.pop("scores")
         return {**row, **(scores or {field.name: None for field in fields(Scores)})}
 
 
 def parse_row(values: Mapping[str, Any]) -> Row:
-    """Make a row from the dictionary that `as_dict` gave, read back from JSON; raise KeyError or TypeError if it is none."""
-    values = {key: value for key, value in values.items() if key != IS_RUINED}  # which follows from the scores
+    """Make a row from the dictionary of `as_dict`, read from JSON; raise KeyError or TypeError if it is not one."""
+    values = {key: value for key, value in values.items() if key != IS_RUINED}  # computed from the scores
     scores = {field.name: values.pop(field.name) for field in fields(Scores)}
     for name in ("latency_ms", "nms_ms"):
         values[name] = Latency(**values[name])
@@ -68,19 +68,19 @@ def parse_row(values: Mapping[str, Any]) -> Row:
 
 
 RUINED_SHARE = 0.1
-"""A row with less than this share of the first row's AP50 is of a ruined network."""
+"""A network is ruined if its AP50 is less than this share of the first row's."""
 RUINED_MARK = "†"
-"""What stands behind its mAP in the table."""
+"""Marks the mAP of a ruined network in the table."""
 
 
 def find_ruined(rows: Sequence[Row]) -> list[bool]:
-    """Say of every row whether its network is ruined: its AP50 is under a tenth of the first row's."""
+    """Return for each row whether its network is ruined: its AP50 is under a tenth of the first row's."""
     scores = [math.nan if row.scores is None else row.scores.map50 for row in rows]
     return [score < RUINED_SHARE * scores[0] for score in scores]
 
 
 def explain_ruined(rows: Sequence[Row]) -> str | None:
-    """Return a line that says which rows are of ruined networks and what would help, None where none is."""
+    """Return a line that names the ruined networks and what would help, or None if there are none."""
     names = [row.name for row, is_ruined in zip(rows, find_ruined(rows), strict=True) if is_ruined]
     if not names:
         return None
@@ -90,11 +90,11 @@ def explain_ruined(rows: Sequence[Row]) -> str | None:
 
 HEADINGS = ("model", "params", "size", "FLOPs (MACs)", "inference", "mAP")
 FILE_HEADING, FILE_COLUMN = "file", 3
-"""Beside the size, where some row's file is stored sparse."""
+"""Heading of the column next to the size, if some file stores zeros as single bits."""
 
 
 def format_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return the table's cells, headings first."""
+    """Return the table's cells, with the headings first."""
     cells = [HEADINGS, *(_format_row(row, rows[0] if number else None) for number, row in enumerate(rows))]
     cells[1:] = [
         (*line[:-1], f"{line[-1]} {RUINED_MARK}") if is_ruined else line
@@ -107,7 +107,7 @@ def format_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def has_sparse_files(rows: Sequence[Row]) -> bool:
-    """Say whether the table has a column of the files' bytes."""
+    """Return whether the table has a column of file sizes."""
     return any(row.is_stored_sparse for row in rows)
 
 
@@ -155,7 +155,7 @@ def _format_score(row: Row) -> str:
 
 
 def format_text(rows: Sequence[Row]) -> str:
-    """Return the table in columns for a terminal."""
+    """Return the table as text columns for a terminal."""
     cells = format_rows(rows)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
@@ -170,7 +170,7 @@ def format_markdown(rows: Sequence[Row]) -> str:
 
 
 def format_conditions(environment: dict[str, Any], rows: Sequence[Row], split: str | None) -> str:
-    """Say in a few lines under what conditions the table holds."""
+    """Return a few lines that state the conditions of the measurement."""
     sizes = sorted({row.img_size for row in rows})
     lines = [
         f"Inference: network with decoding, batch {environment['batch_size']}, {environment['precision']}, {environment['engine']} engine, "

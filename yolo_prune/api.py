@@ -1,0 +1,185 @@
+"""The Python API: each command as a function, and checkpoints as predictors.
+
+    import yolo_prune as yp
+
+    base = yp.train(data="hands/data.yaml", cfg="configs/yolov3-tiny-hand.cfg", epochs=10)
+    slim = yp.finetune(yp.prune(base, ratio=0.8))
+    detections = slim("photo.jpg")
+
+Settings are those of the commands (docs/settings.md), by keyword or as a config object. What a function makes is below
+runs/, as with the commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from yolo_prune.config import parse_config
+from yolo_prune.errors import ConfigError
+from yolo_prune.evaluation.config import DetectConfig
+from yolo_prune.evaluation.predictor import Predictor
+from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.device import make_device
+from yolo_prune.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from yolo_prune.commands.bench import BenchResult
+    from yolo_prune.commands.config import BenchConfig, EvaluateConfig, PruneConfig
+    from yolo_prune.commands.evaluate import EvaluateResult
+
+C = TypeVar("C")
+CALL = "call"
+"""Where a wrong keyword argument is, in errors."""
+
+
+class LoadedDetector(Predictor):
+    """A predictor from a checkpoint, which it remembers."""
+
+    def __init__(self, path: Path, config: DetectConfig, device: str, img_size: int | None) -> None:
+        checkpoint = load_checkpoint(path)
+        self.path = path
+        """The checkpoint's file."""
+        self.provenance = checkpoint.provenance
+        """How it was made, and what it scored then."""
+        model, side = checkpoint.make_model(), img_size or checkpoint.img_size
+        super().__init__(model, side, checkpoint.names, config, make_device(device))
+
+    @property
+    def network(self) -> Any:
+        """The network as data."""
+        return self.model.network
+
+
+Source: TypeAlias = LoadedDetector | Path | str
+"""A checkpoint, loaded or as a path."""
+
+
+def load(
+    path: Path | str,
+    *,
+    confidence: float = 0.25,
+    nms_iou: float = 0.5,
+    device: str = "auto",
+    img_size: int | None = None,
+) -> LoadedDetector:
+    """Load a checkpoint as a function from images to detections.
+
+    Args:
+        path: a .pt file of `train`, `prune`, `finetune`, `iterate` or `import`.
+        confidence: least score of a detection.
+        nms_iou: of two boxes of one class that overlap by more, the lower-scored is dropped.
+        device: auto, cpu, cuda or cuda:N.
+        img_size: side of the square input in pixels; the checkpoint's own by default.
+
+    Raises:
+        CheckpointError: it is no checkpoint.
+        ConfigError: a setting is out of range, or the device is not there.
+    """
+    return LoadedDetector(Path(path), DetectConfig(confidence=confidence, nms_iou=nms_iou), device, img_size)
+
+
+def train(config: TrainConfig | None = None, **settings: Any) -> LoadedDetector:
+    """Train a detector, as `yoloprune train`, and return its best checkpoint.
+
+    Raises:
+        YoloPruneError: a setting, the data set or the network is not what it should be, or training failed.
+    """
+    from yolo_prune.commands.train import launch_training
+
+    base = config or TrainConfig()
+    return _load_made(launch_training(_set(base, settings), base.name, "train"), "train")
+
+
+def prune(source: Source, config: PruneConfig | None = None, **settings: Any) -> LoadedDetector:
+    """Prune a checkpoint, as `yoloprune prune`, and return the new one; `source` stays as it is.
+
+    By default it trains while it prunes, on the data set of the checkpoint; `one_shot=True` prunes at once.
+
+    Raises:
+        YoloPruneError: a setting is not what it should be, or a target is out of reach.
+    """
+    from yolo_prune.commands.lineage import adapt_prune, find_training
+    from yolo_prune.commands.prune import prune as run
+    from yolo_prune.commands.run_folders import make_run_folder
+
+    path = _get_path(source)
+    base = config or adapt_prune(find_training(path))
+    chosen = _set(base, settings)
+    return _load_made(run(path, chosen, make_run_folder(chosen.name, base.name)).checkpoint, "prune")
+
+
+def finetune(source: Source, config: TrainConfig | None = None, **settings: Any) -> LoadedDetector:
+    """Train a pruned checkpoint further, as `yoloprune finetune`, and return the best one.
+
+    Raises:
+        YoloPruneError: a setting or the data set is not what it should be, or training failed.
+    """
+    from yolo_prune.commands.lineage import adapt_finetune, find_training
+    from yolo_prune.commands.train import launch_training
+
+    path = _get_path(source)
+    base = config or adapt_finetune(find_training(path))
+    chosen = _set(base, {"weights": path, **settings})
+    return _load_made(launch_training(chosen, base.name, "finetune"), "finetune")
+
+
+def evaluate(
+    sources: Source | Sequence[Source], config: EvaluateConfig | None = None, **settings: Any
+) -> EvaluateResult:
+    """Score checkpoints, as `yoloprune evaluate`; several are compared with the first.
+
+    Raises:
+        YoloPruneError: a setting or the data set is not what it should be.
+    """
+    from yolo_prune.commands.config import EvaluateConfig
+    from yolo_prune.commands.evaluate import evaluate_models
+
+    return evaluate_models(_get_paths(sources), (), _set(config or EvaluateConfig(), settings))
+
+
+def bench(sources: Source | Sequence[Source], config: BenchConfig | None = None, **settings: Any) -> BenchResult:
+    """Measure parameters, size, MACs, latency and mAP of checkpoints, as `yoloprune bench`.
+
+    Raises:
+        YoloPruneError: a setting or the data set is not what it should be, or the engine cannot be built.
+    """
+    from yolo_prune.commands.bench import bench as run
+    from yolo_prune.commands.bench import name_rows
+    from yolo_prune.commands.config import BenchConfig
+
+    return run(name_rows(_get_paths(sources)), _set(config or BenchConfig(), settings))
+
+
+def _set(base: C, settings: dict[str, Any]) -> C:
+    """Return a config with settings over it; configs that are nested may be given as such or as dictionaries.
+
+    Raises:
+        ConfigError: a setting is unknown, of the wrong type or out of range.
+    """
+    whole = {name: value for name, value in settings.items() if hasattr(value, "__dataclass_fields__")}
+    rest = {name: value for name, value in settings.items() if name not in whole}
+    try:
+        return parse_config(replace(base, **whole) if whole else base, rest, CALL)  # type: ignore[type-var]  # a dataclass
+    except ConfigError as error:
+        where = (error.where or "").removeprefix(f"{CALL}: ")
+        raise ConfigError(error.what, where=where, right=error.right) from None
+
+
+def _load_made(path: Path, stage: str) -> LoadedDetector:
+    from yolo_prune.commands.run_folders import remember_latest
+
+    remember_latest(stage, path)
+    return load(path)
+
+
+def _get_path(source: Source) -> Path:
+    return source.path if isinstance(source, LoadedDetector) else Path(source)
+
+
+def _get_paths(sources: Source | Sequence[Source]) -> list[Path]:
+    if isinstance(sources, LoadedDetector | Path | str):
+        return [_get_path(sources)]
+    return [_get_path(source) for source in sources]

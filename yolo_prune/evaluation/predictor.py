@@ -1,0 +1,106 @@
+"""From images to detections: letterbox, network with decoding, suppression, boxes back in the image's pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from yolo_prune.datasets.images import ImageArray, Letterbox, letterbox, read_image
+from yolo_prune.errors import ConfigError
+from yolo_prune.evaluation.config import DetectConfig
+from yolo_prune.evaluation.detections import Detections, suppress
+from yolo_prune.model.config import check_img_size
+from yolo_prune.model.decode import DecodedDetector, normalise
+from yolo_prune.model.detector import Detector
+
+ImageLike: TypeAlias = Path | str | NDArray[np.uint8] | Image.Image
+"""A file, RGB uint8 (H, W, 3), grey (H, W), or a PIL image."""
+
+
+class Predictor:
+    """A detector that takes images and gives detections.
+
+    Args:
+        model: the network; it is used in evaluation mode, in place.
+        img_size: side of its square input in pixels.
+        names: the classes' names.
+        config: what counts as a detection.
+        device: where it runs.
+
+    Raises:
+        ConfigError: `img_size` is no multiple of 32.
+    """
+
+    def __init__(
+        self,
+        model: Detector,
+        img_size: int,
+        names: Sequence[str] = (),
+        config: DetectConfig | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.model, self.img_size, self.names = model.eval(), check_img_size(img_size), tuple(names)
+        self.config, self.device = config or DetectConfig(), torch.device(device)
+        self._engine = DecodedDetector(model).to(self.device).to(memory_format=torch.channels_last).eval()
+
+    @overload
+    def __call__(self, images: ImageLike) -> Detections: ...  # type: ignore[overload-overlap]  # str is a path, not a sequence
+
+    @overload
+    def __call__(self, images: Sequence[ImageLike]) -> list[Detections]: ...
+
+    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Detections | list[Detections]:
+        """Detect objects in one image, or in each of several; boxes are in the pixels of the images.
+
+        Raises:
+            DatasetError: a file is no image.
+            ConfigError: an array is not of a shape or type that an image has.
+        """
+        if isinstance(images, Path | str | np.ndarray | Image.Image):
+            return self._detect_one(images)
+        return [self._detect_one(image) for image in images]
+
+    @torch.inference_mode()
+    def detect_letterboxed(self, images: Tensor) -> list[Detections]:
+        """Detect objects in a batch of letterboxed images, uint8 (B, 3, H, W); boxes are in the network's pixels."""
+        pixels = normalise(images.to(self.device)).to(memory_format=torch.channels_last)
+        boxes, scores = self._engine(pixels)
+        return suppress(boxes, scores, self.config)
+
+    def _detect_one(self, image: ImageLike) -> Detections:
+        pixels = read_pixels(image)
+        square, box = letterbox(pixels, self.img_size)
+        (found,) = self.detect_letterboxed(torch.from_numpy(square).permute(2, 0, 1)[None])
+        return map_to_image(found, box, pixels.shape[1], pixels.shape[0])
+
+
+def map_to_image(found: Detections, box: Letterbox, width_px: int, height_px: int) -> Detections:
+    """Return detections in the network's pixels with their boxes in those of the image, clipped at its edges."""
+    return found.with_boxes(box.to_image(found.boxes_xyxy, width_px, height_px))
+
+
+def read_pixels(image: ImageLike) -> ImageArray:
+    """Return an image as RGB uint8 (H, W, 3).
+
+    Raises:
+        DatasetError: a file is no image.
+        ConfigError: an array is not of a shape or type that an image has.
+    """
+    if isinstance(image, Path | str):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return np.array(image.convert("RGB"), np.uint8)
+    pixels: NDArray[Any] = image
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=-1)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3 or 0 in pixels.shape:
+        what = f"an array of shape {pixels.shape} and type {pixels.dtype} is no image"
+        raise ConfigError(what, where="images", right="use RGB uint8 (H, W, 3)")
+    return np.ascontiguousarray(pixels)
