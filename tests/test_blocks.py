@@ -27,7 +27,7 @@ from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.blocks import Block, drop_blocks, find_blocks, list_kept_layers, pick_blocks
 from yolo_prune.pruning.importance import score_blocks
-from yolo_prune.pruning.surgery import cut_blocks, silence_blocks
+from yolo_prune.pruning.surgery import cut_blocks, zero_blocks
 
 EXACT = 1e-9
 ENDS_AT_ZERO = tuple(name for name in ACTIVATIONS if name != "logistic")
@@ -111,7 +111,7 @@ def test_what_can_be_cut(layers: Sequence[Layer], ends: list[int]) -> None:
         model = randomise_(Detector(network))
         images, blocks = make_images(model), pick_blocks(network, [end])
         cut = run(cut_blocks(model, blocks), images)
-        assert measure_largest_gap(cut, run(silence_blocks(model, blocks), images)) < EXACT
+        assert measure_largest_gap(cut, run(zero_blocks(model, blocks), images)) < EXACT
         assert measure_largest_gap(cut, run(model, images)) > 1e-3  # it did something
 
 
@@ -128,7 +128,7 @@ def test_to_cut_what_cannot_be_would_change_outputs(layers: Sequence[Layer]) -> 
     network = make_small_network(*layers)
     model, block = randomise_(Detector(network)), Block(0, len(layers) - 1)
     images = make_images(model)
-    cut, zeroed = run(cut_blocks(model, [block]), images), run(silence_blocks(model, [block]), images)
+    cut, zeroed = run(cut_blocks(model, [block]), images), run(zero_blocks(model, [block]), images)
     assert measure_largest_gap(cut, zeroed) > 1e-3
 
 
@@ -291,7 +291,7 @@ def test_cut_equals_zeroed_for_any_network_of_blocks(
     network, _ = drawn
     model = randomise_(Detector(network), seed)
     before, images, blocks = copy_state(model), make_images(model, seed=seed), pick_some(network, choose)
-    cut, zeroed = cut_blocks(model, blocks), silence_blocks(model, blocks)
+    cut, zeroed = cut_blocks(model, blocks), zero_blocks(model, blocks)
     assert zeroed.network == network
     assert cut.network == drop_blocks(network, blocks)
     assert len(cut.network.layers) == len(network.layers) - sum(len(block.layers) for block in blocks)
@@ -315,7 +315,7 @@ def test_cut_equals_zeroed_in_the_known_networks(network: Network, bits: int) ->
     model, blocks = randomise_(Detector(network), bits), pick_some(network, lambda number: bool(bits >> number & 1))
     images = make_images(model, 64)
     before = copy_state(settle_(model, images))
-    cut, zeroed = run(cut_blocks(model, blocks), images), run(silence_blocks(model, blocks), images)
+    cut, zeroed = run(cut_blocks(model, blocks), images), run(zero_blocks(model, blocks), images)
     assert measure_largest_gap(cut, zeroed) < EXACT
     assert measure_largest_gap(cut, run(model, images)) > 1e-2
     assert is_same_state(model, before)
@@ -347,7 +347,7 @@ def test_cutting_none_is_the_identity(drawn: tuple[Network, list[int]], seed: in
     before = copy_state(model)
     assert drop_blocks(network, ()) == network
     assert list_kept_layers(network, ()) == list(range(len(network.layers)))
-    for twin in (cut_blocks(model, ()), silence_blocks(model, ())):
+    for twin in (cut_blocks(model, ()), zero_blocks(model, ())):
         assert twin.network == network
         assert is_same_state(twin, before)
 
@@ -376,7 +376,7 @@ def test_a_cut_model_has_the_kept_layers_tensors_and_settings() -> None:
 def test_a_zeroed_branch_has_zero_weights_and_the_rest_is_shared() -> None:
     network = make_small_network(CONV, CONV, Conv(4, 1, batch_normalize=False), Shortcut(0), CONV, Shortcut(3))
     model = randomise_(Detector(network))
-    zeroed = silence_blocks(model, find_blocks(network))
+    zeroed = zero_blocks(model, find_blocks(network))
     changed = {
         name for name, tensor in zeroed.state_dict().items() if tensor.data_ptr() != model.state_dict()[name].data_ptr()
     }
@@ -416,7 +416,7 @@ def test_scores_of_blocks_by_hand() -> None:
 @settings(max_examples=3, deadline=None)
 def test_a_zeroed_block_scores_zero(number: int, seed: int) -> None:
     model, blocks = randomise_(Detector(YOLOV3), seed), find_blocks(YOLOV3)
-    scores = score_blocks(silence_blocks(model, blocks[number : number + 1]), blocks, [make_images(model, 32)])
+    scores = score_blocks(zero_blocks(model, blocks[number : number + 1]), blocks, [make_images(model, 32)])
     assert [place for place, score in enumerate(scores) if score == 0] == [number]
     assert all(score > 0 for place, score in enumerate(scores) if place != number)
 

@@ -373,7 +373,7 @@ def test_settings_of_the_training_are_inherited(hands: Path, tiny_cfg: Path, tmp
 
 def test_a_zeroed_channel_is_cut_while_an_epoch_runs(trained: Path, tmp_path: Path) -> None:
     widths: list[int] = []
-    remove = removal_module.remove_silent_
+    remove = removal_module.remove_zeroed_
 
     def record(training: Any, *arguments: Any) -> bool:
         done = remove(training, *arguments)

@@ -17,6 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+import torch
+
 from yolo_prune.config import parse_config
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import DetectConfig
@@ -44,7 +46,7 @@ class LoadedDetector(Predictor):
         """The checkpoint's file."""
         self.provenance = checkpoint.provenance
         """How it was made, and what it scored then."""
-        model, side = checkpoint.make_model(), img_size or checkpoint.img_size
+        model, side = checkpoint.make_model().to(memory_format=torch.channels_last), img_size or checkpoint.img_size
         super().__init__(model, side, checkpoint.names, config, make_device(device))
 
     @property

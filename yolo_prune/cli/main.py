@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from yolo_prune.version import __version__
 from yolo_prune.cli import cfg, config, darknet, data, measure, prune, train
 from yolo_prune.contention import watch_contention
 from yolo_prune.errors import Interrupted, YoloPruneError
 from yolo_prune.threads import limit_threads
+from yolo_prune.version import __version__
 
 app = typer.Typer(
     help="Make YOLOv3 detectors small and fast: train, prune channels, finetune, bench.",

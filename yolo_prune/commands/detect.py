@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from yolo_prune.datasets.images import letterbox, read_image
+from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.spec import find_images
 from yolo_prune.errors import DatasetError
 from yolo_prune.evaluation.config import DetectConfig
-from yolo_prune.evaluation.detections import Detections, suppress
+from yolo_prune.evaluation.predictor import Predictor
 from yolo_prune.evaluation.previews import draw_detections, save_image
 from yolo_prune.evaluation.results import format_results
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.config import check_img_size
-from yolo_prune.model.decode import DecodedDetector, normalise
 from yolo_prune.model.device import make_device
 
 
@@ -47,10 +44,10 @@ def detect(
     if img_size is not None:
         check_img_size(img_size)
     checkpoint = load_checkpoint(source)
-    place = make_device(device)
-    engine = DecodedDetector(checkpoint.make_model().eval()).to(place)
+    side, place = img_size or checkpoint.img_size, make_device(device)
+    predictor = Predictor(checkpoint.make_model(), side, checkpoint.names, config, place)
     paths = list(_list_images(images))
-    found = [_detect_one(engine, path, img_size or checkpoint.img_size, config, place) for path in paths]
+    found = predictor(paths)
     names = _name_images(paths, folder)
     for path, name, detections in zip(paths, names, found, strict=True):
         save_image(name, draw_detections(read_image(path), detections, checkpoint.names, min_score=config.confidence))
@@ -66,19 +63,6 @@ def _list_images(images: Sequence[Path]) -> Iterator[Path]:
             yield from inside
         else:
             yield path
-
-
-@torch.inference_mode()
-def _detect_one(
-    engine: DecodedDetector, path: Path, img_size: int, config: DetectConfig, device: torch.device
-) -> Detections:
-    image = read_image(path)
-    square, box = letterbox(image, img_size)
-    pixels = torch.from_numpy(square).permute(2, 0, 1)[None].to(device)
-    boxes, scores = engine(normalise(pixels))
-    (detections,) = suppress(boxes, scores, config)
-    height, width = image.shape[:2]
-    return detections.with_boxes(box.to_image(detections.boxes_xyxy, width, height))
 
 
 def _name_images(paths: Sequence[Path], folder: Path) -> list[Path]:

@@ -134,7 +134,7 @@ def resume_iterate(folder: Path, changes: dict[str, Any]) -> IterateResult:
 
 def _go_on(folder: Path, config: IterateConfig, journal: Journal, spec: DataSpec) -> IterateResult:
     with watch_signals(config.max_minutes) as stop:
-        iteration = _make_walk(folder, config, journal, spec, stop)
+        iteration = _make_iteration(folder, config, journal, spec, stop)
         if not journal.steps:
             _finish(iteration, _measure_original(iteration))
         while not journal.is_done:
@@ -168,7 +168,9 @@ class _Iteration:
         return self.journal.steps[0]
 
 
-def _make_walk(folder: Path, config: IterateConfig, journal: Journal, spec: DataSpec, stop: StopSignal) -> _Iteration:
+def _make_iteration(
+    folder: Path, config: IterateConfig, journal: Journal, spec: DataSpec, stop: StopSignal
+) -> _Iteration:
     checkpoint, device = load_checkpoint(Path(journal.source)), make_device(config.device)
     settings = _make_settings(config, Path(journal.source), 1, 0)
     run = Run(settings, spec, "iterate", folder, settings.img_size or checkpoint.img_size, {}, device)

@@ -191,7 +191,7 @@ def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig, stop
         importance = _spread(graph, scores, config)
     plan = make_plan(graph, importance, config, budgets)
     if config.criterion == "bn-gamma" and config.normalize == "none":
-        _warn_of_lively_channels(graph, scores, plan)
+        _warn_of_active_channels(graph, scores, plan)
     return plan
 
 
@@ -212,7 +212,7 @@ def _spread(graph: ChannelGraph, scores: FloatArray, config: PruneConfig) -> Flo
     return rank_with_floor(graph, scores, config, config.floor)
 
 
-def _warn_of_lively_channels(graph: ChannelGraph, gammas: FloatArray, plan: Plan) -> None:
+def _warn_of_active_channels(graph: ChannelGraph, gammas: FloatArray, plan: Plan) -> None:
     """Warn of pruned channels whose γ the γ sparsity training has not brought near zero: removing them costs mAP."""
     active, dropped = gammas > GAMMA_THRESHOLD, ~plan.keep
     if count := int((active & dropped).sum()):

@@ -30,7 +30,7 @@ from yolo_prune.pruning.plan_file import save_plan
 from yolo_prune.pruning.plots import draw_plan
 from yolo_prune.pruning.recalibrate import recalibrate_
 from yolo_prune.pruning.refit import count_images, refit
-from yolo_prune.pruning.surgery import mask, rebuild, silence_blocks
+from yolo_prune.pruning.surgery import mask, rebuild, zero_blocks
 from yolo_prune.pruning.verify import verify_response
 from yolo_prune.pruning.zeroing import GradualZeroing, begin_removal
 
@@ -179,7 +179,7 @@ def _prune_at_once(source: Path, config: PruneConfig, folder: Path, spec: DataSp
     slim = rebuild(short, plan)
     difference = verify(mask(short, plan), slim, source)
     if planned.made.blocks:
-        difference = max(difference, verify(silence_blocks(planned.model, planned.made.blocks), short, source))
+        difference = max(difference, verify(zero_blocks(planned.model, planned.made.blocks), short, source))
     if config.fold == "regress":
         slim = _refit(planned, config)
     elif config.fold != "none":

@@ -39,7 +39,7 @@ def launch_training(config: TrainConfig, default_name: str, stage: str) -> Path:
                 return _go_on(settings, last, folder, processes, device)
         folder = processes.share(make_run_folder(name, default_name) if processes.is_first else Path(name))
         spec = _load_in_turn(config, processes)
-        _tell_lacks(spec, config, _get_voice(processes))
+        _report_missing_splits(spec, config, _make_reporter(processes))
         return _start(config, spec, folder, stage, processes, device)
 
 
@@ -82,7 +82,7 @@ def _start(
     datasets: Datasets | None = None,
     removal: Removal | None = None,
 ) -> Path:
-    say = _get_voice(processes)
+    say = _make_reporter(processes)
     config = _find_teacher(replace(config, data=spec.source), say)
     start = make_start(config, len(spec.names), say, spec.samples("train"))
     if moments is not None and start.parent is not None:  # the moments belong to the last step's weights
@@ -115,7 +115,7 @@ def _go_on(
     device: torch.device,
     datasets: Datasets | None = None,
 ) -> Path:
-    say = _get_voice(processes)
+    say = _make_reporter(processes)
     run = make_run_of(config, load_data(config.data), last, folder=folder, device=device, processes=processes)
     say(f"resuming {folder} after epoch {last.training['epoch']} of {config.epochs}")
     model = last.make_last_step_model()
@@ -136,12 +136,12 @@ def _load(config: TrainConfig) -> DataSpec:
     return load_data(config.data)
 
 
-def _tell_lacks(spec: DataSpec, config: TrainConfig, say: Report) -> None:
+def _report_missing_splits(spec: DataSpec, config: TrainConfig, say: Report) -> None:
     """Report what later commands will lack. Not called by `run` and `iterate`, which start many trainings."""
     if (reason := explain_no_test(spec)) is not None:
         is_chosen = config.val_interval > 0 and not config.is_sparse  # else the last epoch is kept
         say(f"{reason}: bench will score on val" + (f", {CHOSEN_BY}" if is_chosen else ""))
 
 
-def _get_voice(processes: Processes) -> Report:
+def _make_reporter(processes: Processes) -> Report:
     return report if processes.is_first else lambda line: None

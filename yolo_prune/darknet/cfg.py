@@ -50,7 +50,7 @@ class _Section:
         self.values.clear()
         return rest
 
-    def refuse_rest(self, known: tuple[str, ...]) -> None:
+    def check_complete(self, known: tuple[str, ...]) -> None:
         for key in self.values:
             near = get_close_matches(key, known, 1)
             right = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
@@ -149,7 +149,7 @@ def _parse_layer(section: _Section, index: int) -> Layer:
             near = get_close_matches(section.name, _SECTIONS, 1)
             right = f"did you mean [{near[0]}]?" if near else f"known sections are {', '.join(_SECTIONS)}"
             raise CfgError(f"unknown section [{section.name}]", where=section.where(), right=right)
-    section.refuse_rest(known)
+    section.check_complete(known)
     return layer
 
 

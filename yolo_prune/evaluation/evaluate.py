@@ -17,13 +17,12 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.average_precision import Score, measure_score
 from yolo_prune.evaluation.bootstrap import map50_interval
 from yolo_prune.evaluation.coco_ap import measure_coco_ap
-from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.curves import Curve, SizeRecall, measure_curve, measure_size_recalls
-from yolo_prune.evaluation.detections import Detections, suppress
+from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.matching import GroundTruth, Matches, match
+from yolo_prune.evaluation.predictor import Predictor, map_to_image
 from yolo_prune.model.checkpoint import Checkpoint
 from yolo_prune.model.config import check_img_size
-from yolo_prune.model.decode import DecodedDetector, normalise
 from yolo_prune.model.detector import Detector
 
 BATCH_SIZE = 16
@@ -133,16 +132,16 @@ def predict_with(
     Raises:
         DatasetError: an image cannot be read.
     """
-    engine, config = DecodedDetector(model).to(device), DetectConfig()
+    predictor = Predictor(model, dataset.img_size, device=device)
     found: dict[int, Detections] = {}
     with tqdm(desc="score", unit="image", total=len(indices), leave=False, disable=None) as bar:
         for batch in read_in_order(dataset, batch_size, indices, rectangular):
-            images = normalise(batch.images.to(device)).to(memory_format=torch.channels_last)
-            boxes, scores = engine(images)
-            for index, detections in zip(batch.indices.tolist(), suppress(boxes, scores, config), strict=True):
+            for index, detections in zip(
+                batch.indices.tolist(), predictor.detect_letterboxed(batch.images), strict=True
+            ):
                 width, height = dataset.headers[index].width_px, dataset.headers[index].height_px
                 box = make_letterbox(width, height, dataset.img_size, rectangular)
-                found[index] = detections.with_boxes(box.to_image(detections.boxes_xyxy, width, height))
+                found[index] = map_to_image(detections, box, width, height)
             bar.update(len(batch.images))
     return found
 

@@ -48,7 +48,7 @@ class Predictor:
     ) -> None:
         self.model, self.img_size, self.names = model.eval(), check_img_size(img_size), tuple(names)
         self.config, self.device = config or DetectConfig(), torch.device(device)
-        self._engine = DecodedDetector(model).to(self.device).to(memory_format=torch.channels_last).eval()
+        self._engine = DecodedDetector(model).to(self.device)
 
     @overload
     def __call__(self, images: ImageLike) -> Detections: ...  # type: ignore[overload-overlap]  # str is a path, not a sequence

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.datasets.spec import Sample
-from yolo_prune.evaluation.config import DetectConfig
-from yolo_prune.evaluation.detections import Detections, suppress
+from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.matching import GroundTruth
+from yolo_prune.evaluation.predictor import Predictor
 from yolo_prune.files import open_atomically
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.model.decode import DecodedDetector, normalise
 from yolo_prune.model.detector import Detector
 
 Image = NDArray[np.uint8]
@@ -106,9 +105,8 @@ def draw_found(
 ) -> Image:
     """Draw the detections of a model in evaluation mode on one image of a data set, above the ground truth in white."""
     image, boxes = data.make_item(index)
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
-    candidates, scores = DecodedDetector(model).to(device)(normalise(pixels))
-    (found,) = suppress(candidates, scores, DetectConfig())
+    predictor = Predictor(model, data.img_size, names, device=device)
+    (found,) = predictor.detect_letterboxed(torch.from_numpy(image).permute(2, 0, 1)[None])
     return draw_detections(image, found, names, get_truth(boxes))
 
 

@@ -29,10 +29,12 @@ def mask(model: Detector, plan: Plan) -> Detector:
     """
     graph = make_channel_graph(model.network)
     check_plan(graph, plan)
-    return _silence(model, {index: torch.from_numpy(plan.keep[graph.writes[index]]) for index in graph.conv_layers})
+    return _zero_channels(
+        model, {index: torch.from_numpy(plan.keep[graph.writes[index]]) for index in graph.conv_layers}
+    )
 
 
-def _silence(model: Detector, keeps: Mapping[int, Tensor]) -> Detector:
+def _zero_channels(model: Detector, keeps: Mapping[int, Tensor]) -> Detector:
     """Return the model with channels zeroed where `keeps`, (out,) bool by layer, is False; other tensors are shared."""
     masked = _share(model)
     for index, module in _convs(masked):
@@ -125,13 +127,13 @@ def _measure_shift(network: Network, index: int, weight: Tensor, groups: int, co
 
 
 @torch.no_grad()
-def silence_blocks(model: Detector, blocks: Collection[Block]) -> Detector:
+def zero_blocks(model: Detector, blocks: Collection[Block]) -> Detector:
     """Return the model with γ = β = 0 in every block's last convolution, so that its branch adds nothing.
 
     Other tensors are shared with `model`, which is unchanged. Serves as the reference for `cut_blocks`.
     """
     ends = {block.last_conv for block in blocks}
-    return _silence(
+    return _zero_channels(
         model, {index: torch.zeros(len(module.conv.weight)) for index, module in _convs(model) if index in ends}
     )
 

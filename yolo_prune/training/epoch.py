@@ -57,7 +57,7 @@ def train_epoch(
     training: TrainingState,
     batches: Iterable[Batch],
     config: TrainConfig,
-    pace_of: Callable[[int], StepRates],
+    rates_of: Callable[[int], StepRates],
     stats: EpochStats,
     *,
     before_step: BetweenSteps,
@@ -80,7 +80,7 @@ def train_epoch(
     for batch in batches:
         stats.seconds = before + time.perf_counter() - started
         before_step(stats)
-        stats.losses += train_step(training, batch, config, pace_of(stats.steps))
+        stats.losses += train_step(training, batch, config, rates_of(stats.steps))
         stats.steps += 1
         stats.images += len(batch.images) * training.processes.count
         if stats.steps % READ_EVERY == 0:

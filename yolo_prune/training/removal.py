@@ -15,7 +15,7 @@ from yolo_prune.training.state import TrainingState, make_forward, prepare
 from yolo_prune.training.zero_mask import KeptZeros
 
 
-def remove_silent_(training: TrainingState, config: TrainConfig, img_size: int, least_share: float = 0.0) -> bool:
+def remove_zeroed_(training: TrainingState, config: TrainConfig, img_size: int, least_share: float = 0.0) -> bool:
     """Remove the zeroed channels, in place, if they are more than `least_share` of the prunable ones.
 
     The outputs do not change; they are compared in float64. Return whether channels were removed.

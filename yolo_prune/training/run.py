@@ -31,7 +31,7 @@ from yolo_prune.training.initial_model import Start
 from yolo_prune.training.optimizer import Moments
 from yolo_prune.training.previews import save_batch_image, save_detections_image
 from yolo_prune.training.progress_bar import ProgressBar
-from yolo_prune.training.removal import remove_silent_
+from yolo_prune.training.removal import remove_zeroed_
 from yolo_prune.training.resume import Progress, Report, Run, restore, save_last
 from yolo_prune.training.schedule import StepRates, find_sparsity, measure_rates
 from yolo_prune.training.signals import StopSignal, leave, watch_signals
@@ -169,7 +169,7 @@ def train(
             open_log(run.folder, config.tensorboard and processes.is_first, progress.epoch) as log,
         ):
             while not progress.is_done:
-                _walk_epoch(active, bar, log, report)
+                _iterate_epoch(active, bar, log, report)
             processes.share(None)  # wait until the first process has written best.pt
             best = run.folder / "best.pt"
             if processes.is_first:
@@ -179,7 +179,7 @@ def train(
     return best
 
 
-def _walk_epoch(active: _ActiveRun, bar: ProgressBar, log: TensorBoardLog, report: Report) -> None:
+def _iterate_epoch(active: _ActiveRun, bar: ProgressBar, log: TensorBoardLog, report: Report) -> None:
     run, progress, data = active.run, active.progress, active.data
     if progress.epoch >= round((1 - run.config.close_mosaic_fraction) * run.config.epochs):
         data.augment = run.config.augment.without_mosaic()
@@ -191,11 +191,11 @@ def _walk_epoch(active: _ActiveRun, bar: ProgressBar, log: TensorBoardLog, repor
         run.config,
         active.measure_rates,
         progress.stats,
-        before_step=_make_watch(active),
+        before_step=_make_step_hook(active),
         after_look=bar.show,
     )
     if run.config.remove:
-        remove_silent_(active.training, run.config, run.img_size)
+        remove_zeroed_(active.training, run.config, run.img_size)
     rates = active.measure_rates(active.steps_per_epoch - 1)
     finish_epoch(run, active.training, progress, rates, active.val, report)
     bar.show(progress.stats)
@@ -205,7 +205,7 @@ def _walk_epoch(active: _ActiveRun, bar: ProgressBar, log: TensorBoardLog, repor
         leave(int(code))
 
 
-def _make_watch(active: _ActiveRun) -> Callable[[EpochStats], None]:
+def _make_step_hook(active: _ActiveRun) -> Callable[[EpochStats], None]:
     """Return a function to call between two steps.
 
     It saves the run if it was asked to stop or was last saved `save_minutes` ago, and removes zeroed channels.
@@ -224,7 +224,7 @@ def _make_watch(active: _ActiveRun) -> Callable[[EpochStats], None]:
         if code:
             leave(int(code))
         if run.config.remove:
-            remove_silent_(active.training, run.config, run.img_size, WORTH_CUTTING)
+            remove_zeroed_(active.training, run.config, run.img_size, WORTH_CUTTING)
 
     return between_steps
 

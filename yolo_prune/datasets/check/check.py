@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from yolo_prune.datasets.check.duplicates import find_copies
+from yolo_prune.datasets.check.duplicates import find_duplicates
 from yolo_prune.datasets.check.issues import KINDS, SMALL_IMAGE_PX, Issue
 from yolo_prune.datasets.check.label_issues import find_label_issues
 from yolo_prune.datasets.check.scan import Content, ScannedImage, read_images
@@ -43,8 +43,8 @@ def check_dataset(spec: DataSpec, config: CheckConfig, progress: Callable[[int, 
     figures = collect_figures(images, list(spec.splits), config.img_size)
     statistics = {split: measure_statistics(part, len(spec.names)) for split, part in figures.items()}
     issues = [
-        *_find_image_faults(images),
-        *find_copies(images, config.near),
+        *_find_image_issues(images),
+        *find_duplicates(images, config.near),
         *find_label_issues(images, spec.names, config.img_size),
         *_find_empty_classes(spec, statistics),
     ]
@@ -54,7 +54,7 @@ def check_dataset(spec: DataSpec, config: CheckConfig, progress: Callable[[int, 
     return Check(tuple(images), figures, {**statistics, "all": everything}, tuple(issues))
 
 
-def _find_image_faults(images: Sequence[ScannedImage]) -> Iterator[Issue]:
+def _find_image_issues(images: Sequence[ScannedImage]) -> Iterator[Issue]:
     for image in images:
         where, content = str(image.sample.image), image.content
         if not isinstance(content, Content):

@@ -22,7 +22,7 @@ class _Entry:
     content: Content
 
 
-def find_copies(images: Sequence[ScannedImage], near: int) -> list[Issue]:
+def find_duplicates(images: Sequence[ScannedImage], near: int) -> list[Issue]:
     """Find images in two splits, identical ones within a split, and near-duplicates within a split.
 
     Each issue is reported once. The search for near-duplicates uses only the first of identical images. An image that

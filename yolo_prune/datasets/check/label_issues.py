@@ -50,7 +50,7 @@ def _check_file(label: Path, sharing: Sequence[ScannedImage], names: Sequence[st
     yield from _find_repeats(sample.ignored, labels.ignored)
     yield from _find_coinciding(sharing[0], names)
     if isinstance(content := sharing[0].content, Content):
-        yield from _find_odd_boxes(sample.label, labels.counted, content, img_size)
+        yield from _find_suspicious_boxes(sample.label, labels.counted, content, img_size)
 
 
 def _find_repeats(path: Path, lines: LabelLines) -> Iterator[Issue]:
@@ -87,7 +87,7 @@ def _measure_iou(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(common / (areas[:, None] + areas - common))
 
 
-def _find_odd_boxes(path: Path, lines: LabelLines, content: Content, img_size: int) -> Iterator[Issue]:
+def _find_suspicious_boxes(path: Path, lines: LabelLines, content: Content, img_size: int) -> Iterator[Issue]:
     box = make_letterbox(content.width_px, content.height_px, img_size)
     seen = set()
     for number, row in zip(lines.numbers.tolist(), map(tuple, lines.rows.tolist()), strict=True):
