@@ -32,7 +32,7 @@ from yolo_prune.datasets.spec import find_images, load_spec
 from yolo_prune.engines.sparse.engine import SparseDetector
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import Detector
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.schedule import measure_rates
@@ -120,8 +120,7 @@ def make_sparse_unit(source: Path) -> Unit:
     model = Detector(checkpoint.network).eval()
     model.load_state_dict(dict(checkpoint.state))
     for index, _ in checkpoint.network.convs:
-        module = model.layers[index]
-        assert isinstance(module, ConvLayer)
+        module = model.get_conv(index)
         if index and index not in checkpoint.network.head_convs:
             sizes = module.conv.weight.abs()
             module.conv.weight[sizes <= sizes.flatten().kthvalue(round(SPARSITY * sizes.numel())).values] = 0

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_prune.darknet.layers import Network
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import Detector
 
 Call: TypeAlias = Callable[[], Any]
 Times: TypeAlias = Mapping[str, "np.ndarray[Any, Any]"]
@@ -31,8 +31,7 @@ def make_random_detector(network: Network, sparsity: float = 0.0, seed: int = 0)
     torch.manual_seed(seed)
     model = Detector(network).eval()
     for index, _ in network.convs:
-        module = model.layers[index]
-        assert isinstance(module, ConvLayer)
+        module = model.get_conv(index)
         kept = 1.0 if index == 0 or index in network.head_convs else 1 - sparsity
         module.conv.weight.copy_(draw_weights(tuple(module.conv.weight.shape), kept))
     return model

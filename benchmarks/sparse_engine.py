@@ -186,8 +186,7 @@ def count_flops(engine: SparseDetector) -> int:
     """Return two for each non-zero weight and pixel."""
     total = 0
     for index, _ in engine.network.convs:
-        module = engine.layers[index]
-        assert isinstance(module, ConvLayer)
+        module = engine.get_conv(index)
         shape = engine.network.shapes[index]
         total += 2 * int(module.conv.weight.count_nonzero()) * shape.height * shape.width
     return total

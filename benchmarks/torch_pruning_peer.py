@@ -9,11 +9,11 @@ from types import MappingProxyType
 
 import torch
 import torch_pruning as tp
-from torch import Tensor, nn
+from torch import Tensor
 
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Layer, change_layers
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import Detector
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.importance import Example
 
@@ -66,20 +66,14 @@ def prune_with_torch_pruning(
         torch.zeros(1, model.network.channels, side, side),
         importance=IMPORTANCES[criterion](),
         pruning_ratio=ratio,
-        ignored_layers=[_get_conv(twin, index) for index in model.network.head_convs],
+        ignored_layers=[twin.get_conv(index).conv for index in model.network.head_convs],
     )
     pruner.step()
 
     def slim(index: int, layer: Layer) -> Layer:
-        return replace(layer, filters=_get_conv(twin, index).out_channels) if isinstance(layer, Conv) else layer
+        return replace(layer, filters=twin.get_conv(index).conv.out_channels) if isinstance(layer, Conv) else layer
 
     with torch.device("meta"):
         pruned = Detector(change_layers(model.network, slim))
     pruned.load_state_dict(twin.state_dict(), assign=True)
     return pruned.train(model.training)
-
-
-def _get_conv(model: Detector, index: int) -> nn.Conv2d:
-    module = model.layers[index]
-    assert isinstance(module, ConvLayer)
-    return module.conv

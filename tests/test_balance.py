@@ -30,8 +30,7 @@ def get_gammas(model: Detector, group: Group) -> Tensor:
     graph = make_channel_graph(model.network)
     gammas = []
     for layer in group.writers:
-        module = model.layers[layer]
-        assert isinstance(module, ConvLayer)
+        module = model.get_conv(layer)
         assert module.bn is not None
         gammas.append(module.bn.weight.detach()[torch.from_numpy(np.isin(graph.writes[layer], group.ids))].abs())
     return torch.cat(gammas)
@@ -115,8 +114,7 @@ def test_what_a_head_reads_keeps_its_gamma() -> None:
     normalised_head = Conv(layers[-1].filters, 1) if isinstance(layers[-1], Conv) else None
     assert normalised_head is not None
     model = randomise_(Detector(Network(16, 16, 3, (Conv(4, 1), normalised_head, head))))
-    module = model.layers[1]
-    assert isinstance(module, ConvLayer)
+    module = model.get_conv(1)
     assert module.bn is not None
     before = module.bn.weight.detach().clone()
     assert balance_gammas_(model) == 1
@@ -126,8 +124,7 @@ def test_what_a_head_reads_keeps_its_gamma() -> None:
 @torch.no_grad()
 def test_a_dead_group_stays_dead() -> None:
     model = randomise_(Detector(make_small_network(Conv(4, 1), Conv(4, 1))))
-    module = model.layers[0]
-    assert isinstance(module, ConvLayer)
+    module = model.get_conv(0)
     assert module.bn is not None
     module.bn.weight.zero_()
     kernel = module.conv.weight.clone()

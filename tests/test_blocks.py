@@ -356,8 +356,7 @@ def test_a_cut_model_has_the_kept_layers_tensors_and_settings() -> None:
     network = make_small_network(CONV, CONV, Shortcut(0), CONV, CONV, Shortcut(2))
     model = randomise_(Detector(network)).train()
     for index, _ in network.convs[:-1]:
-        module = model.layers[index]
-        assert isinstance(module, ConvLayer)
+        module = model.get_conv(index)
         assert module.bn is not None
         module.bn.eps, module.bn.momentum = 0.1 * index, 0.01 * index
     short = cut_blocks(model, pick_blocks(network, [2]))

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample
 from yolo_prune.errors import PlanError
-from yolo_prune.model.detector import ConvLayer, Detector, Heads
+from yolo_prune.model.detector import Detector, Heads
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.constants import Constants, carry_constants, measure_constants
 from yolo_prune.pruning.plan import Plan
@@ -58,8 +58,7 @@ def shrink_(model: Detector, plan: Plan, scale: float) -> Detector:
     """Multiply γ, or the kernel where nothing is normalised, of every channel that the plan drops, in place; β stays."""
     graph = make_channel_graph(model.network)
     for index in graph.conv_layers:
-        module = model.layers[index]
-        assert isinstance(module, ConvLayer)
+        module = model.get_conv(index)
         scaled = module.conv.weight if module.bn is None else module.bn.weight
         scaled[torch.from_numpy(~plan.keep[graph.writes[index]])] *= scale
     return model

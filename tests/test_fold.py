@@ -45,8 +45,7 @@ def test_nothing_is_left_of_batch_normalisation(arch: str) -> None:
 
 def test_one_convolution_folded_by_hand() -> None:
     model = Detector(make_small_network(Conv(1, 1)))
-    module = model.layers[0]
-    assert isinstance(module, ConvLayer)
+    module = model.get_conv(0)
     assert module.bn is not None
     with torch.no_grad():
         module.conv.weight.copy_(torch.tensor([1.0, 2, 3]).view(1, 3, 1, 1))

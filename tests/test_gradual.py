@@ -23,7 +23,7 @@ from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.errors import ConfigError, Interrupted, PlanError, TimeUp
 from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plan import Plan, prune_network
@@ -134,8 +134,7 @@ def test_all_channels_at_zero_are_pruned_and_no_other(one_shot: bool, wide: Path
     model = checkpoint.make_model()
     with torch.no_grad():
         for index, _ in model.network.convs[:-1]:
-            layer = model.layers[index]
-            assert isinstance(layer, ConvLayer)
+            layer = model.get_conv(index)
             assert layer.bn is not None
             layer.bn.weight[5:] = layer.bn.bias[5:] = 0
     graph = make_channel_graph(model.network)

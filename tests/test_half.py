@@ -14,7 +14,7 @@ from yolo_prune.engines import half
 from yolo_prune.engines.half import COLUMNS, ROWS, HalfDetector, SemiStructuredDetector, is_semi_structured
 from yolo_prune.engines.make import make_engine
 from yolo_prune.errors import ConfigError, EngineError
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.config import WeightConfig
 from yolo_prune.pruning.surgery import zero_weights
 from yolo_prune.pruning.weight_plan import make_weight_plan
@@ -44,8 +44,7 @@ def test_half_precision_takes_and_gives_float32() -> None:
     heads = run(HalfDetector(model), images)
     assert all(head.dtype == torch.float32 for head in heads)
     assert is_close(heads, run(model, images))
-    module = model.layers[0]
-    assert isinstance(module, ConvLayer)
+    module = model.get_conv(0)
     assert module.conv.weight.dtype == torch.float32
 
 

@@ -12,7 +12,7 @@ from networks import copy_state, is_same_state, make_images, make_small_network,
 
 from yolo_prune.darknet.layers import Conv, Network, Shortcut
 from yolo_prune.errors import ConfigError, PlanError
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import Detector
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import CRITERIA, Normalization, ScoreConfig
@@ -84,8 +84,7 @@ def test_taylor_is_the_loss_s_slope_along_a_channel_s_gate(targets: torch.Tensor
 
 def open_gate(model: Detector, layer: int, gate: torch.Tensor, example: Example) -> torch.Tensor:
     """Return the loss with each channel of a convolution, or its γ and β, multiplied by its gate."""
-    module = model.layers[layer]
-    assert isinstance(module, ConvLayer)
+    module = model.get_conv(layer)
     names = ("conv.weight", "conv.bias") if module.bn is None else ("bn.weight", "bn.bias")
     state = dict(model.named_parameters())
     gated = {

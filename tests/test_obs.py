@@ -12,7 +12,7 @@ from test_importance import TARGETS
 
 from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut
 from yolo_prune.errors import PlanError
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import Detector
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning import obs
 from yolo_prune.pruning.channels import make_channel_graph
@@ -20,12 +20,6 @@ from yolo_prune.pruning.obs import measure_statistics, score_by_reconstruction
 from yolo_prune.pruning.plan import FloatArray
 
 PLAIN = make_small_network(Conv(5, 3, 1, 1), Conv(4, 3, 1, 1))
-
-
-def get_conv(model: Detector, layer: int) -> ConvLayer:
-    module = model.layers[layer]
-    assert isinstance(module, ConvLayer)
-    return module
 
 
 def make_examples(model: Detector, count: int = 2) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -40,13 +34,13 @@ def test_statistics_equal_slow_ones() -> None:
     model = randomise_(Detector(PLAIN))
     found = measure_statistics(model, make_channel_graph(PLAIN), make_examples(model))[1]
     loss, rows, slopes = DetectionLoss(PLAIN), [], []
-    kernel = get_conv(model, 1).conv
+    kernel = model.get_conv(1).conv
     for images, targets in make_examples(model):
-        inputs = get_conv(model, 0)(images).detach()
+        inputs = model.get_conv(0)(images).detach()
         outputs = torch.nn.functional.conv2d(inputs, kernel.weight, padding=1).detach().requires_grad_(True)
-        norm = get_conv(model, 1).bn
+        norm = model.get_conv(1).bn
         assert norm is not None
-        heads = [get_conv(model, 2)(torch.nn.functional.leaky_relu(norm(outputs), 0.1))]
+        heads = [model.get_conv(2)(torch.nn.functional.leaky_relu(norm(outputs), 0.1))]
         (gradient,) = torch.autograd.grad(loss.measure(heads, targets, 16, 16).total, outputs)
         rows.append(inputs.permute(0, 2, 3, 1).flatten(0, 2).numpy())
         slopes.append(gradient.permute(0, 2, 3, 1).flatten(0, 2).numpy())
@@ -97,7 +91,7 @@ def test_a_reader_s_costs_add_up_to_the_damage(seed: int) -> None:
 
 def test_of_twins_one_costs_little_and_the_other_then_costs_what_both_are_worth() -> None:
     model = randomise_(Detector(make_small_network(Conv(6, 3, 1, 1, activation="linear"), Conv(4, 1))))
-    for tensor in get_conv(model, 0).state_dict().values():
+    for tensor in model.get_conv(0).state_dict().values():
         if tensor.ndim:
             tensor[4] = tensor[1]
     scores = score(model)[3:9]
@@ -110,9 +104,9 @@ def test_of_twins_one_costs_little_and_the_other_then_costs_what_both_are_worth(
 def test_what_never_varies_or_nobody_reads_costs_nothing(part: str) -> None:
     model = randomise_(Detector(PLAIN))
     if part == "bn.weight":
-        get_conv(model, 0).state_dict()[part][2] = 0  # γ: only act(β) is left, which a bias absorbs
+        model.get_conv(0).state_dict()[part][2] = 0  # γ: only act(β) is left, which a bias absorbs
     else:
-        get_conv(model, 1).state_dict()[part][:, 2] = 0
+        model.get_conv(1).state_dict()[part][:, 2] = 0
     scores = score(model)[3:8]
     assert scores[2] < 1e-6 * np.delete(scores, 2).min()
 
@@ -130,9 +124,9 @@ def test_a_channel_costs_in_every_layer_that_reads_it() -> None:
 
 def test_a_grouped_convolution_reads_each_group_s_part() -> None:
     model = randomise_(Detector(make_small_network(Conv(4, 1), Conv(6, 3, 1, 1, groups=2), Conv(3, 1))))
-    wide = obs._widen(get_conv(model, 1).conv)
+    wide = obs._widen(model.get_conv(1).conv)
     inputs = make_images(model)[:, :1].repeat(1, 4, 1, 1) * torch.tensor([1.0, 2, 3, 4]).view(1, 4, 1, 1)
-    expected = get_conv(model, 1).conv(inputs)
+    expected = model.get_conv(1).conv(inputs)
     assert torch.allclose(torch.nn.functional.conv2d(inputs, torch.from_numpy(wide), padding=1), expected)
     assert np.isfinite(score(model)[3:5]).all()
 

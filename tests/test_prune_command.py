@@ -25,7 +25,7 @@ from yolo_prune.darknet.layers import Conv, Shortcut
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from yolo_prune.model.decode import DecodedDetector
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import Detector
 
 COSTS = {"params", "macs", "flops", "size_bytes"}
 GROUPS = {(0,): 8, (1, 3): 8, (2,): 4, (5,): 16}
@@ -118,8 +118,7 @@ def two_blocks(workplace: Path, hands: Path) -> Callable[[float, float], Path]:
     def write(first: float, second: float) -> Path:
         model = randomise_(Detector(network), double=False)
         for layer, factor in ((2, first), (5, second)):
-            module = model.layers[layer]
-            assert isinstance(module, ConvLayer)
+            module = model.get_conv(layer)
             assert module.bn is not None
             with torch.no_grad():
                 module.bn.weight.mul_(factor)

@@ -24,7 +24,7 @@ from torch.nn import functional
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample
 from yolo_prune.errors import PlanError
-from yolo_prune.model.detector import ConvLayer, Detector, Heads
+from yolo_prune.model.detector import Detector, Heads
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.constants import carry_constants, measure_constants
 from yolo_prune.pruning.plan import Plan, prune_network
@@ -64,16 +64,10 @@ def measure_squares(one: Heads, other: Heads) -> float:
     return sum(float((a - b).square().mean()) for a, b in zip(one, other, strict=True))
 
 
-def get_conv(model: Detector, layer: int) -> ConvLayer:
-    module = model.layers[layer]
-    assert isinstance(module, ConvLayer)
-    return module
-
-
 @torch.no_grad()
 def tie_linearly_(model: Detector) -> None:
     """Make channel 2 of layer 0 be 2 · channel 0 − 3 · channel 1 + 4, before and after a linear activation, in place."""
-    layer = get_conv(model, 0)
+    layer = model.get_conv(0)
     assert layer.bn is not None
     assert layer.bn.running_mean is not None
     assert layer.bn.running_var is not None
@@ -91,7 +85,7 @@ def test_a_linear_combination_is_taken_over_exactly(normalised: bool) -> None:
     images = make_images(model, seed=9)
     slim = refit(model, drop(network, 0, [2]), make_batches(model), ridge=1e-13)
     assert measure_largest_gap(run(slim, images), run(model, images)) < 1e-9
-    old, new = get_conv(model, 1).conv.weight.flatten(1), get_conv(slim, 1).conv.weight.flatten(1)
+    old, new = model.get_conv(1).conv.weight.flatten(1), slim.get_conv(1).conv.weight.flatten(1)
     expected = torch.stack((old[:, 0] + 2 * old[:, 2], old[:, 1] - 3 * old[:, 2], old[:, 3]), 1)
     assert torch.allclose(new, expected, 1e-6, 1e-6)
 
@@ -99,13 +93,13 @@ def test_a_linear_combination_is_taken_over_exactly(normalised: bool) -> None:
 def test_a_twin_is_taken_over_by_kernels_of_any_size() -> None:
     network = make_small_network(Conv(4, 3, 1, 1, activation="mish"), MaxPool(2, 2, 1), Conv(5, 3, 2, 1), Conv(3, 1))
     model = randomise_(Detector(network))
-    for tensor in get_conv(model, 0).state_dict().values():
+    for tensor in model.get_conv(0).state_dict().values():
         if tensor.ndim:
             tensor[2] = tensor[1]
     images = make_images(model, seed=9)
     slim = refit(model, drop(network, 0, [2]), make_batches(model, 8), ridge=1e-13)
     assert measure_largest_gap(run(slim, images), run(model, images)) < 1e-7
-    old, new = get_conv(model, 2).conv.weight, get_conv(slim, 2).conv.weight
+    old, new = model.get_conv(2).conv.weight, slim.get_conv(2).conv.weight
     assert torch.allclose(new, torch.stack((old[:, 0], old[:, 1] + old[:, 2], old[:, 3]), 1), 1e-5, 1e-5)
 
 
@@ -130,20 +124,20 @@ def test_a_layer_is_what_lstsq_makes_of_what_it_reads(layer: int) -> None:
         with torch.no_grad():
             slim(batch, see(read))
             model(batch, see(wanted))
-    kernel = get_conv(slim, layer).conv
+    kernel = slim.get_conv(layer).conv
     stride = kernel.stride[0]
     with torch.no_grad():
         rows = functional.unfold(torch.cat(read), 3, padding=1, stride=stride).transpose(1, 2).flatten(0, 1)
-        targets = get_conv(model, layer).conv(torch.cat(wanted)).permute(0, 2, 3, 1).flatten(0, 2)
-        given = get_conv(slim, layer).conv(torch.cat(read)).permute(0, 2, 3, 1).flatten(0, 2)
+        targets = model.get_conv(layer).conv(torch.cat(wanted)).permute(0, 2, 3, 1).flatten(0, 2)
+        given = slim.get_conv(layer).conv(torch.cat(read)).permute(0, 2, 3, 1).flatten(0, 2)
         solution = torch.linalg.lstsq(torch.cat((rows, rows.new_ones(len(rows), 1)), 1), targets).solution
     assert torch.allclose(kernel.weight.flatten(1), solution[:-1].T, 1e-5, 1e-6)
-    norm = get_conv(slim, layer).bn
+    norm = slim.get_conv(layer).bn
     if norm is None:
         assert kernel.bias is not None
         assert torch.allclose(kernel.bias, solution[-1], 1e-5, 1e-6)
     else:
-        old = get_conv(model, layer).bn
+        old = model.get_conv(layer).bn
         assert old is not None
         assert old.running_mean is not None
         assert norm.running_mean is not None
@@ -212,13 +206,13 @@ def test_grouped_convolutions_keep_their_weights_and_get_the_mean() -> None:
     slim, plain = refit(model, plan, batches), rebuild(model, plan)
     outputs: dict[str, dict[int, Tensor]] = {"slim": {}, "model": {}}
     for layer in (5, 6):
-        assert torch.equal(get_conv(slim, layer).conv.weight, get_conv(plain, layer).conv.weight)
+        assert torch.equal(slim.get_conv(layer).conv.weight, plain.get_conv(layer).conv.weight)
         for name, one in (("slim", slim), ("model", model)):
-            norm = get_conv(one, layer).bn
+            norm = one.get_conv(layer).bn
             assert norm is not None
             assert norm.running_mean is not None
             (total,) = (
-                get_conv(one, layer).conv(
+                one.get_conv(layer).conv(
                     torch.cat(list(Replay(one.requires_grad_(False), batches).iterate_inputs(layer)))
                 ),
             )

@@ -256,8 +256,7 @@ def test_dense_layers_stay_dense_and_the_model_stays_itself() -> None:
     network = make_small_network(Conv(64, 3, padding=1), Conv(96, 3, padding=1), Conv(96, 3, padding=1))
     model = randomise_(Detector(network))
     with torch.no_grad():
-        convolution = model.layers[2]
-        assert isinstance(convolution, ConvLayer)
+        convolution = model.get_conv(2)
         convolution.conv.weight[:, 20:] = 0
     state = copy_state(model)
     engine = SparseDetector(model)

@@ -19,7 +19,7 @@ from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Network
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import PlanConfig, ScoreConfig
 from yolo_prune.pruning.constants import carry_constants
@@ -188,8 +188,7 @@ def test_worth_is_what_kept_squares_score_squared() -> None:
     scores = score_by_squares(model, graph, ScoreConfig(criterion="taylor", normalize="none"), squares)
     expected = np.zeros(graph.size)
     for layer in graph.conv_layers:
-        module = model.layers[layer]
-        assert isinstance(module, ConvLayer)
+        module = model.get_conv(layer)
         if module.bn is not None:
             gamma, beta = (getattr(module.bn, part).detach() for part in ("weight", "bias"))
             one, other = (squares[f"layers.{layer}.bn.{part}"] for part in ("weight", "bias"))

@@ -23,7 +23,7 @@ from networks import (
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample
 from yolo_prune.errors import PlanError
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.constants import carry_constants
 from yolo_prune.pruning.plan import Plan
@@ -38,8 +38,7 @@ def still(model: Detector, plan: Plan) -> Detector:
     """Return the model whose dropped channels give their constant act(β): γ, or the kernel, is 0 and β stays."""
     graph, stilled = make_channel_graph(model.network), copy.deepcopy(model)
     for index in graph.conv_layers:
-        module = stilled.layers[index]
-        assert isinstance(module, ConvLayer)
+        module = stilled.get_conv(index)
         scale = module.conv.weight if module.bn is None else module.bn.weight
         scale[torch.from_numpy(~plan.keep[graph.writes[index]])] = 0
     return stilled
@@ -135,14 +134,12 @@ def test_a_head_that_outputs_nan_is_a_difference(head: int) -> None:
 
 def test_settings_that_no_tensor_holds_are_kept() -> None:
     model = Detector(make_small_network(Conv(4, 3, 1, 1))).train()
-    module = model.layers[0]
-    assert isinstance(module, ConvLayer)
+    module = model.get_conv(0)
     assert module.bn is not None
     module.bn.eps, module.bn.momentum = 0.5, 0.25
     plan = make_plan_at_random(make_channel_graph(model.network), 0)
     for twin in (mask(model, plan), rebuild(model, plan)):
-        first = twin.layers[0]
-        assert isinstance(first, ConvLayer)
+        first = twin.get_conv(0)
         assert first.bn is not None
         assert (first.bn.eps, first.bn.momentum, twin.training) == (0.5, 0.25, True)
 

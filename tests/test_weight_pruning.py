@@ -25,7 +25,7 @@ from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Network
 from yolo_prune.errors import PlanError, YoloPruneError
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.config import WeightConfig
 from yolo_prune.pruning.surgery import zero_weights
 from yolo_prune.pruning.weight_plan import (
@@ -45,12 +45,6 @@ def make_tiny(seed: int = 0) -> Detector:
     return randomise_(Detector(TINY), seed)
 
 
-def get_conv(model: Detector, layer: int) -> ConvLayer:
-    module = model.layers[layer]
-    assert isinstance(module, ConvLayer)
-    return module
-
-
 def get_kernels(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if name.endswith("conv.weight")}
 
@@ -59,7 +53,7 @@ def rank_by_hand(model: Detector, criterion: str) -> list[tuple[float, int, int]
     """Return (score, layer, place) of every weight that may be zeroed, in the order of zeroing; a layer's highest is left out."""
     ranked = []
     for layer in PRUNABLE:
-        module = get_conv(model, layer)
+        module = model.get_conv(layer)
         scale = torch.ones(len(module.conv.weight), dtype=torch.float64)
         if criterion == "bn-gamma":
             assert module.bn is not None
@@ -97,7 +91,7 @@ def test_of_equal_weights_the_first_are_zeroed_and_the_last_stays() -> None:
     model = make_tiny()
     with torch.no_grad():
         for layer in PRUNABLE:
-            get_conv(model, layer).conv.weight.fill_(-0.5)
+            model.get_conv(layer).conv.weight.fill_(-0.5)
     plan = make_weight_plan(model, WeightConfig("l1", 600 / sum(PRUNABLE.values())))
     free = [(layer, place) for layer, weights in PRUNABLE.items() for place in range(weights - 1)]
     assert list_dropped(plan.keep) == set(free[:600])
@@ -110,7 +104,7 @@ def test_the_scale_that_batch_norm_takes_out_is_no_matter() -> None:
     plain = make_weight_plan(model, WeightConfig("l1", 0.6))
     with torch.no_grad():
         for layer in PRUNABLE:
-            module = get_conv(model, layer)
+            module = model.get_conv(layer)
             assert module.bn is not None
             assert module.bn.running_mean is not None
             assert module.bn.running_var is not None
@@ -186,7 +180,7 @@ def test_a_pattern_of_a_whole_network_spares_the_layers_it_is_given() -> None:
     plan = make_weight_plan(model, WeightConfig("l1", pattern="2:4", spare=(3,)))
     assert plan.keep.keys() == {1, 2, 5}
     assert all(
-        torch.equal(keep, keep_pattern(get_conv(model, i).conv.weight.abs(), 2, 4)) for i, keep in plan.keep.items()
+        torch.equal(keep, keep_pattern(model.get_conv(i).conv.weight.abs(), 2, 4)) for i, keep in plan.keep.items()
     )
     assert plan.ratio == 0.5
     whole = make_weight_plan(model, WeightConfig("l1", pattern="1:4", spare_ends=False))
@@ -278,6 +272,6 @@ def test_a_network_of_ends_says_how_it_could_be_pruned() -> None:
 def test_a_nan_weight_is_rejected() -> None:
     model = make_tiny()
     with torch.no_grad():
-        get_conv(model, 3).conv.weight[0] = math.nan
+        model.get_conv(3).conv.weight[0] = math.nan
     with pytest.raises(PlanError, match=r"layer 3: conv\.weight holds NaN"):
         make_weight_plan(model, WeightConfig())

@@ -111,8 +111,7 @@ def test_zeroed_channels_stay_where_a_multiple_needs_them(
     network = make_small_network(Conv(10, 1), Conv(18, 1))
     model = randomise_(Detector(network), double=False)
     for layer, count in enumerate(zeroed):
-        module = model.layers[layer]
-        assert isinstance(module, ConvLayer)
+        module = model.get_conv(layer)
         assert module.bn is not None
         with torch.no_grad():
             module.bn.weight[-count:] = 0

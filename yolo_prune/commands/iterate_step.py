@@ -18,7 +18,7 @@ from yolo_prune.darknet.layers import Network
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import PlanError
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance, save_checkpoint
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
 from yolo_prune.pruning.config import PlanConfig, WeightConfig
 from yolo_prune.pruning.constants import carry_constants
@@ -166,8 +166,7 @@ def _find_needed_ratio(model: Detector, wanted: WeightConfig, config: IterateCon
         return None
     prunable = 0
     for layer in find_prunable_layers(model.network, wanted):
-        module = model.layers[layer]
-        assert isinstance(module, ConvLayer)
+        module = model.get_conv(layer)
         prunable += module.conv.weight.numel()
     needed = (1 - config.target_params) * limits.cost.params / prunable
     if needed >= 1:

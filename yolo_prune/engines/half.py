@@ -11,7 +11,7 @@ from torch.sparse import to_sparse_semi_structured
 
 from yolo_prune.darknet.layers import Conv
 from yolo_prune.errors import EngineError
-from yolo_prune.model.detector import ConvLayer, Detector, Heads, Visit
+from yolo_prune.model.detector import Detector, Heads, Visit
 from yolo_prune.model.fold import fold_batchnorm
 
 ROWS, COLUMNS = 32, 64
@@ -46,8 +46,7 @@ class SemiStructuredDetector(HalfDetector):
         super().__init__(model)
         self.sparse_layers: list[int] = []
         for index, layer in self.network.convs:
-            module = self.layers[index]
-            assert isinstance(module, ConvLayer)
+            module = self.get_conv(index)
             if is_semi_structured(layer, module.conv.weight):
                 module.register_module("conv", _SemiStructuredConv(module.conv))
                 self.sparse_layers.append(index)

@@ -129,6 +129,12 @@ class Detector(nn.Module):
                 del outputs[source]
         return heads
 
+    def get_conv(self, index: int) -> ConvLayer:
+        """Return the module of a convolution by its layer number."""
+        module = self.layers[index]
+        assert isinstance(module, ConvLayer)
+        return module
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:

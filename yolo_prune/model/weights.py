@@ -97,7 +97,7 @@ def load_weights(model: Detector, path: Path) -> LoadReport:
             break
         count = _count(network, index, filters)
         if not is_foreign:
-            _fill(_get_conv(model, index), values[position : position + count])
+            _fill(model.get_conv(index), values[position : position + count])
         position += count
     return LoadReport(header, loaded, len(counts), foreign)
 
@@ -113,7 +113,7 @@ def save_weights(model: Detector, path: Path, header: WeightsHeader | None = Non
         file.write(struct.pack("<iii", header.major, header.minor, header.revision))
         file.write(struct.pack("<q" if header.is_wide else "<i", header.seen))
         for index, _ in model.network.convs:
-            for tensor in _stored(_get_conv(model, index)):
+            for tensor in _stored(model.get_conv(index)):
                 file.write(tensor.detach().cpu().to(torch.float32).contiguous().numpy().astype("<f4").tobytes())
     return path
 
@@ -162,12 +162,6 @@ def _find_foreign_classes(network: Network, found: int, expected: int) -> int | 
     slope = total(1) - total(0)
     classes, remainder = divmod(found - expected + total(network.classes) - total(0), slope)
     return classes if remainder == 0 and classes >= 1 else None
-
-
-def _get_conv(model: Detector, index: int) -> ConvLayer:
-    module = model.layers[index]
-    assert isinstance(module, ConvLayer)
-    return module
 
 
 def _stored(module: ConvLayer) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from yolo_prune.darknet.layers import Conv, Network, Shortcut
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import BoolArray, ChannelGraph, make_channel_graph
 
 MEAN_GAMMA = 0.1
@@ -41,8 +41,7 @@ def balance_gammas_(model: Detector, mean_gamma: float = MEAN_GAMMA) -> int:
             scale[group.ids] = mean_gamma / mean
             groups += 1
     for index in graph.conv_layers:
-        module = model.layers[index]
-        assert isinstance(module, ConvLayer)
+        module = model.get_conv(index)
         written = torch.from_numpy(scale[graph.writes[index]]).to(module.conv.weight)
         read = torch.from_numpy(scale[graph.reads[index]]).to(module.conv.weight)
         if module.bn is not None:
@@ -64,7 +63,6 @@ def _find_scalable(network: Network, graph: ChannelGraph) -> BoolArray:
 
 
 def _get_gamma(model: Detector, layer: int) -> Tensor:
-    module = model.layers[layer]
-    assert isinstance(module, ConvLayer)
+    module = model.get_conv(layer)
     assert module.bn is not None
     return module.bn.weight

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from yolo_prune.errors import PlanError
-from yolo_prune.model.detector import ConvLayer, Detector
+from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import ChannelGraph
 
 GAMMA_THRESHOLD = 0.01
@@ -35,8 +35,7 @@ class GammaSparsity:
         ids: list[Tensor] = []
         fixed, lacking = torch.zeros(graph.size, dtype=torch.bool), torch.zeros(graph.size, dtype=torch.bool)
         for layer in graph.conv_layers:
-            module = model.layers[layer]
-            assert isinstance(module, ConvLayer)
+            module = model.get_conv(layer)
             written = torch.from_numpy(graph.writes[layer])
             if module.bn is not None:
                 self._gammas.append(module.bn.weight)

@@ -61,7 +61,7 @@ def score_channels(
     if config.criterion == "taylor":
         by_layer = _score_taylor(model, graph, examples)
     else:
-        by_layer = {layer: _score_filters(_get_conv(model, layer), config.criterion) for layer in graph.conv_layers}
+        by_layer = {layer: _score_filters(model.get_conv(layer), config.criterion) for layer in graph.conv_layers}
     scores = reduce_members(graph, {layer: part.cpu().numpy() for layer, part in by_layer.items()}, config.group_reduce)
     return normalize_groups(graph, scores, config.normalize)
 
@@ -83,7 +83,7 @@ def score_by_squares(
     check_finite(model)
     by_layer = {}
     for layer in graph.conv_layers:
-        module = _get_conv(model, layer)
+        module = model.get_conv(layer)
         names = ("bn.weight", "bn.bias") if module.bn is not None else ("conv.weight", "conv.bias")
         pairs = [(module.get_parameter(name), squares[f"layers.{layer}.{name}"]) for name in names]
         changes = [
@@ -129,7 +129,7 @@ def _score_filters(module: ConvLayer, criterion: str) -> Tensor:
 
 def _score_taylor(model: Detector, graph: ChannelGraph, examples: Iterable[Example]) -> dict[int, Tensor]:
     """Return (out,) float64 per convolution: the root mean square over examples of the first-order loss changes."""
-    parameters = {layer: _get_gate(_get_conv(model, layer)) for layer in graph.conv_layers}
+    parameters = {layer: _get_gate(model.get_conv(layer)) for layer in graph.conv_layers}
     flat = [parameter for gate in parameters.values() for parameter in gate]
     loss, totals, count = DetectionLoss(model.network).to(flat[0].device), dict[int, Any](), 0
     with evaluating(model), torch.enable_grad():
@@ -210,9 +210,3 @@ def score_blocks(model: Detector, blocks: Sequence[Block], images: Iterable[Tens
     if not count:
         raise PlanError("there are no images to score blocks on", where="drop_blocks", right="name a data set")
     return [float(value) for value in np.sqrt(branches / np.where(sums > 0, sums, 1))]
-
-
-def _get_conv(model: Detector, layer: int) -> ConvLayer:
-    module = model.layers[layer]
-    assert isinstance(module, ConvLayer)
-    return module

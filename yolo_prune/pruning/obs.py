@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_prune.errors import PlanError
-from yolo_prune.model.detector import ConvLayer, Detector, evaluating
+from yolo_prune.model.detector import Detector, evaluating
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import BoolArray, ChannelGraph, Group, IntArray
 from yolo_prune.pruning.plan import FloatArray
@@ -216,6 +216,5 @@ def _order(readers: Sequence[_Reader], count: int) -> FloatArray:
 
 
 def _get_kernel(model: Detector, layer: int) -> nn.Conv2d:
-    module = model.layers[layer]
-    assert isinstance(module, ConvLayer)
+    module = model.get_conv(layer)
     return module.conv

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from yolo_prune.darknet.layers import Network, get_sources
 from yolo_prune.errors import PlanError
-from yolo_prune.model.detector import ConvLayer, Detector, evaluating
+from yolo_prune.model.detector import Detector, evaluating
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
 from yolo_prune.pruning.least_squares import Moments
 from yolo_prune.pruning.plan import Plan
@@ -84,7 +84,7 @@ def _fit_(
     generator: torch.Generator,
 ) -> None:
     """Fit one convolution of `slim` in place; `keep` (out,) bool are the filters of `model` that it still has."""
-    old, new = _get_conv(model, index), _get_conv(slim, index)
+    old, new = model.get_conv(index), slim.get_conv(index)
     kernel, width = new.conv, new.conv.weight[0].numel()
     is_grouped = kernel.groups > 1
     weight = kernel.weight.flatten(1).double()
@@ -127,9 +127,3 @@ def _take_patches(inputs: Tensor, kernel: nn.Conv2d, places: Tensor) -> Tensor:
 def _get_padding(kernel: nn.Conv2d) -> tuple[int, ...]:
     assert not isinstance(kernel.padding, str)
     return kernel.padding
-
-
-def _get_conv(model: Detector, layer: int) -> ConvLayer:
-    module = model.layers[layer]
-    assert isinstance(module, ConvLayer)
-    return module

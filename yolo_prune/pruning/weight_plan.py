@@ -79,7 +79,7 @@ def make_weight_plan(model: Detector, config: WeightConfig) -> WeightPlan:
     """
     check_finite(model)
     prunable = find_prunable_layers(model.network, config)
-    scores = {index: score_weights(_get_conv(model, index), config.criterion) for index in prunable}
+    scores = {index: score_weights(model.get_conv(index), config.criterion) for index in prunable}
     if config.kept_of is not None:
         return WeightPlan({index: keep_pattern(score, *config.kept_of) for index, score in scores.items()})
     if config.scope == "layer":
@@ -131,7 +131,7 @@ def _keep_highest(scores: list[Tensor], ratio: float) -> list[Tensor]:
 @torch.no_grad()
 def count_by_layer(model: Detector) -> tuple[tuple[int, int, int], ...]:
     """Return for every convolution its layer, the number of weights in its kernel, and the number of non-zero ones."""
-    kernels = ((index, _get_conv(model, index).conv.weight) for index, _ in model.network.convs)
+    kernels = ((index, model.get_conv(index).conv.weight) for index, _ in model.network.convs)
     return tuple((index, kernel.numel(), int(kernel.count_nonzero())) for index, kernel in kernels)
 
 
@@ -143,9 +143,3 @@ def count_nonzeros(model: Detector, img_size: int) -> NonZeros:
         sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
         sum(left * prod(shapes[index][1:]) for index, _, left in count_by_layer(model)),
     )
-
-
-def _get_conv(model: Detector, layer: int) -> ConvLayer:
-    module = model.layers[layer]
-    assert isinstance(module, ConvLayer)
-    return module

@@ -12,7 +12,7 @@ from yolo_prune.engines.sparse.build import load_kernel
 from yolo_prune.engines.sparse.packing import PackedWeights, can_pack, pack_weights
 from yolo_prune.engines.sparse.program import Program
 from yolo_prune.errors import EngineError
-from yolo_prune.model.detector import ConvLayer, Detector, Heads, Visit
+from yolo_prune.model.detector import Detector, Heads, Visit
 from yolo_prune.model.fold import fold_batchnorm
 
 MOST_DENSITY = 0.5
@@ -72,8 +72,7 @@ class SparseDetector(Detector):
     def _pack(self, most_density: float) -> dict[int, PackedWeights]:
         packed = {}
         for index, layer in self.network.convs:
-            module = self.layers[index]
-            assert isinstance(module, ConvLayer)
+            module = self.get_conv(index)
             if can_pack(layer) and _pays(module.conv.weight, most_density):
                 packed[index] = pack_weights(module.conv.weight, layer.stride)
         return packed

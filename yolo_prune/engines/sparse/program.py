@@ -27,7 +27,7 @@ from yolo_prune.engines.sparse.steps import (
 )
 from yolo_prune.engines.sparse.tiling import Limits
 from yolo_prune.errors import EngineError
-from yolo_prune.model.detector import ConvLayer, Detector, Heads, activate, run_layer
+from yolo_prune.model.detector import Detector, Heads, activate, run_layer
 
 Call = Callable[[], None]
 MOST_FLOATS = 2**30
@@ -130,8 +130,7 @@ class Program:
             source = spare
         target = self._make_block(Planes(*self._shapes[index]))
         is_native = layer.activation in ACTIVATIONS
-        module = self._model.layers[index]
-        assert isinstance(module, ConvLayer)
+        module = self._model.get_conv(index)
         assert module.conv.bias is not None
         after = self._model.network.layers[index + 1]
         added = self._blocks[after.source] if isinstance(after, Shortcut) and self._is_fused(index + 1) else None
