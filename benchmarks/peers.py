@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     arguments = parser.parse_args()
     base, ours = load_checkpoint(arguments.base), load_checkpoint(arguments.ours)
-    spec = load_data_of(None, base.provenance, "the data set of BASE")
+    spec = load_data_of(None, base.provenance)
     full = measure_cost(base.network, base.img_size)
     share = measure_cost(ours.network, base.img_size).macs / full.macs
     for name, criterion in {"group-norm": "l2", "taylor": "taylor"}.items():

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 from engine_peers import format_spread
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from yolo_prune.arrays import Float64Array
+
 RESAMPLES = 2000
 INTERVAL = (2.5, 97.5)
 """Percentiles of the resamples that bound an interval."""
@@ -30,7 +30,7 @@ class Measured:
     share: float
     """Of the whole network's MACs."""
     params: int
-    seconds: FloatArray
+    seconds: Float64Array
 
 
 class Cell(NamedTuple):
@@ -47,7 +47,7 @@ class Ratio:
     """How many times as long something takes; `logs` (RESAMPLES,) are bootstrapped logarithms of it."""
 
     value: float
-    logs: FloatArray
+    logs: Float64Array
 
     def __str__(self) -> str:
         low, high = np.exp(np.percentile(self.logs, INTERVAL))
@@ -76,7 +76,7 @@ def compare(measured: Sequence[Measured]) -> dict[Cell, dict[int, Ratio]]:
             random.integers(rounds, size=(RESAMPLES, seeds, rounds)),
         )
 
-        def average(times: FloatArray) -> FloatArray:
+        def average(times: Float64Array) -> Float64Array:
             return np.log(np.median(times, -1)).mean(-1)  # type: ignore[no-any-return]  # numpy types a mean as Any
 
         ratios[cell] = {
@@ -89,9 +89,9 @@ def compare(measured: Sequence[Measured]) -> dict[Cell, dict[int, Ratio]]:
     return ratios
 
 
-def stack_times(measured: Sequence[Measured]) -> dict[Cell, dict[int, FloatArray]]:
+def stack_times(measured: Sequence[Measured]) -> dict[Cell, dict[int, Float64Array]]:
     """Return the seconds (seeds, rounds) by cell and multiple."""
-    columns: dict[Cell, dict[int, list[FloatArray]]] = {}
+    columns: dict[Cell, dict[int, list[Float64Array]]] = {}
     for run in measured:
         cell = columns.setdefault(Cell(run.network, run.cut, run.engine, run.threads), {})
         cell.setdefault(run.round_to, []).append(run.seconds)
@@ -141,7 +141,7 @@ def format_macs(runs: Sequence[Measured]) -> str:
     return f"{said}."
 
 
-def format_cut(cells: Sequence[Cell], times: Mapping[Cell, Mapping[int, FloatArray]], ratios: Ratios) -> str:
+def format_cut(cells: Sequence[Cell], times: Mapping[Cell, Mapping[int, Float64Array]], ratios: Ratios) -> str:
     """Return a row for every engine and number of threads."""
     first, *others = times[cells[0]]
     heads = ["engine", "threads", f"{first}, ms"]

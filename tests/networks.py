@@ -13,6 +13,7 @@ from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Network, Route, Shap
 from yolo_prune.model.detector import ConvLayer, Detector, Heads
 from yolo_prune.pruning.channels import ChannelGraph
 from yolo_prune.pruning.plan import Plan
+from yolo_prune.pruning.surgery import compare
 
 SIDE = 16
 ACTIVATIONS = ("leaky", "linear", "relu", "mish", "swish", "logistic")
@@ -176,3 +177,8 @@ def is_same_state(model: Detector, state: dict[str, Tensor]) -> bool:
     """Return whether a model's tensors are those of `state`, bit by bit."""
     now = model.state_dict()
     return now.keys() == state.keys() and all(torch.equal(now[name], tensor) for name, tensor in state.items())
+
+
+def measure_difference(one: Detector, other: Detector, img_size: int, seed: int = 0) -> float:
+    """Return the largest difference of two models' outputs on random images, in float64."""
+    return compare(one, other, img_size, seed).difference

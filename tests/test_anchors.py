@@ -13,12 +13,12 @@ from PIL import Image
 from tiny import TINY_CFG, Cli, read_json
 from torchvision.ops import box_iou
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.architectures import YOLOV3_ANCHORS, make_network
 from yolo_prune.darknet.cfg import format_cfg, parse_anchors, parse_cfg
 from yolo_prune.darknet.layers import Anchors, Network, get_anchors, replace_anchors
 from yolo_prune.datasets import anchors as module
 from yolo_prune.datasets.anchors import (
-    FloatArray,
     find_anchors,
     format_anchors,
     improve_anchors,
@@ -37,7 +37,7 @@ SIDES = st.tuples(st.integers(1, 400), st.integers(1, 400))
 BOXES = st.lists(SIDES, min_size=1, max_size=40).map(lambda pairs: np.array(pairs, np.float64))
 
 
-def make_boxes(seed: int, count: int) -> FloatArray:
+def make_boxes(seed: int, count: int) -> Float64Array:
     """Return boxes of many shapes, a third of them much larger."""
     rng = np.random.default_rng(seed)
     small = np.exp(rng.normal(3, 0.5, (count, 2)))
@@ -45,7 +45,7 @@ def make_boxes(seed: int, count: int) -> FloatArray:
     return small
 
 
-def score(boxes: FloatArray, anchors: FloatArray) -> float:
+def score(boxes: Float64Array, anchors: Float64Array) -> float:
     return measure_fit(boxes, anchors, RATIO).mean_iou
 
 
@@ -88,7 +88,7 @@ def test_as_many_anchors_as_boxes_are_the_boxes() -> None:
     np.testing.assert_array_equal(find_anchors(boxes, 12), boxes[boxes.prod(1).argsort()])
 
 
-def find_best_pair(boxes: FloatArray) -> float:
+def find_best_pair(boxes: Float64Array) -> float:
     """Try every split into two clusters, and as the centre of each every width with every height in it."""
     best = 0.0
     for members in product((False, True), repeat=len(boxes) - 1):
@@ -125,7 +125,7 @@ def test_more_restarts_are_never_worse() -> None:
 @given(BOXES, BOXES)
 @settings(max_examples=200, deadline=None)
 def test_k_means_never_leads_to_a_lower_mean_iou_or_leaves_an_anchor_unused(
-    boxes: FloatArray, start: FloatArray
+    boxes: Float64Array, start: Float64Array
 ) -> None:
     before = start.copy()
     anchors = improve_anchors(boxes, start)
@@ -143,7 +143,7 @@ def test_anchors_follow_from_boxes_and_seed() -> None:
 
 @given(BOXES, st.integers(1, 4), st.integers(-2, 6), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
-def test_anchors_grow_with_the_boxes(boxes: FloatArray, count: int, power: int, seed: int) -> None:
+def test_anchors_grow_with_the_boxes(boxes: Float64Array, count: int, power: int, seed: int) -> None:
     boxes = boxes * 4
     count = min(count, len(np.unique(boxes, axis=0)))
     anchors = find_anchors(boxes, count, seed)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import make_small_network, networks
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Network, Shortcut
@@ -17,7 +18,7 @@ from yolo_prune.errors import PlanError
 from yolo_prune.pruning.budget import Budget, find_shortest
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
-from yolo_prune.pruning.plan import FloatArray, Plan, check_plan, make_cost_budgets, make_plan, prune_network
+from yolo_prune.pruning.plan import Plan, check_plan, make_cost_budgets, make_plan, prune_network
 
 SHARES = st.floats(0.005, 1)
 NETWORK = make_network("yolov3", width=0.1)
@@ -68,7 +69,7 @@ def test_what_no_prefix_can_reach_is_reported_with_the_nearest() -> None:
     )
 
 
-def plan_for(network: Network, importance: FloatArray, config: PlanConfig) -> tuple[Plan, Network]:
+def plan_for(network: Network, importance: Float64Array, config: PlanConfig) -> tuple[Plan, Network]:
     graph, cost = make_channel_graph(network), measure_cost(network)
     plan = make_plan(graph, importance, config, make_cost_budgets(config, network, graph, cost, network.width))
     check_plan(graph, plan)

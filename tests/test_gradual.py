@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import measure_difference
 from tiny import PRUNABLE, SIDE, TINY_CFG, Cli, Killed, before_step, is_same, make_config
 
 from yolo_prune.commands.config import PRUNE_TRAINING, PruneConfig
@@ -28,7 +29,7 @@ from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plan import Plan, prune_network
 from yolo_prune.pruning.plan_file import load_plan
-from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
+from yolo_prune.pruning.surgery import mask, rebuild
 from yolo_prune.pruning.zeroing import begin_removal, parse_removal
 from yolo_prune.training import removal as removal_module
 from yolo_prune.training.config import TrainConfig

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import copy_state, is_same_state, make_images, make_small_network, networks, randomise_
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.layers import Conv, Network, Shortcut
 from yolo_prune.errors import ConfigError, PlanError
 from yolo_prune.model.detector import Detector
@@ -17,7 +18,7 @@ from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import CRITERIA, Normalization, ScoreConfig
 from yolo_prune.pruning.importance import Example, normalize_groups, reduce_members, score_channels
-from yolo_prune.pruning.plan import FloatArray, rank_within_groups
+from yolo_prune.pruning.plan import rank_within_groups
 
 TIED = make_small_network(Conv(2, 1), Conv(2, 1), Shortcut(0), Conv(3, 1, batch_normalize=False))
 """Ids: image 0-2, the tied pair 3-4, the plain convolution 5-7, the head from 8 on."""
@@ -36,7 +37,7 @@ def make_tied() -> Detector:
     return model
 
 
-def score(model: Detector, criterion: str, examples: list[Example] | None = None, **choices: str) -> FloatArray:
+def score(model: Detector, criterion: str, examples: list[Example] | None = None, **choices: str) -> Float64Array:
     graph = make_channel_graph(model.network)
     return score_channels(model, graph, ScoreConfig(criterion, **choices), examples or [])  # type: ignore[arg-type]  # texts all
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import copy_state, is_same_state, measure_largest_gap, randomise_
+from networks import copy_state, is_same_state, measure_difference, measure_largest_gap, randomise_
 from torch import Tensor
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.cfg import format_cfg, load_cfg, parse_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.model.detector import Detector
@@ -21,8 +22,8 @@ from yolo_prune.model.weights import load_weights, save_weights
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import CRITERIA, PlanConfig, ScoreConfig
 from yolo_prune.pruning.importance import Example, score_channels
-from yolo_prune.pruning.plan import FloatArray, Plan, check_plan, make_cost_budgets, make_plan, prune_network
-from yolo_prune.pruning.surgery import compare, mask, measure_difference, rebuild
+from yolo_prune.pruning.plan import Plan, check_plan, make_cost_budgets, make_plan, prune_network
+from yolo_prune.pruning.surgery import compare, mask, rebuild
 
 CFGS = sorted((Path(__file__).parents[1] / "configs").glob("*.cfg"))
 RATIOS = (0.1, 0.5, 0.8, 0.95)
@@ -50,7 +51,7 @@ def make_model(path: Path) -> Detector:
 
 
 @lru_cache(maxsize=len(CRITERIA))
-def score(path: Path, criterion: Any) -> FloatArray:
+def score(path: Path, criterion: Any) -> Float64Array:
     model = make_model(path)
     return score_channels(model, make_channel_graph(model.network), ScoreConfig(criterion), make_examples())
 

@@ -149,9 +149,9 @@ def test_epochs_and_seeds_change_order_and_images(samples: tuple[Sample, ...]) -
 
 def test_order_last_batch_and_length(samples: tuple[Sample, ...]) -> None:
     data = DetectionDataset(samples, 2, SIZE)
-    whole, cut = (make_loader(data, 4, shuffle=False, epoch=0, drop_last=drop) for drop in (False, True))
+    whole = make_loader(data, 4, shuffle=False, epoch=0)
     assert [batch.indices.tolist() for batch in whole] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
-    assert [len(whole), len(cut), len(list(cut))] == [3, 2, 2]
+    assert len(whole) == 3
     assert same(list(whole), list(whole))
 
 

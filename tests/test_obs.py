@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from networks import copy_state, is_same_state, make_images, make_small_network, networks, randomise_
 from test_importance import TARGETS
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import Detector
@@ -17,7 +18,6 @@ from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning import obs
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.obs import measure_statistics, score_by_reconstruction
-from yolo_prune.pruning.plan import FloatArray
 
 PLAIN = make_small_network(Conv(5, 3, 1, 1), Conv(4, 3, 1, 1))
 
@@ -26,7 +26,7 @@ def make_examples(model: Detector, count: int = 2) -> list[tuple[torch.Tensor, t
     return [(make_images(model, seed=seed), TARGETS) for seed in range(count)]
 
 
-def score(model: Detector) -> FloatArray:
+def score(model: Detector) -> Float64Array:
     return score_by_reconstruction(model, make_channel_graph(model.network), make_examples(model))
 
 
@@ -48,14 +48,16 @@ def test_statistics_equal_slow_ones() -> None:
     assert found.gradients == pytest.approx(sum(slope.T @ slope for slope in slopes) / 2, rel=1e-9, abs=1e-15)
 
 
-def make_case(seed: int, channels: int = 6) -> tuple[FloatArray, FloatArray, FloatArray]:
+def make_case(seed: int, channels: int = 6) -> tuple[Float64Array, Float64Array, Float64Array]:
     """Return a covariance, gradients' squares and weights (out, in, 3, 3) of a convolution."""
     random = np.random.default_rng(seed)
     root, slopes = random.normal(size=(channels, 2 * channels)), random.normal(size=(4, 9))
     return root @ root.T / channels, slopes @ slopes.T, random.normal(size=(4, channels, 3, 3))
 
 
-def measure_damage(covariance: FloatArray, gradients: FloatArray, weight: FloatArray, removed: list[int]) -> float:
+def measure_damage(
+    covariance: Float64Array, gradients: Float64Array, weight: Float64Array, removed: list[int]
+) -> float:
     """Return the least Σ over the kernel's places of E[δᵀ G δ] that other channels can leave of what these gave."""
     kept = [channel for channel in range(len(covariance)) if channel not in removed]
     predict = np.linalg.solve(covariance[np.ix_(kept, kept)], covariance[np.ix_(kept, removed)])

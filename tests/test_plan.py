@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from networks import make_plan_at_random, make_small_network, networks
 from tiny import TINY_CFG
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.cfg import load_cfg, parse_cfg
 from yolo_prune.darknet.cost import measure_cost
@@ -20,7 +21,6 @@ from yolo_prune.errors import PlanError
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plan import (
-    FloatArray,
     Plan,
     check_plan,
     choose_multiple,
@@ -37,17 +37,17 @@ FLAT = make_small_network(Conv(4, 3, 1, 1), Conv(6, 1))
 """Ids: image 0-2, first convolution 3-6, second 7-12, head from 13 on."""
 
 
-def make_importance(graph: ChannelGraph, seed: int, levels: int | None = None) -> FloatArray:
+def make_importance(graph: ChannelGraph, seed: int, levels: int | None = None) -> Float64Array:
     """Return random scores; with `levels` they take so few values that there are ties."""
     random = np.random.default_rng(seed)
     return random.random(graph.size) if levels is None else random.integers(0, levels, graph.size).astype(np.float64)
 
 
-def score_flat(*scores: float) -> FloatArray:
+def score_flat(*scores: float) -> Float64Array:
     return np.array([9.0] * 3 + list(scores) + [0.0] * 6)
 
 
-def find_dropped(importance: FloatArray, config: PlanConfig) -> list[int]:
+def find_dropped(importance: Float64Array, config: PlanConfig) -> list[int]:
     return list(np.flatnonzero(~make_plan(make_channel_graph(FLAT), importance, config).keep))
 
 

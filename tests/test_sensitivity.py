@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from networks import make_small_network, randomise_
 from tiny import PRUNABLE, SIDE, Cli, read_json
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.commands import sensitivity as stage
 from yolo_prune.commands.config import SensitivityConfig
 from yolo_prune.commands.sensitivity import resume_sensitivity, start_sensitivity
@@ -33,7 +34,6 @@ from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.plan import FloatArray
 from yolo_prune.pruning.plan_file import measure_network_sha256
 from yolo_prune.pruning.sensitivity import (
     WORST_LOSS,
@@ -111,7 +111,7 @@ def test_a_group_keeps_its_last_channel() -> None:
     assert plan_group(GRAPH, RISING, group, 0.9).keep.all()
 
 
-def rank(table: Sensitivity, importance: FloatArray = RISING) -> FloatArray:
+def rank(table: Sensitivity, importance: Float64Array = RISING) -> Float64Array:
     return rank_by_damage(GRAPH, importance, table)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import make_images, networks, randomise_
+from networks import make_images, measure_difference, networks, randomise_
 from tiny import PRUNABLE, SIDE, TINY_CFG, UNUSED_CFG, make_config
 
 from yolo_prune.commands.train import start_training
@@ -26,7 +26,7 @@ from yolo_prune.pruning.constants import carry_constants
 from yolo_prune.pruning.gamma_sparsity import GammaSparsity
 from yolo_prune.pruning.importance import score_by_squares
 from yolo_prune.pruning.plan import make_threshold_plan
-from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
+from yolo_prune.pruning.surgery import mask, rebuild
 from yolo_prune.pruning.zeroing import GradualZeroing, begin_removal
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.report import BINS, count_gammas, draw_gammas

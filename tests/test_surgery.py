@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import (
+from networks import measure_difference, (
     SIDE,
     copy_state,
     is_same_state,
@@ -27,7 +27,7 @@ from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.constants import carry_constants
 from yolo_prune.pruning.plan import Plan
-from yolo_prune.pruning.surgery import mask, measure_difference, rebuild
+from yolo_prune.pruning.surgery import mask, rebuild
 
 EXACT = 1e-9
 WIDTH = 0.125

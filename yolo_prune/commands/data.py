@@ -26,8 +26,10 @@ def load_data(path: Path | None) -> DataSpec:
     )
 
 
-def load_data_of(path: Path | None, provenance: dict[str, Any], flag: str) -> DataSpec:
+def load_data_of(path: Path | None, provenance: dict[str, Any], otherwise: str = "") -> DataSpec:
     """Load the given data set, or else the one that a checkpoint was trained on.
+
+    `otherwise` is an option with which the command needs no data set.
 
     Raises:
         ConfigError: no data set was given, and the checkpoint's does not exist.
@@ -37,7 +39,8 @@ def load_data_of(path: Path | None, provenance: dict[str, Any], flag: str) -> Da
     trained_on = (provenance.get("data") or {}).get("path")
     if trained_on is None or not Path(trained_on).is_file():
         found = "names no data set" if trained_on is None else f"was trained on {trained_on}, which is not there"
-        raise ConfigError(f"the checkpoint {found}", where="--data", right=f"name a data.yaml, or use {flag}")
+        right = f"name a data.yaml, or use {otherwise}" if otherwise else "name a data.yaml"
+        raise ConfigError(f"the checkpoint {found}", where="--data", right=right)
     return load_spec(Path(trained_on))
 
 
@@ -67,6 +70,6 @@ def explain_no_test(spec: DataSpec) -> str | None:
 def find_data_of(path: Path | None, provenance: dict[str, Any]) -> DataSpec | None:
     """Load the data set as `load_data_of` does, but None if none was given and the checkpoint's does not exist."""
     try:
-        return load_data_of(path, provenance, "")
+        return load_data_of(path, provenance)
     except ConfigError:
         return None

@@ -8,18 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.console import report, report_progress
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.layers import get_anchors, resize
-from yolo_prune.datasets.anchors import (
-    AnchorFit,
-    FloatArray,
-    find_anchors,
-    format_anchors,
-    load_sides,
-    measure_fit,
-    round_anchors,
-)
+from yolo_prune.datasets.anchors import AnchorFit, find_anchors, format_anchors, load_sides, measure_fit, round_anchors
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.config import LossConfig, check_img_size
@@ -35,7 +28,7 @@ class CfgAnchors:
     """The anchors of a cfg's heads, in pixels at the input size used here, and how well they fit the same boxes."""
 
     path: Path
-    anchors: FloatArray
+    anchors: Float64Array
     fit: AnchorFit
 
 
@@ -45,9 +38,9 @@ class AnchorsResult:
 
     split: str
     img_size: int
-    exact: FloatArray
+    exact: Float64Array
     """(K, 2) before rounding, in pixels of a square of `img_size`, sorted by area."""
-    anchors: FloatArray
+    anchors: Float64Array
     """(K, 2) in whole pixels; `fit` is measured with these."""
     fit: AnchorFit
     ratio: float

@@ -152,7 +152,7 @@ def evaluate_models(checkpoints: Sequence[Path], results: Sequence[Path], config
 
 def _load_data(config: EvaluateConfig, checkpoints: Sequence[Checkpoint]) -> DataSpec:
     if checkpoints:
-        return load_data_of(config.data, checkpoints[0].provenance, "--data")
+        return load_data_of(config.data, checkpoints[0].provenance)
     if config.data is None:
         raise ConfigError("detections do not say what they were made on", where="--data", right="name a data.yaml")
     return load_spec(config.data)

@@ -106,7 +106,7 @@ def start_iterate(source: Path, config: IterateConfig, folder: Path) -> IterateR
     if is_launched():
         right = "run it without torchrun"
         raise ConfigError("iterate runs in one process", where="torchrun", right=right)
-    spec = load_data_of(config.data, load_checkpoint(source).provenance, "--data")
+    spec = load_data_of(config.data, load_checkpoint(source).provenance)
     config = replace(config, data=spec.source)
     journal = Journal(str(source.resolve()), measure_sha256(source), format_config(config))
     return _go_on(folder, config, journal, spec)
@@ -129,7 +129,7 @@ def resume_iterate(folder: Path, changes: dict[str, Any]) -> IterateResult:
     config = parse_config(IterateConfig(), {**journal.recipe, **changes}, path)
     if not Path(journal.source).is_file() or measure_sha256(Path(journal.source)) != journal.source_sha256:
         raise ConfigError("has changed since the run began", where=journal.source, right="restore it, or start anew")
-    return _go_on(folder, config, journal, load_data_of(config.data, {}, "--data"))
+    return _go_on(folder, config, journal, load_data_of(config.data, {}))
 
 
 def _go_on(folder: Path, config: IterateConfig, journal: Journal, spec: DataSpec) -> IterateResult:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.commands.iterate_config import IterateConfig
 from yolo_prune.commands.plan import score
 from yolo_prune.commands.prune import verify
@@ -23,7 +24,7 @@ from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
 from yolo_prune.pruning.config import PlanConfig, WeightConfig
 from yolo_prune.pruning.constants import carry_constants
 from yolo_prune.pruning.importance import score_by_squares
-from yolo_prune.pruning.plan import FloatArray, Plan, make_cost_budgets, make_plan, rank_within_groups
+from yolo_prune.pruning.plan import Plan, make_cost_budgets, make_plan, rank_within_groups
 from yolo_prune.pruning.surgery import mask, rebuild, zero_weights
 from yolo_prune.pruning.weight_plan import count_nonzeros, find_prunable_layers, make_weight_plan
 from yolo_prune.training.optimizer import MEAN_SQUARE, Moments, get_moments, slice_moments
@@ -94,7 +95,7 @@ def _score(
     spec: DataSpec,
     img_size: int,
     device: torch.device,
-) -> FloatArray:
+) -> Float64Array:
     if config.criterion == "taylor" and moments.get(MEAN_SQUARE):
         scores = score_by_squares(model, graph, config, moments[MEAN_SQUARE])
     else:
@@ -105,7 +106,7 @@ def _score(
 def _plan(
     model: Detector,
     graph: ChannelGraph,
-    importance: FloatArray,
+    importance: Float64Array,
     config: IterateConfig,
     limits: Limits,
     img_size: int,

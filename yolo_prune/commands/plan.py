@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.commands.calibration import EXAMPLE_BATCH, iterate_examples, iterate_images, pick_samples
 from yolo_prune.commands.config import PruneConfig
 from yolo_prune.commands.data import find_data_of, load_data_of
@@ -29,7 +30,6 @@ from yolo_prune.pruning.config import AUTO, ON_IMAGES, ScoreConfig
 from yolo_prune.pruning.gamma_sparsity import GAMMA_THRESHOLD
 from yolo_prune.pruning.importance import check_finite, score_blocks, score_channels
 from yolo_prune.pruning.plan import (
-    FloatArray,
     Plan,
     check_spare,
     choose_multiple,
@@ -205,14 +205,14 @@ def fill_round_to(config: PruneConfig, graph: ChannelGraph) -> PruneConfig:
     return replace(config, round_to=multiple)
 
 
-def _spread(graph: ChannelGraph, scores: FloatArray, config: PruneConfig) -> FloatArray:
+def _spread(graph: ChannelGraph, scores: Float64Array, config: PruneConfig) -> Float64Array:
     """Return (N,) values to rank channels by, so that pruning is spread over the groups as `config.scope` says."""
     if config.scope == "layer":
         return rank_within_groups(graph, scores)
     return rank_with_floor(graph, scores, config, config.floor)
 
 
-def _warn_of_active_channels(graph: ChannelGraph, gammas: FloatArray, plan: Plan) -> None:
+def _warn_of_active_channels(graph: ChannelGraph, gammas: Float64Array, plan: Plan) -> None:
     """Warn of pruned channels whose γ the γ sparsity training has not brought near zero: removing them costs mAP."""
     active, dropped = gammas > GAMMA_THRESHOLD, ~plan.keep
     if count := int((active & dropped).sum()):
@@ -231,7 +231,7 @@ def score(
     spec: DataSpec | None,
     img_size: int,
     device: torch.device,
-) -> FloatArray:
+) -> Float64Array:
     """Score every channel, (N,). Use training images of `spec` if the criterion needs images.
 
     Raises:

@@ -22,9 +22,8 @@ from yolo_prune.model.device import make_device
 from yolo_prune.model.sparse_storage import pack, unpack
 from yolo_prune.pruning.recalibrate import recalibrate_
 from yolo_prune.pruning.surgery import compare, zero_weights
+from yolo_prune.pruning.verify import VERIFY_IMG_SIZE
 from yolo_prune.pruning.weight_plan import WeightPlan, count_by_layer, count_nonzeros, make_weight_plan
-
-VERIFY_IMG_SIZE = 64
 
 
 @dataclass(frozen=True)

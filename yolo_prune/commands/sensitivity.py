@@ -74,7 +74,7 @@ def start_sensitivity(source: Path, config: SensitivityConfig, folder: Path) -> 
         Interrupted: SIGINT or SIGTERM came; results so far are on disk, and `resume_sensitivity` continues.
     """
     checkpoint = load_checkpoint(source)
-    spec = load_data_of(config.data, checkpoint.provenance, "--data")
+    spec = load_data_of(config.data, checkpoint.provenance)
     recipe = {
         "checkpoint": str(source.resolve()),
         "sha256": measure_sha256(source),
@@ -102,7 +102,7 @@ def resume_sensitivity(folder: Path, device: str | None = None) -> SensitivityRe
     config = config if device is None else replace(config, device=device)
     source = Path(recipe["checkpoint"])
     checkpoint = load_checkpoint(source)
-    spec = load_data_of(config.data, checkpoint.provenance, "--data")
+    spec = load_data_of(config.data, checkpoint.provenance)
     for what, now, then in (
         (source, measure_sha256(source), recipe["sha256"]),
         (spec.source, measure_fingerprint(spec), recipe["data_fingerprint"]),

@@ -132,7 +132,7 @@ def _load_in_turn(config: TrainConfig, processes: Processes) -> DataSpec:
 
 def _load(config: TrainConfig) -> DataSpec:
     if config.data is None and config.weights is not None and config.weights.suffix == ".pt":
-        return load_data_of(None, load_checkpoint(config.weights).provenance, "--data")
+        return load_data_of(None, load_checkpoint(config.weights).provenance)
     return load_data(config.data)
 
 

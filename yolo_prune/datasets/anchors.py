@@ -14,12 +14,11 @@ from itertools import count as count_up
 import numpy as np
 from numpy.typing import NDArray
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.datasets.images import read_header
 from yolo_prune.datasets.labels import load_labels
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
-
-FloatArray = NDArray[np.float64]
 
 MOST_BOXES = 20_000
 """The most boxes to cluster; of more, a random sample is taken. This changes the anchors' score by less than 0.001."""
@@ -48,7 +47,7 @@ class AnchorFit:
 
 def load_sides(
     samples: Sequence[Sample], classes: int, img_size: int, progress: Callable[[int, int], None] | None = None
-) -> FloatArray:
+) -> Float64Array:
     """Return width and height (N, 2) of all boxes, in pixels of the letterboxed square of `img_size`.
 
     Images are not decoded. Ignored boxes are left out. `progress` is called with the numbers of finished and of all
@@ -68,28 +67,28 @@ def load_sides(
     return np.concatenate(sides)
 
 
-def measure_iou(sides: FloatArray, anchors: FloatArray) -> FloatArray:
+def measure_iou(sides: Float64Array, anchors: Float64Array) -> Float64Array:
     """Return the IoU (N, K) of boxes (N, 2) and anchors (K, 2), given as width and height, with equal centres."""
     (widths, heights), (wide, high) = sides.T, anchors.T[..., None]
     overlap = np.minimum(widths, wide) * np.minimum(heights, high)
     return np.asarray((overlap / (widths * heights + wide * high - overlap)).T)
 
 
-def measure_fit(sides: FloatArray, anchors: FloatArray, ratio: float) -> AnchorFit:
+def measure_fit(sides: Float64Array, anchors: Float64Array, ratio: float) -> AnchorFit:
     """Measure how well anchors (K, 2) fit boxes (N, 2), with N at least 1; `ratio` is the loss's anchor_ratio."""
     iou, is_within = (np.concatenate(parts) for parts in zip(*_compare_with_best(sides, anchors, ratio), strict=True))
     return AnchorFit(float(iou.mean()), float((iou >= 0.5).mean()), float(is_within.mean()), len(sides))
 
 
 def find_anchors(
-    sides: FloatArray,
+    sides: Float64Array,
     count: int,
     seed: int = 0,
     *,
     restarts: int = RESTARTS,
     where: str | None = None,
     report: Callable[[str], None] | None = None,
-) -> FloatArray:
+) -> Float64Array:
     """Find the `count` anchors (K, 2), sorted by area, with the highest mean IoU with the boxes (N, 2).
 
     The result depends only on the arguments and the seed. More restarts never make it worse.
@@ -119,7 +118,7 @@ def find_anchors(
     return _sort_by_area(max(endings, key=lambda anchors: float(measure_iou(sides, anchors).max(1).mean())))
 
 
-def improve_anchors(sides: FloatArray, anchors: FloatArray) -> FloatArray:
+def improve_anchors(sides: Float64Array, anchors: Float64Array) -> Float64Array:
     """Improve anchors (K, 2) by k-means on the boxes (N, 2); the mean IoU never gets lower.
 
     A cluster's centre takes the width, and then the height, of one of its boxes: the one that gives the highest sum of
@@ -144,7 +143,7 @@ def improve_anchors(sides: FloatArray, anchors: FloatArray) -> FloatArray:
     return anchors
 
 
-def round_anchors(anchors: FloatArray) -> FloatArray:
+def round_anchors(anchors: Float64Array) -> Float64Array:
     """Return the anchors (K, 2) rounded to whole pixels, sorted by area: all different, with sides of at least 1."""
     taken: list[tuple[int, int]] = []
     for anchor in anchors:
@@ -162,14 +161,14 @@ def round_anchors(anchors: FloatArray) -> FloatArray:
     return _sort_by_area(np.array(taken, np.float64))
 
 
-def format_anchors(anchors: FloatArray) -> str:
+def format_anchors(anchors: Float64Array) -> str:
     """Return whole-pixel anchors (K, 2) in the form of a cfg: `width,height,width,height,…`."""
     return ",".join(f"{side:.0f}" for side in anchors.flat)
 
 
 def _compare_with_best(
-    sides: FloatArray, anchors: FloatArray, ratio: float
-) -> Iterator[tuple[FloatArray, NDArray[np.bool_]]]:
+    sides: Float64Array, anchors: Float64Array, ratio: float
+) -> Iterator[tuple[Float64Array, NDArray[np.bool_]]]:
     """Yield, in chunks that fit in memory, the best IoU of boxes and whether some anchor is within the ratio."""
     chunk = max(1, _CHUNK // len(anchors))
     for first in range(0, len(sides), chunk):
@@ -179,7 +178,7 @@ def _compare_with_best(
         yield measure_iou(part, anchors).max(1), is_within
 
 
-def _choose_seeds(sides: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+def _choose_seeds(sides: Float64Array, count: int, rng: np.random.Generator) -> Float64Array:
     """Choose `count` different boxes by k-means++: with probability proportional to the distance from those chosen."""
     seeds = sides[rng.integers(len(sides), size=1)]
     distance = 1 - measure_iou(sides, seeds)[:, 0]
@@ -190,7 +189,7 @@ def _choose_seeds(sides: FloatArray, count: int, rng: np.random.Generator) -> Fl
     return seeds
 
 
-def _move_centre(sides: FloatArray, centre: FloatArray) -> FloatArray:
+def _move_centre(sides: Float64Array, centre: Float64Array) -> Float64Array:
     reach = np.unique(np.ceil(len(sides) * _REACH).astype(np.int64))
     steps = np.concatenate(([0], -reach, reach))
     for axis in (0, 1):
@@ -202,5 +201,5 @@ def _move_centre(sides: FloatArray, centre: FloatArray) -> FloatArray:
     return centre
 
 
-def _sort_by_area(anchors: FloatArray) -> FloatArray:
+def _sort_by_area(anchors: Float64Array) -> Float64Array:
     return np.asarray(anchors[np.lexsort((anchors[:, 0], anchors.prod(1)))])

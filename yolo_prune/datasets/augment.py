@@ -16,10 +16,11 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from yolo_prune.arrays import Float32Array
 from yolo_prune.datasets.config import AugmentConfig
-from yolo_prune.datasets.images import GREY, FloatArray, ImageArray, fit_image
+from yolo_prune.datasets.images import GREY, ImageArray, fit_image
 
-ImageAndBoxes: TypeAlias = tuple[ImageArray, FloatArray]
+ImageAndBoxes: TypeAlias = tuple[ImageArray, Float32Array]
 
 MIN_VISIBLE = 0.3
 """A box is dropped if less than this share of its area is left."""
@@ -105,12 +106,12 @@ def flip(item: ImageAndBoxes) -> ImageAndBoxes:
     return np.asarray(cv2.flip(image, 1), np.uint8), mirrored
 
 
-def _move(boxes: FloatArray, matrix: NDArray[np.float64]) -> FloatArray:
+def _move(boxes: Float32Array, matrix: NDArray[np.float64]) -> Float32Array:
     """Return (N, 6) rows with the axis-aligned boxes around the given ones after a (2, 3) transformation."""
     corners = boxes[:, [[1, 2], [3, 2], [3, 4], [1, 4]]] @ matrix[:, :2].T + matrix[:, 2]
     return np.column_stack((boxes[:, 0], corners.min(axis=1), corners.max(axis=1), boxes[:, 5])).astype(np.float32)
 
 
-def _clip(boxes: FloatArray, width: int, height: int) -> FloatArray:
+def _clip(boxes: Float32Array, width: int, height: int) -> Float32Array:
     low = np.zeros(6, np.float32)
     return boxes.clip(low, np.array((np.inf, width, height, width, height, 1), np.float32))

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from yolo_prune.arrays import Float32Array
 from yolo_prune.errors import DatasetError
 
-FloatArray = NDArray[np.float32]
 ImageArray = NDArray[np.uint8]
 
 Image.MAX_IMAGE_PIXELS = None  # OpenCV decodes the images, and has its own limit
@@ -112,21 +112,21 @@ class Letterbox:
     height_px: int
     """Height of the input."""
 
-    def to_network(self, boxes_xyxy: FloatArray) -> FloatArray:
+    def to_network(self, boxes_xyxy: Float32Array) -> Float32Array:
         """Map (N, 4) boxes from image pixels to input pixels."""
         return boxes_xyxy * self._scale + self._pad
 
-    def to_image(self, boxes_xyxy: FloatArray, width_px: int, height_px: int) -> FloatArray:
+    def to_image(self, boxes_xyxy: Float32Array, width_px: int, height_px: int) -> Float32Array:
         """Map (N, 4) boxes from input pixels to image pixels, clipped to the image's width and height."""
         edges = np.array((width_px, height_px) * 2, np.float32)
         return ((boxes_xyxy - self._pad) / self._scale).clip(0, edges)
 
     @property
-    def _scale(self) -> FloatArray:
+    def _scale(self) -> Float32Array:
         return np.array((self.scale_x, self.scale_y) * 2, np.float32)
 
     @property
-    def _pad(self) -> FloatArray:
+    def _pad(self) -> Float32Array:
         return np.array((self.pad_x_px, self.pad_y_px) * 2, np.float32)
 
 

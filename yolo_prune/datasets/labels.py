@@ -10,10 +10,9 @@ from textwrap import shorten
 import numpy as np
 from numpy.typing import NDArray
 
+from yolo_prune.arrays import Float32Array
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
-
-FloatArray = NDArray[np.float32]
 
 OVERSHOOT = 1e-3
 """A box may extend this far over the image's edge, in shares of its side, and is clipped; beyond, it is an error."""
@@ -55,7 +54,7 @@ class LabelLines:
     """The error of each bad line."""
 
 
-def parse_labels(text: str, source: str | Path, classes: int) -> FloatArray:
+def parse_labels(text: str, source: str | Path, classes: int) -> Float32Array:
     """Return the objects as (N, 5) rows `class cx cy w h`, normalised, in the text's order; repeated rows count once.
 
     Args:
@@ -88,7 +87,7 @@ def save_objects(sample: Sample, objects: Objects, width_px: float, height_px: f
             path.write_text(format_labels(objects.classes[chosen], objects.boxes_xyxy[chosen], width_px, height_px))
 
 
-def load_labels(path: Path, classes: int) -> FloatArray:
+def load_labels(path: Path, classes: int) -> Float32Array:
     """Read a label file as `parse_labels` does; a missing file means an image without objects.
 
     Raises:
@@ -114,7 +113,7 @@ def scan_labels(path: Path, classes: int) -> LabelLines:
     return LabelLines(np.array(numbers, np.int64), np.array(rows, np.float64).reshape(-1, 5), tuple(errors))
 
 
-def load_objects(sample: Sample, classes: int) -> FloatArray:
+def load_objects(sample: Sample, classes: int) -> Float32Array:
     """Return an image's objects as (N, 6) rows `class cx cy w h ignore`, ignored ones last; ignore is 0 or 1.
 
     Raises:
@@ -125,7 +124,7 @@ def load_objects(sample: Sample, classes: int) -> FloatArray:
     return np.column_stack((np.concatenate((counted, ignored)), flags))
 
 
-def locate_objects(rows: FloatArray, width_px: float, height_px: float) -> FloatArray:
+def locate_objects(rows: Float32Array, width_px: float, height_px: float) -> Float32Array:
     """Convert (N, 6) rows `class cx cy w h ignore` in shares to rows `class x1 y1 x2 y2 ignore` in pixels."""
     kinds, centres, sides, ignore = np.split(rows, (1, 3, 5), axis=1)
     scale = np.array((width_px, height_px), np.float32)

@@ -227,7 +227,6 @@ def make_loader(
     shuffle: bool,
     epoch: int,
     workers: int = 0,
-    drop_last: bool = False,
     sizes: Sequence[int] | None = None,
     pin_memory: bool = False,
     start: int = 0,
@@ -244,8 +243,6 @@ def make_loader(
     rng = np.random.default_rng((data.seed, epoch))
     order = (rng.permutation(len(data)) if shuffle else np.arange(len(data))).tolist()
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    if drop_last and batches and len(batches[-1]) < batch_size:
-        batches.pop()
     chosen = rng.choice(sizes or [data.img_size], len(batches)).tolist()
     share = share or Share()
     batches = [batch[share.rank :: share.count] for batch in batches if len(batch) >= share.count]

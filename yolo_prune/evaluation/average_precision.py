@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.evaluation.curves import find_best, measure_curve
-from yolo_prune.evaluation.matching import BoolArray, FloatArray, IntArray, Matches, pool_detections, pool_truths
+from yolo_prune.evaluation.matching import BoolArray, IntArray, Matches, pool_detections, pool_truths
 
 RECALLS = np.linspace(0, 1, 101)
 """The recalls at which COCO reads the precision."""
@@ -121,7 +122,7 @@ def measure_score(matches: Sequence[Matches]) -> Score:
     )
 
 
-def _measure_envelope(hits: BoolArray) -> FloatArray:
+def _measure_envelope(hits: BoolArray) -> Float64Array:
     """Return for each hit the highest precision at its recall or a higher one; misses cannot raise it."""
     places = np.flatnonzero(hits)
     precision = np.arange(1, len(places) + 1) / (places + 1)

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_array
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.errors import ConfigError, DatasetError
 from yolo_prune.evaluation.average_precision import Ranking, measure_map, rank
-from yolo_prune.evaluation.matching import FloatArray, Matches
+from yolo_prune.evaluation.matching import Matches
 
 RESAMPLES = 1000
 """Number of bootstrap resamples."""
@@ -25,7 +26,7 @@ BLOCK = 1 << 24
 """Approximate limit of the numbers of a resampled ranking that are in memory at once."""
 
 
-def resample_map50(matches: Sequence[Matches], resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
+def resample_map50(matches: Sequence[Matches], resamples: int = RESAMPLES, seed: int = 0) -> Float64Array:
     """Return the mAP of R resamples of the images, drawn with replacement, as (R,).
 
     The draws depend only on the seed and the number of images, so two models matched on the same images get the same
@@ -48,7 +49,7 @@ def resample_map50(matches: Sequence[Matches], resamples: int = RESAMPLES, seed:
         return np.asarray(np.nanmean(values, axis=0))
 
 
-def resample_ap(ranking: Ranking, draws: FloatArray) -> FloatArray:
+def resample_ap(ranking: Ranking, draws: Float64Array) -> Float64Array:
     """Return the AP of a class in each of R resamples, the columns of `draws` (I, R); nan for one without ground truth.
 
     A column holds how often each image counts. Precision is needed only at the hits, so the detections between one hit
@@ -99,7 +100,7 @@ def paired_difference(
     return measure_map(rank(b)) - measure_map(rank(a)), *_measure_interval(change, level)
 
 
-def _measure_interval(samples: FloatArray, level: float) -> tuple[float, float]:
+def _measure_interval(samples: Float64Array, level: float) -> tuple[float, float]:
     if not 0 < level < 1:
         raise ConfigError(f"{level} is out of range", where="level", right="give a number between 0 and 1")
     known = samples[~np.isnan(samples)]

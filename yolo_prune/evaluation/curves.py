@@ -9,7 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from yolo_prune.evaluation.matching import FloatArray, IntArray, Matches, pool_detections, pool_truths
+from yolo_prune.arrays import Float64Array
+from yolo_prune.evaluation.matching import IntArray, Matches, pool_detections, pool_truths
 
 SIZE_BOUNDS_PX = (0.0, 16.0, 32.0, 64.0, 96.0, math.inf)
 """Bounds of the bins of object size: COCO's small below 32, medium below 96 and large, with small and medium halved."""
@@ -19,7 +20,7 @@ SIZE_BOUNDS_PX = (0.0, 16.0, 32.0, 64.0, 96.0, math.inf)
 class Curve:
     """Detections and hits at every confidence threshold, from the highest to the lowest, for all classes together."""
 
-    confidence: FloatArray
+    confidence: Float64Array
     """(T,) the different scores, falling; at a threshold, detections with this score or a higher one count."""
 
     seen: IntArray
@@ -32,21 +33,21 @@ class Curve:
     """Number of ground truths."""
 
     @property
-    def precision(self) -> FloatArray:
+    def precision(self) -> Float64Array:
         """(T,) share of the detections that match a ground truth."""
         return self.found / self.seen
 
     @property
-    def recall(self) -> FloatArray:
+    def recall(self) -> Float64Array:
         """(T,) share of the ground truths that are found, rising; nan without ground truth."""
         return self.found / self.instances if self.instances else np.full(len(self.found), np.nan)
 
     @property
-    def f1(self) -> FloatArray:
+    def f1(self) -> Float64Array:
         """(T,) harmonic mean of precision and recall."""
         return 2 * self.found / (self.seen + self.instances)
 
-    def sample(self, recalls: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def sample(self, recalls: Float64Array) -> tuple[Float64Array, Float64Array]:
         """Return precision and confidence (R,) at the first threshold that reaches each recall; nan if none does."""
         places = np.searchsorted(self.recall, recalls)
         reached = (places < len(self.recall)) & (self.instances > 0)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from yolo_prune.arrays import Float32Array
 from yolo_prune.datasets.images import Header, make_letterbox, read_header
-from yolo_prune.datasets.labels import FloatArray, load_objects, locate_objects
+from yolo_prune.datasets.labels import load_objects, locate_objects
 from yolo_prune.datasets.loader import DetectionDataset, read_in_order
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import ConfigError
@@ -150,6 +151,6 @@ def _list_truths(dataset: DetectionDataset) -> list[GroundTruth]:
     return list(map(_make_truth, dataset.labels, dataset.headers))
 
 
-def _make_truth(rows: FloatArray, header: Header) -> GroundTruth:
+def _make_truth(rows: Float32Array, header: Header) -> GroundTruth:
     located = locate_objects(rows, header.width_px, header.height_px)
     return GroundTruth(located[:, 1:5], located[:, 0].astype(np.int64), located[:, 5] > 0)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # detections.py imports torch, this module does not
-    from yolo_prune.evaluation.detections import Detections
+    from yolo_prune.arrays import Float64Array
+from yolo_prune.evaluation.detections import Detections
 
-FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
@@ -58,7 +58,7 @@ class Matches:
     truth_scores: NDArray[np.float32]
     """(G,) score of the detection that matches each, -inf without one."""
 
-    truth_sides_px: FloatArray
+    truth_sides_px: Float64Array
     """(G,) geometric mean of width and height."""
 
 
@@ -91,7 +91,7 @@ class Pool:
     """(D,) whether the detection matches a ground truth."""
 
 
-def measure_iou(boxes_xyxy: NDArray[np.floating], truth: GroundTruth) -> FloatArray:
+def measure_iou(boxes_xyxy: NDArray[np.floating], truth: GroundTruth) -> Float64Array:
     """Return the (N, G) IoUs of boxes (N, 4) with a ground truth's, in pixels.
 
     For an ignored ground truth, return the share of the box that lies inside it, because a crowd may hold many boxes.
@@ -103,7 +103,7 @@ def measure_iou(boxes_xyxy: NDArray[np.floating], truth: GroundTruth) -> FloatAr
     shared = sides.clip(min=0).prod(-1)
     area, other_area = ((each[..., 2:] - each[..., :2]).prod(-1) for each in (box, other))
     whole = np.where(truth.counted, area + other_area - shared, area)
-    iou: FloatArray = np.divide(shared, whole, out=np.zeros_like(shared), where=shared > 0)
+    iou: Float64Array = np.divide(shared, whole, out=np.zeros_like(shared), where=shared > 0)
     return iou
 
 
@@ -157,7 +157,7 @@ def pool_truths(matches: Sequence[Matches]) -> tuple[IntArray, IntArray]:
     return images, np.concatenate([each.truth_classes for each in every])
 
 
-def _assign(iou: FloatArray, free: BoolArray) -> IntArray:
+def _assign(iou: Float64Array, free: BoolArray) -> IntArray:
     """Return for each detection, by falling score, its ground truth, or -1; `free` (N, G) is changed in place."""
     taken = np.full(len(free), -1)
     for row in np.flatnonzero(free.any(1)):

@@ -15,15 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from yolo_prune.arrays import Float32Array
 from yolo_prune.darknet.layers import Conv, Network
 from yolo_prune.errors import WeightsError
 from yolo_prune.files import open_atomically
 from yolo_prune.model.detector import ConvLayer, Detector
-
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def save_weights(model: Detector, path: Path, header: WeightsHeader | None = Non
     return path
 
 
-def _read(path: Path, expected: int) -> tuple[WeightsHeader, FloatArray]:
+def _read(path: Path, expected: int) -> tuple[WeightsHeader, Float32Array]:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -177,7 +175,7 @@ def _stored(module: ConvLayer) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _fill(module: ConvLayer, values: FloatArray) -> None:
+def _fill(module: ConvLayer, values: Float32Array) -> None:
     position = 0
     for tensor in _stored(module):
         part = values[position : position + tensor.numel()]

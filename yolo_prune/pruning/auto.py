@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.budget import Budget
 from yolo_prune.pruning.channels import ChannelGraph
 from yolo_prune.pruning.config import Criterion, Normalization, PlanConfig, ScoreConfig
 from yolo_prune.pruning.importance import normalize_groups, score_channels
-from yolo_prune.pruning.plan import FloatArray, Plan, make_plan
+from yolo_prune.pruning.plan import Plan, make_plan
 
 AT_ZERO = 0.01
 """A γ counts as zero up to this share of the largest γ in its group."""
@@ -25,7 +26,7 @@ class Choice:
     criterion: Criterion
     normalize: Normalization
     why: str
-    scores: FloatArray | None = None
+    scores: Float64Array | None = None
 
 
 def choose_criterion(
@@ -53,7 +54,7 @@ def choose_criterion(
     return Choice("l2", "mean", f"{why}; there are no images to look at")
 
 
-def measure_gammas(model: Detector, graph: ChannelGraph) -> FloatArray:
+def measure_gammas(model: Detector, graph: ChannelGraph) -> Float64Array:
     """Return (N,) the largest |γ| of every id's members, as a share of the largest in its group.
 
     A filter without batch norm counts with its L2 norm instead of |γ|.

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import ConvLayer, Detector, evaluating
 from yolo_prune.model.loss import DetectionLoss
@@ -37,15 +38,14 @@ from yolo_prune.pruning.blocks import Block
 from yolo_prune.pruning.channels import ChannelGraph
 from yolo_prune.pruning.config import ScoreConfig
 from yolo_prune.pruning.obs import score_by_reconstruction
-from yolo_prune.pruning.plan import FloatArray
 
 Example = tuple[Tensor, Tensor]
-"""Images (B, 3, H, W) in 0 … 1 and targets (M, 6): image, class, cx, cy, w, h in 0 … 1."""
+"""Images (B, 3, H, W) in 0 … 1 and targets (M, 7): image, class, cx, cy, w, h in 0 … 1, and whether it is ignored."""
 
 
 def score_channels(
     model: Detector, graph: ChannelGraph, config: ScoreConfig, examples: Iterable[Example] = ()
-) -> FloatArray:
+) -> Float64Array:
     """Score every channel by `config.criterion`, reduced over members and normalised: (N,) float64.
 
     Ids that no convolution writes score infinity. taylor and obs need `examples`, on the model's device.
@@ -68,7 +68,7 @@ def score_channels(
 
 def score_by_squares(
     model: Detector, graph: ChannelGraph, config: ScoreConfig, squares: Mapping[str, Tensor]
-) -> FloatArray:
+) -> Float64Array:
     """Approximate the taylor scores without images, from squared gradients that training has kept: (N,) float64.
 
     `squares` are moving averages of squared gradients, named and shaped as the model's parameters. The score is the
@@ -152,7 +152,7 @@ def _get_gate(module: ConvLayer) -> tuple[Tensor, ...]:
     return tuple(part for part in parts if part is not None)
 
 
-def reduce_members(graph: ChannelGraph, by_layer: dict[int, FloatArray], how: str) -> FloatArray:
+def reduce_members(graph: ChannelGraph, by_layer: dict[int, Float64Array], how: str) -> Float64Array:
     """Combine the scores (out,) of every convolution into one per id, (N,), by mean, max or sum over the id's members."""
     total, count, largest = np.zeros(graph.size), np.zeros(graph.size), np.full(graph.size, -np.inf)
     for layer, scores in by_layer.items():
@@ -169,7 +169,7 @@ def reduce_members(graph: ChannelGraph, by_layer: dict[int, FloatArray], how: st
     return total
 
 
-def normalize_groups(graph: ChannelGraph, scores: FloatArray, by: str) -> FloatArray:
+def normalize_groups(graph: ChannelGraph, scores: Float64Array, by: str) -> Float64Array:
     """Divide the scores (N,) of every group by their mean or max; `none`, or a group of zeros, changes nothing."""
     if by == "none":
         return scores

@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import Detector, evaluating
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import BoolArray, ChannelGraph, Group, IntArray
-from yolo_prune.pruning.plan import FloatArray
 
 RIDGE = 1e-2
 """The share of every channel's variance that counts as noise, which no other channel can predict."""
@@ -47,12 +47,12 @@ POSITIONS = 2048
 class _Reader:
     """One convolution that reads a group's channels, with two (C, C) matrices over the C channels that are left."""
 
-    precision: FloatArray
+    precision: Float64Array
     """Σ⁻¹."""
-    weight: FloatArray
+    weight: Float64Array
     """M."""
 
-    def measure_costs(self) -> FloatArray:
+    def measure_costs(self) -> Float64Array:
         """Return (C,) how much the loss rises if each channel is removed."""
         return np.diag(self.weight) / np.diag(self.precision)
 
@@ -71,15 +71,15 @@ class _Reader:
 class Statistics:
     """Statistics of one convolution's inputs, and of the gradients of its outputs."""
 
-    covariance: FloatArray
+    covariance: Float64Array
     """(in, in) covariance of the input channels over images and positions."""
-    gradients: FloatArray
+    gradients: Float64Array
     """(out, out) sum over positions of ∂L/∂y ∂L/∂yᵀ, averaged over batches."""
 
 
 def score_by_reconstruction(
     model: Detector, graph: ChannelGraph, examples: Iterable[tuple[Tensor, Tensor]]
-) -> FloatArray:
+) -> Float64Array:
     """Score every channel by the cost of its removal after all cheaper ones: (N,) float64, infinity if frozen.
 
     Raises:
@@ -170,7 +170,7 @@ def _find_readers(
             columns = np.setdiff1d(columns, own)
 
 
-def _widen(kernel: nn.Conv2d) -> FloatArray:
+def _widen(kernel: nn.Conv2d) -> Float64Array:
     """Return a convolution's weights (out, in, h, w) with zeros for the channels of other groups."""
     weight = kernel.weight.detach().double().cpu().numpy()
     if kernel.groups == 1:
@@ -183,7 +183,7 @@ def _widen(kernel: nn.Conv2d) -> FloatArray:
     return wide
 
 
-def _make_reader(seen: Statistics, weight: FloatArray, columns: IntArray, places: IntArray, count: int) -> _Reader:
+def _make_reader(seen: Statistics, weight: Float64Array, columns: IntArray, places: IntArray, count: int) -> _Reader:
     """Make a reader of a group of `count` channels; input `columns` of the convolution are the group's `places`."""
     covariance, importance = np.zeros((count, count)), np.zeros((count, count))
     covariance[np.ix_(places, places)] = seen.covariance[np.ix_(columns, columns)]
@@ -197,7 +197,7 @@ def _make_reader(seen: Statistics, weight: FloatArray, columns: IntArray, places
     return _Reader(precision.astype(np.float64, copy=False), importance)
 
 
-def _order(readers: Sequence[_Reader], count: int) -> FloatArray:
+def _order(readers: Sequence[_Reader], count: int) -> Float64Array:
     """Return (count,) the cost of each channel at the step that removes it; scores rise in the order of removal."""
     scores, left, worst = np.zeros(count), np.arange(count), 0.0
     while len(left):

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Conv, Layer, Network, change_layers
 from yolo_prune.errors import PlanError
@@ -22,7 +22,6 @@ from yolo_prune.pruning.budget import Budget, find_shortest
 from yolo_prune.pruning.channels import BoolArray, ChannelGraph, Group, IntArray, make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
 
-FloatArray = NDArray[np.float64]
 ROUNDING = 1e-9
 MULTIPLES = (16, 8, 4)
 """Engines are fast at multiples of these widths, the fastest first: those of vector registers and blocks of weights."""
@@ -40,7 +39,7 @@ class Plan:
 
 
 def make_plan(
-    graph: ChannelGraph, importance: FloatArray, config: PlanConfig, budgets: Sequence[Budget[Plan]] = ()
+    graph: ChannelGraph, importance: Float64Array, config: PlanConfig, budgets: Sequence[Budget[Plan]] = ()
 ) -> Plan:
     """Drop the least important prunable channels until `config.least_ratio` is reached and every budget is met.
 
@@ -85,7 +84,7 @@ def choose_multiple(graph: ChannelGraph) -> int:
     return next((multiple for multiple in MULTIPLES if multiple <= most), 1)
 
 
-def make_threshold_plan(graph: ChannelGraph, importance: FloatArray, threshold: float, config: PlanConfig) -> Plan:
+def make_threshold_plan(graph: ChannelGraph, importance: Float64Array, threshold: float, config: PlanConfig) -> Plan:
     """Drop every prunable channel with an importance below `threshold`, but keep `min_channels` of each group.
 
     Raises:
@@ -116,7 +115,7 @@ def make_cost_budgets(
     return [make_budget(where, share, count) for where, share, count in wanted if share is not None]
 
 
-def rank_within_groups(graph: ChannelGraph, importance: FloatArray) -> FloatArray:
+def rank_within_groups(graph: ChannelGraph, importance: Float64Array) -> Float64Array:
     """Return (N,) the rank by importance within the group, in (0, 1). In this order all groups lose equal shares."""
     shares = np.empty(graph.size)
     for group in graph.groups:
@@ -126,7 +125,7 @@ def rank_within_groups(graph: ChannelGraph, importance: FloatArray) -> FloatArra
     return shares
 
 
-def rank_with_floor(graph: ChannelGraph, importance: FloatArray, config: PlanConfig, floor: float) -> FloatArray:
+def rank_with_floor(graph: ChannelGraph, importance: Float64Array, config: PlanConfig, floor: float) -> Float64Array:
     """Return (N,) positions in a drop order by importance that limits how much more a group loses than the others.
 
     When a share r of the candidates is dropped, a group of n channels has lost at most n · (1 − floor · (1 − r)). With
@@ -182,7 +181,7 @@ def _count_for_ratio(config: PlanConfig, candidates: int, free: int) -> int:
     return wanted
 
 
-def _find_candidates(graph: ChannelGraph, importance: FloatArray, config: PlanConfig) -> tuple[BoolArray, BoolArray]:
+def _find_candidates(graph: ChannelGraph, importance: Float64Array, config: PlanConfig) -> tuple[BoolArray, BoolArray]:
     """Return two (N,) masks: the ids that may be dropped, and those among them that `min_channels` keeps."""
     candidates = np.zeros(graph.size, dtype=bool)
     floor = np.zeros(graph.size, dtype=bool)

@@ -16,11 +16,12 @@ from typing import Any, get_args
 
 import numpy as np
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.errors import PlanError
 from yolo_prune.files import load_json, replace_nan
 from yolo_prune.pruning.channels import ChannelGraph, Group
 from yolo_prune.pruning.config import CRITERIA, Criterion, Metric
-from yolo_prune.pruning.plan import FloatArray, Plan, name_group
+from yolo_prune.pruning.plan import Plan, name_group
 
 FORMAT = "yolo_prune sensitivity"
 FORMAT_VERSION = 1
@@ -55,7 +56,7 @@ class Sensitivity:
     base: float
     groups: tuple[GroupCurve, ...]
 
-    def measure_damages(self, curve: GroupCurve) -> FloatArray:
+    def measure_damages(self, curve: GroupCurve) -> Float64Array:
         """Return (R,) the damage at every ratio: AP50 lost, or loss gained; at least 0, and it never falls.
 
         A score that is NaN counts as the worst possible.
@@ -78,7 +79,7 @@ class Sensitivity:
         return content
 
 
-def plan_group(graph: ChannelGraph, importance: FloatArray, group: Group, ratio: float) -> Plan:
+def plan_group(graph: ChannelGraph, importance: Float64Array, group: Group, ratio: float) -> Plan:
     """Return the plan that drops the least important `ratio` of one group, but keeps at least one channel of it."""
     keep = np.ones(graph.size, dtype=bool)
     order = np.argsort(importance[group.ids], kind="stable")
@@ -90,7 +91,7 @@ def _count(ratio: float, channels: int) -> int:
     return min(round(ratio * channels), channels - 1)
 
 
-def rank_by_damage(graph: ChannelGraph, importance: FloatArray, sensitivity: Sensitivity) -> FloatArray:
+def rank_by_damage(graph: ChannelGraph, importance: Float64Array, sensitivity: Sensitivity) -> Float64Array:
     """Return (N,) the damage to each id's group once the id is dropped; within a group, ids drop by `importance`.
 
     Dropping ids in order of this damage prunes every group up to the same damage, so that each gets a ratio of its own.

@@ -176,11 +176,6 @@ def compare(one: Detector, other: Detector, img_size: int, seed: int = 0) -> Com
     return Comparison(float(gaps.max()), float(ranges.max()))  # unlike Python's max(), this returns NaN if there is one
 
 
-def measure_difference(one: Detector, other: Detector, img_size: int, seed: int = 0) -> float:
-    """Return only the difference that `compare` finds."""
-    return compare(one, other, img_size, seed).difference
-
-
 def _run_in_double(model: Detector, images: Tensor) -> list[Tensor]:
     outputs: dict[int, Tensor] = {-1: images}
     for index, layer in enumerate(model.network.layers):

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.cfg import format_cfg, parse_cfg
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Network
@@ -25,7 +26,7 @@ from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import BoolArray, ChannelGraph, make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.gamma_sparsity import GammaSparsity
-from yolo_prune.pruning.plan import FloatArray, Plan, count_candidates, make_cost_budgets, make_plan
+from yolo_prune.pruning.plan import Plan, count_candidates, make_cost_budgets, make_plan
 
 
 @dataclass(frozen=True)
@@ -127,13 +128,13 @@ class GradualZeroing:
                 keep[zeroed[len(group.ids) - width :]] = True
         return Plan(keep)
 
-    def _rank(self, worth: Tensor | None) -> FloatArray:
+    def _rank(self, worth: Tensor | None) -> Float64Array:
         """Return (N,) the importance for the drop order: zeroed channels first, then by worth per saved cost."""
         gammas = self._gammas.measure()
         values = gammas if worth is None else worth.double().cpu().numpy()
         return np.where(gammas == 0, -1.0, values / self._unit_costs)
 
-    def _plan(self, importance: FloatArray) -> Plan:
+    def _plan(self, importance: Float64Array) -> Plan:
         if self.removal.target is not None:
             return Plan(self.removal.target[self.removal.kept])
         ratio = self._config.least_ratio
@@ -144,7 +145,7 @@ class GradualZeroing:
 
 def measure_unit_costs(
     network: Network, graph: ChannelGraph, config: PlanConfig, img_size: int, original: Cost
-) -> FloatArray:
+) -> Float64Array:
     """Return (N,) the parameters or MACs, whichever `config` has a target for, that dropping each channel alone saves.
 
     They are shares of the original's; with both targets they are added. Without such a target every channel has cost 1.

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.gamma_sparsity import GAMMA_THRESHOLD, GammaSparsity
-from yolo_prune.pruning.plan import FloatArray
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import PARTS, EpochStats
 from yolo_prune.training.report import count_gammas, draw_gammas, save_results
@@ -91,7 +91,7 @@ def _score(run: Run, model: Detector, val: DetectionDataset) -> float:
     )
 
 
-def _measure_gammas(averaged: Detector, training: TrainingState) -> FloatArray:
+def _measure_gammas(averaged: Detector, training: TrainingState) -> Float64Array:
     if training.sparsity is None:
         return np.full(0, np.inf)
     return GammaSparsity(averaged, make_channel_graph(averaged.network)).measure()

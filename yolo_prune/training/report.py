@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.files import open_atomically, save_text
-from yolo_prune.pruning.plan import FloatArray
 from yolo_prune.training.epoch import PARTS
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ LOWEST, HIGHEST, BINS = -5.0, 1.0, 48
 """The histogram's range of log₁₀ |γ|, and its number of bins; smaller values and zeros are in the first bin."""
 
 
-def count_gammas(gammas: FloatArray) -> list[int]:
+def count_gammas(gammas: Float64Array) -> list[int]:
     """Return the number of finite |γ| in every bin, smallest first."""
     present = gammas[np.isfinite(gammas)]
     powers = np.log10(np.maximum(present, 10.0**LOWEST)).clip(LOWEST, HIGHEST)

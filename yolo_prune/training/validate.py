@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Network
 from yolo_prune.datasets.loader import DetectionDataset
@@ -15,7 +16,7 @@ from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.constants import carry_constants
-from yolo_prune.pruning.plan import FloatArray, make_threshold_plan
+from yolo_prune.pruning.plan import make_threshold_plan
 from yolo_prune.pruning.surgery import rebuild
 from yolo_prune.training.distributed import Processes, broadcast
 
@@ -58,7 +59,7 @@ def measure_map50(
     return processes.share(None if score is None else score.map50)  # type: ignore[return-value]  # the first has one
 
 
-def make_slim(model: Detector, gammas: FloatArray, threshold: float) -> Detector:
+def make_slim(model: Detector, gammas: Float64Array, threshold: float) -> Detector:
     """Return the model without the channels whose γ (N,) is below the threshold, their constant outputs folded in."""
     graph = make_channel_graph(model.network)
     plan = make_threshold_plan(graph, gammas, threshold, PlanConfig())

@@ -8,22 +8,23 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from yolo_prune.datasets.synthetic.solids import FloatArray, blur, make_mottle
+from yolo_prune.arrays import Float32Array
+from yolo_prune.datasets.synthetic.solids import blur, make_mottle
 
 ByteImage = npt.NDArray[np.uint8]
 
 
-def make_background(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
+def make_background(rng: np.random.Generator, shape: tuple[int, int]) -> Float32Array:
     """Return a random background (3, H, W), RGB 0..1."""
     paint = _PAINTERS[rng.integers(len(_PAINTERS))]
     planes = paint(rng, shape)
     fall = _ramp(rng, shape) * np.float32(rng.uniform(0, 0.35))
     grain = make_mottle(rng, shape, 1.0) * np.float32(rng.uniform(0, 0.02))
-    finished: FloatArray = np.clip(planes * (1 - fall) + grain, 0, 1)
+    finished: Float32Array = np.clip(planes * (1 - fall) + grain, 0, 1)
     return finished
 
 
-def make_palette(rng: np.random.Generator, count: int) -> FloatArray:
+def make_palette(rng: np.random.Generator, count: int) -> Float32Array:
     """Return `count` colours (count, 3) of similar or of opposite hues."""
     hue = (rng.uniform(0, 360) + rng.normal(0, 25, count) + 180 * (rng.random(count) < 0.2)) % 360
     saturation, value = rng.beta(1.3, 2.2, count), rng.uniform(0.12, 0.97, count)
@@ -31,17 +32,17 @@ def make_palette(rng: np.random.Generator, count: int) -> FloatArray:
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0], np.float32)
 
 
-def _gradient(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
+def _gradient(rng: np.random.Generator, shape: tuple[int, int]) -> Float32Array:
     return _blend(make_palette(rng, 3), _ramp(rng, shape))
 
 
-def _texture(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
+def _texture(rng: np.random.Generator, shape: tuple[int, int]) -> Float32Array:
     cell = rng.uniform(12, 80)
     field = sum(make_mottle(rng, shape, cell / 2**octave) / np.float32(1.7**octave) for octave in range(4))
     return _blend(make_palette(rng, 4), np.asarray(0.5 + 0.22 * field, np.float32))
 
 
-def _cloth(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
+def _cloth(rng: np.random.Generator, shape: tuple[int, int]) -> Float32Array:
     """Paint stripes, checks or tiles, rippled."""
     angle, pitch = rng.uniform(0, np.pi), rng.uniform(7, 60)
     rows, columns = (np.arange(length, dtype=np.float32) for length in shape)
@@ -55,7 +56,7 @@ def _cloth(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
     return _blend(make_palette(rng, 3), np.clip(0.5 + edge * wave, 0, 1))
 
 
-def _lights(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
+def _lights(rng: np.random.Generator, shape: tuple[int, int]) -> Float32Array:
     """Paint discs and boxes out of focus over a gradient."""
     canvas = _to_bytes(_gradient(rng, shape))
     for colour in make_palette(rng, int(rng.integers(5, 30))):
@@ -71,7 +72,7 @@ def _lights(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
     return np.stack([blur(plane, sigma) for plane in _to_planes(canvas)])
 
 
-def _wood(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
+def _wood(rng: np.random.Generator, shape: tuple[int, int]) -> Float32Array:
     """Paint planks with grain."""
     swap = bool(rng.integers(2))
     rows, columns = shape[::-1] if swap else shape
@@ -86,7 +87,7 @@ def _wood(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
     return _blend(np.stack([0.3 * dark, dark, (1.35 * dark).clip(0, 1)]).astype(np.float32), field.T if swap else field)
 
 
-def _leaves(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
+def _leaves(rng: np.random.Generator, shape: tuple[int, int]) -> Float32Array:
     """Paint foliage, or a heap of other pointed shapes."""
     palette = make_palette(rng, 12)
     if rng.random() < 0.6:
@@ -103,7 +104,7 @@ def _leaves(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
     return np.stack([blur(plane, sigma) for plane in _to_planes(canvas)])
 
 
-def _room(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
+def _room(rng: np.random.Generator, shape: tuple[int, int]) -> Float32Array:
     """Paint a wall with images, windows or shelves, furniture in front of it, and a floor with boards."""
     height, width = shape
     canvas = np.empty((height, width, 3), np.uint8)
@@ -130,7 +131,11 @@ def _room(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
 
 
 def _frame_(
-    canvas: ByteImage, corner: npt.NDArray[np.int64], opposite: npt.NDArray[np.int64], fill: FloatArray, rim: FloatArray
+    canvas: ByteImage,
+    corner: npt.NDArray[np.int64],
+    opposite: npt.NDArray[np.int64],
+    fill: Float32Array,
+    rim: Float32Array,
 ) -> None:
     """Paint a framed box with one bar across: a window, a door, a shelf or a chest."""
     (left, top), (right, bottom) = corner.tolist(), opposite.tolist()
@@ -143,7 +148,7 @@ def _frame_(
         cv2.line(canvas, (left, (top + bottom) // 2), (right, (top + bottom) // 2), _rgb(rim), 2, cv2.LINE_AA)
 
 
-def _ramp(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
+def _ramp(rng: np.random.Generator, shape: tuple[int, int]) -> Float32Array:
     """Return a linear or radial gradient 0..1 across the image."""
     rows, columns = (np.linspace(-1, 1, length, dtype=np.float32) for length in shape)
     if rng.random() < 0.4:
@@ -154,7 +159,7 @@ def _ramp(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
     return np.asarray(0.5 + slope / 2.9, np.float32)
 
 
-def _blend(palette: FloatArray, field: FloatArray) -> FloatArray:
+def _blend(palette: Float32Array, field: Float32Array) -> Float32Array:
     """Return (3, H, W) colours: interpolate the palette (K, 3) at the field's values, 0 the first, 1 the last."""
     steps = np.linspace(0, 1, 256)
     table = np.stack([np.interp(steps, np.linspace(0, 1, len(palette)), column) for column in palette.T])
@@ -167,21 +172,21 @@ def _box(rng: np.random.Generator, centre: tuple[int, int], radius: int) -> npt.
     return np.round(corners).astype(np.int32)
 
 
-def _rgb(colour: FloatArray) -> tuple[float, float, float]:
+def _rgb(colour: Float32Array) -> tuple[float, float, float]:
     red, green, blue = (colour.clip(0, 1) * 255).tolist()
     return red, green, blue
 
 
-def _to_bytes(planes: FloatArray) -> ByteImage:
+def _to_bytes(planes: Float32Array) -> ByteImage:
     return np.ascontiguousarray((planes * 255).clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
-def _to_planes(image: ByteImage) -> FloatArray:
-    planes: FloatArray = image.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+def _to_planes(image: ByteImage) -> Float32Array:
+    planes: Float32Array = image.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
     return planes
 
 
-_PAINTERS: tuple[Callable[[np.random.Generator, tuple[int, int]], FloatArray], ...] = (
+_PAINTERS: tuple[Callable[[np.random.Generator, tuple[int, int]], Float32Array], ...] = (
     _gradient,
     _texture,
     _cloth,

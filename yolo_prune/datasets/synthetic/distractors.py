@@ -7,10 +7,10 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from yolo_prune.arrays import Float32Array
 from yolo_prune.datasets.synthetic.backgrounds import make_palette
 from yolo_prune.datasets.synthetic.solids import (
     Canvas,
-    FloatArray,
     Layer,
     Light,
     PointArray,
@@ -98,7 +98,7 @@ def _face(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) -> 
     hair = make_palette(rng, 1)[0] * 0.3 + rng.uniform(0, 0.25)
     colours = np.stack([_skin_colours(rng)[0], hair])
 
-    def features(canvas: Canvas, albedo: FloatArray) -> None:
+    def features(canvas: Canvas, albedo: Float32Array) -> None:
         unit_px = size * canvas.oversampling
         for side in (-0.19, 0.19):
             eye = at(side + look, -0.02)
@@ -200,12 +200,12 @@ def _thing(rng: np.random.Generator, light: Light, image_px: tuple[int, int]) ->
 def _render(
     rng: np.random.Generator,
     cones: list[RoundCone],
-    colours: FloatArray,
+    colours: Float32Array,
     light: Light,
     image_px: tuple[int, int],
     thick_px: float,
     sigma: float = 0.0,
-    paint_: Callable[[Canvas, FloatArray], None] | None = None,
+    paint_: Callable[[Canvas, Float32Array], None] | None = None,
 ) -> Layer:
     """Draw cones whose part numbers index `colours` (K, 3); `sigma`, in thicknesses, blends them together."""
     canvas = fit_canvas([], cones, image_px)
@@ -224,12 +224,12 @@ def _render(
 
 
 def _oval_(
-    albedo: FloatArray,
+    albedo: Float32Array,
     canvas: Canvas,
     centre: PointArray,
     axes: tuple[float, float],
     tilt: float,
-    rgb: FloatArray | tuple[float, ...],
+    rgb: Float32Array | tuple[float, ...],
 ) -> None:
     x, y = (canvas.rasterize(centre)[:2] * 8).round().astype(int).tolist()
     size = (round(axes[0] * 8), round(axes[1] * 8))
@@ -237,7 +237,7 @@ def _oval_(
         cv2.ellipse(plane, (x, y), size, np.degrees(tilt), 0, 360, float(value), -1, cv2.LINE_8, 3)
 
 
-def _skin_colours(rng: np.random.Generator) -> FloatArray:
+def _skin_colours(rng: np.random.Generator) -> Float32Array:
     return make_skin(rng).back[None].astype(np.float32)
 
 

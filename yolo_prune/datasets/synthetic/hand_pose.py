@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from yolo_prune.arrays import Float64Array
 
 THUMB, INDEX, MIDDLE, RING, LITTLE = range(5)
 
@@ -44,14 +43,14 @@ _GESTURES: dict[str, tuple[float, ...]] = {
 class Skeleton:
     """A posed hand, in centimetres, in the hand's own frame or rotated towards the viewer."""
 
-    joints: FloatArray
+    joints: Float64Array
     """(5, 4, 3): thumb to little finger, each from root to tip."""
-    dorsal: FloatArray
+    dorsal: Float64Array
     """(5, 3, 3): for each bone, the unit vector out of the finger's back."""
-    turn: FloatArray
+    turn: Float64Array
     """(3, 3): maps points of the hand's own frame to this one; its determinant is -1 for a left hand."""
 
-    def turned(self, turn: FloatArray) -> Skeleton:
+    def turned(self, turn: Float64Array) -> Skeleton:
         """Return this hand with the rotation `turn` (3, 3) applied."""
         return Skeleton(self.joints @ turn.T, self.dorsal @ turn.T, turn @ self.turn)
 
@@ -79,19 +78,19 @@ def make_skeleton(rng: np.random.Generator) -> Skeleton:
     return Skeleton(np.stack(joints), np.stack(dorsal), np.eye(3))
 
 
-def make_view(rng: np.random.Generator) -> FloatArray:
+def make_view(rng: np.random.Generator) -> Float64Array:
     """Draw a random viewpoint (3, 3): any angle in the image's plane, either side, either hand, some foreshortening."""
     side = rng.choice((0.0, 180.0, 75.0, -75.0), p=(0.42, 0.42, 0.08, 0.08))
     roll, pitch = np.radians((side + rng.normal(0, 20), np.clip(rng.normal(0, 20), -50, 50)))
     in_plane = rng.uniform(0, 2 * np.pi)
     mirror = np.diag([rng.choice((-1.0, 1.0)), 1.0, 1.0])
-    turn: FloatArray = _rotation(2, in_plane) @ _rotation(0, pitch) @ _rotation(1, roll) @ mirror
+    turn: Float64Array = _rotation(2, in_plane) @ _rotation(0, pitch) @ _rotation(1, roll) @ mirror
     return turn
 
 
 def _chain(
-    root: FloatArray, lengths: FloatArray, forward: FloatArray, dorsal: FloatArray, angles: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+    root: Float64Array, lengths: Float64Array, forward: Float64Array, dorsal: Float64Array, angles: Float64Array
+) -> tuple[Float64Array, Float64Array]:
     """Return joints (4, 3) and dorsal vectors (3, 3) of a finger flexed by `angles` (radians) at its three joints."""
     joints, backs = [root], []
     for length, angle in zip(lengths, angles, strict=True):
@@ -105,8 +104,8 @@ def _chain(
 
 
 def _thumb(
-    root: FloatArray, lengths: FloatArray, abduction: float, opposition: float, curl: float
-) -> tuple[FloatArray, FloatArray]:
+    root: Float64Array, lengths: Float64Array, abduction: float, opposition: float, curl: float
+) -> tuple[Float64Array, Float64Array]:
     """Pose the thumb: abducted in the palm's plane, opposed out of it, then flexed across the palm."""
     outward, palmward = np.radians((12 + 45 * abduction, 5 + 45 * opposition))
     forward = np.array([np.sin(outward) * np.cos(palmward), np.cos(outward) * np.cos(palmward), -np.sin(palmward)])
@@ -116,7 +115,7 @@ def _thumb(
     return _chain(root, lengths, forward, dorsal / np.linalg.norm(dorsal), angles)
 
 
-def _rotation(axis: int, angle: float) -> FloatArray:
+def _rotation(axis: int, angle: float) -> Float64Array:
     cosine, sine = np.cos(angle), np.sin(angle)
     matrix = np.eye(3)
     first, second = (axis + 1) % 3, (axis + 2) % 3

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from yolo_prune.arrays import Float32Array
 from yolo_prune.datasets.synthetic.hand_pose import INDEX, LITTLE, THUMB, Skeleton, make_skeleton, make_view
 from yolo_prune.datasets.synthetic.solids import (
     Canvas,
-    FloatArray,
     Layer,
     Light,
     PointArray,
@@ -158,7 +158,7 @@ def make_arm(
     return arm, sleeve
 
 
-def _paint_skin(rng: np.random.Generator, skeleton: Skeleton, relief: Relief, skin: Skin, scale: float) -> FloatArray:
+def _paint_skin(rng: np.random.Generator, skeleton: Skeleton, relief: Relief, skin: Skin, scale: float) -> Float32Array:
     """Return the skin's colour (3, H, W): back or palm, redder at the tips, mottled."""
     palmar = np.full(18, 0.5 - 0.5 * skeleton.turn[2, 2], np.float32)
     palmar[:15] = 0.5 - 0.5 * skeleton.dorsal[:, :, 2].ravel()
@@ -179,7 +179,7 @@ def _paint_skin(rng: np.random.Generator, skeleton: Skeleton, relief: Relief, sk
 
 def _draw_lines_(
     rng: np.random.Generator,
-    albedo: FloatArray,
+    albedo: Float32Array,
     skeleton: Skeleton,
     radii: PointArray,
     wrist: PointArray,
@@ -204,7 +204,7 @@ def _draw_lines_(
 
 
 def _ink_(
-    albedo: FloatArray,
+    albedo: Float32Array,
     where: npt.NDArray[np.bool_],
     canvas: Canvas,
     curves: list[tuple[PointArray, int]],
@@ -245,7 +245,7 @@ def _crease(skeleton: Skeleton, radii: PointArray, finger: int, bone: int) -> li
 
 
 def _paint_nail_(
-    albedo: FloatArray,
+    albedo: Float32Array,
     skeleton: Skeleton,
     radii: PointArray,
     finger: int,

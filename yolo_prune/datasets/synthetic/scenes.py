@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from yolo_prune.arrays import Float32Array
 from yolo_prune.datasets.synthetic.backgrounds import make_background
 from yolo_prune.datasets.synthetic.distractors import draw_distractor, draw_obstacle
 from yolo_prune.datasets.synthetic.hands import draw_hand
-from yolo_prune.datasets.synthetic.solids import FloatArray, Layer, Light, blur, make_skin
+from yolo_prune.datasets.synthetic.solids import Layer, Light, blur, make_skin
 
 MIN_VISIBLE = 0.6
 MIN_EXTENT, MAX_EXTENT = 0.2, 0.5
@@ -73,7 +74,7 @@ def make_scene(rng: np.random.Generator, size_px: int, max_hands: int) -> Scene:
 class _Stage:
     """The image drawn so far, and the hand that each pixel belongs to."""
 
-    def __init__(self, planes: FloatArray, light: Light, shadow: float) -> None:
+    def __init__(self, planes: Float32Array, light: Light, shadow: float) -> None:
         self.planes = planes
         self.owner: npt.NDArray[np.int16] = np.full(planes.shape[1:], _NOBODY, np.int16)
         self.areas: list[int] = []
@@ -141,7 +142,7 @@ def _make_light(rng: np.random.Generator) -> Light:
     return Light(direction / np.linalg.norm(direction), lamp * (1 + warmth), (1.12 - lamp) * (1 - warmth))
 
 
-def _photograph(rng: np.random.Generator, planes: FloatArray) -> npt.NDArray[np.uint8]:
+def _photograph(rng: np.random.Generator, planes: Float32Array) -> npt.NDArray[np.uint8]:
     """Return the scene as a camera would show it: exposure, colour cast, defocus, shake, noise, compression."""
     gain = rng.uniform(0.75, 1.2) * rng.uniform(0.94, 1.06, 3)
     exposed = np.clip(planes, 0, 1) ** np.float32(rng.uniform(0.8, 1.25)) * gain[:, None, None].astype(np.float32)
@@ -163,7 +164,7 @@ def _photograph(rng: np.random.Generator, planes: FloatArray) -> npt.NDArray[np.
     return np.ascontiguousarray(finished)
 
 
-def _make_shake(rng: np.random.Generator) -> FloatArray:
+def _make_shake(rng: np.random.Generator) -> Float32Array:
     """Return the blur kernel of a short straight movement of the camera."""
     length, size = rng.uniform(2, 6), 9
     angle = rng.uniform(0, np.pi)

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
+from yolo_prune.arrays import Float32Array
+
 PointArray = npt.NDArray[np.float64]
 
 NOTHING = -1
@@ -88,7 +89,7 @@ class Canvas:
 class Relief:
     """The visible side of solids."""
 
-    height: FloatArray
+    height: Float32Array
     """(H, W) raster units towards the viewer; -inf without a solid."""
     part: npt.NDArray[np.int16]
     """(H, W) the visible part number, or NOTHING."""
@@ -106,9 +107,9 @@ class Layer:
 
     x_px: int
     y_px: int
-    colour: FloatArray
+    colour: Float32Array
     """(3, H, W) RGB 0..1, premultiplied by alpha."""
-    alpha: FloatArray
+    alpha: Float32Array
     """(H, W) 0..1."""
     hand: npt.NDArray[np.bool_]
     """(H, W) the pixels that belong to a hand."""
@@ -190,7 +191,7 @@ def merge(first: Relief, second: Relief) -> Relief:
     )
 
 
-def shade(relief: Relief, albedo: FloatArray, light: Light, scale: float, gloss: float = 0.1) -> FloatArray:
+def shade(relief: Relief, albedo: Float32Array, light: Light, scale: float, gloss: float = 0.1) -> Float32Array:
     """Light a relief whose surface reflects `albedo` (3, H, W); return RGB 0..1 of the same shape.
 
     `scale` is about the thickness of its details in raster units: hollows of that width are darkened.
@@ -217,7 +218,7 @@ def shade(relief: Relief, albedo: FloatArray, light: Light, scale: float, gloss:
 
 
 def cut_layer(
-    canvas: Canvas, colour: FloatArray, solid: npt.NDArray[np.bool_], hand: npt.NDArray[np.bool_] | None = None
+    canvas: Canvas, colour: Float32Array, solid: npt.NDArray[np.bool_], hand: npt.NDArray[np.bool_] | None = None
 ) -> Layer:
     """Downsample a drawn raster to image pixels; `hand` marks the raster points that belong to a hand.
 
@@ -232,18 +233,18 @@ def cut_layer(
     return Layer(canvas.x_px, canvas.y_px, small, alpha, shown)
 
 
-def _shrink(values: FloatArray, size: tuple[int, int]) -> FloatArray:
+def _shrink(values: Float32Array, size: tuple[int, int]) -> Float32Array:
     return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
-def make_mottle(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> FloatArray:
+def make_mottle(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> Float32Array:
     """Return (H, W) smooth random values of about unit spread, with spots of about `cell` raster units."""
     rows, columns = (max(2, int(length / cell) + 2) for length in shape)
     grain = rng.standard_normal((rows, columns), np.float32)
     return np.asarray(cv2.resize(grain, shape[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def blur(values: FloatArray, sigma: float) -> FloatArray:
+def blur(values: Float32Array, sigma: float) -> Float32Array:
     """Return (H, W) values after a Gaussian blur of `sigma`; a wide blur uses a smaller raster."""
     if sigma <= 4:
         return np.asarray(cv2.GaussianBlur(values, (0, 0), max(sigma, 0.1)), np.float32)
@@ -282,7 +283,7 @@ def make_skin(rng: np.random.Generator) -> Skin:
     return Skin(back.clip(0, 1), (back * (1 - lighter) + np.array([0.87, 0.64, 0.53]) * lighter).clip(0, 1))
 
 
-def paint_cloth_(rng: np.random.Generator, albedo: FloatArray, where: npt.NDArray[np.bool_], scale: float) -> None:
+def paint_cloth_(rng: np.random.Generator, albedo: Float32Array, where: npt.NDArray[np.bool_], scale: float) -> None:
     """Paint the pixels of the mask (H, W) as cloth: plain, striped or chequered."""
     cloth = rng.uniform(0.06, 0.9, 3) * rng.uniform(0.5, 1.0)
     pattern = np.zeros((1, 1), np.float32)

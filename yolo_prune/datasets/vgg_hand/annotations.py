@@ -24,16 +24,14 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 from scipy.io import loadmat
 
+from yolo_prune.arrays import Float64Array
 from yolo_prune.datasets.images import Header, read_header
 from yolo_prune.datasets.labels import Objects, save_objects
 from yolo_prune.datasets.spec import SPLITS, make_sample, save_spec
 from yolo_prune.errors import DatasetError
 from yolo_prune.files import save_text
-
-FloatArray = NDArray[np.float64]
 
 FOLDERS = {
     "train": "training_dataset/training_data",
@@ -143,7 +141,7 @@ def save_data(folder: Path, trainval: bool) -> Path:
     return save_text(folder / "data.yaml", _TRAINVAL + yaml.safe_dump(values, sort_keys=False))
 
 
-def load_corners(path: Path, where: str | None = None) -> FloatArray:
+def load_corners(path: Path, where: str | None = None) -> Float64Array:
     """Return the corners of an annotation's N hands as (N, 4, 2), x and y in pixels of the stored image.
 
     Raises:
@@ -173,7 +171,7 @@ def load_corners(path: Path, where: str | None = None) -> FloatArray:
     return np.array(corners, np.float64).reshape(-1, 4, 2)
 
 
-def enclose(corners_xy: FloatArray) -> FloatArray:
+def enclose(corners_xy: Float64Array) -> Float64Array:
     """Return the axis-aligned boxes_xyxy (N, 4) around quadrilaterals (N, 4, 2)."""
     return np.concatenate((corners_xy.min(axis=1), corners_xy.max(axis=1)), axis=1)
 
@@ -210,7 +208,7 @@ def _read_header(image: Path, where: str) -> Header:
         raise DatasetError(error.what, where=where, right=_RIGHT_ARCHIVE) from error
 
 
-def _make_object(corners_xy: FloatArray, header: Header) -> Objects:
+def _make_object(corners_xy: Float64Array, header: Header) -> Objects:
     """Return one hand in pixels of the displayed image, or none if it is outside the image."""
     boxes_xyxy = header.turn(enclose(corners_xy[None]))
     return Objects(np.zeros(1, np.int64), boxes_xyxy, np.zeros(1, np.bool_)).clip(header.width_px, header.height_px)
@@ -221,14 +219,14 @@ def _join(hands: Sequence[Objects]) -> Objects:
     return Objects(np.zeros(len(boxes_xyxy), np.int64), boxes_xyxy, np.zeros(len(boxes_xyxy), np.bool_))
 
 
-def _read_corners(box: Any, where: str) -> list[FloatArray]:
+def _read_corners(box: Any, where: str) -> list[Float64Array]:
     fields = box.dtype.names if isinstance(box, np.ndarray) and box.size == 1 else None
     if fields is None:
         raise DatasetError("is not a struct", where=where, right=_RIGHT_ARCHIVE)
     return [_read_corner(box.flat[0], fields, name, where) for name in CORNERS]
 
 
-def _read_corner(box: Any, fields: tuple[str, ...], name: str, where: str) -> FloatArray:
+def _read_corner(box: Any, fields: tuple[str, ...], name: str, where: str) -> Float64Array:
     if name not in fields:
         raise DatasetError(f"corner {name} is missing", where=where, right=_RIGHT_ARCHIVE)
     corner = np.asarray(box[name])
