@@ -7,13 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import measure_difference, (
+from networks import (
     SIDE,
     copy_state,
     is_same_state,
     make_images,
     make_plan_at_random,
     make_small_network,
+    measure_difference,
     measure_largest_gap,
     networks,
     randomise_,
