@@ -24,6 +24,7 @@ from yolo_prune.model.device import make_device
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import AUTO, ScoreConfig
 from yolo_prune.pruning.constants import Constants, carry_constants, measure_constants
+from yolo_prune.pruning.gamma_sparsity import ZERO_GAMMA
 from yolo_prune.pruning.importance import check_finite, score_channels
 from yolo_prune.pruning.plan import Plan
 from yolo_prune.pruning.plan_file import save_plan
@@ -34,8 +35,6 @@ from yolo_prune.pruning.surgery import mask, rebuild, zero_blocks
 from yolo_prune.pruning.verify import verify_response
 from yolo_prune.pruning.zeroing import GradualZeroing, begin_removal
 
-AT_ZERO = 1e-6
-"""A γ up to this size counts as zero: a moving average of a γ that is zero does not reach zero exactly."""
 FAINT = 1e-6
 """If an image changes the heads' outputs by less than this (an untrained network, say), comparing them shows little."""
 
@@ -227,7 +226,7 @@ def _recalibrate_(slim: Detector, planned: Planned, config: PruneConfig) -> int:
 def _cuts_what_works(model: Detector, plan: Plan) -> bool:
     sizes = ScoreConfig(criterion="bn-gamma", group_reduce="max", normalize="none")
     gammas = score_channels(model, make_channel_graph(model.network), sizes)
-    return bool((gammas[~plan.keep] > AT_ZERO).any())
+    return bool((gammas[~plan.keep] > ZERO_GAMMA).any())
 
 
 def _save_plan(folder: Path, planned: Planned, source: Path) -> Path:

@@ -10,13 +10,9 @@ from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.budget import Budget
 from yolo_prune.pruning.channels import ChannelGraph
 from yolo_prune.pruning.config import Criterion, Normalization, PlanConfig, ScoreConfig
+from yolo_prune.pruning.gamma_sparsity import ZERO_GAMMA, ZERO_SHARE
 from yolo_prune.pruning.importance import normalize_groups, score_channels
 from yolo_prune.pruning.plan import Plan, make_plan
-
-AT_ZERO = 0.01
-"""A γ counts as zero up to this share of the largest γ in its group."""
-NOTHING = 1e-6
-"""Every γ up to this counts as zero: a moving average of γ that became zero leaves such values."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ def choose_criterion(
         PlanError: the ratio or a budget cannot be reached.
     """
     gammas = measure_gammas(model, graph)
-    at_zero = gammas <= AT_ZERO
+    at_zero = gammas <= ZERO_SHARE
     plan = make_plan(graph, gammas, config, budgets)
     dropped = ~plan.keep
     working, count = int((dropped & ~at_zero).sum()), int(dropped.sum())
@@ -61,5 +57,5 @@ def measure_gammas(model: Detector, graph: ChannelGraph) -> Float64Array:
     """
     config = ScoreConfig("bn-gamma", group_reduce="max")
     sizes = score_channels(model, graph, config)
-    sizes[sizes <= NOTHING] = 0
+    sizes[sizes <= ZERO_GAMMA] = 0
     return normalize_groups(graph, sizes, "max")

@@ -14,7 +14,22 @@ from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import ChannelGraph
 
 GAMMA_THRESHOLD = 0.01
-"""Reports on γ sparsity count a channel with a smaller |γ| as removable."""
+"""Training reports channels with a smaller |γ| as removable: λ holds γ near zero, but seldom at zero."""
+ZERO_GAMMA = 1e-6
+"""A |γ| no larger than this is zero: a moving average of weights leaves as much of a γ that was set to zero."""
+ZERO_SHARE = 0.01
+"""Where no λ says which scale γ have, a γ is near zero if it is no larger than this share of the largest in its group."""
+
+
+def sum_squared_changes(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return (C,) the squared first-order change of the loss if a layer's channels are zeroed: Σ θ² · mean (∂L/∂θ)².
+
+    `pairs` are parameters θ of the layer, with C channels along their first dimension, and their mean squared gradients.
+    Products of different gradients are missing: training does not keep them.
+    Source: Theis et al., "Faster gaze prediction with dense networks and Fisher pruning" (2018), eq. 7.
+    """
+    changes = [parameter.square() * square for parameter, square in pairs]
+    return torch.stack([change.flatten(1).sum(1) if change.ndim > 1 else change for change in changes]).sum(0)
 
 
 class GammaSparsity:
@@ -66,10 +81,10 @@ class GammaSparsity:
 
         The sum runs over a channel's members. `squares` returns the mean squared gradients of a parameter. Unlike |γ|,
         the result does not depend on the size of the weights that read the channel.
-        Source: that of `importance.score_by_squares`.
+        Source: that of `sum_squared_changes`.
         """
         members = [
-            gamma.square() * squares(gamma) + beta.square() * squares(beta)
+            sum_squared_changes(((gamma, squares(gamma)), (beta, squares(beta))))
             for gamma, beta in zip(self._gammas, self._betas, strict=True)
         ]
         return self._add_up(torch.cat(members))
@@ -108,6 +123,11 @@ class GammaSparsity:
             parameter.copy_(part)
 
     def _measure_rms(self) -> Tensor:
+        """Return (N,) the root mean square of a channel's members.
+
+        The proximal step of the group lasso shrinks by it. Importance (`reduce_members`) takes the mean by default, as
+        published; for a channel of its own both are |γ|.
+        """
         gamma = torch.cat([parameter.detach() for parameter in self._gammas])
         return (self._add_up(gamma.square()) / self._members.clamp(min=1)).sqrt()
 

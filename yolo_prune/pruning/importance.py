@@ -37,6 +37,7 @@ from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.blocks import Block
 from yolo_prune.pruning.channels import ChannelGraph
 from yolo_prune.pruning.config import ScoreConfig
+from yolo_prune.pruning.gamma_sparsity import sum_squared_changes
 from yolo_prune.pruning.obs import score_by_reconstruction
 
 Example = tuple[Tensor, Tensor]
@@ -72,10 +73,7 @@ def score_by_squares(
     """Approximate the taylor scores without images, from squared gradients that training has kept: (N,) float64.
 
     `squares` are moving averages of squared gradients, named and shaped as the model's parameters. The score is the
-    root of Σ θ² · mean (∂L/∂θ)² over the parameters θ that `mask` sets to zero for the channel. It differs from taylor
-    in that products of different gradients are missing: training does not keep them.
-    Source: Theis et al., "Faster gaze prediction with dense networks and Fisher pruning" (2018), eq. 7, of which it is
-    the root.
+    root of `gamma_sparsity.sum_squared_changes` over the parameters that `mask` sets to zero for the channel.
 
     Raises:
         PlanError: a weight or a γ is NaN or infinite (names the layer).
@@ -85,14 +83,10 @@ def score_by_squares(
     for layer in graph.conv_layers:
         module = model.get_conv(layer)
         names = ("bn.weight", "bn.bias") if module.bn is not None else ("conv.weight", "conv.bias")
-        pairs = [(module.get_parameter(name), squares[f"layers.{layer}.{name}"]) for name in names]
-        changes = [
-            (one.detach().double().square() * square.double()).flatten(1 if one.ndim > 1 else 0)
-            for one, square in pairs
+        pairs = [
+            (module.get_parameter(name).detach().double(), squares[f"layers.{layer}.{name}"].double()) for name in names
         ]
-        by_layer[layer] = (
-            torch.stack([change.sum(1) if change.ndim > 1 else change for change in changes]).sum(0).sqrt()
-        )
+        by_layer[layer] = sum_squared_changes(pairs).sqrt()
     scores = reduce_members(graph, {layer: part.cpu().numpy() for layer, part in by_layer.items()}, config.group_reduce)
     return normalize_groups(graph, scores, config.normalize)
 
