@@ -340,7 +340,7 @@ def test_a_sample_is_reported_on_stderr(cli: Cli, hands: Path, monkeypatch: pyte
         ("{data} --cfg none.cfg", "none.cfg: cannot be read", "name a Darknet cfg"),
         ("empty/data.yaml", "empty/data.yaml: train: there are no boxes", "use images with labels"),
         ("spoiled/data.yaml", "spoiled/images/train/", "put a whole JPEG"),
-        ("", "Missing argument", "see yoloprune --help"),
+        ("", "Missing argument", "see yoloprune data anchors --help"),
     ],
 )
 def test_bad_words(cli: Cli, hands: Path, words: str, place: str, right: str) -> None:

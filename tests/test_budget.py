@@ -144,11 +144,11 @@ def test_a_spared_layer_that_is_no_convolution_is_named() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"target_params": 1.5}, "target_params: 1.5 is above the original's cost; use a share"),
-        ({"target_macs": 0.0}, "target_macs: 0 is no share that could stay"),
-        ({"target_macs": float("nan")}, "target_macs: nan is no share that could stay"),
-        ({"target_latency_ms": 0.0}, "target_latency_ms: 0 ms is no time"),
-        ({"target_speedup": 0.5}, "target_speedup: 0.5 is slower than the original; use at least 1"),
+        ({"target_params": 1.5}, "target_params: 1.5 is out of range; use a number above 0, up to 1"),
+        ({"target_macs": 0.0}, "target_macs: 0 is out of range"),
+        ({"target_macs": float("nan")}, "target_macs: nan is out of range"),
+        ({"target_latency_ms": 0.0}, "target_latency_ms: 0 is out of range"),
+        ({"target_speedup": 0.5}, "target_speedup: 0.5 is out of range; use a number from 1"),
     ],
 )
 def test_targets_out_of_range_are_named(values: dict[str, float], said: str) -> None:

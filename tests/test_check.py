@@ -214,7 +214,7 @@ def test_the_nearest_of_several_near_duplicates_is_named(data: Path) -> None:
     crossing, group = check(data).issues
     assert crossing.what == f"of val, looks like {image(0)} of train, mirrored (distance 0), and like 2 more there"
     assert group.where == str(image(0))
-    assert group.what.startswith("is one of 3 that look alike (3 pairs, distances ")
+    assert group.what.startswith("is one of 3 that are near-duplicates (3 pairs, distances ")
     assert group.others == (str(TRAIN / "cropped.png"), str(TRAIN / "packed.jpg"))
     assert check(data, near=0).issues[0].what.startswith(crossing.what.partition(", and")[0])
 
@@ -401,13 +401,13 @@ def test_a_data_set_without_a_readable_image_or_a_box(cli: Cli, data: Path) -> N
         ("", "DATA: no data set is named", "name a data.yaml"),
         ("none.yaml", "none.yaml: there is no such file", "name a data.yaml"),
         ("hands", "hands: cannot be read", "name a data.yaml"),
-        ("hands/data.yaml --img-size 400", "img_size: 400 is no multiple of 32", "use 384"),
-        ("hands/data.yaml --img-size 0", "img_size: 0 is out of range", "use a multiple of 32"),
-        ("hands/data.yaml --near 65", "near: 65 is out of range", "use 0 to 64 bits"),
-        ("hands/data.yaml --near -1", "near: -1 is out of range", "use 0 to 64 bits"),
-        ("hands/data.yaml --workers 0", "workers: 0 is out of range", "use 1 or more"),
+        ("hands/data.yaml --img-size 400", "--img-size: 400 is no multiple of 32", "use 384"),
+        ("hands/data.yaml --img-size 0", "--img-size: 0 is out of range", "use a whole number from 1"),
+        ("hands/data.yaml --near 65", "--near: 65 is out of range", "use a whole number from 0 to 64"),
+        ("hands/data.yaml --near -1", "--near: -1 is out of range", "use a whole number from 0 to 64"),
+        ("hands/data.yaml --workers 0", "--workers: 0 is out of range", "use a whole number from 1"),
         ("hands/data.yaml --out hands/data.yaml", "hands/data.yaml: is no folder", "name a folder"),
-        ("hands/data.yaml --near many", "Invalid value for '--near'", "yoloprune --help"),
+        ("hands/data.yaml --near many", "Invalid value for '--near'", "yoloprune data check --help"),
     ],
 )
 def test_bad_words(cli: Cli, data: Path, words: str, place: str, right: str) -> None:

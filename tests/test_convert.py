@@ -279,7 +279,7 @@ def test_the_current_folder_is_not_replaced(
 @pytest.mark.parametrize(
     ("words", "place", "right"),
     [
-        ("set/data.yaml --to yolov9", "--to: unknown format yolov9", "use one of yolo, coco, voc"),
+        ("set/data.yaml --to yolov9", "--to: unknown value yolov9", "use yolo, coco or voc"),
         ("set/data.yaml --to coco --names hand,,foot", "--names: 'hand,,foot' is no list", "write hand,foot"),
         ("set/data.yaml --to coco --names hand,hand", "--names: 'hand,hand' is no list", "write hand,foot"),
         ("set/data.yaml --to coco --names hnad", "--names: nothing is named hnad", "use some of hand, foot"),
@@ -299,7 +299,7 @@ def test_the_current_folder_is_not_replaced(
         ("train=a.json --to yolo", "SOURCE: there is no source for val", "needs train and val, so add val=PATH"),
         ("val=a.json test=a.json --to yolo", "SOURCE: there is no source for train", "so add train=PATH"),
         ("set/data.yaml set/data.yaml --to coco", "set/images/train/a.jpg: is there twice in train", "name an image once"),
-        ("--to coco", "Missing argument", "see yoloprune --help"),
+        ("--to coco", "Missing argument", "see yoloprune data convert --help"),
         (f"{'x' * 5000} --to coco", "xxx", "there is no such file or folder"),
     ],
 )  # fmt: skip

@@ -51,7 +51,7 @@ class FakeEngine:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("yolo_prune.commands.detect.DecodedDetector", FakeEngine)
+    monkeypatch.setattr("yolo_prune.evaluation.predictor.DecodedDetector", FakeEngine)
 
 
 def run(trained: Path, images: list[Path], out: Path, config: DetectConfig = CONFIG, size: int = 64) -> DetectResult:

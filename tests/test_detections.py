@@ -125,5 +125,5 @@ def test_with_boxes_replaces_only_the_boxes() -> None:
     ("key", "value"), [("confidence", -0.1), ("confidence", float("nan")), ("nms_iou", 1.5), ("max_detections", 0)]
 )
 def test_a_setting_out_of_range_is_named(key: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"^{key}: .* is out of range; give"):
+    with pytest.raises(ConfigError, match=f"^{key}: .* is out of range; use"):
         DetectConfig(**{key: value})  # type: ignore[arg-type]

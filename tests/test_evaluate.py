@@ -68,7 +68,7 @@ def samples(tmp_path: Path) -> list[Sample]:
 def score(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, samples: list[Sample], outputs: Outputs
 ) -> Evaluation:
-    monkeypatch.setattr("yolo_prune.evaluation.evaluate.DecodedDetector", FakeEngine)
+    monkeypatch.setattr("yolo_prune.evaluation.predictor.DecodedDetector", FakeEngine)
     FakeEngine.outputs = iter(outputs)
     evaluation = evaluate(checkpoint, samples, ("hand",), img_size=None, device=CPU)
     assert next(FakeEngine.outputs, None) is None

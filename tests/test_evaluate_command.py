@@ -164,7 +164,7 @@ def test_a_set_without_objects_has_no_score_but_curves(cli: Cli, trained: Path, 
         (["TRAINED", "--curves", "taken/a.png"], "taken/a.png: cannot be written"),
         (["TRAINED", "--annotations", "perfect.json", "--save-detections", "a.json"], "perfect.json: there is no list images"),
         (["TRAINED", "--split", "none"], "none: there are no images for none; use one of train, val, test"),
-        (["TRAINED", "--img-size", "50"], "img_size: 50 is no multiple of 32"),
+        (["TRAINED", "--img-size", "50"], "--img-size: 50 is no multiple of 32"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(cli: Cli, trained: Path, hands: Path, words: list[str], message: str) -> None:

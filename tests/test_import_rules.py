@@ -28,8 +28,8 @@ def test_the_package_keeps_its_import_rules() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [
-        ("darknet/cost.py", "import yolo_prune.cli", "Imports only point up the table of rooms"),
-        ("model/loss.py", "import yolo_prune.training.epoch", "Imports only point up the table of rooms"),
+        ("darknet/cost.py", "import yolo_prune.cli", "Imports only point down the list of packages"),
+        ("model/loss.py", "import yolo_prune.training.epoch", "Imports only point down the list of packages"),
         ("datasets/spec.py", "import yolo_prune.darknet.cfg", "Data sets know nothing of networks"),
         ("pruning/plan.py", "import torch", "The network as data, its channel graph and plans need no torch"),
     ],

@@ -196,10 +196,10 @@ def test_what_is_not_finite_is_named_by_its_layer(value: float, tensor: str, sai
 @pytest.mark.parametrize(
     ("choices", "said"),
     [
-        ({"criterion": "l3"}, "criterion: unknown criterion l3; use one of bn-gamma, l1"),
-        ({"group_reduce": "min"}, "group_reduce: unknown group_reduce min; use one of mean, max, sum"),
-        ({"normalize": "l2"}, "normalize: unknown normalize l2; use one of none, mean, max"),
-        ({"scope": "net"}, "scope: unknown scope net; use one of global, layer"),
+        ({"criterion": "l3"}, "criterion: unknown criterion l3; use bn-gamma, l1"),
+        ({"group_reduce": "min"}, "group_reduce: unknown group reduce min; use mean, max or sum"),
+        ({"normalize": "l2"}, "normalize: unknown normalize l2; use none, mean or max"),
+        ({"scope": "net"}, "scope: unknown scope net; use global, layer or floor"),
         ({"score_batches": 0}, "score_batches: 0 is out of range"),
         ({"seed": -1}, "seed: -1 is out of range"),
     ],

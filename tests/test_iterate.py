@@ -360,15 +360,15 @@ def test_a_broken_journal_is_named(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"step": 0.0}, "step: 0.0 is out of range; use a number between 0 and 1"),
-        ({"target_ratio": 1.0}, "target_ratio: 1.0 is out of range"),
-        ({"scope": "group"}, "scope: unknown scope group; use one of global, layer"),
-        ({"epochs": 0}, "epochs: 0 is out of range; use 1 or more"),
-        ({"finetune": TrainConfig(sparsity=0.1)}, "finetune: sparsity: does not go with steps"),
+        ({"step": 0.0}, "step: 0 is out of range; use a number between 0 and 1"),
+        ({"target_ratio": 1.0}, "target_ratio: 1 is out of range"),
+        ({"scope": "group"}, "scope: unknown scope group; use global, layer or floor"),
+        ({"epochs": 0}, "epochs: 0 is out of range; use a whole number from 1"),
+        ({"finetune": TrainConfig(sparsity=0.1)}, "finetune.sparsity: does not go with steps"),
         ({"criterion": "size"}, "criterion: unknown criterion size"),
         ({"granularity": "block"}, "granularity: unknown granularity block; use channel or weight"),
         ({"granularity": "weight", "target_macs": 0.5}, "target_macs: means nothing to granularity weight"),
-        ({"granularity": "weight", "criterion": "fpgm"}, "criterion: fpgm cannot rank single weights"),
+        ({"granularity": "weight", "criterion": "fpgm"}, "criterion: unknown criterion fpgm for granularity weight"),
     ],
 )
 def test_settings_out_of_range_are_named(changes: dict[str, Any], message: str) -> None:

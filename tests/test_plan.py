@@ -246,11 +246,11 @@ def test_a_ratio_that_cannot_be_met_says_what_can() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"ratio": 1.0}, "ratio: 1 is no fraction"),
-        ({"ratio": -0.1}, "ratio: -0.1 is no fraction"),
-        ({"ratio": float("nan")}, "ratio: nan is no fraction"),
-        ({"min_channels": 0}, "min_channels: 0 would let a layer vanish"),
-        ({"round_to": 0}, "round_to: 0 is no multiple"),
+        ({"ratio": 1.0}, "ratio: 1 is out of range"),
+        ({"ratio": -0.1}, "ratio: -0.1 is out of range"),
+        ({"ratio": float("nan")}, "ratio: nan is out of range"),
+        ({"min_channels": 0}, "min_channels: 0 is out of range"),
+        ({"round_to": 0}, "round_to: 0 is out of range"),
     ],
 )
 def test_settings_out_of_range_are_named(values: dict[str, float], said: str) -> None:

@@ -587,10 +587,10 @@ def test_a_line_of_a_plan_is_a_group(cli: Cli, lone: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_plan_leaves_nothing_to_choose(cli: Cli, trained: Path, words: str) -> None:
-    flag = words.split()[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+    flag = words.split()[0].replace("--no-", "--")
     outcome = cli("prune", "--one-shot", trained, "--plan", "plan.json", *words.split())
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err == f"error: {flag}: a plan already says what to drop; leave it out, or the plan\n"
+    assert outcome.err == f"error: {flag}: a plan already says what to remove; leave it out, or the plan\n"
 
 
 @pytest.mark.parametrize(("images", "expected"), [(1, [0]), (5, [0, 2, 4, 7, 9]), (8, [0, 1, 3, 4, 6, 7, 9, 10]), (99, list(range(12)))])  # fmt: skip

@@ -413,7 +413,10 @@ def test_changed_data_cannot_be_resumed(trained: Path, hands: Path, tmp_path: Pa
 def test_a_resumed_measurement_keeps_its_settings(cli: Cli, words: tuple[object, ...], place: str) -> None:
     outcome = cli("sensitivity", "--resume", *words)
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err == f"error: {place}: a resumed measurement keeps its settings; leave it out, or start anew\n"
+    assert (
+        outcome.err
+        == f"error: {place}: a resumed run keeps its settings; leave it out, or start a new run; --device may change\n"
+    )
 
 
 @pytest.mark.parametrize(

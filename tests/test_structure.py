@@ -9,7 +9,7 @@ from pathlib import Path
 import yolo_prune
 
 LIGHT = (
-    *("pruning.channels", "pruning.plan", "pruning.settings", "model.settings", "config", "files", "errors"),
+    *("pruning.channels", "pruning.plan", "pruning.config", "model.config", "config", "files", "errors"),
     *("threads", "contention"),
 )
 

@@ -233,5 +233,5 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("key", "value"), [("train", 0), ("size_px", 63), ("max_hands", -1), ("seed", -1)])
 def test_a_setting_out_of_range_is_named(key: str, value: int) -> None:
-    with pytest.raises(ConfigError, match=f"{key}: {value} is too small"):
+    with pytest.raises(ConfigError, match=f"{key}: {value} is out of range"):
         SyntheticConfig(**{key: value})

@@ -370,10 +370,10 @@ def test_anchors_grow_with_the_input(config: TrainConfig) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "epochs: 0 is out of range; use at least 1"),
+        ({"epochs": 0}, "epochs: 0 is out of range; use a whole number from 1"),
         ({"sparsity": -0.1}, "sparsity: -0.1 is out of range"),
         ({"sparsity": math.nan}, "sparsity: nan is out of range"),
-        ({"momentum": 1.0}, "momentum: 1.0 is out of range"),
+        ({"momentum": 1.0}, "momentum: 1 is out of range"),
         ({"learning_rate": math.inf}, "learning_rate: inf is out of range; use a number above 0"),
         ({"seed": -1}, "seed: -1 is out of range; use a whole number"),
         ({"seed": 1 << 63}, "seed: 9223372036854775808 is out of range"),

@@ -262,10 +262,10 @@ def test_a_place_that_is_taken_is_rejected_before_anything_is_downloaded(cli: Cl
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("--url ftp://a.b/hands.tar.gz", "url: 'ftp://a.b/hands.tar.gz' is no address; write http://… or https://…"),
-        ("--url file:///etc/passwd", "url: 'file:///etc/passwd' is no address; write http://… or https://…"),
-        ("--url http://a/b --archive c", "url: c is given as well; give either --url or --archive"),
-        ("--sha256 abc", "sha256: abc is no SHA-256; give 64 hexadecimal digits"),
+        ("--url ftp://a.b/hands.tar.gz", "--url: 'ftp://a.b/hands.tar.gz' is no address; write http://… or https://…"),
+        ("--url file:///etc/passwd", "--url: 'file:///etc/passwd' is no address; write http://… or https://…"),
+        ("--url http://a/b --archive c", "--url: c is given as well; give either url or archive"),
+        ("--sha256 abc", "--sha256: abc is no SHA-256; give 64 hexadecimal digits"),
         (
             "--archive none.tar.gz",
             "none.tar.gz: cannot be read (No such file or directory); name a file that can be read",

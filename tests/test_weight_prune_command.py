@@ -145,29 +145,29 @@ def test_flags_of_channels_are_rejected_by_name(
 ) -> None:
     outcome = cli("prune", trained, "--granularity", "weight", *words)
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err == f"error: {setting}: means nothing to granularity weight; leave it out\n"
+    assert outcome.err == f"error: --{setting.replace('_', '-')}: means nothing to granularity weight; leave it out\n"
     assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--granularity", "kernel"), "granularity: unknown granularity kernel; use channel or weight"),
-        (("--pattern", "2:4"), "pattern: means nothing to granularity channel; leave it out"),
-        (("--no-spare-ends",), "spare_ends: means nothing to granularity channel; leave it out"),
-        (("--granularity", "weight", "--pattern", "4:2"), "pattern: '4:2' is no pattern; use N:M with N from 1"),
+        (("--granularity", "kernel"), "--granularity: unknown granularity kernel; use channel or weight"),
+        (("--pattern", "2:4"), "--pattern: means nothing to granularity channel; leave it out"),
+        (("--no-spare-ends",), "--spare-ends: means nothing to granularity channel; leave it out"),
+        (("--granularity", "weight", "--pattern", "4:2"), "--pattern: '4:2' is no pattern; use N:M with N from 1"),
         (
             ("--granularity", "weight", "--pattern", "2:4", "--ratio", 0.5),
-            "ratio: does not go with a pattern, which says what stays everywhere; leave it out",
+            "--ratio: does not go with a pattern, which says what stays everywhere; leave it out",
         ),
-        (("--granularity", "weight", "--pattern", "2:4", "--scope", "layer"), "scope: does not go with a pattern"),
+        (("--granularity", "weight", "--pattern", "2:4", "--scope", "layer"), "--scope: does not go with a pattern"),
         (
             ("--granularity", "weight", "--criterion", "fpgm"),
-            "criterion: fpgm cannot rank single weights; use one of bn-gamma, l1, l2",
+            "--criterion: unknown criterion fpgm for granularity weight; use bn-gamma, l1 or l2",
         ),
-        (("--granularity", "weight", "--spare", "4"), "spare: layer 4 is no convolution"),
-        (("--granularity", "weight", "--dry-run"), "granularity: a plan of weights cannot be written as a file"),
-        (("--granularity", "weight", "--ratio", 1), "ratio: 1 is no fraction"),
+        (("--granularity", "weight", "--spare", "4"), "--spare: layer 4 is no convolution"),
+        (("--granularity", "weight", "--dry-run"), "--granularity: a plan of weights cannot be written as a file"),
+        (("--granularity", "weight", "--ratio", 1), "--ratio: 1 is out of range"),
     ],
 )
 def test_invalid_settings_are_rejected(cli: Cli, trained: Path, words: tuple[object, ...], message: str) -> None:
@@ -180,9 +180,7 @@ def test_invalid_settings_are_rejected(cli: Cli, trained: Path, words: tuple[obj
 def test_a_pattern_in_a_file_stands_in_quotes(cli: Cli, trained: Path) -> None:
     Path("prune.yaml").write_text("granularity: weight\npattern: 2:4\nrecalibrate: 0\n")
     outcome = cli("prune", trained, "--config", "prune.yaml")  # YAML 1.1 reads 2:4 as 124
-    assert outcome.err == (
-        "error: prune.yaml: pattern: 124 is of the wrong type; write a value of type str, in quotes\n"
-    )
+    assert outcome.err == ("error: prune.yaml:2: pattern: 124 is of the wrong type; use text, in quotes\n")
     Path("prune.yaml").write_text('granularity: weight\npattern: "2:4"\nrecalibrate: 0\n')
     result = read_json(cli("prune", trained, "--config", "prune.yaml", "--json"))
     assert result["prune_ratio"] == 0.5

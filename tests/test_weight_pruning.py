@@ -237,13 +237,13 @@ def test_what_is_left_is_counted_by_hand() -> None:
     [
         (
             lambda: parse_config(WeightConfig(), {"criterion": "taylor"}, "a.yaml"),
-            "criterion: unknown criterion taylor; use bn-gamma, l1 or l2",
+            "a.yaml: criterion: unknown criterion taylor; use bn-gamma, l1 or l2",
         ),
         (lambda: WeightConfig(ratio=1), "ratio: 1 is out of range; use a number from 0 to below 1"),
         (lambda: WeightConfig(ratio=math.nan), "ratio: nan is out of range"),
         (
             lambda: parse_config(WeightConfig(), {"scope": "all"}, "a.yaml"),
-            "scope: unknown scope all; use global or layer",
+            "a.yaml: scope: unknown scope all; use global or layer",
         ),
         *(
             (lambda text=text: WeightConfig(pattern=text), f"pattern: {text!r} is no pattern; use N:M")

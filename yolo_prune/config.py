@@ -329,8 +329,9 @@ def _unwrap(hint: Any, metadata: list[Any]) -> tuple[Any, bool]:
 def _explain(cls: type, error: ValidationError) -> ConfigError:
     """Return the first mistake as one line in our words."""
     found = error.errors(include_url=False)
-    name = str(found[0]["loc"][0])
-    mistakes = [one for one in found if str(one["loc"][0]) == name]
+    place = found[0]["loc"][0]
+    name = list_settings(cls)[place].name if isinstance(place, int) else str(place)
+    mistakes = [one for one in found if one["loc"][0] == place]
     entry = next((one for one in list_settings(cls) if one.name == name), None)
     if entry is None:
         near = get_close_matches(name, [one.name for one in list_settings(cls)], 1, cutoff=0.4)
@@ -344,7 +345,7 @@ def _explain(cls: type, error: ValidationError) -> ConfigError:
     if any(kind.startswith(("greater", "less", "finite")) for kind in kinds):
         what = f"{value:g} is out of range" if isinstance(value, float) else f"{value} is out of range"
     elif all(kind == "literal_error" for kind in kinds) and isinstance(value, str):
-        what = f"unknown {name.replace('_', ' ')} {value}"
+        what = f"unknown value {value}" if len(name) < 3 else f"unknown {name.replace('_', ' ')} {value}"
     else:
         what = f"{value!r} is of the wrong type"
     return ConfigError(what, where=place, right=f"use {entry.range}")

@@ -69,7 +69,7 @@ def anchors(
 
 
 @app.command()
-@with_settings(ConvertConfig("yolo", Path("out")), has_more=False)
+@with_settings(ConvertConfig(to="yolo", out=Path("out")), has_more=False)
 def convert(
     given: Given,
     sources: Annotated[
@@ -84,7 +84,7 @@ def convert(
     """Turn COCO json, YOLO txt or Pascal VOC xml into another of these, and print the data.yaml's or folder's path."""
     from yolo_prune.commands.data_convert import convert as make_conversion
 
-    result = make_conversion(sources, overlay(ConvertConfig(given["to"], given["out"]), None, given))
+    result = make_conversion(sources, overlay(ConvertConfig(to=given["to"], out=given["out"]), None, given))
     print_json(result.as_dict()) if as_json else print(result.format())
 
 

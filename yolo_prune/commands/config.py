@@ -16,7 +16,6 @@ from yolo_prune.config import (
     Setting,
     list_changed,
     list_settings,
-    parse_config,
     settings,
 )
 from yolo_prune.errors import ConfigError
@@ -34,6 +33,7 @@ from yolo_prune.pruning.config import (
     ScoreConfig,
     SpareEnds,
     WeightConfig,
+    make_weight_config,
     parse_pattern,
 )
 from yolo_prune.training.config import TrainConfig
@@ -204,15 +204,14 @@ class PruneConfig(ScoreConfig, PlanConfig):
         Raises:
             ConfigError: a setting has no meaning for weights.
         """
-        wanted = {
-            "criterion": "bn-gamma" if self.criterion == AUTO else self.criterion,
-            "ratio": self.least_ratio,
-            "scope": self.scope,
-            "pattern": self.pattern,
-            "spare_ends": self.spare_ends,
-            "spare": self.spare,
-        }
-        return parse_config(WeightConfig(), wanted, "granularity weight")
+        return make_weight_config(
+            criterion="bn-gamma" if self.criterion == AUTO else self.criterion,
+            ratio=self.least_ratio,
+            scope=self.scope,
+            pattern=self.pattern,
+            spare_ends=self.spare_ends,
+            spare=self.spare,
+        )
 
     @property
     def ways_without_data(self) -> list[str]:
@@ -230,9 +229,6 @@ class PruneConfig(ScoreConfig, PlanConfig):
 class SensitivityConfig(ScoreConfig):
     """How the damage of pruning one group after another is measured."""
 
-    criterion: Annotated[
-        Criterion, Setting("What makes a channel matter, as for prune.", default="obs", group=CHOICE)
-    ] = "auto"
     ratios: Annotated[
         Numbers, Setting("Shares of a group to remove, each measured by itself: 0.25,0.5,0.75.", group=SCORED)
     ] = (0.25, 0.5, 0.75, 0.9)
@@ -248,7 +244,7 @@ class SensitivityConfig(ScoreConfig):
     device: Device = "auto"
 
     def __post_init__(self) -> None:
-        """Raise ConfigError if the ratios are no rising shares; criterion auto is obs, since there are always images here."""
+        """Raise ConfigError if the ratios are no rising shares; criterion auto is obs, as there are always images here."""
         if self.criterion == AUTO:
             object.__setattr__(self, "criterion", "obs")
         is_rising = bool(self.ratios) and list(self.ratios) == sorted(set(self.ratios))

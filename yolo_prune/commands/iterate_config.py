@@ -6,9 +6,19 @@ from dataclasses import replace
 from typing import Annotated
 
 from yolo_prune.commands.config import FINETUNE, DataOfCheckpoint
-from yolo_prune.config import Device, MaxMinutes, RunName, Setting, WholeNumbers, parse_config, settings
+from yolo_prune.config import Device, MaxMinutes, RunName, Setting, WholeNumbers, settings
 from yolo_prune.errors import ConfigError
-from yolo_prune.pruning.config import AMOUNT, AUTO, CHOICE, KEPT, Criterion, Granularity, ScoreConfig, WeightConfig
+from yolo_prune.pruning.config import (
+    AMOUNT,
+    AUTO,
+    CHOICE,
+    KEPT,
+    Criterion,
+    Granularity,
+    ScoreConfig,
+    WeightConfig,
+    make_weight_config,
+)
 from yolo_prune.training.config import TrainConfig
 
 STEPS = "Steps"
@@ -117,5 +127,4 @@ class IterateConfig(ScoreConfig):
         Raises:
             ConfigError: the criterion ranks no single weights.
         """
-        wanted = {"criterion": self.criterion, "scope": self.scope, "spare": self.spare}
-        return parse_config(WeightConfig(), wanted, "granularity weight")
+        return make_weight_config(criterion=self.criterion, scope=self.scope, spare=self.spare)

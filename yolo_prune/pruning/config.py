@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from yolo_prune.config import Seed, Setting, WholeNumbers, settings
 from yolo_prune.errors import ConfigError
@@ -175,6 +175,18 @@ Pattern = Annotated[
 SpareEnds = Annotated[
     bool, Setting("Leave the first convolution and those before detection heads whole.", of="weight", group=KEPT)
 ]
+
+
+def make_weight_config(**values: Any) -> WeightConfig:
+    """Return the settings of weight pruning from those of a command, which may have choices for channels alone.
+
+    Raises:
+        ConfigError: a value means nothing to single weights.
+    """
+    try:
+        return WeightConfig(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{error.what} for granularity weight", where=error.where, right=error.right) from None
 
 
 @settings

@@ -143,8 +143,7 @@ def train(
     Args:
         moments: an optimizer's moments for the model's parameters, to start with.
         datasets: what `load_datasets` returns for the run, if it has been loaded already.
-        removal: which channels `sparsity: auto` sets to zero, if they are chosen already. A resumed run takes it from
-            `last`.
+        removal: which channels `sparsity: auto` sets to zero, if they are chosen already and not in `last`.
 
     Raises:
         TrainingError: a loss or a weight became NaN or infinite.
@@ -157,9 +156,8 @@ def train(
         data.augment, data.seed = config.augment, config.seed  # given data sets may have others
         steps_per_epoch = count_batches(len(data), config.batch_size, _get_share(processes))
         steps = steps_per_epoch * config.epochs
-        training = _make_training_state(
-            run, model, data, steps, moments, removal if last is None else _get_removal(last)
-        )
+        removal = removal if last is None else _get_removal(last)
+        training = _make_training_state(run, model, data, steps, moments, removal)
         progress = _begin(run, training, steps, report) if last is None else restore(training, last)
         _save_settings(run)
         active = _ActiveRun(run, training, progress, data, val, steps_per_epoch, stop)
@@ -171,12 +169,11 @@ def train(
             while not progress.is_done:
                 _iterate_epoch(active, bar, log, report)
             processes.share(None)  # wait until the first process has written best.pt
-            best = run.folder / "best.pt"
             if processes.is_first:
-                model = load_checkpoint(best).make_model().to(run.device).eval()
+                model = load_checkpoint(run.folder / "best.pt").make_model().to(run.device).eval()
                 image = save_detections_image(run.folder, model, val, run.spec.names, run.device)
                 log.add_image("val_detections", image, progress.epoch)
-    return best
+    return run.folder / "best.pt"
 
 
 def _iterate_epoch(active: _ActiveRun, bar: ProgressBar, log: TensorBoardLog, report: Report) -> None:
