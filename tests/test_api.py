@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 from PIL import Image
 from tiny import Cli, read_json
 
 import yolo_prune as yp
 from yolo_prune.datasets.images import read_image
 
-PAGE = Path(__file__).resolve().parents[1] / "docs/python.md"
+PAGE = ROOT / "docs/python.md"
 
 
 def test_every_public_name_is_there_and_no_other() -> None:

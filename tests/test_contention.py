@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import ROOT
 
 from yolo_prune import contention
 from yolo_prune.contention import (
@@ -32,7 +33,6 @@ from yolo_prune.contention import (
     watch_contention,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
 POOL, WATCHER = "yoloprune second pool", "yoloprune contention"
 LIBRARY = find_libgomp()
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 TORCHLESS = ("yolo_prune.darknet.cost", "yolo_prune.pruning.channels", "yolo_prune.pruning.plan", "yolo_prune.cli.main")

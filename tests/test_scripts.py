@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("scripts/setup", "scripts/demo", "scripts/test", "scripts/check", "scripts/oracle", ".ci/run")
 
 FAKE_PYTHON = """#!/usr/bin/env bash

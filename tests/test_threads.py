@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import ROOT
 
 from yolo_prune import threads
 from yolo_prune.threads import OMP_NUM_THREADS, count_cores, limit_threads, read_quota
 
-ROOT = Path(__file__).resolve().parents[1]
 UNIFIED = "41 31 0:38 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw"
 CPU = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct"
 OTHERS = """\

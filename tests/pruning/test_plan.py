@@ -3,13 +3,13 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import make_plan_at_random, make_small_network, networks
+from paths import ROOT
 from tiny import TINY_CFG
 
 from yolo_prune.arrays import Float64Array
@@ -384,7 +384,7 @@ def test_with_a_floor_budgets_are_met_or_the_nearest_is_reported(
     [("yolov3-hand", 16), ("yolov3-tiny-hand", 16), ("demo-hand", 8), ("yolov3-hand-quarter", 4)],
 )
 def test_the_default_multiple_keeps_the_ratio(name: str, multiple: int) -> None:
-    network = load_cfg(Path(__file__).parents[1] / f"configs/{name}.cfg")
+    network = load_cfg(ROOT / f"configs/{name}.cfg")
     graph = make_channel_graph(network)
     assert choose_multiple(graph) == multiple
     for seed, ratio in itertools.product(range(5), (0.5, 0.8)):

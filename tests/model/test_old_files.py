@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from paths import FILES
 from tiny import SIDE, TINY_CFG, Cli, read_json
 
 from yolo_prune.commands.config import PruneConfig
@@ -19,8 +20,6 @@ from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.synthetic.dataset import make_dataset
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.training.config import TrainConfig
-
-FILES = Path(__file__).with_name("files")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from networks import copy_state, is_same_state, measure_difference, measure_largest_gap, randomise_
+from paths import ROOT
 from torch import Tensor
 
 from yolo_prune.arrays import Float64Array
@@ -25,7 +26,7 @@ from yolo_prune.pruning.importance import Example, score_channels
 from yolo_prune.pruning.plan import Plan, check_plan, make_cost_budgets, make_plan, prune_network
 from yolo_prune.pruning.surgery import compare, mask, rebuild
 
-CFGS = sorted((Path(__file__).parents[1] / "configs").glob("*.cfg"))
+CFGS = sorted((ROOT / "configs").glob("*.cfg"))
 RATIOS = (0.1, 0.5, 0.8, 0.95)
 SIDE = 32
 EXACT = 1e-9

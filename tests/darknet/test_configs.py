@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import ROOT
 
 from yolo_prune.commands.run import load_run
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import format_cfg, load_cfg, parse_anchors
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 DEMO_ANCHORS = "35,23,26,38,39,33,38,52,53,43,60,63"
 MADE: dict[str, dict[str, Any]] = {
     "yolov3-hand": {"arch": "yolov3"},

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from distributed_program import take_steps
+from paths import ROOT
 from tiny import is_same_run, make_config
 
 from yolo_prune.commands.config import RunConfig
@@ -18,7 +19,7 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.training.distributed import Processes, join_processes
 
-TESTS = Path(__file__).parent
+HELPERS = ROOT / "tests/helpers"
 
 
 def launch(what: str, out: Path, hands: Path, cfg: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -26,11 +27,11 @@ def launch(what: str, out: Path, hands: Path, cfg: Path, *words: str) -> subproc
     out.mkdir(exist_ok=True)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
     return subprocess.run(
-        [*torchrun, str(TESTS / "distributed_program.py"), what, str(out), str(hands), str(cfg)],
+        [*torchrun, str(HELPERS / "distributed_program.py"), what, str(out), str(hands), str(cfg)],
         capture_output=True,
         text=True,
         timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HELPERS), str(ROOT)])},
         check=False,
     )
 

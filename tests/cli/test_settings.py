@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 import typer
 from conftest import make_command
+from paths import ROOT
 from tiny import Cli
 from typer.testing import CliRunner
 
@@ -20,7 +21,6 @@ from yolo_prune.config import Setting, describe, list_settings, parse_config, se
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import load_yaml
 
-ROOT = Path(__file__).resolve().parents[1]
 BASES = {**config_files.OF_FILES, **config_files.OF_OPTIONS}
 
 

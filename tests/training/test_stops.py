@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from paths import ROOT
 from tiny import Cli, Killed, before_step, is_same, is_same_run, make_config
 
 from yolo_prune.commands.run_folders import find_run_folder, make_run_folder
@@ -26,7 +27,6 @@ from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.signals import watch_signals
 
 pytestmark = pytest.mark.usefixtures("undrawn")
-ROOT = Path(__file__).parent.parent
 STEPS = 9
 """Three epochs of three steps."""
 
