@@ -204,7 +204,7 @@ def test_its_time_up_a_run_is_resumed_by_its_name(
     rejected = cli("prune", "--resume", "--ratio", 0.5)
     assert (rejected.code, rejected.err) == (
         2,
-        "error: --ratio: a resumed run keeps its settings; leave it out, or start a new run\n",
+        "error: --ratio: a resumed run keeps its settings; leave it out, or start a new run; --max-minutes, --device may change\n",
     )
     done = cli("prune", "--resume", "--max-minutes", 60)
     assert (done.code, done.out) == (0, "runs/prune/pruned.pt\n"), done.err
@@ -381,7 +381,7 @@ def test_a_zeroed_channel_is_cut_while_an_epoch_runs(trained: Path, tmp_path: Pa
         return done
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("yolo_prune.training.run.remove_silent_", record)
+        patch.setattr("yolo_prune.training.run.remove_zeroed_", record)
         run(trained, tmp_path / "run")
     assert len(widths) == 12 + 4  # before every step, and after every epoch
     assert widths == sorted(widths, reverse=True)
@@ -389,9 +389,9 @@ def test_a_zeroed_channel_is_cut_while_an_epoch_runs(trained: Path, tmp_path: Pa
 
 
 def test_a_plan_of_auto_belongs_to_auto() -> None:
-    with pytest.raises(ConfigError, match="remove: says something of sparsity: auto alone; leave it out"):
+    with pytest.raises(ConfigError, match="remove: applies only to sparsity auto; leave it out"):
         TrainConfig(remove=True)
-    with pytest.raises(ConfigError, match="sparsity_plan: says something of sparsity: auto alone"):
+    with pytest.raises(ConfigError, match="sparsity_plan: applies only to sparsity auto"):
         TrainConfig(sparsity_plan=PlanConfig())
 
 

@@ -341,7 +341,7 @@ def test_the_command_line(cli: Cli, trained: Path, hands: Path) -> None:
     rejected = cli("iterate", "--resume", "--step", 0.1)
     assert (rejected.code, rejected.err) == (
         2,
-        "error: --step: a resumed run keeps its settings; leave it out, or start a new run\n",
+        "error: --step: a resumed run keeps its settings; leave it out, or start a new run; --device, --max-minutes may change\n",
     )
     nothing = cli("iterate", "--resume", "--name", "none")
     assert nothing.code == 2

@@ -258,7 +258,7 @@ def test_a_target_out_of_reach_names_the_nearest_that_can_be_had(cli: Cli, train
     flag, wish = f"--{setting.replace('_', '-')}", 99 if setting == "target_speedup" else 1e-3
     outcome = cli("prune", *AT_ONCE, trained, flag, wish)
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err.startswith(f"error: {setting}: ")
+    assert outcome.err.startswith(f"error: --{setting.replace('_', '-')}: ")
     assert "cannot be reached: min_channels=2 leaves " in outcome.err
     word = "at most" if setting == "target_speedup" else "at least"
     told = outcome.err.partition(f"; use {word} ")[2].partition(", or a smaller min_channels")[0]
@@ -271,7 +271,7 @@ def test_a_time_that_the_original_takes_is_rejected(cli: Cli, trained: Path) -> 
     outcome = cli("prune", *AT_ONCE, trained, "--target-latency-ms", 6)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == (
-        f"error: target_latency_ms: 6 ms is above the original's cost, which is {FULL_MS:.2f} ms here; use less\n"
+        f"error: --target-latency-ms: 6 ms is above the original's cost, which is {FULL_MS:.2f} ms here; use less\n"
     )
 
 
@@ -504,7 +504,7 @@ def test_a_plan_prints_its_path_and_the_layers(cli: Cli, lone: Path) -> None:
     assert [line.split()[0] for line in lines[1:9]] == ["layer", "0", "1", "2", "3", "5", "6", "all"]
     assert lines[8].split()[1] == "-50.0%"
     assert cli("plan", lone, "--name", "mine").err.startswith("error: --name: runs/mine already holds a run")
-    assert "[default: (plan)]" in cli("plan", "--help").out.replace("\n", " ").replace("  ", "")
+    assert "(default: plan)" in cli("plan", "--help").out.replace("\n", " ").replace("  ", "")
     assert not {"--fold", "--recalibrate", "--dry-run"} & set(cli("plan", "--help").out.split())
 
 
@@ -614,7 +614,7 @@ def test_pruned_channels_that_still_work_are_counted(cli: Cli, trained: Path, wo
     assert all(said not in cli("prune", *AT_ONCE, sparse, "--recalibrate", 0, *words).err for words in without)
     outcome = cli("prune", *AT_ONCE, sparse, "--recalibrate", 0, "--ratio", 0.5)
     assert outcome.code == 0
-    assert f"9 of the 18 {said}, which will cost mAP; near zero are 25% of the prunable ones" in outcome.err
+    assert f"9 of the 18 {said}: removing them costs mAP; 25% of the prunable channels are near zero" in outcome.err
 
 
 @pytest.mark.parametrize(("gamma", "seen"), [(0.0, 0), (1e-7, 0), (0.001, 12)])

@@ -290,10 +290,13 @@ def test_a_stage_killed_before_its_first_word_starts_again(place: Path, done: li
         ("prune: 0.5", r"stages\.yaml:1: prune: 0\.5 is no mapping"),
         ("finetune: {seed: 1}", r"stages\.yaml: finetune\.seed: belongs to the whole run; set it at the top"),
         ("sparse: {weights: a.pt}", r"stages\.yaml: sparse\.weights: belongs to the whole run"),
-        ("sparse: {auto_anchors: true}", "sparse.auto_anchors: starts from a checkpoint, whose heads"),
-        ("finetune: {auto_anchors: true}", "finetune.auto_anchors: starts from a checkpoint"),
+        (
+            "sparse: {auto_anchors: true}",
+            r"stages\.yaml:1: sparse\.auto_anchors: starts from a checkpoint, whose heads",
+        ),
+        ("finetune: {auto_anchors: true}", r"stages\.yaml:1: finetune\.auto_anchors: starts from a checkpoint"),
         ("prune: {ratio: 1}", r"stages\.yaml:1: prune\.ratio: 1 is out of range"),
-        ("name: ../up", "name: '../up' is no folder name"),
+        ("name: ../up", r"stages\.yaml:1: name: '\.\./up' is no folder name"),
         ("train: [", r"stages\.yaml:1: is not YAML"),
     ],
 )

@@ -521,10 +521,10 @@ def test_a_measured_table_prunes(cli: Cli, trained: Path, finished: dict[str, Pa
         ({"criterion": "l1"}, "--criterion l2", "table.json: was measured by criterion l1; use criterion l1 here as well"),
         ({"group_reduce": "max"}, "", "table.json: was measured by group_reduce max; use group_reduce max here as well"),
         ({}, "--criterion l2", "table.json: was measured by criterion bn-gamma; use criterion bn-gamma here as well"),
-        ({"groups": ()}, "", "from_sensitivity: the group of layer 0 was not measured; finish the measurement with yoloprune sensitivity --resume"),
-        ({}, "--drop-blocks 1", "from_sensitivity: the table knows neither cut blocks, nor other orders than its own; leave out drop_blocks, scope and criterion random"),
-        ({}, "--scope layer", "from_sensitivity: the table knows neither cut blocks, nor other orders than its own; leave out drop_blocks, scope and criterion random"),
-        ({}, "--criterion random", "from_sensitivity: the table knows neither cut blocks, nor other orders than its own; leave out drop_blocks, scope and criterion random"),
+        ({"groups": ()}, "", "--from-sensitivity: the group of layer 0 was not measured; finish the measurement with yoloprune sensitivity --resume"),
+        ({}, "--drop-blocks 1", "--from-sensitivity: the table knows neither removed blocks, nor other orders than its own; leave out drop_blocks, scope and criterion random"),
+        ({}, "--scope layer", "--from-sensitivity: the table knows neither removed blocks, nor other orders than its own; leave out drop_blocks, scope and criterion random"),
+        ({}, "--criterion random", "--from-sensitivity: the table knows neither removed blocks, nor other orders than its own; leave out drop_blocks, scope and criterion random"),
     ],
 )  # fmt: skip
 def test_a_table_that_does_not_fit_is_rejected(

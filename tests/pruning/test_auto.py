@@ -54,10 +54,10 @@ def test_the_reason_is_reported() -> None:
     assert (choice.normalize, choice.why) == ("max", "all 30 channels to remove have a γ at zero")
     choice = choose(make_sparse(0.75), PlanConfig(0.7))
     assert (choice.criterion, choice.normalize, choice.scores) == ("obs", "none", None)
-    assert choice.why == "γ is at zero in 60% of the prunable channels, but 5 of the 35 to remove still work"
+    assert choice.why == "γ is at zero in 60% of the prunable channels, but 5 of the 35 to remove still matter"
     choice = choose(make_sparse(0.75), PlanConfig(0.7), has_images=False)
     assert (choice.criterion, choice.normalize, choice.scores) == ("l2", "mean", None)
-    assert choice.why.endswith("5 of the 35 to remove still work; there are no images to look at")
+    assert choice.why.endswith("5 of the 35 to remove still matter; there are no images to look at")
 
 
 def test_a_target_is_covered_by_γ_or_not() -> None:
@@ -92,7 +92,7 @@ def test_prune_says_which_it_took_and_why_and_prunes_by_it(cli: Cli, trained: Pa
     outcome = cli("prune", "--one-shot", trained, "--criterion", "auto", "--ratio", 0.5, "--recalibrate", 0)
     said = [line for line in outcome.err.splitlines() if "criterion auto" in line]
     assert len(said) == 1
-    assert said[0].startswith("criterion auto takes obs: γ is at zero in 0% of the prunable channels, and of the 18")
+    assert said[0].startswith("criterion auto takes obs: γ is at zero in 0% of the prunable channels, but 18 of the 18")
     provenance = load_checkpoint(Path(outcome.out.strip())).provenance
     assert provenance["recipe"]["criterion"] == "auto"
     drops = [read_drops(prune(cli, trained, "--ratio", 0.5, "--criterion", name)) for name in ("auto", "obs", "l2")]

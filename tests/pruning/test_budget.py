@@ -14,7 +14,7 @@ from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Network, Shortcut
-from yolo_prune.errors import PlanError
+from yolo_prune.errors import ConfigError, PlanError
 from yolo_prune.pruning.budget import Budget, find_shortest
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
@@ -152,7 +152,7 @@ def test_a_spared_layer_that_is_no_convolution_is_named() -> None:
     ],
 )
 def test_targets_out_of_range_are_named(values: dict[str, float], said: str) -> None:
-    with pytest.raises(PlanError, match=re.escape(said)):
+    with pytest.raises(ConfigError, match=re.escape(said)):
         PlanConfig(**values)  # type: ignore[arg-type]  # the table holds what a flag could hold
 
 

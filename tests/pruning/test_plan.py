@@ -17,7 +17,7 @@ from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.cfg import load_cfg, parse_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Network
-from yolo_prune.errors import PlanError
+from yolo_prune.errors import ConfigError, PlanError
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plan import (
@@ -254,7 +254,7 @@ def test_a_ratio_that_cannot_be_met_says_what_can() -> None:
     ],
 )
 def test_settings_out_of_range_are_named(values: dict[str, float], said: str) -> None:
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(ConfigError, match=said):
         PlanConfig(**values)  # type: ignore[arg-type]  # the table holds what a flag could hold
 
 

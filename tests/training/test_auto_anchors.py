@@ -161,7 +161,7 @@ def test_a_checkpoint_keeps_its_anchors(cli: Cli, trained: Path, hands: Path) ->
     assert str(caught.value) == message
     Path("settings.yaml").write_text("auto_anchors: true\n")
     Path("stages.yaml").write_text(f"train: {{auto_anchors: true, weights: {trained}}}\n")
-    with pytest.raises(ConfigError, match=r"^auto_anchors: a checkpoint's heads"):
+    with pytest.raises(ConfigError, match=r"^stages\.yaml:1: train\.auto_anchors: a checkpoint's heads"):
         load_run(Path("stages.yaml"))
     for words in (
         ("train", "--weights", trained, "--auto-anchors", "--data", hands),

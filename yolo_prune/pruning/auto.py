@@ -44,7 +44,7 @@ def choose_criterion(
     if not working:
         return Choice("bn-gamma", "max", f"all {count} channels to remove have a γ at zero", gammas)
     share = float((at_zero & graph.prunable).sum() / graph.prunable.sum())
-    why = f"γ is at zero in {share:.0%} of the prunable channels, but {working} of the {count} to remove still work"
+    why = f"γ is at zero in {share:.0%} of the prunable channels, but {working} of the {count} to remove still matter"
     if has_images:
         return Choice("obs", "none", why)
     return Choice("l2", "mean", f"{why}; there are no images to look at")

@@ -137,8 +137,7 @@ def train(
 
     Nothing is written before the data set is read. last.pt is written after every epoch, and every `save_minutes`
     within one; a run resumed from it ends with exactly the same weights. best.pt holds the averaged weights of the best
-    epoch so far by validation AP50 (a mean of three). With γ sparsity it holds those of the last epoch, because earlier
-    epochs have fewer channels at zero.
+    epoch by validation AP50 (a mean of three); with γ sparsity of the last, which has the most channels at zero.
 
     Args:
         moments: an optimizer's moments for the model's parameters, to start with.

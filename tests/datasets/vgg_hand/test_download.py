@@ -235,7 +235,7 @@ def test_a_length_that_is_never_reached_is_an_error(server: Server, path: Path, 
 def test_a_length_that_is_too_short_gives_a_short_file_which_the_hash_rejects(server: Server, path: Path) -> None:
     server.responses = [Response(length=200_000)]
     short = hashlib.sha256(CONTENT[:200_000]).hexdigest()
-    with pytest.raises(DatasetError, match=f"sent has the SHA-256 {short}, not {SHA256}; run again"):
+    with pytest.raises(DatasetError, match=f"has the SHA-256 {short}, not {SHA256}; run again"):
         download(server.url, path, SHA256)
     assert [file.name for file in path.parent.iterdir()] == ["hands.tar.gz.bad"]
     assert download(server.url, path, SHA256) == SHA256

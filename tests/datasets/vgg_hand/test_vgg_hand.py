@@ -328,11 +328,11 @@ def spoil(files: dict[str, bytes], kind: str) -> str:
         return "hands.tar.gz: test_dataset/test_data/images/Skin_3.jpg: is not a readable image"
     if kind == "image alone":
         del files[mat]
-        return "hands.tar.gz: test_dataset/test_data/images/Skin_3.jpg: has no .mat of its name; get"
+        return "hands.tar.gz: test_dataset/test_data/images/Skin_3.jpg: has no .mat of its name; download"
     if kind == "annotation alone":
         del files[image]
         del files[f"{TEST}/images/VOC2007_1.jpg"]
-        return f"{at_mat}: has no .jpg of its name, and so 1 more; get"
+        return f"{at_mat}: has no .jpg of its name, and so 1 more; download"
     if kind == "no split":
         for name in [name for name in files if name.startswith(TEST)]:
             del files[name]
