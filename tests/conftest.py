@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from yolo_prune.cli import main as command_line
 from yolo_prune.commands.train import start_training
 from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.synthetic.dataset import make_dataset
+from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
 
 torch.set_num_threads(1)
 
@@ -56,6 +58,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place.mkdir()
     monkeypatch.chdir(place)
     return place
+
+
+@pytest.fixture
+def lone(workplace: Path, trained: Path) -> Path:
+    """Return a checkpoint that names no data set."""
+    return save_checkpoint(Path("lone.pt"), replace(load_checkpoint(trained), provenance={"stage": "train"}))
 
 
 @cache

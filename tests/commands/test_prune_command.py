@@ -13,6 +13,7 @@ import pytest
 import torch
 from networks import make_small_network, randomise_
 from numpy.typing import NDArray
+from pruning_runs import change_state, prune, read_drops
 from tiny import PRUNABLE, SIDE, TINY_CFG, Cli, is_same, read_json
 from torch import Tensor
 
@@ -38,15 +39,6 @@ FULL_MS = MS_PER_MAC * measure_cost(parse_cfg(TINY_CFG), SIDE).macs
 
 Scores = Mapping[tuple[int, ...], NDArray[np.float64]]
 
-AT_ONCE = ("--one-shot", "--criterion", "bn-gamma")
-"""How the cut itself is tried; tests/test_gradual.py has pruning while training."""
-
-
-def prune(cli: Cli, checkpoint: Path, *words: object) -> Any:
-    """Prune without a look at images and return the JSON."""
-    how = AT_ONCE[:1] if "--plan" in words else AT_ONCE
-    return read_json(cli("prune", *how, checkpoint, "--recalibrate", 0, "--json", *words))
-
 
 def load_state(result: Any) -> Mapping[str, Tensor]:
     return load_checkpoint(Path(result["checkpoint"])).state
@@ -54,12 +46,6 @@ def load_state(result: Any) -> Mapping[str, Tensor]:
 
 def count_filters(result: Any) -> list[int]:
     return [conv.filters for _, conv in load_checkpoint(Path(result["checkpoint"])).network.convs]
-
-
-def read_drops(result: Any) -> dict[tuple[int, ...], list[int]]:
-    """Return what the plan drops by the layers of the group."""
-    groups = json.loads(Path(result["plan"]).read_text())["groups"]
-    return {tuple(group["layers"]): group["drop"] for group in groups}
 
 
 def count_dropped(result: Any) -> int:
@@ -93,20 +79,6 @@ def drop_by_hand(scores: Scores, count: int) -> dict[tuple[int, ...], list[int]]
         for score, channel in zip(np.sort(own)[:-2], np.argsort(own), strict=False)
     )
     return {layers: sorted(c for _, group, c in free[:count] if group == layers) for layers in scores}
-
-
-def change_state(checkpoint: Path, change: Callable[[dict[str, Tensor]], None], path: str = "changed.pt") -> Path:
-    """Write a copy of a checkpoint with other numbers in it."""
-    loaded = load_checkpoint(checkpoint)
-    state = {name: tensor.clone() for name, tensor in loaded.state.items()}
-    change(state)
-    return save_checkpoint(Path(path), replace(loaded, state=state))
-
-
-@pytest.fixture
-def lone(workplace: Path, trained: Path) -> Path:
-    """Return a checkpoint that names no data set."""
-    return save_checkpoint(Path("lone.pt"), replace(load_checkpoint(trained), provenance={"stage": "train"}))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from networks import make_small_network, randomise_
-from test_prune_command import change_state, lone, prune, read_drops  # noqa: F401
+from pruning_runs import change_state, prune, read_drops
 from tiny import Cli
 from torch import Tensor
 
@@ -105,7 +105,7 @@ def test_prune_says_which_it_took_and_why_and_prunes_by_it(cli: Cli, trained: Pa
     assert by_gamma == {(0,): list(range(6)), (1, 3): [], (2,): [], (5,): list(range(14))}
 
 
-def test_without_images_it_takes_norms(cli: Cli, lone: Path) -> None:  # noqa: F811
+def test_without_images_it_takes_norms(cli: Cli, lone: Path) -> None:
     outcome = cli("prune", "--one-shot", lone, "--criterion", "auto", "--ratio", 0.5, "--recalibrate", 0)
     assert outcome.code == 0
     assert "criterion auto takes l2: " in outcome.err
@@ -126,5 +126,6 @@ def test_a_plan_is_made_as_prune_makes_it(cli: Cli, trained: Path) -> None:
 
 def test_what_auto_is_elsewhere() -> None:
     assert SensitivityConfig(criterion="auto").criterion == "obs"
-    assert IterateConfig(criterion="auto").criterion == "taylor"
+    assert IterateConfig().resolved.criterion == "taylor"
+    assert IterateConfig(granularity="weight").resolved.criterion == "bn-gamma"
     assert PruneConfig(granularity="weight", criterion="auto").weights.criterion == "bn-gamma"

@@ -163,13 +163,14 @@ def test_a_checkpoint_keeps_its_anchors(cli: Cli, trained: Path, hands: Path) ->
     Path("stages.yaml").write_text(f"train: {{auto_anchors: true, weights: {trained}}}\n")
     with pytest.raises(ConfigError, match=r"^stages\.yaml:1: train\.auto_anchors: a checkpoint's heads"):
         load_run(Path("stages.yaml"))
-    for words in (
-        ("train", "--weights", trained, "--auto-anchors", "--data", hands),
-        ("train", "--weights", trained, "--config", "settings.yaml"),
-        ("finetune", trained, "--config", "settings.yaml"),
+    flag = f"--{message.replace('_', '-', 1)}"
+    for words, said in (
+        (("train", "--weights", trained, "--auto-anchors", "--data", hands), flag),
+        (("train", "--weights", trained, "--config", "settings.yaml"), message),
+        (("finetune", trained, "--config", "settings.yaml"), message),
     ):
         outcome = cli(*words)
-        assert (outcome.code, outcome.out, outcome.err) == (2, "", f"error: {message}\n")
+        assert (outcome.code, outcome.out, outcome.err) == (2, "", f"error: {said}\n")
     assert "No such option: --auto-anchors" in cli("finetune", trained, "--auto-anchors").err
     assert not Path("runs").exists()
 

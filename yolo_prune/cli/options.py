@@ -98,8 +98,10 @@ def overlay(base: C, file: Path | None, given: Mapping[str, Any]) -> C:
         return parse_config(base, given, COMMAND_LINE)
     except ConfigError as error:
         place = (error.where or "").removeprefix(COMMAND_LINE).removeprefix(": ")
-        flags = {one.name: one.flag for one in list_settings(type(base))}
-        where = flags.get(place.partition("[")[0]) or f"--set {place}".rstrip()
+        flags = {one.name: one.flag for one in list_settings(type(base)) if not one.is_nested and one.name in given}
+        key = place.partition("[")[0]
+        is_file = key.partition(".")[0] not in given and key
+        where = flags.get(key) or (place if is_file else f"--set {place}".rstrip())
         raise ConfigError(error.what, where=where, right=error.right) from None
 
 

@@ -133,7 +133,10 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
     loaded = {name: load_checkpoint(path) for name, path in checkpoints.items()}
     if not loaded:
         raise ConfigError("no checkpoint to bench", where="CHECKPOINT", right="name at least one")
-    spec = load_data_of(config.data, next(iter(loaded.values())).provenance, "--no-score") if config.score else None
+    trained = [
+        checkpoint.provenance for checkpoint in loaded.values() if checkpoint.provenance.get("data")
+    ]  # not imported
+    spec = load_data_of(config.data, trained[0] if trained else {}, "--no-score") if config.score else None
     split = None if spec is None else choose_split(spec, config.split)
     engines = [make_engine(checkpoint.make_model().eval(), config.engine, device) for checkpoint in loaded.values()]
     scores = dict.fromkeys(loaded) if spec is None or split is None else _score(loaded, spec, split, config, device)

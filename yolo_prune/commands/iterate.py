@@ -107,7 +107,7 @@ def start_iterate(source: Path, config: IterateConfig, folder: Path) -> IterateR
         right = "run it without torchrun"
         raise ConfigError("iterate runs in one process", where="torchrun", right=right)
     spec = load_data_of(config.data, load_checkpoint(source).provenance)
-    config = replace(config, data=spec.source)
+    config = replace(config.resolved, data=spec.source)
     journal = Journal(str(source.resolve()), measure_sha256(source), format_config(config))
     return _go_on(folder, config, journal, spec)
 

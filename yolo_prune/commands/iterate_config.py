@@ -100,13 +100,11 @@ class IterateConfig(ScoreConfig):
     max_minutes: MaxMinutes = None
 
     def __post_init__(self) -> None:
-        """Set the criterion where it is auto, and raise if two settings contradict each other.
+        """Raise if two settings contradict each other.
 
         Raises:
             ConfigError: names one of them.
         """
-        if self.criterion == AUTO:
-            object.__setattr__(self, "criterion", "bn-gamma" if self.granularity == "weight" else "taylor")
         if self.scope == "floor":
             right = "use global or layer"
             raise ConfigError("floor holds for one cut, not for many small ones", where="scope", right=right)
@@ -121,10 +119,19 @@ class IterateConfig(ScoreConfig):
             raise ConfigError("does not go with steps", where="finetune.sparsity", right=right)
 
     @property
+    def resolved(self) -> IterateConfig:
+        """The same settings, with the criterion that auto stands for."""
+        if self.criterion != AUTO:
+            return self
+        return replace(self, criterion="bn-gamma" if self.granularity == "weight" else "taylor")
+
+    @property
     def weights(self) -> WeightConfig:
         """What a step of `granularity: weight` goes by, its ratio apart.
 
         Raises:
             ConfigError: the criterion ranks no single weights.
         """
-        return make_weight_config(criterion=self.criterion, scope=self.scope, spare=self.spare)
+        return make_weight_config(
+            criterion="bn-gamma" if self.criterion == AUTO else self.criterion, scope=self.scope, spare=self.spare
+        )
