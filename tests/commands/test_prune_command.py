@@ -13,7 +13,7 @@ import pytest
 import torch
 from networks import make_small_network, randomise_
 from numpy.typing import NDArray
-from pruning_runs import change_state, prune, read_drops
+from pruning_runs import AT_ONCE, change_state, prune, read_drops
 from tiny import PRUNABLE, SIDE, TINY_CFG, Cli, is_same, read_json
 from torch import Tensor
 
