@@ -339,18 +339,21 @@ def test_bench_asks_for_its_engine_before_it_scores(cli: Cli, trained: Path) -> 
 def test_a_checkpoint_whose_data_set_is_missing(cli: Cli, data: Path, tiny_cfg: Path) -> None:
     assert cli("train", "--data", data, "--cfg", tiny_cfg, "--epochs", 1, "--batch-size", 12).code == 0
     shutil.rmtree("hands")
-    for words, flag in (
-        ("prune --one-shot --ratio 0.5", "--recalibrate 0"),
-        ("prune --one-shot --criterion taylor --fold mean", "another --criterion and --fold leaky and --recalibrate 0"),
-        ("plan --drop-blocks 1", "--drop-blocks 0"),
-        ("bench", "--no-score"),
-        ("evaluate", "--data"),
-        ("sensitivity", "--data"),
+    for words, otherwise in (
+        ("prune --one-shot --ratio 0.5", ", or use --recalibrate 0"),
+        (
+            "prune --one-shot --criterion taylor --fold mean",
+            ", or use another --criterion and --fold leaky and --recalibrate 0",
+        ),
+        ("plan --drop-blocks 1", ", or use --drop-blocks 0"),
+        ("bench", ", or use --no-score"),
+        ("evaluate", ""),
+        ("sensitivity", ""),
     ):
         outcome = cli(*words.split())
         assert outcome.code == 2
         assert outcome.err.startswith("error: --data: the checkpoint was trained on ")
-        assert outcome.err.endswith(f"which is not there; name a data.yaml, or use {flag}\n")
+        assert outcome.err.endswith(f"which is not there; name a data.yaml{otherwise}\n")
     assert {path.name for path in Path("runs").iterdir()} == {"train", "latest.json"}
 
 

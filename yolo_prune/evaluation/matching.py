@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from yolo_prune.arrays import Float64Array
+
 if TYPE_CHECKING:  # detections.py imports torch, this module does not
-    from yolo_prune.arrays import Float64Array
-from yolo_prune.evaluation.detections import Detections
+    from yolo_prune.evaluation.detections import Detections
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
