@@ -30,6 +30,8 @@ COMMANDS: dict[str, str] = {
     "iterate weights": "iterate runs/train/best.pt --granularity weight --criterion l1 --step 0.3 --target-ratio 0.6 --max-drop 1 --seed {seed} --name weight-steps",
     "evaluate": "evaluate runs/train/best.pt runs/prune/pruned.pt runs/finetune/best.pt --data hands/data.yaml --split test --json",
 }
+RENAMED = {"tally": "stats"}
+"""Keys by their older names."""
 IGNORED = ("seconds", "path", "images_per_s", "sha256")
 
 
@@ -53,7 +55,11 @@ def list_tensors(value: Any, name: str = "") -> dict[str, Any]:
     if isinstance(value, torch.Tensor):
         return {name: value}
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    return {path: tensor for key, part in parts for path, tensor in list_tensors(part, f"{name}/{key}").items()}
+    return {
+        path: tensor
+        for key, part in parts
+        for path, tensor in list_tensors(part, f"{name}/{RENAMED.get(key, key)}").items()
+    }
 
 
 def compare_checkpoints(before: Path, after: Path) -> tuple[int, list[str]]:
