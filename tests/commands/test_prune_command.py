@@ -20,6 +20,7 @@ from torch import Tensor
 from yolo_prune.benchmarking.latency import Latency
 from yolo_prune.commands import time_budgets as timing
 from yolo_prune.commands.calibration import iterate_images, pick_samples
+from yolo_prune.commands.damage import explain_high_ratio
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Shortcut
@@ -609,3 +610,27 @@ def test_batch_norm_is_measured_anew_where_something_that_worked_is_cut(
         name: torch.equal(tensor, state[name]) for name, tensor in means.items() if tensor.shape == state[name].shape
     }
     assert set(kept.values()) == {seen == 0}
+
+
+@pytest.mark.parametrize(("ratio", "is_high"), [(0.0, False), (0.8, False), (0.84, False), (0.86, True), (0.95, True)])
+def test_a_ratio_from_which_no_finetune_recovered_is_reported(ratio: float, is_high: bool) -> None:
+    advice = explain_high_ratio(ratio)
+    assert (advice is not None) is is_high
+    assert advice is None or (f"ratio {ratio:.2f}" in advice and "at 0.8;" in advice)
+
+
+def test_a_high_ratio_is_reported_before_any_work(cli: Cli, trained: Path) -> None:
+    assert cli("prune", trained, "--ratio", 0.95).err.startswith(
+        "ratio 0.95: in our experiments finetune did not recover"
+    )
+    assert "in our experiments" not in cli("prune", *AT_ONCE, trained, "--ratio", 0.5).err
+
+
+def test_a_high_ratio_that_a_target_needs_is_reported(cli: Cli, workplace: Path) -> None:
+    network = make_small_network(Conv(40, 3, 1, 1), Conv(40, 3, 1, 1), Conv(40, 1))
+    model = Detector(network)
+    path = save_checkpoint(Path("wide.pt"), Checkpoint(network, model.state_dict(), ("hand",), 64))
+    words = ("--target-macs", 0.02, "--round-to", 1, "--recalibrate", 0)
+    outcome = cli("prune", "--one-shot", "--criterion", "l2", "--fold", "leaky", path, *words)
+    assert outcome.code == 0, outcome.err
+    assert "in our experiments finetune did not recover" in outcome.err

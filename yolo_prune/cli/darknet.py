@@ -41,7 +41,7 @@ def export(
         ),
     ] = None,
     fold: Annotated[
-        bool, typer.Option("--fold", help="Fold batch norm, so that OpenCV and every Darknet answer alike.")
+        bool, typer.Option("--fold", help="Fold batch norm, so that OpenCV and every Darknet give the same outputs.")
     ] = False,
     as_json: Json = False,
 ) -> None:

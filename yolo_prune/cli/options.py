@@ -44,6 +44,8 @@ Resume: TypeAlias = Annotated[
     ),
 ]
 COMMAND_LINE = "command line"
+LONGEST_METAVAR = 24
+"""Longer lists of choices are written in the help text."""
 
 
 def with_settings(
@@ -153,14 +155,17 @@ def _is_argument(parameter: inspect.Parameter) -> bool:
 def _make_option(entry: Entry, default: Any) -> inspect.Parameter:
     kind = entry.kind if entry.kind in (int, float, bool, Path) else str
     flag = f"{entry.flag}/--no-{entry.flag.removeprefix('--')}" if kind is bool else entry.flag
-    notes = (entry.setting.unit, describe_bounds(entry.setting), _describe_default(entry, default))
+    choices = "|".join(entry.choices)
+    is_long = len(choices) > LONGEST_METAVAR
+    listed = f"one of {', '.join(entry.choices)}" if is_long else ""
+    notes = (entry.setting.unit, listed, describe_bounds(entry.setting), _describe_default(entry, default))
     limits = "; ".join(note for note in notes if note)
     older = [f"--{entry.setting.was.replace('_', '-')}"] if entry.setting.was else []
     option = typer.Option(
         flag,
         *older,
         help=entry.setting.help + (f" ({limits})" if limits else ""),
-        metavar="|".join(entry.choices) or ("N,N" if entry.is_list else None),
+        metavar="NAME" if is_long else choices or ("N,N" if entry.is_list else None),
         show_default=False,
         rich_help_panel=entry.setting.group or None,
     )

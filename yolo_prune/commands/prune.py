@@ -8,7 +8,7 @@ from typing import Any
 
 from yolo_prune.commands.calibration import iterate_images, pick_samples
 from yolo_prune.commands.config import PruneConfig
-from yolo_prune.commands.damage import Damage, format_damage, measure_damage
+from yolo_prune.commands.damage import Damage, explain_high_ratio, format_damage, measure_damage
 from yolo_prune.commands.data import find_data_of
 from yolo_prune.commands.plan import Planned, fill_round_to, format_layers, make_planned
 from yolo_prune.commands.prune_gradually import make_plan_config, train_pruned
@@ -115,6 +115,8 @@ def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult | Weig
     """
     if config.granularity == "weight":
         return prune_weights(source, config, folder)
+    if advice := explain_high_ratio(config.least_ratio):
+        report(advice)
     checkpoint = load_checkpoint(source)
     check_finite(checkpoint.make_model())
     spec = _find_data(checkpoint, config)
@@ -194,6 +196,8 @@ def _finish(pruned: _Pruned, source: Path, config: PruneConfig, folder: Path) ->
     planned, slim = pruned.planned, pruned.slim
     checkpoint = planned.checkpoint
     damage = measure_damage(planned.model, slim, planned.spec, checkpoint.img_size, make_device(config.device))
+    if not explain_high_ratio(config.least_ratio) and (advice := explain_high_ratio(planned.prune_ratio)):
+        report(advice)
     details: dict[str, Any] = {
         "metrics": {**planned.as_dict(), "max_abs_difference": pruned.max_abs_difference, **format_damage(damage)},
         "data": pruned.data,
