@@ -30,7 +30,7 @@ COMMANDS: dict[str, str] = {
     "iterate weights": "iterate runs/train/best.pt --granularity weight --criterion l1 --step 0.3 --target-ratio 0.6 --max-drop 1 --seed {seed} --name weight-steps",
     "evaluate": "evaluate runs/train/best.pt runs/prune/pruned.pt runs/finetune/best.pt --data hands/data.yaml --split test --json",
 }
-RENAMED = {"tally": "stats"}
+RENAMED: dict[Any, str] = {"tally": "stats"}
 """Keys by their older names."""
 IGNORED = ("seconds", "path", "images_per_s", "sha256")
 

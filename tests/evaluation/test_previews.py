@@ -31,8 +31,14 @@ from yolo_prune.evaluation.previews import (
     save_image,
 )
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.training.previews import COLUMNS, ROWS, save_batch_image, save_detections_image
-from yolo_prune.training.report import make_results_figure, save_results
+from yolo_prune.training.report import (
+    COLUMNS,
+    ROWS,
+    make_results_figure,
+    save_batch_image,
+    save_detections_image,
+    save_results,
+)
 
 NOTHING = make_detections([], [], [])
 BOX = (20.0, 40.0, 70.0, 90.0)

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
 from yolo_prune.evaluation.detections import make_detections
-from yolo_prune.evaluation.image_ids import ImageId, ImageIds, load_image_ids, name_images
-from yolo_prune.evaluation.results import format_results, load_results
+from yolo_prune.evaluation.results import ImageId, ImageIds, format_results, load_image_ids, load_results, name_images
 
 NOTHING = make_detections((), (), ())
 GOOD: dict[str, Any] = {"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}

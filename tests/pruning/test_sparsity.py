@@ -29,9 +29,9 @@ from yolo_prune.pruning.plan import make_threshold_plan
 from yolo_prune.pruning.surgery import mask, rebuild
 from yolo_prune.pruning.zeroing import GradualZeroing, begin_removal
 from yolo_prune.training.config import TrainConfig
+from yolo_prune.training.epoch_end import make_slim
 from yolo_prune.training.report import BINS, count_gammas, draw_gammas
 from yolo_prune.training.schedule import AUTO_REST, SORTING, find_sparsity, measure_rates, measure_step_size
-from yolo_prune.training.validate import make_slim
 
 STEPS = 100
 FLOOR = PlanConfig().min_channels

@@ -19,8 +19,7 @@ from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.curve_plots import draw_curves
 from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.evaluate import Evaluation, load_truths, make_dataset, predict, score_detections
-from yolo_prune.evaluation.image_ids import ImageIds, load_image_ids, name_images
-from yolo_prune.evaluation.results import format_results, load_results
+from yolo_prune.evaluation.results import ImageIds, format_results, load_image_ids, load_results, name_images
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.model.device import make_device

@@ -23,21 +23,20 @@ from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import AUTO
 from yolo_prune.pruning.zeroing import Removal, parse_removal
 from yolo_prune.threads import count_cores
+from yolo_prune.training.callbacks import ProgressBar, TensorBoardLog, open_log
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import Processes
 from yolo_prune.training.epoch import EpochStats, check_sanity, train_epoch
 from yolo_prune.training.epoch_end import finish_epoch
 from yolo_prune.training.initial_model import Start
 from yolo_prune.training.optimizer import Moments
-from yolo_prune.training.previews import save_batch_image, save_detections_image
-from yolo_prune.training.progress_bar import ProgressBar
 from yolo_prune.training.removal import remove_zeroed_
+from yolo_prune.training.report import save_batch_image, save_detections_image
 from yolo_prune.training.resume import Progress, Report, Run, restore, save_last
 from yolo_prune.training.schedule import StepRates, find_sparsity, measure_rates
 from yolo_prune.training.signals import StopSignal, leave, watch_signals
 from yolo_prune.training.state import TrainingState, make_training_state
 from yolo_prune.training.teacher import load_teacher
-from yolo_prune.training.tensorboard import TensorBoardLog, open_log
 
 MOST_WORKERS = 16
 WORTH_CUTTING = 0.1

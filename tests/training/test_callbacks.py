@@ -10,7 +10,7 @@ from tiny import Killed, before_step, make_config
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.training.tensorboard import open_log
+from yolo_prune.training.callbacks import open_log
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
