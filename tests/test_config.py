@@ -135,6 +135,7 @@ def test_a_mapping_is_read(tmp_path: Path) -> None:
     [
         (b"epochs: 3\nname: [1,\n", ":3", "is not YAML"),
         (b"epochs: 3\n\tname: b\n", ":2", "is not YAML"),
+        (b"epochs: 3\nname: b\nepochs: 4\n", ":3", "is not YAML (found duplicate key epochs); correct that line"),
         (b"a: !!python/object/apply:os.getcwd []\n", ":1", "is not YAML"),
         (b"a: 2001-99-99\n", "", "is not YAML (month must be in 1..12)"),
         (b"a: \x00\n", "", "is not YAML"),
@@ -155,3 +156,28 @@ def test_text_that_is_no_mapping_is_named_with_its_line(tmp_path: Path, content:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read; name a YAML file"):
         load_yaml(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epochs: 3\ninner:\n  sizes: [1]\n  scale: x\n", "a.yaml:4: inner.scale: 'x' is of the wrong type"),
+        ("epochs: 3\ninner:\n  scales: 1\n", "a.yaml:3: unknown key inner.scales; did you mean inner.scale?"),
+        ("epochs: 3\ninner:\n  sizes: [1, x]\n", "a.yaml:3: inner.sizes[1]: 'x' is of the wrong type"),
+        ("epochs: 3\nrate: 1e7\n", "a.yaml:2: rate: 1e+07 is out of range"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named_with_its_line(workplace: Path, text: str, said: str) -> None:
+    Path("a.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        parse_config(Outer(), load_yaml(Path("a.yaml")), "a.yaml")
+    assert str(caught.value).startswith(said)
+
+
+def test_a_setting_and_its_older_name_are_not_both_read(workplace: Path) -> None:
+    Path("a.yaml").write_text("pictures: 3\n\nimages: 4\n")
+    with pytest.raises(ConfigError, match=r"^a\.yaml:3: images is given twice; keep one of images and pictures"):
+        parse_config(PruneConfig(), load_yaml(Path("a.yaml")), "a.yaml")
+    Path("a.yaml").write_text("pictures: 0\n")
+    with pytest.raises(ConfigError, match=r"^a\.yaml:1: images: 0 is out of range"):
+        parse_config(PruneConfig(), load_yaml(Path("a.yaml")), "a.yaml")

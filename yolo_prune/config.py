@@ -12,6 +12,7 @@ A config class is a dataclass made by `settings`; a field's type says what it ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from dataclasses import Field as DataclassField
@@ -230,6 +231,9 @@ def _parse(base: C, values: Mapping[str, Any], where: str | Path, prefix: str) -
         key = renamed.get(key, key)
         if key not in entries:
             raise ConfigError(f"unknown key {prefix}{key}", where=place, right=_suggest(str(key), type(base), prefix))
+        if key in changes:
+            right = f"keep one of {prefix}{key} and {prefix}{entries[key].setting.was}, its older name"
+            raise ConfigError(f"{prefix}{key} is given twice", where=place, right=right)
         entry, present = entries[key], getattr(base, key)
         if entry.is_nested and isinstance(value, Mapping):
             value = _parse(entry.kind() if present is None else present, value, where, f"{prefix}{key}.")
@@ -240,7 +244,8 @@ def _parse(base: C, values: Mapping[str, Any], where: str | Path, prefix: str) -
     try:
         return replace(base, **changes)  # type: ignore[type-var]  # C is always a dataclass
     except ConfigError as error:
-        key = (error.where or "").partition(".")[0].partition(":")[0]
+        key = re.split(r"[.:\[]", error.where or "")[0]
+        key = next((given for given in values if renamed.get(given) == key), key)
         place = _locate(where, values, key)
         raise ConfigError(error.what, where=f"{place}: {prefix}{error.where or ''}", right=error.right) from None
 

@@ -128,6 +128,14 @@ class _Loader(yaml.SafeLoader):
 
 
 def _make_located(loader: _Loader, node: yaml.MappingNode) -> Located:
+    seen: set[Any] = set()
+    for key, _ in node.value:
+        name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+        if name in seen:
+            raise yaml.constructor.ConstructorError(
+                problem=f"found duplicate key {key.value}", problem_mark=key.start_mark
+            )
+        seen |= {name} - {None}
     loader.flatten_mapping(node)
     made = Located(loader.construct_mapping(node, deep=True))
     made.lines = {loader.construct_object(key): key.start_mark.line + 1 for key, _ in node.value}

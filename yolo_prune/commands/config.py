@@ -250,7 +250,7 @@ class SensitivityConfig(ScoreConfig):
         is_rising = bool(self.ratios) and list(self.ratios) == sorted(set(self.ratios))
         if not is_rising or not all(0 < ratio < 1 for ratio in self.ratios):
             raise ConfigError(
-                f"{', '.join(f'{ratio:g}' for ratio in self.ratios)} are no rising shares",
+                f"{', '.join(f'{ratio:g}' for ratio in self.ratios) or 'none'} are no rising shares",
                 where="ratios",
                 right="use numbers between 0 and 1, such as 0.25,0.5,0.75",
             )
