@@ -353,6 +353,14 @@ def test_help_is_quick_because_it_needs_no_torch() -> None:
     assert done.stdout.lstrip().startswith("Usage: yoloprune train")
 
 
+def test_a_wrong_option_is_named_without_torch() -> None:
+    code = "import sys; from yolo_prune.cli.main import main; sys.argv = ['yoloprune', 'train', '--epochs', '0']\n"
+    code += "try:\n    main()\nexcept SystemExit as stop:\n    sys.exit(9 if 'torch' in sys.modules else stop.code)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = "error: --epochs: 0 is out of range; use a whole number from 1\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
 def test_the_version_is_the_package_s(cli: Cli) -> None:
     from yolo_prune import __version__
 

@@ -77,12 +77,13 @@ def _train(
     resume: bool,
     others: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
+    settings = None if resume else overlay(base, file, given)  # a mistake shows before PyTorch is imported
+    changes = take_changes(TrainConfig, given, {"--config": file, **others}) if resume else {}
     from yolo_prune.commands.run_folders import RUNS
     from yolo_prune.commands.train import launch_training, resume_training
 
-    if not resume:
-        return launch_training(overlay(base, file, given), base.name, stage)
-    changes = take_changes(TrainConfig, given, {"--config": file, **others})
+    if settings is not None:
+        return launch_training(settings, base.name, stage)
     return resume_training(RUNS / given.get("name", base.name), changes)
 
 
