@@ -12,10 +12,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from yolo_prune.commands.config import PruneConfig
-from yolo_prune.config import PathSetting, Setting, WholeNumbers, format_config, parse_config, settings
+from yolo_prune.config import Setting, format_config, parse_config, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import load_yaml
 from yolo_prune.pruning.config import PlanConfig
+from yolo_prune.shared_settings import PathSetting, WholeNumbers
 from yolo_prune.training.config import TrainConfig
 
 

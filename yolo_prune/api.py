@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import torch
 
 from yolo_prune.config import parse_config
+from yolo_prune.darknet.layers import Network
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.predictor import Predictor
@@ -50,7 +51,7 @@ class LoadedDetector(Predictor):
         super().__init__(model, side, checkpoint.names, config, make_device(device))
 
     @property
-    def network(self) -> Any:
+    def network(self) -> Network:
         """The network as data."""
         return self.model.network
 
@@ -92,7 +93,7 @@ def train(config: TrainConfig | None = None, **settings: Any) -> LoadedDetector:
     from yolo_prune.commands.train import launch_training
 
     base = config or TrainConfig()
-    return _load_made(launch_training(_set(base, settings), base.name, "train"), "train")
+    return _load_made(launch_training(_set(base, settings), "train", "train"), "train")
 
 
 def prune(source: Source, config: PruneConfig | None = None, **settings: Any) -> LoadedDetector:
@@ -110,7 +111,7 @@ def prune(source: Source, config: PruneConfig | None = None, **settings: Any) ->
     path = _get_path(source)
     base = config or adapt_prune(find_training(path))
     chosen = _set(base, settings)
-    return _load_made(run(path, chosen, make_run_folder(chosen.name, base.name)).checkpoint, "prune")
+    return _load_made(run(path, chosen, make_run_folder(chosen.name, "prune")).checkpoint, "prune")
 
 
 def finetune(source: Source, config: TrainConfig | None = None, **settings: Any) -> LoadedDetector:
@@ -125,7 +126,7 @@ def finetune(source: Source, config: TrainConfig | None = None, **settings: Any)
     path = _get_path(source)
     base = config or adapt_finetune(find_training(path))
     chosen = _set(base, {"weights": path, **settings})
-    return _load_made(launch_training(chosen, base.name, "finetune"), "finetune")
+    return _load_made(launch_training(chosen, "finetune", "finetune"), "finetune")
 
 
 def evaluate(
@@ -166,8 +167,8 @@ def _set(base: C, settings: dict[str, Any]) -> C:
     try:
         return parse_config(replace(base, **whole) if whole else base, rest, CALL)  # type: ignore[type-var]  # a dataclass
     except ConfigError as error:
-        where = (error.where or "").removeprefix(f"{CALL}: ")
-        raise ConfigError(error.what, where=where, right=error.right) from None
+        where = (error.where or "").removeprefix(CALL).removeprefix(": ")
+        raise ConfigError(error.what, where=where or None, right=error.right) from None
 
 
 def _load_made(path: Path, stage: str) -> LoadedDetector:

@@ -23,7 +23,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import annotated_types
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 from typing_extensions import dataclass_transform
 
@@ -51,7 +51,7 @@ class Setting(annotated_types.GroupedMetadata):
     default: str = ""
     """In words, where it depends on other things."""
     flag: str = ""
-    """The command-line option, where it is not `--` and the name; `-` for none."""
+    """The command-line option, where it is not `--` and the name."""
     group: str = ""
     """Heading in --help."""
     resumable: bool = False
@@ -74,32 +74,6 @@ class Setting(annotated_types.GroupedMetadata):
                 yield kind(bound)
 
 
-PathSetting = Annotated[Path, Field(strict=False), AfterValidator(Path.expanduser)]
-"""A path, `~` for the home folder."""
-Numbers = Annotated[tuple[float, ...], Field(strict=False)]
-WholeNumbers = Annotated[tuple[int, ...], Field(strict=False)]
-Words = Annotated[tuple[str, ...], Field(strict=False)]
-
-
-def _check_run_name(name: str) -> str:
-    if name == ".." or Path(name).name != name or not name:
-        raise ConfigError(f"{name!r} is no folder name", where="name", right="use a plain name without slashes")
-    return name
-
-
-RunName = Annotated[str, AfterValidator(_check_run_name), Setting("The run's folder below runs/.", group=RUN)]
-Device = Annotated[str, Setting("auto, cpu, cuda or cuda:N.", group=RUN, resumable=True)]
-Seed = Annotated[int, Setting("All random numbers follow from it.", ge=0, le=LARGEST_SEED, group=RUN)]
-MAX_MINUTES = Setting(
-    "Save and stop with exit code 124 after so long; --resume goes on.",
-    ge=0,
-    unit="minutes",
-    group=RUN,
-    resumable=True,
-)
-MaxMinutes = Annotated[float | None, MAX_MINUTES]
-
-
 @dataclass(frozen=True)
 class Entry:
     """One setting of a config class, as everything that is made from it needs it."""
@@ -107,7 +81,6 @@ class Entry:
     name: str
     kind: Any
     """The type without None and without metadata; a config class for nested settings."""
-    is_optional: bool
     setting: Setting
     factory: Any = field(repr=False)
 
@@ -153,8 +126,8 @@ class Entry:
 
     @property
     def flag(self) -> str:
-        """The command-line option; empty for none."""
-        return "" if self.setting.flag == "-" else self.setting.flag or f"--{self.name.replace('_', '-')}"
+        """The command-line option."""
+        return self.setting.flag or f"--{self.name.replace('_', '-')}"
 
     @property
     def range(self) -> str:
@@ -195,12 +168,12 @@ def _list_settings(cls: Any) -> tuple[Entry, ...]:
     entries = []
     for one in fields(cls):
         metadata: list[Any] = []
-        kind, is_optional = _unwrap(hints[one.name], metadata)
+        kind = _unwrap(hints[one.name], metadata)
         setting = next((part for part in metadata if isinstance(part, Setting)), Setting(""))
         factory: Any = one.default_factory
         if factory is MISSING:
             factory = None if one.default is MISSING else partial(_get_default, one)
-        entries.append(Entry(one.name, kind, is_optional, setting, factory))
+        entries.append(Entry(one.name, kind, setting, factory))
     return tuple(entries)
 
 
@@ -291,7 +264,7 @@ def describe(kind: Any, setting: Setting) -> str:
 def _describe(kind: Any, setting: Setting) -> str:
     if get_origin(kind) is Annotated:
         metadata: list[Any] = []
-        kind, _ = _unwrap(kind, metadata)
+        kind = _unwrap(kind, metadata)
         setting = next((part for part in metadata if isinstance(part, Setting)), setting)
     if get_origin(kind) is Literal:
         choices = get_args(kind)
@@ -318,17 +291,15 @@ def describe_bounds(setting: Setting) -> str:
     return f"{low} to below {setting.lt:g}".lstrip() if setting.lt is not None else low
 
 
-def _unwrap(hint: Any, metadata: list[Any]) -> tuple[Any, bool]:
-    """Return a type without None and metadata, which is added to the list, and whether None was in it."""
+def _unwrap(hint: Any, metadata: list[Any]) -> Any:
+    """Return a type without None and without its metadata, which is added to the list."""
     if get_origin(hint) is Annotated:
         metadata.extend(get_args(hint)[1:])
         return _unwrap(get_args(hint)[0], metadata)
     if get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint):
         options = [option for option in get_args(hint) if option is not NoneType]
-        if len(options) == 1:
-            return _unwrap(options[0], metadata)[0], True
-        return Union[tuple(options)], True  # noqa: UP007  # made at run time
-    return hint, False
+        return _unwrap(options[0], metadata) if len(options) == 1 else Union[tuple(options)]  # noqa: UP007  # made at run time
+    return hint
 
 
 def _explain(cls: type, error: ValidationError) -> ConfigError:

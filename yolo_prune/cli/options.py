@@ -56,7 +56,7 @@ def with_settings(
     The command takes what was given as `given`. Settings of nested configs are given by --set, which is left out where
     `has_more` is not so, as are options of `without`.
     """
-    entries = [one for one in list_settings(type(base)) if one.flag and not one.is_nested and one.name not in without]
+    entries = [one for one in list_settings(type(base)) if not one.is_nested and one.name not in without]
     entries.sort(key=lambda one: one.setting.group == RUN)  # the heading of what is the same everywhere comes last
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -114,8 +114,12 @@ def take_changes(cls: type, given: Given, others: Mapping[str, Any]) -> Given:
         ConfigError: more was given than that; `others` are further options and arguments.
     """
     changeable = [one for one in list_settings(cls) if one.setting.resumable]
-    flags = {one.name: one.flag for one in list_settings(cls)}
-    more = [flags[name] or name for name in given if name != "name" and name not in {one.name for one in changeable}]
+    flags = {one.name: one.flag for one in list_settings(cls) if not one.is_nested}
+    more = [
+        flags.get(name, f"--set {name}")
+        for name in given
+        if name != "name" and name not in {one.name for one in changeable}
+    ]
     more += [name for name, value in others.items() if value]
     if more:
         right = f"leave it out, or start a new run; {', '.join(one.flag for one in changeable)} may change"

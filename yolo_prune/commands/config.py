@@ -6,18 +6,7 @@ from collections.abc import Collection
 from dataclasses import field, replace
 from typing import Annotated, Literal
 
-from yolo_prune.config import (
-    MAX_MINUTES,
-    Device,
-    Numbers,
-    PathSetting,
-    RunName,
-    Seed,
-    Setting,
-    list_changed,
-    list_settings,
-    settings,
-)
+from yolo_prune.config import Setting, list_changed, list_settings, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.config import ImgSize
 from yolo_prune.pruning.config import (
@@ -36,6 +25,7 @@ from yolo_prune.pruning.config import (
     make_weight_config,
     parse_pattern,
 )
+from yolo_prune.shared_settings import MAX_MINUTES, Device, Numbers, PathSetting, RunName, Seed
 from yolo_prune.training.config import TrainConfig
 
 FINETUNE = TrainConfig(epochs=15, learning_rate=2e-3, parent_teacher=True, name="finetune")

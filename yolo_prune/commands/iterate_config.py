@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Annotated
 
 from yolo_prune.commands.config import FINETUNE, DataOfCheckpoint
-from yolo_prune.config import Device, MaxMinutes, RunName, Setting, WholeNumbers, settings
+from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.pruning.config import (
     AMOUNT,
@@ -19,6 +19,7 @@ from yolo_prune.pruning.config import (
     WeightConfig,
     make_weight_config,
 )
+from yolo_prune.shared_settings import Device, MaxMinutes, RunName, WholeNumbers
 from yolo_prune.training.config import TrainConfig
 
 STEPS = "Steps"

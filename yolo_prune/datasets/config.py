@@ -6,8 +6,9 @@ from dataclasses import replace
 from re import fullmatch
 from typing import Annotated, Literal
 
-from yolo_prune.config import PathSetting, Seed, Setting, Words, settings
+from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
+from yolo_prune.shared_settings import PathSetting, Seed, Words
 
 
 @settings

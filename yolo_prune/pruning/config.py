@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from yolo_prune.config import Seed, Setting, WholeNumbers, settings
+from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
+from yolo_prune.shared_settings import Seed, WholeNumbers
 
 AUTO: Literal["auto"] = "auto"
 """The criterion that chooses one of the others; see `auto.py`."""

@@ -81,7 +81,7 @@ class GradualZeroing:
         self._graph = make_channel_graph(model.network)
         self._gammas = GammaSparsity(model, self._graph)
         self._config = replace(config, spare=tuple(sorted({*config.spare, *_find_fixed(model)})))
-        self._network, self._img_size = model.network, img_size
+        self._network = model.network
         original = make_channel_graph(removal.original)
         self._original_cost = measure_cost(removal.original, img_size)
         self._wanted = round(config.least_ratio * count_candidates(original, self._config))

@@ -1,0 +1,36 @@
+"""Settings that several config classes share: paths, lists, and what every run has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from yolo_prune.config import LARGEST_SEED, RUN, Setting
+from yolo_prune.errors import ConfigError
+
+PathSetting = Annotated[Path, Field(strict=False), AfterValidator(Path.expanduser)]
+"""A path, `~` for the home folder."""
+Numbers = Annotated[tuple[float, ...], Field(strict=False)]
+WholeNumbers = Annotated[tuple[int, ...], Field(strict=False)]
+Words = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+def _check_run_name(name: str) -> str:
+    if name == ".." or Path(name).name != name or not name:
+        raise ConfigError(f"{name!r} is no folder name", where="name", right="use a plain name without slashes")
+    return name
+
+
+RunName = Annotated[str, AfterValidator(_check_run_name), Setting("The run's folder below runs/.", group=RUN)]
+Device = Annotated[str, Setting("auto, cpu, cuda or cuda:N.", group=RUN, resumable=True)]
+Seed = Annotated[int, Setting("All random numbers follow from it.", ge=0, le=LARGEST_SEED, group=RUN)]
+MAX_MINUTES = Setting(
+    "Save and stop with exit code 124 after so long; --resume goes on.",
+    ge=0,
+    unit="minutes",
+    group=RUN,
+    resumable=True,
+)
+MaxMinutes = Annotated[float | None, MAX_MINUTES]
