@@ -21,7 +21,7 @@ from unittest.mock import patch
 import torch
 
 from yolo_prune.commands.bench import bench
-from yolo_prune.commands.config import FINETUNE, BenchConfig, EvaluateConfig
+from yolo_prune.commands.config import FINETUNE, BenchConfig, DetectRunConfig, EvaluateConfig
 from yolo_prune.commands.detect import detect
 from yolo_prune.commands.evaluate import evaluate_models
 from yolo_prune.commands.iterate import start_iterate
@@ -30,7 +30,6 @@ from yolo_prune.contention import LoadMeter, watch_contention
 from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
 from yolo_prune.datasets.spec import find_images, load_spec
 from yolo_prune.engines.sparse.engine import SparseDetector
-from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.training.config import TrainConfig
@@ -62,7 +61,7 @@ def make_unit(command: str, folder: Path, batch_size: int) -> Unit:
             return lambda: evaluate_models([source], [], config).models[0].evaluation.score.images
         case "detect":
             images = find_images(folder / "hands/images/val")
-            return lambda: len(detect(source, images, out, DetectConfig(confidence=0.25), None, "cpu").images)
+            return lambda: len(detect(source, images, DetectRunConfig(out=out, device="cpu")).images)
         case "bench":
             timed = BenchConfig(score=False, engine="eager", runs=RUNS, device="cpu")
             return lambda: RUNS * len(bench({"Original": source}, timed).rows)

@@ -13,29 +13,23 @@ runs/, as with the commands.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from yolo_prune.config import parse_config
 from yolo_prune.darknet.layers import Network
-from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.predictor import Predictor
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.device import make_device
+from yolo_prune.overlay import overlay_call
 from yolo_prune.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from yolo_prune.commands.bench import BenchResult
     from yolo_prune.commands.config import BenchConfig, EvaluateConfig, PruneConfig
     from yolo_prune.commands.evaluate import EvaluateResult
-
-C = TypeVar("C")
-CALL = "call"
-"""Where a wrong keyword argument is, in errors."""
 
 
 class LoadedDetector(Predictor):
@@ -90,10 +84,9 @@ def train(config: TrainConfig | None = None, **settings: Any) -> LoadedDetector:
     Raises:
         YoloPruneError: a setting, the data set or the network is not what it should be, or training failed.
     """
-    from yolo_prune.commands.train import launch_training
+    from yolo_prune.commands.runs import run_train
 
-    base = config or TrainConfig()
-    return _load_made(launch_training(_set(base, settings), "train", "train"), "train")
+    return load(run_train(overlay_call(config or TrainConfig(), settings)).checkpoint)
 
 
 def prune(source: Source, config: PruneConfig | None = None, **settings: Any) -> LoadedDetector:
@@ -104,14 +97,10 @@ def prune(source: Source, config: PruneConfig | None = None, **settings: Any) ->
     Raises:
         YoloPruneError: a setting is not what it should be, or a target is out of reach.
     """
-    from yolo_prune.commands.lineage import adapt_prune, find_training
-    from yolo_prune.commands.prune import prune as run
-    from yolo_prune.commands.run_folders import make_run_folder
+    from yolo_prune.commands.runs import make_prune_defaults, run_prune
 
     path = _get_path(source)
-    base = config or adapt_prune(find_training(path))
-    chosen = _set(base, settings)
-    return _load_made(run(path, chosen, make_run_folder(chosen.name, "prune")).checkpoint, "prune")
+    return load(run_prune(path, overlay_call(config or make_prune_defaults(path), settings)).checkpoint)
 
 
 def finetune(source: Source, config: TrainConfig | None = None, **settings: Any) -> LoadedDetector:
@@ -120,13 +109,11 @@ def finetune(source: Source, config: TrainConfig | None = None, **settings: Any)
     Raises:
         YoloPruneError: a setting or the data set is not what it should be, or training failed.
     """
-    from yolo_prune.commands.lineage import adapt_finetune, find_training
-    from yolo_prune.commands.train import launch_training
+    from yolo_prune.commands.runs import make_finetune_defaults, run_train
 
     path = _get_path(source)
-    base = config or adapt_finetune(find_training(path))
-    chosen = _set(base, {"weights": path, **settings})
-    return _load_made(launch_training(chosen, "finetune", "finetune"), "finetune")
+    chosen = overlay_call(config or make_finetune_defaults(path), {"weights": path, **settings})
+    return load(run_train(chosen, "finetune").checkpoint)
 
 
 def evaluate(
@@ -140,7 +127,7 @@ def evaluate(
     from yolo_prune.commands.config import EvaluateConfig
     from yolo_prune.commands.evaluate import evaluate_models
 
-    return evaluate_models(_get_paths(sources), (), _set(config or EvaluateConfig(), settings))
+    return evaluate_models(_get_paths(sources), (), overlay_call(config or EvaluateConfig(), settings))
 
 
 def bench(sources: Source | Sequence[Source], config: BenchConfig | None = None, **settings: Any) -> BenchResult:
@@ -153,29 +140,7 @@ def bench(sources: Source | Sequence[Source], config: BenchConfig | None = None,
     from yolo_prune.commands.bench import name_rows
     from yolo_prune.commands.config import BenchConfig
 
-    return run(name_rows(_get_paths(sources)), _set(config or BenchConfig(), settings))
-
-
-def _set(base: C, settings: dict[str, Any]) -> C:
-    """Return a config with settings over it; configs that are nested may be given as such or as dictionaries.
-
-    Raises:
-        ConfigError: a setting is unknown, of the wrong type or out of range.
-    """
-    whole = {name: value for name, value in settings.items() if hasattr(value, "__dataclass_fields__")}
-    rest = {name: value for name, value in settings.items() if name not in whole}
-    try:
-        return parse_config(replace(base, **whole) if whole else base, rest, CALL)  # type: ignore[type-var]  # a dataclass
-    except ConfigError as error:
-        where = (error.where or "").removeprefix(CALL).removeprefix(": ")
-        raise ConfigError(error.what, where=where or None, right=error.right) from None
-
-
-def _load_made(path: Path, stage: str) -> LoadedDetector:
-    from yolo_prune.commands.run_folders import remember_latest
-
-    remember_latest(stage, path)
-    return load(path)
+    return run(name_rows(_get_paths(sources)), overlay_call(config or BenchConfig(), settings))
 
 
 def _get_path(source: Source) -> Path:

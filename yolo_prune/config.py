@@ -99,6 +99,18 @@ class Entry:
             return "yes"
         return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
+    def describe(self, value: Any, has_choices: bool) -> str:
+        """Return the help text, with unit, choices if wanted, range, and `value` as the default."""
+        words = "" if self.is_required else self.describe_default(value)
+        notes = (
+            self.setting.unit,
+            f"one of {', '.join(self.choices)}" if has_choices else "",
+            describe_bounds(self.setting),
+            f"default: {words}" if words else "",
+        )
+        limits = "; ".join(note for note in notes if note)
+        return f"{self.setting.help} ({limits})" if limits else self.setting.help
+
     @property
     def is_nested(self) -> bool:
         """Whether it holds a config class of its own."""

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+
+def is_first_process() -> bool:
+    """Return whether this process writes to stdout: of those that torchrun started, the first one does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def report(line: str) -> None:

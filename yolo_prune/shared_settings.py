@@ -34,3 +34,19 @@ MAX_MINUTES = Setting(
     resumable=True,
 )
 MaxMinutes = Annotated[float | None, MAX_MINUTES]
+
+
+def check_img_size(img_size: int) -> int:
+    """Return `img_size`, a side in pixels, if it is a multiple of 32, the stride of the coarsest head.
+
+    Raises:
+        ConfigError: it is not; names the nearest valid size.
+    """
+    if img_size < 32 or img_size % 32:
+        right = f"use {max(32, round(img_size / 32) * 32)}"
+        raise ConfigError(f"{img_size} is no multiple of 32", where="img_size", right=right)
+    return img_size
+
+
+ImgSize = Annotated[int, AfterValidator(check_img_size)]
+"""The side of a network's square input, in pixels."""

@@ -301,7 +301,7 @@ def test_a_defect_is_named_and_its_traceback_kept_for_debug(
     def fail(*arguments: Any) -> None:
         raise ZeroDivisionError("of\nsomething")
 
-    monkeypatch.setattr("yolo_prune.darknet.cost.measure_cost", fail)
+    monkeypatch.setattr("yolo_prune.commands.cfg.measure_cost", fail)
     outcome = cli(*["--debug"] * debug, "cfg", "show", trained)
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err.splitlines()[-1] == (
@@ -318,7 +318,7 @@ def test_a_signal_outside_training_ends_quietly(
     def stop(*arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr("yolo_prune.darknet.cost.measure_cost", stop)
+    monkeypatch.setattr("yolo_prune.commands.cfg.measure_cost", stop)
     outcome = cli("cfg", "show", tiny_cfg)
     assert (outcome.code, outcome.out) == (code, "")
     assert outcome.err == ("" if isinstance(error, KeyboardInterrupt) else f"{error}\n")

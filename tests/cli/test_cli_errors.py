@@ -226,7 +226,7 @@ def test_what_is_no_checkpoint(
         ("detect {pt} settings.yaml", "settings.yaml: is not a readable image", "put a whole"),
         ("detect {pt} {image} --confidence 2", "--confidence: 2 is out of range", "use a number from 0 to 1"),
         ("detect {pt}", "Missing argument", "see yoloprune detect --help"),
-        ("cfg make --arch yolov9", "--arch: unknown architecture yolov9", "yolov3"),
+        ("cfg make --arch yolov9", "--arch: unknown arch yolov9", "yolov3"),
         ("cfg make --img-size 100", "--img-size: 100", "32"),
         ("cfg make --out settings.yaml/a.cfg", "settings.yaml/a.cfg: cannot be written", ""),
         ("data synthetic --train 0 --out new", "--train: 0 is out of range", "use a whole number from 1"),

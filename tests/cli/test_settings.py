@@ -14,10 +14,11 @@ from paths import ROOT
 from tiny import Cli
 from typer.testing import CliRunner
 
-from yolo_prune.cli import data, measure, prune, train
-from yolo_prune.cli.options import Given, overlay, with_settings
+from yolo_prune.cli import darknet, data, measure, prune, train
+from yolo_prune.cli.options import with_settings
 from yolo_prune.commands import config_files
 from yolo_prune.commands.config import BenchConfig
+from yolo_prune.commands.results import Result, TextResult
 from yolo_prune.config import Setting, describe, list_settings, parse_config, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import load_yaml
@@ -38,9 +39,10 @@ def run_painted(*words: str) -> tuple[int, str, PaintedConfig | None]:
     made: list[PaintedConfig] = []
 
     @with_settings(PaintedConfig())
-    def paint(given: Given) -> None:
+    def paint(settings: PaintedConfig) -> Result:
         """Paint."""
-        made.append(overlay(PaintedConfig(), None, given))
+        made.append(settings)
+        return TextResult("")
 
     app = typer.Typer()
     app.command()(paint)
@@ -125,7 +127,9 @@ COMMANDS: dict[str, Any] = {
         (prune, ("prune", "plan", "sensitivity", "iterate")),
         (measure, ("bench", "evaluate", "detect")),
     ) for name in names},
-    **{f"data {name.replace('_', '-')}": getattr(data, name) for name in ("synthetic", "check", "convert", "vgg_hand")},
+    **{f"data {name.replace('_', '-')}": getattr(data, name)
+       for name in ("synthetic", "check", "anchors", "convert", "vgg_hand")},
+    **{"cfg make": darknet.make, "cfg show": darknet.show, "import": darknet.import_, "export": darknet.export},
 }  # fmt: skip
 
 
@@ -133,7 +137,7 @@ COMMANDS: dict[str, Any] = {
 def test_no_option_is_written_by_hand_that_is_a_setting(command: str) -> None:
     base = BASES[command]
     own = inspect.signature(inspect.unwrap(COMMANDS[command])).parameters
-    assert "given" in own
+    assert {"given", "settings"} & own.keys()
     assert not own.keys() & {one.name for one in list_settings(base if isinstance(base, type) else type(base))}
 
 

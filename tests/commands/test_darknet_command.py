@@ -67,7 +67,7 @@ def test_without_weights_numbers_are_random_by_the_seed_and_it_is_reported(cli: 
     [
         (("import", "missing.cfg"), "error: missing.cfg: cannot be read"),
         (("import", "tiny.cfg", "--weights", "missing.weights"), "error: missing.weights: cannot be read"),
-        (("import", "tiny.cfg", "--names", "hand,foot"), "error: names: 2 names for 1 classes; name every class"),
+        (("import", "tiny.cfg", "--names", "hand,foot"), "error: --names: 2 names for 1 classes; name every class"),
         (("import", "wide.cfg"), "error: wide.cfg: wants images of 96x64 px; make width and height the same"),
         (("export", "tiny.weights"), "error: tiny.weights: "),
         (("export",), "error: CHECKPOINT: no checkpoint of finetune or prune or train below runs"),

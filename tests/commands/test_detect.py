@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from yolo_prune.commands.config import DetectRunConfig
 from yolo_prune.commands.detect import DetectResult, detect
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import CheckpointError, ConfigError, DatasetError
-from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.previews import PALETTE
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
 
-CONFIG = DetectConfig(confidence=0.25)
+CONFIG = DetectRunConfig(device="cpu")
 
 
 @pytest.fixture
@@ -54,8 +56,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("yolo_prune.evaluation.predictor.DecodedDetector", FakeEngine)
 
 
-def run(trained: Path, images: list[Path], out: Path, config: DetectConfig = CONFIG, size: int = 64) -> DetectResult:
-    return detect(trained, images, out, config, size, "cpu")
+def run(trained: Path, images: list[Path], out: Path, **changes: Any) -> DetectResult:
+    return detect(trained, images, replace(CONFIG, **{"out": out, "img_size": 64, **changes}))
 
 
 @pytest.mark.usefixtures("fake")
@@ -76,10 +78,10 @@ def test_boxes_come_back_in_the_pixels_of_the_image(trained: Path, image: Path, 
 
 @pytest.mark.usefixtures("fake")
 def test_the_threshold_and_the_size_are_those_asked_for(trained: Path, image: Path, tmp_path: Path) -> None:
-    result = run(trained, [image], tmp_path / "out", DetectConfig(confidence=0.2, nms_iou=1.0), 96)
+    result = run(trained, [image], tmp_path / "out", confidence=0.2, nms_iou=1.0, img_size=96)
     assert [round(found["score"], 3) for found in result.detections] == [0.9, 0.5, 0.2]
     assert FakeEngine.sizes == [96]
-    detect(trained, [image], tmp_path / "out", CONFIG, None, "cpu")
+    detect(trained, [image], replace(CONFIG, out=tmp_path / "out"))
     assert FakeEngine.sizes == [load_checkpoint(trained).img_size]
 
 
@@ -98,7 +100,7 @@ def test_folders_are_searched_and_names_kept_apart(trained: Path, image: Path, t
 
 
 def test_a_real_network_s_boxes_lie_inside_the_image(trained: Path, image: Path, tmp_path: Path) -> None:
-    result = run(trained, [image], tmp_path / "out", DetectConfig(confidence=0.0001))
+    result = run(trained, [image], tmp_path / "out", confidence=0.0001)
     assert result.detections
     for found in result.detections:
         x, y, width, height = found["bbox"]
@@ -120,5 +122,5 @@ def test_nothing_is_written_where_an_input_is_wrong(trained: Path, image: Path, 
     with pytest.raises(CheckpointError, match=r"wide\.png: cannot be read"):
         run(image, [image], tmp_path / "out")
     with pytest.raises(ConfigError, match="img_size: 50 is no multiple of 32; use 64"):
-        run(trained, [image], tmp_path / "out", size=50)
+        run(trained, [image], tmp_path / "out", img_size=50)
     assert not (tmp_path / "out").exists()

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
+from yolo_prune.darknet.config import Arch
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Route, Shortcut, Upsample
 from yolo_prune.errors import CfgError
@@ -171,3 +174,7 @@ def test_what_cannot_be_made_is_named_by_its_flag(settings: dict[str, object], s
     with pytest.raises(CfgError) as caught:
         make_network(**settings)  # type: ignore[arg-type]  # the table holds what a flag could hold
     assert str(caught.value).startswith(said)
+
+
+def test_the_setting_offers_every_architecture() -> None:
+    assert get_args(Arch) == ARCHITECTURES

@@ -10,7 +10,7 @@ from paths import ROOT
 
 from yolo_prune.commands.run import load_run
 from yolo_prune.darknet.architectures import make_network
-from yolo_prune.darknet.cfg import format_cfg, load_cfg, parse_anchors
+from yolo_prune.darknet.cfg import format_cfg, load_cfg, pair_anchors
 
 CONFIGS = ROOT / "configs"
 DEMO_ANCHORS = "35,23,26,38,39,33,38,52,53,43,60,63"
@@ -25,7 +25,7 @@ MADE: dict[str, dict[str, Any]] = {
         "arch": "yolov3-tiny",
         "width": 0.5,
         "img_size": 160,
-        "anchors": parse_anchors(DEMO_ANCHORS, "the test"),
+        "anchors": pair_anchors(tuple(map(float, DEMO_ANCHORS.split(","))), "the test"),
     },
 }
 

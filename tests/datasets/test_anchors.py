@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 
 from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.architectures import YOLOV3_ANCHORS, make_network
-from yolo_prune.darknet.cfg import format_cfg, parse_anchors, parse_cfg
+from yolo_prune.darknet.cfg import format_cfg, pair_anchors, parse_cfg
 from yolo_prune.darknet.layers import Anchors, Network, get_anchors, replace_anchors
 from yolo_prune.datasets import anchors as module
 from yolo_prune.datasets.anchors import (
@@ -276,7 +276,7 @@ def test_the_first_line_is_what_cfg_make_takes(cli: Cli, hands: Path) -> None:
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""
     first, head, *figures = outcome.out.splitlines()
-    anchors = parse_anchors(first, "stdout")
+    anchors = pair_anchors(tuple(map(float, first.split(","))), "stdout")
     assert list(anchors) == sorted(anchors, key=lambda pair: pair[0] * pair[1])
     boxes = load_sides(load_spec(hands).samples("train"), 1, 160)
     np.testing.assert_array_equal(anchors, round_anchors(find_anchors(boxes, 9)))
@@ -335,8 +335,8 @@ def test_a_sample_is_reported_on_stderr(cli: Cli, hands: Path, monkeypatch: pyte
         ("{data} --count 0", "--count: 0 is out of range", "from 1 to 256"),
         ("{data} --count 257", "--count: 257 is out of range", "from 1 to 256"),
         ("{data} --count 99", "{data}: train: boxes of ", "different sizes are too few for 99 anchors; find at most "),
-        ("{data} --seed -1", "--seed: -1 is out of range", "use 0 or more"),
-        ("{data} --img-size 100", "img_size: 100 is no multiple of 32", "use 96"),
+        ("{data} --seed -1", "--seed: -1 is out of range", "use a whole number from 0"),
+        ("{data} --img-size 100", "--img-size: 100 is no multiple of 32", "use 96"),
         ("{data} --cfg none.cfg", "none.cfg: cannot be read", "name a Darknet cfg"),
         ("empty/data.yaml", "empty/data.yaml: train: there are no boxes", "use images with labels"),
         ("spoiled/data.yaml", "spoiled/images/train/", "put a whole JPEG"),

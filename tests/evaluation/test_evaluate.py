@@ -166,7 +166,7 @@ def test_a_list_of_images_can_be_scored(trained: Path, hands: Path, tmp_path: Pa
     result = evaluate_models([trained], [], EvaluateConfig(data=hands, subset=tmp_path / "few.txt", device="cpu"))
     assert result.as_dict()["images"] == 2
     assert result.scored_on == str(tmp_path / "few.txt")
-    assert result.format().startswith(f"{tmp_path / 'few.txt'}: 2 images")
+    assert result.stdout.startswith(f"{tmp_path / 'few.txt'}: 2 images")
 
 
 @pytest.mark.parametrize(

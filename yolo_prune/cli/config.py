@@ -1,13 +1,10 @@
-"""`yoloprune config`: what there is to set."""
+"""`yoloprune config`: say what there is to set."""
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
-
-from yolo_prune.errors import ConfigError
 
 app = typer.Typer(help="Say what there is to set.", rich_markup_mode="markdown")
 
@@ -20,11 +17,9 @@ def schema(
 
     yoloprune config schema run > run.schema.json
     """
-    from yolo_prune.commands.config_files import OF_FILES, make_schema
+    from yolo_prune.commands.config_files import format_schema
 
-    if command not in OF_FILES:
-        raise ConfigError(f"{command} takes no file", where="COMMAND", right=f"use one of {', '.join(OF_FILES)}")
-    print(json.dumps(make_schema(command), indent=2, ensure_ascii=False))
+    print(format_schema(command))
 
 
 @app.command()

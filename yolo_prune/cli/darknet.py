@@ -1,4 +1,4 @@
-"""The commands that read and write Darknet's files: import, export."""
+"""The commands about Darknet's files: cfg make, cfg show, import, export."""
 
 from __future__ import annotations
 
@@ -7,51 +7,45 @@ from typing import Annotated
 
 import typer
 
-from yolo_prune.cli.options import Checkpoint, Json, print_json
+from yolo_prune.cli.options import Checkpoint, with_settings
+from yolo_prune.commands.results import Result
+from yolo_prune.darknet.config import CfgConfig, ExportConfig, ImportConfig, ShowConfig
+
+app = typer.Typer(help="Make Darknet cfg files and show what they cost.", rich_markup_mode="markdown")
 
 
-def import_(
-    cfg: Annotated[Path, typer.Argument(help="A Darknet cfg file.")],
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Darknet .weights, whole or a prefix.", show_default="random numbers"),
-    ] = None,
-    names: Annotated[
-        str | None, typer.Option(help="The classes' names: hand,foot.", show_default="their numbers")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write.", show_default="runs/import/CFG.pt")] = None,
-    seed: Annotated[int, typer.Option(help="What random numbers follow from.")] = 0,
-) -> None:
+@app.command()
+@with_settings(CfgConfig(), has_more=False)
+def make(settings: CfgConfig) -> Result:
+    """Write the cfg of a YOLOv3 or YOLOv4 at any width and class count."""
+    from yolo_prune.commands.cfg import make_cfg
+
+    return make_cfg(settings)
+
+
+@app.command()
+@with_settings(ShowConfig(), has_more=False)
+def show(
+    settings: ShowConfig, file: Annotated[Path, typer.Argument(help="A Darknet cfg file or a checkpoint.")]
+) -> Result:
+    """Print every layer's shape and cost, and the totals."""
+    from yolo_prune.commands.cfg import show_cfg
+
+    return show_cfg(file, settings)
+
+
+@with_settings(ImportConfig(), has_more=False)
+def import_(settings: ImportConfig, cfg: Annotated[Path, typer.Argument(help="A Darknet cfg file.")]) -> Result:
     """Make a checkpoint of a Darknet cfg and its weights, and print its path."""
     from yolo_prune.commands.import_export import import_darknet
-    from yolo_prune.commands.run_folders import RUNS, remember_latest
 
-    classes = None if names is None else names.split(",")
-    path = import_darknet(cfg, weights, classes, out or RUNS / "import" / f"{cfg.stem}.pt", seed)
-    remember_latest("train", path)
-    print(path)
+    return import_darknet(cfg, settings)
 
 
-def export(
-    checkpoint: Checkpoint = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where to write, without suffix: A makes A.cfg and A.weights.", show_default="beside the checkpoint"
-        ),
-    ] = None,
-    fold: Annotated[
-        bool, typer.Option("--fold", help="Fold batch norm, so that OpenCV and every Darknet give the same outputs.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
+@with_settings(ExportConfig(), has_more=False)
+def export(settings: ExportConfig, checkpoint: Checkpoint = None) -> Result:
     """Write a checkpoint as Darknet cfg and .weights, and print the .weights' path."""
     from yolo_prune.commands.import_export import export_darknet
-    from yolo_prune.commands.run_folders import resolve_checkpoint
+    from yolo_prune.commands.run_folders import TRAINED, resolve_checkpoint
 
-    source = resolve_checkpoint(checkpoint, "finetune", "prune", "train")
-    result = export_darknet(source, out or source.with_suffix(""), fold)
-    if as_json:
-        print_json(result.as_dict())
-    else:
-        print(result.weights)
+    return export_darknet(resolve_checkpoint(checkpoint, *TRAINED), settings)

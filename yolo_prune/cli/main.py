@@ -11,7 +11,11 @@ from typing import Annotated
 
 import typer
 
-from yolo_prune.cli import cfg, config, darknet, data, measure, prune, train
+from yolo_prune.cli import config, darknet, data
+from yolo_prune.cli.darknet import export, import_
+from yolo_prune.cli.measure import bench, detect, evaluate
+from yolo_prune.cli.prune import iterate, plan, prune, sensitivity
+from yolo_prune.cli.train import finetune, run, train
 from yolo_prune.contention import watch_contention
 from yolo_prune.errors import Interrupted, YoloPruneError
 from yolo_prune.threads import limit_threads
@@ -24,24 +28,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(cfg.app, name="cfg")
+app.add_typer(darknet.app, name="cfg")
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
-for command in (
-    train.train,
-    prune.sensitivity,
-    prune.plan,
-    prune.prune,
-    prune.iterate,
-    train.finetune,
-    measure.bench,
-    measure.evaluate,
-    measure.detect,
-    train.run,
-    darknet.export,
-):
+for command in (train, sensitivity, plan, prune, iterate, finetune, bench, evaluate, detect, run, export):
     app.command()(command)
-app.command("import")(darknet.import_)
+app.command("import")(import_)
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 """What Typer raises for every mistake on the command line; it has no public name."""

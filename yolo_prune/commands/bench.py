@@ -30,6 +30,7 @@ from yolo_prune.benchmarking.table import (
 )
 from yolo_prune.commands.config import BenchConfig
 from yolo_prune.commands.data import choose_split, load_data_of
+from yolo_prune.commands.run_folders import resolve_checkpoints
 from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
@@ -53,6 +54,8 @@ class BenchResult:
     rows: tuple[Row, ...]
     environment: dict[str, Any]
     split: str | None
+    markdown: bool = False
+    """Whether stdout is in Markdown."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result under the names that JSON output uses."""
@@ -64,6 +67,11 @@ class BenchResult:
             "rows": rows,
             "advice": explain_ruined(self.rows),
         }
+
+    @property
+    def stdout(self) -> str:
+        """The table and its conditions."""
+        return self.format(self.markdown)
 
     def format(self, markdown: bool = False) -> str:
         """Return the table and its conditions as text for a terminal, or in Markdown."""
@@ -109,6 +117,19 @@ def name_rows(paths: list[Path]) -> dict[str, Path]:
         name = str(Path(path.parent.name, path.stem)) if path.parent.name else path.stem
         rows[name if name not in rows else str(path)] = path
     return rows
+
+
+def choose_rows(arguments: Sequence[Path] | None) -> dict[str, Path]:
+    """Return the checkpoints to bench, keyed by row name: the given ones, or one with its ancestors.
+
+    One that is read from stdin (`-`), or the newest without any, brings its ancestors.
+
+    Raises:
+        ConfigError: there is none.
+        CheckpointError: a file cannot be read.
+    """
+    paths = resolve_checkpoints(arguments)
+    return find_lineage(paths[0]) if not arguments or list(arguments) == [Path("-")] else name_rows(paths)
 
 
 def describe_weights(checkpoint: Checkpoint) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from yolo_prune.config import Setting, list_changed, list_settings, settings
 from yolo_prune.errors import ConfigError
-from yolo_prune.model.config import ImgSize
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.pruning.config import (
     AUTO,
     CHOICE,
@@ -25,7 +25,7 @@ from yolo_prune.pruning.config import (
     make_weight_config,
     parse_pattern,
 )
-from yolo_prune.shared_settings import MAX_MINUTES, Device, Numbers, PathSetting, RunName, Seed
+from yolo_prune.shared_settings import MAX_MINUTES, Device, ImgSize, Numbers, PathSetting, RunName, Seed
 from yolo_prune.training.config import TrainConfig
 
 FINETUNE = TrainConfig(epochs=15, learning_rate=2e-3, parent_teacher=True, name="finetune")
@@ -280,6 +280,20 @@ class EvaluateConfig:
 
 
 @settings
+class DetectRunConfig(DetectConfig):
+    """What `detect` draws and writes, and where."""
+
+    confidence: Annotated[float, Setting("Scores below this are dropped.", ge=0, le=1)] = 0.25
+    out: Annotated[
+        PathSetting | None, Setting("Folder for the annotated images and detections.json.", default="runs/detect")
+    ] = None
+    img_size: Annotated[ImgSize | None, Setting("Side of the square input.", unit="px", default="the checkpoint's")] = (
+        None
+    )
+    device: Device = "auto"
+
+
+@settings
 class BenchConfig:
     """How checkpoints are timed and scored."""
 
@@ -311,6 +325,9 @@ class RunConfig:
     name: RunName = "run"
     data: Annotated[
         PathSetting | None, Setting("A data.yaml for every stage.", default="synthetic hands, drawn on first use")
+    ] = None
+    weights: Annotated[
+        PathSetting | None, Setting("What the first stage starts from.", default="its own", group="Data")
     ] = None
     device: Device = "auto"
     seed: Seed = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import TypeAdapter
 from yolo_prune.commands.config import (
     FINETUNE,
     BenchConfig,
+    DetectRunConfig,
     EvaluateConfig,
     PruneConfig,
     RunConfig,
@@ -17,8 +19,9 @@ from yolo_prune.commands.config import (
 )
 from yolo_prune.commands.iterate_config import IterateConfig
 from yolo_prune.config import Entry, format_config, list_settings
-from yolo_prune.datasets.config import CheckConfig, ConvertConfig, SyntheticConfig, VggHandConfig
-from yolo_prune.evaluation.config import DetectConfig
+from yolo_prune.darknet.config import CfgConfig, ExportConfig, ImportConfig, ShowConfig
+from yolo_prune.datasets.config import AnchorsConfig, CheckConfig, ConvertConfig, SyntheticConfig, VggHandConfig
+from yolo_prune.errors import ConfigError
 from yolo_prune.training.config import TrainConfig
 
 OF_FILES: dict[str, Any] = {
@@ -34,13 +37,29 @@ OF_FILES: dict[str, Any] = {
 """The settings of each command that takes a file of them."""
 OF_OPTIONS: dict[str, Any] = {
     "evaluate": EvaluateConfig(),
-    "detect": DetectConfig(confidence=0.25),
+    "detect": DetectRunConfig(),
+    "import": ImportConfig(),
+    "export": ExportConfig(),
+    "cfg make": CfgConfig(),
+    "cfg show": ShowConfig(),
     "data synthetic": SyntheticConfig(),
     "data check": CheckConfig(),
+    "data anchors": AnchorsConfig(),
     "data convert": ConvertConfig,
     "data vgg-hand": VggHandConfig(),
 }
 """Those of the others."""
+
+
+def format_schema(command: str) -> str:
+    """Return the JSON schema of a command's file as text.
+
+    Raises:
+        ConfigError: the command takes no file.
+    """
+    if command not in OF_FILES:
+        raise ConfigError(f"{command} takes no file", where="COMMAND", right=f"use one of {', '.join(OF_FILES)}")
+    return json.dumps(make_schema(command), indent=2, ensure_ascii=False)
 
 
 def make_schema(command: str) -> dict[str, Any]:

@@ -13,14 +13,12 @@ from yolo_prune.console import report, report_progress
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.layers import get_anchors, resize
 from yolo_prune.datasets.anchors import AnchorFit, find_anchors, format_anchors, load_sides, measure_fit, round_anchors
+from yolo_prune.datasets.config import AnchorsConfig
 from yolo_prune.datasets.spec import load_spec
-from yolo_prune.errors import ConfigError
-from yolo_prune.model.config import LossConfig, check_img_size
+from yolo_prune.model.config import LossConfig
 
 COUNT = 9
 """Number of anchors to find without a cfg: as many as YOLOv3 has."""
-MOST_ANCHORS = 256
-"""The largest number of anchors: no network has more, and finding more would be slow."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,9 @@ class AnchorsResult:
         cfg = {"path": str(self.cfg.path), "anchors": self.cfg.anchors.tolist(), **asdict(self.cfg.fit)}
         return {**values, "cfg": cfg}
 
-    def format(self) -> str:
-        """Return whole-pixel anchors on the first line, as `cfg make --anchors` takes them, then the figures."""
+    @property
+    def stdout(self) -> str:
+        """Whole-pixel anchors on the first line, as `cfg make --anchors` takes them, then the figures."""
         head = f"{len(self.anchors)} anchors for {self.fit.boxes:,} boxes of {self.split} at {self.img_size} px"
         rows = [(head, "found", "" if self.cfg is None else str(self.cfg.path))]
         for title, name in (
@@ -74,26 +73,19 @@ class AnchorsResult:
         return "\n".join((format_anchors(self.anchors), *lines))
 
 
-def find_data_anchors(
-    data: Path, count: int | None, img_size: int, split: str, cfg: Path | None, seed: int
-) -> AnchorsResult:
-    """Find anchors for the boxes of a split. Without `count`, find as many as the heads of `cfg` use, or else nine.
+def find_data_anchors(data: Path, config: AnchorsConfig) -> AnchorsResult:
+    """Find anchors for the boxes of a split. Without a count, find as many as the heads of the cfg use, or else nine.
 
     Raises:
-        ConfigError: a number is out of range.
         DatasetError: the data set cannot be read, or has too few different boxes.
-        CfgError: the cfg cannot be read, or its input cannot have size `img_size`.
+        CfgError: the cfg cannot be read, or its input cannot have that size.
     """
-    check_img_size(img_size)
-    if count is not None and not 1 <= count <= MOST_ANCHORS:
-        raise ConfigError(f"{count} is out of range", where="--count", right=f"use a number from 1 to {MOST_ANCHORS}")
-    if seed < 0:
-        raise ConfigError(f"{seed} is out of range", where="--seed", right="use 0 or more")
+    img_size, split, cfg = config.img_size, config.split, config.cfg
     old = None if cfg is None else np.array(get_anchors(resize(load_cfg(cfg), img_size)))
     spec, ratio = load_spec(data), LossConfig().anchor_ratio
     sides = load_sides(spec.samples(split), len(spec.names), img_size, report_progress("reading boxes"))
-    wanted = count or (COUNT if old is None else len(old))
-    exact = find_anchors(sides, wanted, seed, where=f"{data}: {split}", report=report)
+    wanted = config.count or (COUNT if old is None else len(old))
+    exact = find_anchors(sides, wanted, config.seed, where=f"{data}: {split}", report=report)
     anchors = round_anchors(exact)
     beside = None if cfg is None or old is None else CfgAnchors(cfg, old, measure_fit(sides, old, ratio))
     return AnchorsResult(split, img_size, exact, anchors, measure_fit(sides, anchors, ratio), ratio, beside)

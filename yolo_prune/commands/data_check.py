@@ -18,7 +18,6 @@ from yolo_prune.datasets.config import CheckConfig
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError, DatasetError, OutputError
 from yolo_prune.files import save_json
-from yolo_prune.model.config import check_img_size
 
 SHOWN = 20
 """The most issues of a kind that the text lists; report.json has all."""
@@ -67,21 +66,22 @@ class CheckResult:
             "issues": [issue.as_dict() for issue in self.issues],
         }
 
-    def format(self) -> str:
-        """Return a table of figures and the issues, at most `SHOWN` of each kind, as text."""
+    @property
+    def stdout(self) -> str:
+        """A table of figures and the issues, at most `SHOWN` of each kind, as text."""
         splits = [split for split in self.statistics if split != "all"]
         classes = "1 class" if len(self.names) == 1 else f"{len(self.names)} classes"
         head = f"{self.data}: {self.statistics['all'].images} images, {classes}, {len(splits)} splits"
         return "\n".join((head, "", *self._format_table(), "", *self._format_issues()))
 
-    def raise_on_issues(self, strict: bool) -> None:
-        """Raise if the data set has errors; `strict` counts warnings as errors.
+    def raise_on_issues(self) -> None:
+        """Raise if the data set has errors; with the setting `strict` warnings count as errors.
 
         Raises:
             DatasetError: there are errors; the message says how many.
         """
         counts = [_count(self.errors, "error")] if self.errors else []
-        counts += [_count(self.warnings, "warning")] if self.warnings and strict else []
+        counts += [_count(self.warnings, "warning")] if self.warnings and self.config.strict else []
         if counts:
             raise DatasetError(f"{' and '.join(counts)} in {self.data}", right="correct what the report lists")
 
@@ -114,17 +114,17 @@ class CheckResult:
                 yield f"  … and {len(found) - SHOWN} more"
 
 
-def check_data(data: Path | None, out: Path | None, config: CheckConfig) -> CheckResult:
-    """Check a data set, and write report.json, contact_sheet.png and boxes.png to a folder (default: a new run folder).
+def check_data(data: Path | None, config: CheckConfig) -> CheckResult:
+    """Check a data set, and write report.json, contact_sheet.png and boxes.png to a folder.
 
     Raises:
-        ConfigError: no data set is given, or a network cannot have this image size.
+        ConfigError: no data set is given.
         DatasetError: the data.yaml, a list, or a split's folder is invalid.
         OutputError: the folder cannot be written.
     """
     if data is None:
         raise ConfigError("no data set is named", where="DATA", right="name a data.yaml")
-    check_img_size(config.img_size)
+    out = config.out
     if out is not None and out.exists() and not out.is_dir():
         raise OutputError("is no folder", where=out, right="name a folder")
     spec = load_spec(data)

@@ -39,8 +39,9 @@ class ConvertResult:
         splits = {split: _count(self.data.of(split)) for split in self.data.splits}
         return {"out": str(self.out), "format": self.kind, "names": list(self.data.names), "splits": splits}
 
-    def format(self) -> str:
-        """Return the path that was written."""
+    @property
+    def stdout(self) -> str:
+        """The path that was written."""
         return str(self.out)
 
 

@@ -61,8 +61,9 @@ class VggHandResult:
             "outside": list(self.found.outside),
         }
 
-    def format(self) -> str:
-        """Return the path of the data.yaml."""
+    @property
+    def stdout(self) -> str:
+        """The path of the data.yaml."""
         return str(self.data)
 
 

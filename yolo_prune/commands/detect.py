@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yolo_prune.commands.config import DetectRunConfig
+from yolo_prune.commands.run_folders import make_run_folder
 from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.spec import find_images
 from yolo_prune.errors import DatasetError
-from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.predictor import Predictor
 from yolo_prune.evaluation.previews import draw_detections, save_image
 from yolo_prune.evaluation.results import format_results
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import load_checkpoint
-from yolo_prune.model.config import check_img_size
 from yolo_prune.model.device import make_device
 
 
@@ -28,23 +28,25 @@ class DetectResult:
     images: tuple[Path, ...]
     detections: list[dict[str, Any]]
 
+    @property
+    def stdout(self) -> str:
+        """The path of the COCO results."""
+        return str(self.results)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON output."""
         return {"results": str(self.results), "images": list(map(str, self.images)), "detections": self.detections}
 
 
-def detect(
-    source: Path, images: Sequence[Path], folder: Path, config: DetectConfig, img_size: int | None, device: str
-) -> DetectResult:
+def detect(source: Path, images: Sequence[Path], config: DetectRunConfig) -> DetectResult:
     """Detect objects in images, or in all images of folders. A COCO result's image_id is the image's path.
 
     Raises:
         CheckpointError, DatasetError, ConfigError: an input is invalid; all images are read before any is written.
     """
-    if img_size is not None:
-        check_img_size(img_size)
+    folder = config.out or make_run_folder("detect", "detect")
     checkpoint = load_checkpoint(source)
-    side, place = img_size or checkpoint.img_size, make_device(device)
+    side, place = config.img_size or checkpoint.img_size, make_device(config.device)
     predictor = Predictor(checkpoint.make_model(), side, checkpoint.names, config, place)
     paths = list(_list_images(images))
     found = predictor(paths)

@@ -102,6 +102,11 @@ class EvaluateResult:
         counts = {"scored_on": self.scored_on, "images": score.images, "instances": score.instances}
         return {**counts, **first.as_dict(), "compared": [other.as_dict() for other in others]}
 
+    @property
+    def stdout(self) -> str:
+        """The scores as text."""
+        return self.format()
+
     def format(self) -> str:
         """Return all scores as text, with a table of recall by object size."""
         score = self.models[0].evaluation.score

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from yolo_prune.commands.results import PathResult
+from yolo_prune.commands.run_folders import RUNS, remember_latest
 from yolo_prune.console import report
 from yolo_prune.darknet.cfg import load_cfg, save_cfg
+from yolo_prune.darknet.config import ExportConfig, ImportConfig
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import measure_sha256
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
@@ -26,32 +28,38 @@ class ExportResult:
     cfg: Path
     weights: Path
 
+    @property
+    def stdout(self) -> str:
+        """The path of the .weights."""
+        return str(self.weights)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON output."""
         return {"cfg": str(self.cfg), "weights": str(self.weights)}
 
 
-def import_darknet(cfg: Path, weights: Path | None, names: Sequence[str] | None, out: Path, seed: int = 0) -> Path:
-    """Write the checkpoint of a Darknet network to `out`, and return that path.
+def import_darknet(cfg: Path, config: ImportConfig) -> PathResult:
+    """Write the checkpoint of a Darknet network, which later commands take by default.
 
     Weights that the file does not hold (it may be missing, or hold only the first layers) are random; this is reported.
-    Without `names`, class names are the class numbers.
+    Without names, class names are the class numbers.
 
     Raises:
         CfgError, WeightsError: a file is invalid.
         ConfigError: the number of names differs from the number of classes, or the input is not square.
     """
+    weights = config.weights
     network = load_cfg(cfg)
     if network.width != network.height:
         raise ConfigError(
             f"wants images of {network.width}x{network.height} px", where=cfg, right="make width and height the same"
         )
-    names = tuple(map(str, range(network.classes))) if names is None else tuple(names)
+    names = tuple(map(str, range(network.classes))) if config.names is None else config.names
     if len(names) != network.classes:
         raise ConfigError(
             f"{len(names)} names for {network.classes} classes", where="names", right="name every class of the cfg"
         )
-    torch.manual_seed(seed)
+    torch.manual_seed(config.seed)
     model = Detector(network)
     if weights is None:
         report(f"{cfg}: no weights were given, all weights are random")
@@ -60,11 +68,14 @@ def import_darknet(cfg: Path, weights: Path | None, names: Sequence[str] | None,
     recipe = {"cfg": str(cfg), "weights": None if weights is None else str(weights)}
     sums = {key: measure_sha256(Path(path)) for key, path in recipe.items() if path is not None}
     provenance = make_provenance("import", recipe, sha256=sums)
-    return save_checkpoint(out, Checkpoint(network, model.state_dict(), names, network.width, provenance))
+    checkpoint = Checkpoint(network, model.state_dict(), names, network.width, provenance)
+    path = save_checkpoint(config.out or RUNS / "import" / f"{cfg.stem}.pt", checkpoint)
+    remember_latest("train", path)
+    return PathResult(path)
 
 
-def export_darknet(source: Path, stem: Path, fold: bool) -> ExportResult:
-    """Write a checkpoint as `stem`.cfg and `stem`.weights.
+def export_darknet(source: Path, config: ExportConfig) -> ExportResult:
+    """Write a checkpoint as Darknet cfg and .weights.
 
     Readers of .weights files add different ε to the variances: 1e-5 here and in AlexeyAB's Darknet, 1e-6 in others and
     in OpenCV. With `fold`, batch norm is folded into the convolutions, so the outputs are the same in every reader.
@@ -72,9 +83,10 @@ def export_darknet(source: Path, stem: Path, fold: bool) -> ExportResult:
     Raises:
         CheckpointError, OutputError: the checkpoint cannot be read, or a file cannot be written.
     """
+    stem = config.out or source.with_suffix("")
     checkpoint = load_checkpoint(source)
     model = checkpoint.make_model().eval()
-    model = fold_batchnorm(model) if fold else model
+    model = fold_batchnorm(model) if config.fold else model
     return ExportResult(
         save_cfg(model.network, stem.with_name(f"{stem.name}.cfg")),
         save_weights(model, stem.with_name(f"{stem.name}.weights")),

@@ -91,6 +91,11 @@ class IterateResult:
         paths = {"checkpoint": str(self.checkpoint), "steps": str(self.steps), "plot": str(self.plot)}
         return {**paths, "reason": self.journal.reason, "rows": rows}
 
+    @property
+    def stdout(self) -> str:
+        """The last good checkpoint's path."""
+        return str(self.checkpoint)
+
     def format(self) -> str:
         """Return the table of steps, and why the run stopped pruning."""
         return f"{format_steps([asdict(step) for step in self.journal.steps])}\n{self.journal.reason}"

@@ -47,6 +47,11 @@ class PlanResult:
     plot: Path
     planned: Planned
 
+    @property
+    def stdout(self) -> str:
+        """The plan's path."""
+        return str(self.plan)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the result under the names that JSON output uses."""
         return {"plan": str(self.plan), "plot": str(self.plot), **self.planned.as_dict()}
@@ -76,6 +81,11 @@ class PruneResult:
             "recalibrated_on": self.recalibrated_on,
             **format_damage(self.damage),
         }
+
+    @property
+    def stdout(self) -> str:
+        """The checkpoint's path."""
+        return str(self.checkpoint)
 
     def format(self) -> str:
         """Return the plan's table, and the largest difference between rebuilt and masked network."""

@@ -56,6 +56,11 @@ class WeightPruneResult:
             "recalibrated_on": self.recalibrated_on,
         }
 
+    @property
+    def stdout(self) -> str:
+        """The checkpoint's path."""
+        return str(self.checkpoint)
+
     def format(self) -> str:
         """Return a table of the convolutions' weights, the totals, and the largest difference of the outputs."""
         lines = [f"{'layer':>5}  {'weights':>11}  {'not zero':>11}  {'share':>7}"]

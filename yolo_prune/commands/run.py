@@ -85,7 +85,11 @@ def run_stages(config: RunConfig) -> RunResult:
 
     def train_stage(stage: str, settings: TrainConfig, parent: Path | None) -> Path:
         settings = replace(
-            settings, data=config.data, device=config.device, seed=config.seed, weights=parent or settings.weights
+            settings,
+            data=config.data,
+            device=config.device,
+            seed=config.seed,
+            weights=parent or config.weights or settings.weights,
         )
         place = folder / stage
 

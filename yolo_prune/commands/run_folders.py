@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from yolo_prune.files import save_json
 
 RUNS = Path("runs")
 _LATEST = RUNS / "latest.json"
+TRAINED = ("finetune", "prune", "train")
+"""Stages whose checkpoints can be measured, and exported."""
 
 
 def make_run_folder(name: str, default: str) -> Path:
@@ -81,6 +84,15 @@ def resolve_checkpoint(argument: Path | None, *stages: str) -> Path:
             "stdin names no checkpoint", where="-", right="pipe a command in that prints a checkpoint's path"
         )
     return Path(line)
+
+
+def resolve_checkpoints(arguments: Sequence[Path] | None) -> list[Path]:
+    """Return the checkpoints for a command that takes several: each as `resolve_checkpoint`, the newest without any.
+
+    Raises:
+        ConfigError: as for `resolve_checkpoint`.
+    """
+    return [resolve_checkpoint(argument, *TRAINED) for argument in arguments or (None,)]
 
 
 def _load_latest() -> dict[str, str]:

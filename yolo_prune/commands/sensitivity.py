@@ -50,6 +50,11 @@ class SensitivityResult:
         """Return the result for JSON output."""
         return {"sensitivity": str(self.path), "plot": str(self.plot), **self.table.as_dict()}
 
+    @property
+    def stdout(self) -> str:
+        """The table's path."""
+        return str(self.path)
+
     def format(self) -> str:
         """Return the losses in AP50, or the gains in loss, as text: one line per group."""
         table = self.table

@@ -254,7 +254,7 @@ _ARCHITECTURES = {
     "yolov4-tiny": _Architecture(_build_yolov4_tiny, TINY_ANCHORS),
 }
 ARCHITECTURES = tuple(_ARCHITECTURES)
-"""The names that `make_network` accepts."""
+"""The names that `make_network` accepts: the choices of `darknet.config.Arch`."""
 
 
 def make_network(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import isfinite
@@ -186,7 +186,7 @@ def _parse_route(section: _Section, index: int) -> Layer:
 
 def _parse_yolo(section: _Section) -> Layer:
     where = section.where("anchors")
-    anchors = _pair(section.take("anchors", _numbers), where)
+    anchors = pair_anchors(section.take("anchors", _numbers), where)
     num = section.take("num", _positive, len(anchors))
     if num != len(anchors):
         raise CfgError(
@@ -207,21 +207,12 @@ def _parse_yolo(section: _Section) -> Layer:
     return Yolo(mask, anchors, classes, scale, section.take_rest())
 
 
-def parse_anchors(text: str, where: str) -> tuple[tuple[float, float], ...]:
-    """Parse anchors from `width,height,width,height,…`.
+def pair_anchors(numbers: Sequence[float], where: str) -> tuple[tuple[float, float], ...]:
+    """Return anchors from width, height, width, height, …
 
     Raises:
-        CfgError: a value is not a positive number, or their number is not even; `where` is the place of the text.
+        CfgError: a value is not positive, or their number is not even; `where` is their place.
     """
-    try:
-        return _pair(_numbers(text), where)
-    except ValueError:
-        raise CfgError(
-            f"{text} are no anchors", where=where, right="give numbers: width,height,width,height,…"
-        ) from None
-
-
-def _pair(numbers: tuple[float, ...], where: str) -> tuple[tuple[float, float], ...]:
     if len(numbers) % 2 or not numbers or min(numbers) <= 0:
         right = "give pairs of positive width, height"
         raise CfgError(f"anchors holds {len(numbers)} numbers", where=where, right=right)

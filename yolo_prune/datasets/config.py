@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
-from yolo_prune.shared_settings import PathSetting, Seed, Words
+from yolo_prune.shared_settings import ImgSize, PathSetting, Seed, Words
 
 
 @settings
@@ -36,7 +36,7 @@ class CheckConfig:
     """How a data set is checked."""
 
     img_size: Annotated[
-        int, Setting("Side of the network's square input, at which box sizes are reported.", ge=1, unit="px")
+        ImgSize, Setting("Side of the network's square input, at which box sizes are reported.", unit="px")
     ] = 416
     near: Annotated[
         int,
@@ -47,6 +47,25 @@ class CheckConfig:
     # at most 12. Of 6 million pairs of real images from different scenes, 377 are as near by chance; the comparison of thumbnails
     # rejects all of these.
     workers: Annotated[int | None, Setting("Threads that decode images.", ge=1, default="one per core")] = None
+    out: Annotated[
+        PathSetting | None, Setting("Folder for report.json, contact_sheet.png and boxes.png.", default="runs/check")
+    ] = None
+    strict: Annotated[bool, Setting("Count warnings as errors.")] = False
+
+
+@settings
+class AnchorsConfig:
+    """Which boxes anchors are found for, and how many."""
+
+    count: Annotated[
+        int | None,
+        # No network has more than 256, and finding more would be slow.
+        Setting("Anchors to find.", ge=1, le=256, default="as many as the cfg's heads use, or 9"),
+    ] = None
+    img_size: Annotated[ImgSize, Setting("Side of the network's square input.", unit="px")] = 416
+    split: Annotated[str, Setting("Split whose boxes count.")] = "train"
+    cfg: Annotated[PathSetting | None, Setting("A Darknet cfg file to compare with.")] = None
+    seed: Seed = 0
 
 
 @settings

@@ -23,8 +23,8 @@ from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.matching import GroundTruth, Matches, match
 from yolo_prune.evaluation.predictor import Predictor, map_to_image
 from yolo_prune.model.checkpoint import Checkpoint
-from yolo_prune.model.config import check_img_size
 from yolo_prune.model.detector import Detector
+from yolo_prune.shared_settings import check_img_size
 
 BATCH_SIZE = 16
 

@@ -16,9 +16,9 @@ from yolo_prune.datasets.images import ImageArray, Letterbox, letterbox, read_im
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import Detections, suppress
-from yolo_prune.model.config import check_img_size
 from yolo_prune.model.decode import DecodedDetector, normalise
 from yolo_prune.model.detector import Detector
+from yolo_prune.shared_settings import check_img_size
 
 ImageLike: TypeAlias = Path | str | NDArray[np.uint8] | Image.Image
 """A file, RGB uint8 (H, W, 3), grey (H, W), or a PIL image."""

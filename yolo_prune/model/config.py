@@ -1,13 +1,10 @@
-"""Settings of the losses, and the network's input size."""
+"""Settings of the losses."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
-
 from yolo_prune.config import Setting, settings
-from yolo_prune.errors import ConfigError
 
 
 @settings
@@ -69,19 +66,3 @@ class DistillConfig:
         float,
         Setting("Weight of the difference between attention maps: the energy of the maps that the heads read.", ge=0),
     ] = 0.0
-
-
-def check_img_size(img_size: int) -> int:
-    """Return `img_size`, a side in pixels, if it is a multiple of 32, the stride of the coarsest head.
-
-    Raises:
-        ConfigError: it is not; names the nearest valid size.
-    """
-    if img_size < 32 or img_size % 32:
-        right = f"use {max(32, round(img_size / 32) * 32)}"
-        raise ConfigError(f"{img_size} is no multiple of 32", where="img_size", right=right)
-    return img_size
-
-
-ImgSize = Annotated[int, AfterValidator(check_img_size)]
-"""A side in pixels."""

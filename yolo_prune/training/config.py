@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from yolo_prune.config import RUN, Setting, settings
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.errors import ConfigError
-from yolo_prune.model.config import DistillConfig, ImgSize, LossConfig
+from yolo_prune.model.config import DistillConfig, LossConfig
 from yolo_prune.pruning.config import AUTO, PlanConfig
-from yolo_prune.shared_settings import Device, MaxMinutes, PathSetting, RunName, Seed
+from yolo_prune.shared_settings import Device, ImgSize, MaxMinutes, PathSetting, RunName, Seed
 
 DATA, NETWORK, SCHEDULE, OPTIMIZER = "Data", "Network", "Schedule", "Optimizer"
 SPARSITY, TEACHER, VALIDATION = "γ sparsity", "Teacher", "Validation"

@@ -76,11 +76,6 @@ def is_launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def is_speaker() -> bool:
-    """Return whether this process writes to stdout: the first one does."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def count_restarts() -> int:
     """Return how often torchrun has restarted this run's processes because one of them failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -47,7 +48,7 @@ def blind(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"yolo_prune.commands.data_check.{name}", lambda path, *_: path)
 
 
-def check(path: Path, **changes: int) -> Check:
+def check(path: Path, **changes: Any) -> Check:
     return check_dataset(load_spec(path), CheckConfig(workers=2, **changes))
 
 
@@ -402,7 +403,7 @@ def test_a_data_set_without_a_readable_image_or_a_box(cli: Cli, data: Path) -> N
         ("none.yaml", "none.yaml: there is no such file", "name a data.yaml"),
         ("hands", "hands: cannot be read", "name a data.yaml"),
         ("hands/data.yaml --img-size 400", "--img-size: 400 is no multiple of 32", "use 384"),
-        ("hands/data.yaml --img-size 0", "--img-size: 0 is out of range", "use a whole number from 1"),
+        ("hands/data.yaml --img-size 0", "--img-size: 0 is no multiple of 32", "use 32"),
         ("hands/data.yaml --near 65", "--near: 65 is out of range", "use a whole number from 0 to 64"),
         ("hands/data.yaml --near -1", "--near: -1 is out of range", "use a whole number from 0 to 64"),
         ("hands/data.yaml --workers 0", "--workers: 0 is out of range", "use a whole number from 1"),
@@ -428,9 +429,12 @@ def test_a_missing_image_is_rejected_before_anything_is_read(cli: Cli, data: Pat
 
 
 def test_settings_are_checked() -> None:
-    for change in ({"near": 65}, {"near": -1}, {"img_size": 0}, {"workers": 0}):
+    changes: list[dict[str, Any]] = [{"near": 65}, {"near": -1}, {"workers": 0}]
+    for change in changes:
         with pytest.raises(ConfigError, match="out of range"):
             CheckConfig(**change)
+    with pytest.raises(ConfigError, match="img_size: 0 is no multiple of 32"):
+        CheckConfig(img_size=0)
 
 
 @pytest.fixture

@@ -1,0 +1,74 @@
+"""`cfg make` and `cfg show`: make a Darknet cfg, and measure what a network costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yolo_prune.darknet.architectures import make_network
+from yolo_prune.darknet.cfg import format_cfg, load_cfg, pair_anchors, save_cfg
+from yolo_prune.darknet.config import CfgConfig, ShowConfig
+from yolo_prune.darknet.cost import Cost, format_cost, measure_cost
+from yolo_prune.darknet.layers import Network
+
+
+@dataclass(frozen=True)
+class CfgResult:
+    """A network, and the file that it was written to."""
+
+    network: Network
+    path: Path | None
+
+    @property
+    def stdout(self) -> str:
+        """The file's path; without a file the cfg itself."""
+        return format_cfg(self.network).rstrip() if self.path is None else str(self.path)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the path, or the text, and the network's cost."""
+        place = {"text": format_cfg(self.network)} if self.path is None else {"cfg": str(self.path)}
+        return {**place, **measure_cost(self.network).as_dict()}
+
+
+@dataclass(frozen=True)
+class CostResult:
+    """The cost of a network."""
+
+    cost: Cost
+
+    @property
+    def stdout(self) -> str:
+        """A table of the layers, and the totals."""
+        return format_cost(self.cost)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the totals, and one dictionary for each layer."""
+        return {**self.cost.as_dict(), "layers": self.cost.layers_as_dicts()}
+
+
+def make_cfg(config: CfgConfig) -> CfgResult:
+    """Make a network, and write its cfg if the settings name a file.
+
+    Raises:
+        CfgError: the anchors are not what the architecture has.
+        OutputError: the file cannot be written.
+    """
+    anchors = None if config.anchors is None else pair_anchors(config.anchors, "anchors")
+    network = make_network(config.arch, config.classes, config.width, config.img_size, anchors)
+    return CfgResult(network, None if config.out is None else save_cfg(network, config.out))
+
+
+def show_cfg(file: Path, config: ShowConfig) -> CostResult:
+    """Measure the network of a cfg file or of a checkpoint.
+
+    Raises:
+        CfgError, CheckpointError: the file cannot be read, or its network cannot have that size.
+    """
+    if file.suffix == ".pt":
+        from yolo_prune.model.checkpoint import load_checkpoint  # a cfg needs no PyTorch
+
+        network = load_checkpoint(file).network
+    else:
+        network = load_cfg(file)
+    return CostResult(measure_cost(network, config.img_size))

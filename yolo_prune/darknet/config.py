@@ -1,0 +1,55 @@
+"""Settings of the commands that make, import and export Darknet's files."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from yolo_prune.config import Setting, settings
+from yolo_prune.shared_settings import ImgSize, Numbers, PathSetting, Seed, Words
+
+Arch = Literal["yolov3", "yolov3-spp", "yolov3-tiny", "yolov4", "yolov4-tiny"]
+
+
+@settings
+class CfgConfig:
+    """The network that `cfg make` writes."""
+
+    arch: Annotated[Arch, Setting("The network's architecture.")] = "yolov3"
+    classes: Annotated[int, Setting("Classes to tell apart.", ge=1)] = 1
+    width: Annotated[float, Setting("Factor on every convolution's filters but the heads'.", gt=0, le=8)] = 1.0
+    img_size: Annotated[ImgSize, Setting("Side of the square input.", unit="px")] = 416
+    anchors: Annotated[
+        Numbers | None,
+        Setting("Anchors in pixels of that input, as width,height pairs: 10,14,23,27.", default="COCO's, scaled"),
+    ] = None
+    out: Annotated[PathSetting | None, Setting("File to write.", default="stdout")] = None
+
+
+@settings
+class ShowConfig:
+    """How `cfg show` measures a network."""
+
+    img_size: Annotated[ImgSize | None, Setting("Side of the square input.", unit="px", default="the cfg's own")] = None
+
+
+@settings
+class ImportConfig:
+    """What `import` adds to a Darknet cfg."""
+
+    weights: Annotated[
+        PathSetting | None, Setting("Darknet .weights, whole or a prefix.", default="random numbers")
+    ] = None
+    names: Annotated[Words | None, Setting("The classes' names: hand,foot.", default="their numbers")] = None
+    out: Annotated[PathSetting | None, Setting("File to write.", default="runs/import/CFG.pt")] = None
+    seed: Seed = 0
+
+
+@settings
+class ExportConfig:
+    """What `export` writes."""
+
+    out: Annotated[
+        PathSetting | None,
+        Setting("Where to write, without suffix: A makes A.cfg and A.weights.", default="beside the checkpoint"),
+    ] = None
+    fold: Annotated[bool, Setting("Fold batch norm, so that OpenCV and every Darknet give the same outputs.")] = False
