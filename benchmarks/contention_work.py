@@ -25,7 +25,7 @@ from yolo_prune.commands.config import FINETUNE, BenchConfig, DetectRunConfig, E
 from yolo_prune.commands.detect import detect
 from yolo_prune.commands.evaluate import evaluate_models
 from yolo_prune.commands.iterate import start_iterate
-from yolo_prune.commands.iterate_config import IterateConfig
+from yolo_prune.commands.pruning.iterate_config import IterateConfig
 from yolo_prune.contention import LoadMeter, watch_contention
 from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
 from yolo_prune.datasets.spec import find_images, load_spec

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch_pruning_peer import prune_to_macs
 
-from yolo_prune.commands.calibration import iterate_examples, iterate_images, pick_samples
 from yolo_prune.commands.config import FINETUNE, PruneConfig
 from yolo_prune.commands.prune import prune
+from yolo_prune.commands.pruning.calibration import iterate_examples, iterate_images, pick_samples
 from yolo_prune.commands.train import start_training
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Network, Upsample
@@ -33,7 +33,7 @@ from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.config import CRITERIA, ON_IMAGES
-from yolo_prune.pruning.recalibrate import recalibrate_
+from yolo_prune.pruning.surgery.recalibrate import recalibrate_
 
 CPU = torch.device("cpu")
 TORCH_PRUNING = "Torch-Pruning, l2, same share of every layer"

@@ -25,10 +25,10 @@ from yolo_prune.files import open_atomically
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import PlanConfig, ScoreConfig
-from yolo_prune.pruning.constants import carry_constants
-from yolo_prune.pruning.importance import score_channels
-from yolo_prune.pruning.plan import make_cost_budgets, make_plan
-from yolo_prune.pruning.surgery import rebuild
+from yolo_prune.pruning.plans.plan import make_cost_budgets, make_plan
+from yolo_prune.pruning.scores.importance import score_channels
+from yolo_prune.pruning.surgery.constants import carry_constants
+from yolo_prune.pruning.surgery.rebuild import rebuild
 
 T = TypeVar("T")
 IMG_SIZE = 416

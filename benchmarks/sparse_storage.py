@@ -25,8 +25,8 @@ from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.sparse_storage import is_worth_packing
 from yolo_prune.pruning.config import WeightConfig
-from yolo_prune.pruning.surgery import zero_weights
-from yolo_prune.pruning.weight_plan import make_weight_plan
+from yolo_prune.pruning.plans.weight_plan import make_weight_plan
+from yolo_prune.pruning.surgery.rebuild import zero_weights
 
 REPEATS = 5
 MB = 1e6

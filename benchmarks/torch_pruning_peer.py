@@ -15,7 +15,7 @@ from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Layer, change_layers
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.loss import DetectionLoss
-from yolo_prune.pruning.importance import Example
+from yolo_prune.pruning.scores.importance import Example
 
 IMPORTANCES: dict[str, Callable[[], object]] = {
     "bn-gamma": lambda: tp.importance.BNScaleImportance(group_reduction="mean", normalizer=None),

@@ -48,8 +48,8 @@ from yolo_prune.model.decode import DecodedDetector
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
-from yolo_prune.pruning.plan import make_cost_budgets, make_plan, make_threshold_plan, prune_network
-from yolo_prune.pruning.recalibrate import recalibrate_
+from yolo_prune.pruning.plans.plan import make_cost_budgets, make_plan, make_threshold_plan, prune_network
+from yolo_prune.pruning.surgery.recalibrate import recalibrate_
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CPU = torch.device("cpu")

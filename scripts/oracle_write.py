@@ -25,10 +25,10 @@ from yolo_prune.model.detector import BN_EPS, ConvLayer, Detector
 from yolo_prune.model.fold import fold_batchnorm
 from yolo_prune.model.weights import save_weights
 from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.constants import carry_constants
-from yolo_prune.pruning.plan import Plan
-from yolo_prune.pruning.recalibrate import recalibrate_
-from yolo_prune.pruning.surgery import rebuild
+from yolo_prune.pruning.plans.plan import Plan
+from yolo_prune.pruning.surgery.constants import carry_constants
+from yolo_prune.pruning.surgery.rebuild import rebuild
+from yolo_prune.pruning.surgery.recalibrate import recalibrate_
 
 OPENCV_BN_EPS = 1e-6
 """What OpenCV adds to a variance. Here, as in AlexeyAB's Darknet, that is 1e-5, and no Darknet file says which: the two ε

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from yolo_prune.api import LoadedDetector, bench, evaluate, finetune, load, prune, train
     from yolo_prune.commands.config import BenchConfig, EvaluateConfig, PruneConfig
-    from yolo_prune.commands.iterate_config import IterateConfig
+    from yolo_prune.commands.pruning.iterate_config import IterateConfig
     from yolo_prune.darknet.cfg import load_cfg
     from yolo_prune.darknet.layers import Network
     from yolo_prune.errors import YoloPruneError
@@ -55,7 +55,7 @@ __all__ = [
 _HOMES = {
     "yolo_prune.api": ("LoadedDetector", "bench", "evaluate", "finetune", "load", "prune", "train"),
     "yolo_prune.commands.config": ("BenchConfig", "EvaluateConfig", "PruneConfig"),
-    "yolo_prune.commands.iterate_config": ("IterateConfig",),
+    "yolo_prune.commands.pruning.iterate_config": ("IterateConfig",),
     "yolo_prune.darknet.cfg": ("load_cfg",),
     "yolo_prune.darknet.layers": ("Network",),
     "yolo_prune.errors": ("YoloPruneError",),

@@ -19,8 +19,8 @@ from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.weights import save_weights
 from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.plan import Plan
-from yolo_prune.pruning.plan_file import BlockPlan, save_plan
+from yolo_prune.pruning.plans.plan import Plan
+from yolo_prune.pruning.plans.plan_file import BlockPlan, save_plan
 
 
 @pytest.fixture

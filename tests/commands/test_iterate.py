@@ -17,8 +17,8 @@ from tiny import PRUNABLE, SIDE, TINY_CFG, Cli, Killed, before_step, is_same, re
 
 from yolo_prune.commands import iterate as module
 from yolo_prune.commands.iterate import IterateResult, resume_iterate, start_iterate
-from yolo_prune.commands.iterate_config import IterateConfig
-from yolo_prune.commands.iterate_step import cut
+from yolo_prune.commands.pruning.iterate_config import IterateConfig
+from yolo_prune.commands.pruning.iterate_step import cut
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.layers import Network
 from yolo_prune.datasets.loader import DetectionDataset, make_loader
@@ -28,9 +28,9 @@ from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import ScoreConfig
-from yolo_prune.pruning.importance import score_by_squares
-from yolo_prune.pruning.plan import Plan
-from yolo_prune.pruning.surgery import rebuild, slice_tensors
+from yolo_prune.pruning.plans.plan import Plan
+from yolo_prune.pruning.scores.importance import score_by_squares
+from yolo_prune.pruning.surgery.rebuild import rebuild, slice_tensors
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step

@@ -14,8 +14,8 @@ from tiny import Cli, is_same, read_json
 
 from yolo_prune.commands import train as training_module
 from yolo_prune.commands.iterate import start_iterate
-from yolo_prune.commands.iterate_config import IterateConfig
-from yolo_prune.commands.iterate_step import load_moments
+from yolo_prune.commands.pruning.iterate_config import IterateConfig
+from yolo_prune.commands.pruning.iterate_step import load_moments
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.errors import CheckpointError
 from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint

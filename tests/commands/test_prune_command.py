@@ -18,9 +18,9 @@ from tiny import PRUNABLE, SIDE, TINY_CFG, Cli, is_same, read_json
 from torch import Tensor
 
 from yolo_prune.benchmarking.latency import Latency
-from yolo_prune.commands import time_budgets as timing
-from yolo_prune.commands.calibration import iterate_images, pick_samples
-from yolo_prune.commands.damage import explain_high_ratio
+from yolo_prune.commands.pruning import time_budgets as timing
+from yolo_prune.commands.pruning.calibration import iterate_images, pick_samples
+from yolo_prune.commands.pruning.damage import explain_high_ratio
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Shortcut

@@ -34,8 +34,8 @@ from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.plan_file import measure_network_sha256
-from yolo_prune.pruning.sensitivity import (
+from yolo_prune.pruning.plans.plan_file import measure_network_sha256
+from yolo_prune.pruning.scores.sensitivity import (
     WORST_LOSS,
     GroupCurve,
     Sensitivity,

@@ -16,8 +16,8 @@ from yolo_prune.engines.make import make_engine
 from yolo_prune.errors import ConfigError, EngineError
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.config import WeightConfig
-from yolo_prune.pruning.surgery import zero_weights
-from yolo_prune.pruning.weight_plan import make_weight_plan
+from yolo_prune.pruning.plans.weight_plan import make_weight_plan
+from yolo_prune.pruning.surgery.rebuild import zero_weights
 
 LAYERS = (
     Conv(64, 3, padding=1), Conv(32, 1), Conv(64, 3, padding=1), Shortcut(0), Conv(128, 3, 2, 1), Conv(96, 1), Conv(48, 1),

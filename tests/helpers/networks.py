@@ -12,8 +12,8 @@ from torch import Tensor
 from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Network, Route, Shape, Shortcut, Upsample, Yolo
 from yolo_prune.model.detector import ConvLayer, Detector, Heads
 from yolo_prune.pruning.channels import ChannelGraph
-from yolo_prune.pruning.plan import Plan
-from yolo_prune.pruning.surgery import compare
+from yolo_prune.pruning.plans.plan import Plan
+from yolo_prune.pruning.surgery.rebuild import compare
 
 SIDE = 16
 ACTIVATIONS = ("leaky", "linear", "relu", "mish", "swish", "logistic")

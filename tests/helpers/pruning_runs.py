@@ -14,7 +14,7 @@ from torch import Tensor
 from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
 
 AT_ONCE = ("--one-shot", "--criterion", "bn-gamma")
-"""How the cut itself is tried; tests/commands/test_gradual.py has pruning while training."""
+"""How the cut itself is tried; tests/commands/pruning/test_gradual.py has pruning while training."""
 
 
 def prune(cli: Cli, checkpoint: Path, *words: object) -> Any:

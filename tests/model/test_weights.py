@@ -29,7 +29,7 @@ from yolo_prune.errors import OutputError, WeightsError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.weights import WeightsHeader, load_weights, save_weights
 from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.surgery import rebuild
+from yolo_prune.pruning.surgery.rebuild import rebuild
 
 WIDE = struct.pack("<iiiq", 0, 2, 5, 2**40)
 NARROW = struct.pack("<iiii", 0, 1, 0, 77)

@@ -26,8 +26,8 @@ from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Network, Route, Shor
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.blocks import Block, drop_blocks, find_blocks, list_kept_layers, pick_blocks
-from yolo_prune.pruning.importance import score_blocks
-from yolo_prune.pruning.surgery import cut_blocks, zero_blocks
+from yolo_prune.pruning.scores.importance import score_blocks
+from yolo_prune.pruning.surgery.rebuild import cut_blocks, zero_blocks
 
 EXACT = 1e-9
 ENDS_AT_ZERO = tuple(name for name in ACTIVATIONS if name != "logistic")

@@ -22,9 +22,9 @@ from yolo_prune.model.detector import Detector
 from yolo_prune.model.weights import load_weights, save_weights
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import CRITERIA, PlanConfig, ScoreConfig
-from yolo_prune.pruning.importance import Example, score_channels
-from yolo_prune.pruning.plan import Plan, check_plan, make_cost_budgets, make_plan, prune_network
-from yolo_prune.pruning.surgery import compare, mask, rebuild
+from yolo_prune.pruning.plans.plan import Plan, check_plan, make_cost_budgets, make_plan, prune_network
+from yolo_prune.pruning.scores.importance import Example, score_channels
+from yolo_prune.pruning.surgery.rebuild import compare, mask, rebuild
 
 CFGS = sorted((ROOT / "configs").glob("*.cfg"))
 RATIOS = (0.1, 0.5, 0.8, 0.95)

@@ -22,10 +22,10 @@ from yolo_prune.errors import OutputError
 from yolo_prune.pruning import plots
 from yolo_prune.pruning.blocks import drop_blocks, find_blocks
 from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.plan import Plan, prune_network
-from yolo_prune.pruning.plan_file import BlockPlan
+from yolo_prune.pruning.plans.plan import Plan, prune_network
+from yolo_prune.pruning.plans.plan_file import BlockPlan
 from yolo_prune.pruning.plots import ALONE, BEFORE, FROZEN, draw_plan, draw_sensitivity, name_layers
-from yolo_prune.pruning.sensitivity import GroupCurve, Sensitivity
+from yolo_prune.pruning.scores.sensitivity import GroupCurve, Sensitivity
 
 TINY = parse_cfg(TINY_CFG)
 

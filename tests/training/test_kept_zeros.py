@@ -23,10 +23,10 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, load_checkpoint, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.config import WeightConfig
-from yolo_prune.pruning.surgery import zero_weights
-from yolo_prune.pruning.weight_plan import (
+from yolo_prune.pruning.plans.weight_plan import (
     make_weight_plan,
 )
+from yolo_prune.pruning.surgery.rebuild import zero_weights
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.schedule import StepRates

@@ -27,7 +27,7 @@ from yolo_prune.evaluation.evaluate import measure_score_of
 from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.weights import save_weights
-from yolo_prune.pruning.balance import MEAN_GAMMA
+from yolo_prune.pruning.sparsity.balance import MEAN_GAMMA
 from yolo_prune.training import epoch as epoch_module
 from yolo_prune.training import epoch_end, resume
 from yolo_prune.training import run as run_module

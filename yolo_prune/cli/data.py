@@ -32,7 +32,7 @@ def synthetic(settings: SyntheticConfig, out: Out = Path("data/synthetic-hands")
 @with_settings(CheckConfig(), has_more=False)
 def check(settings: CheckConfig, data: Annotated[Path | None, _DATA] = None) -> Result:
     """Print what a data set holds and what is wrong with it; exit with 2 where there are errors."""
-    from yolo_prune.commands.data_check import check_data
+    from yolo_prune.commands.datasets.check import check_data
 
     return check_data(data, settings)
 
@@ -41,7 +41,7 @@ def check(settings: CheckConfig, data: Annotated[Path | None, _DATA] = None) -> 
 @with_settings(AnchorsConfig(), has_more=False)
 def anchors(settings: AnchorsConfig, data: Annotated[Path, _DATA]) -> Result:
     """Find anchors for a data set's boxes by k-means on IoU; print them, for cfg make --anchors, and the recall they allow."""
-    from yolo_prune.commands.data_anchors import find_data_anchors
+    from yolo_prune.commands.datasets.anchors import find_data_anchors
 
     return find_data_anchors(data, settings)
 
@@ -52,7 +52,7 @@ def convert(
     settings: ConvertConfig, sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help=_SOURCE)]
 ) -> Result:
     """Turn COCO json, YOLO txt or Pascal VOC xml into another of these, and print the data.yaml's or folder's path."""
-    from yolo_prune.commands.data_convert import convert as make_conversion
+    from yolo_prune.commands.datasets.convert import convert as make_conversion
 
     return make_conversion(sources, settings)
 
@@ -61,6 +61,6 @@ def convert(
 @with_settings(VggHandConfig(), has_more=False)
 def vgg_hand(settings: VggHandConfig, out: Out = Path("data/vgg-hand")) -> Result:
     """Make a data set of the Visual Geometry Group's hands, with the official splits, and print the path of its data.yaml."""
-    from yolo_prune.commands.data_vgg_hand import make_vgg_hand
+    from yolo_prune.commands.datasets.vgg_hand import make_vgg_hand
 
     return make_vgg_hand(out, settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from yolo_prune.cli.options import Checkpoint, Config, DryRun, Resumed, with_settings
 from yolo_prune.commands.config import PruneConfig, SensitivityConfig
-from yolo_prune.commands.iterate_config import IterateConfig
+from yolo_prune.commands.pruning.iterate_config import IterateConfig
 from yolo_prune.commands.results import Result
 from yolo_prune.overlay import Given, overlay
 

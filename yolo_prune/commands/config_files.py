@@ -17,7 +17,7 @@ from yolo_prune.commands.config import (
     RunConfig,
     SensitivityConfig,
 )
-from yolo_prune.commands.iterate_config import IterateConfig
+from yolo_prune.commands.pruning.iterate_config import IterateConfig
 from yolo_prune.config import Entry, format_config, list_settings
 from yolo_prune.darknet.config import CfgConfig, ExportConfig, ImportConfig, ShowConfig
 from yolo_prune.datasets.config import AnchorsConfig, CheckConfig, ConvertConfig, SyntheticConfig, VggHandConfig

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from yolo_prune.commands.data import load_data_of
-from yolo_prune.commands.iterate_config import IterateConfig
-from yolo_prune.commands.iterate_step import Cut, Limits, cut, cut_weights, load_moments
+from yolo_prune.commands.pruning.iterate_config import IterateConfig
+from yolo_prune.commands.pruning.iterate_step import Cut, Limits, cut, cut_weights, load_moments
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import format_config, parse_config
 from yolo_prune.console import report
@@ -32,7 +32,7 @@ from yolo_prune.evaluation.evaluate import measure_score_of
 from yolo_prune.files import load_json, measure_sha256, open_atomically, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.device import make_device
-from yolo_prune.pruning.weight_plan import count_nonzeros
+from yolo_prune.pruning.plans.weight_plan import count_nonzeros
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import is_launched
 from yolo_prune.training.resume import Run

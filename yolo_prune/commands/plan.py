@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from yolo_prune.arrays import Float64Array
-from yolo_prune.commands.calibration import EXAMPLE_BATCH, iterate_examples, iterate_images, pick_samples
 from yolo_prune.commands.config import PruneConfig
 from yolo_prune.commands.data import find_data_of, load_data_of
-from yolo_prune.commands.time_budgets import Stopwatch, make_time_budgets
+from yolo_prune.commands.pruning.calibration import EXAMPLE_BATCH, iterate_examples, iterate_images, pick_samples
+from yolo_prune.commands.pruning.time_budgets import Stopwatch, make_time_budgets
 from yolo_prune.console import report
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Conv, Network
@@ -23,13 +23,10 @@ from yolo_prune.errors import PlanError
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.device import make_device
-from yolo_prune.pruning.auto import choose_criterion
 from yolo_prune.pruning.blocks import Block, find_blocks, number_kept_layers
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
 from yolo_prune.pruning.config import AUTO, ON_IMAGES, ScoreConfig
-from yolo_prune.pruning.gamma_sparsity import GAMMA_THRESHOLD
-from yolo_prune.pruning.importance import check_finite, score_blocks, score_channels
-from yolo_prune.pruning.plan import (
+from yolo_prune.pruning.plans.plan import (
     Plan,
     check_spare,
     choose_multiple,
@@ -39,9 +36,12 @@ from yolo_prune.pruning.plan import (
     rank_with_floor,
     rank_within_groups,
 )
-from yolo_prune.pruning.plan_file import BlockPlan, load_plan, measure_network_sha256
-from yolo_prune.pruning.sensitivity import Sensitivity, load_sensitivity, rank_by_damage
-from yolo_prune.pruning.surgery import cut_blocks, rebuild
+from yolo_prune.pruning.plans.plan_file import BlockPlan, load_plan, measure_network_sha256
+from yolo_prune.pruning.scores.auto import choose_criterion
+from yolo_prune.pruning.scores.importance import check_finite, score_blocks, score_channels
+from yolo_prune.pruning.scores.sensitivity import Sensitivity, load_sensitivity, rank_by_damage
+from yolo_prune.pruning.sparsity.gamma_sparsity import GAMMA_THRESHOLD
+from yolo_prune.pruning.surgery.rebuild import cut_blocks, rebuild
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from yolo_prune.commands.calibration import iterate_images, pick_samples
 from yolo_prune.commands.config import PruneConfig
-from yolo_prune.commands.damage import Damage, explain_high_ratio, format_damage, measure_damage
 from yolo_prune.commands.data import find_data_of
 from yolo_prune.commands.plan import Planned, fill_round_to, format_layers, make_planned
-from yolo_prune.commands.prune_gradually import make_plan_config, train_pruned
-from yolo_prune.commands.prune_weights import WeightPruneResult, prune_weights
+from yolo_prune.commands.pruning.calibration import iterate_images, pick_samples
+from yolo_prune.commands.pruning.damage import Damage, explain_high_ratio, format_damage, measure_damage
+from yolo_prune.commands.pruning.gradual import make_plan_config, train_pruned
+from yolo_prune.commands.pruning.weights import WeightPruneResult, prune_weights
 from yolo_prune.config import format_config
 from yolo_prune.console import report
 from yolo_prune.darknet.cfg import save_cfg
@@ -23,17 +23,17 @@ from yolo_prune.model.detector import Detector
 from yolo_prune.model.device import make_device
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import AUTO, ScoreConfig
-from yolo_prune.pruning.constants import Constants, carry_constants, measure_constants
-from yolo_prune.pruning.gamma_sparsity import ZERO_GAMMA
-from yolo_prune.pruning.importance import check_finite, score_channels
-from yolo_prune.pruning.plan import Plan
-from yolo_prune.pruning.plan_file import save_plan
+from yolo_prune.pruning.plans.plan import Plan
+from yolo_prune.pruning.plans.plan_file import save_plan
 from yolo_prune.pruning.plots import draw_plan
-from yolo_prune.pruning.recalibrate import recalibrate_
-from yolo_prune.pruning.refit import count_images, refit
-from yolo_prune.pruning.surgery import mask, rebuild, zero_blocks
-from yolo_prune.pruning.verify import verify_response
-from yolo_prune.pruning.zeroing import GradualZeroing, begin_removal
+from yolo_prune.pruning.scores.importance import check_finite, score_channels
+from yolo_prune.pruning.sparsity.gamma_sparsity import ZERO_GAMMA
+from yolo_prune.pruning.sparsity.zeroing import GradualZeroing, begin_removal
+from yolo_prune.pruning.surgery.constants import Constants, carry_constants, measure_constants
+from yolo_prune.pruning.surgery.rebuild import mask, rebuild, zero_blocks
+from yolo_prune.pruning.surgery.recalibrate import recalibrate_
+from yolo_prune.pruning.surgery.refit import count_images, refit
+from yolo_prune.pruning.surgery.verify import verify_response
 
 FAINT = 1e-6
 """If an image changes the heads' outputs by less than this (an untrained network, say), comparing them shows little."""

@@ -11,12 +11,12 @@ from typing import Any, Protocol, TypeVar
 
 from yolo_prune.commands.config import PruneConfig, SensitivityConfig
 from yolo_prune.commands.iterate import IterateResult, resume_iterate, start_iterate
-from yolo_prune.commands.iterate_config import IterateConfig
 from yolo_prune.commands.lineage import adapt_finetune, adapt_prune, find_training
 from yolo_prune.commands.plan import format_layers
 from yolo_prune.commands.prune import PlanResult, PruneResult, make_plan_files, prune
-from yolo_prune.commands.prune_gradually import load_journal
-from yolo_prune.commands.prune_weights import WeightPruneResult
+from yolo_prune.commands.pruning.gradual import load_journal
+from yolo_prune.commands.pruning.iterate_config import IterateConfig
+from yolo_prune.commands.pruning.weights import WeightPruneResult
 from yolo_prune.commands.run_folders import RUNS, make_run_folder, remember_latest
 from yolo_prune.commands.sensitivity import SensitivityResult, resume_sensitivity, start_sensitivity
 from yolo_prune.commands.train import launch_training, resume_training

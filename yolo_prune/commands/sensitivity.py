@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from yolo_prune.commands.calibration import BATCH, iterate_examples, pick_samples
 from yolo_prune.commands.config import SensitivityConfig
 from yolo_prune.commands.data import load_data_of
 from yolo_prune.commands.plan import score
+from yolo_prune.commands.pruning.calibration import BATCH, iterate_examples, pick_samples
 from yolo_prune.config import format_config, parse_config
 from yolo_prune.console import report
 from yolo_prune.datasets.loader import DetectionDataset
@@ -26,13 +26,13 @@ from yolo_prune.model.detector import Detector
 from yolo_prune.model.device import make_device
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.constants import carry_constants
-from yolo_prune.pruning.importance import check_finite
-from yolo_prune.pruning.plan import name_group
-from yolo_prune.pruning.plan_file import measure_network_sha256
+from yolo_prune.pruning.plans.plan import name_group
+from yolo_prune.pruning.plans.plan_file import measure_network_sha256
 from yolo_prune.pruning.plots import draw_sensitivity, name_layers
-from yolo_prune.pruning.sensitivity import GroupCurve, Sensitivity, load_sensitivity, plan_group
-from yolo_prune.pruning.surgery import rebuild
+from yolo_prune.pruning.scores.importance import check_finite
+from yolo_prune.pruning.scores.sensitivity import GroupCurve, Sensitivity, load_sensitivity, plan_group
+from yolo_prune.pruning.surgery.constants import carry_constants
+from yolo_prune.pruning.surgery.rebuild import rebuild
 from yolo_prune.training.signals import watch_signals
 
 TABLE, PLOT = "sensitivity.json", "sensitivity.png"

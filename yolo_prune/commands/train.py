@@ -15,8 +15,8 @@ from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
-from yolo_prune.pruning.balance import balance_gammas_
-from yolo_prune.pruning.zeroing import Removal
+from yolo_prune.pruning.sparsity.balance import balance_gammas_
+from yolo_prune.pruning.sparsity.zeroing import Removal
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import Processes, count_restarts, join_processes
 from yolo_prune.training.initial_model import make_start

@@ -12,8 +12,8 @@ from yolo_prune.darknet.layers import Network
 from yolo_prune.files import open_atomically
 from yolo_prune.pruning.blocks import drop_blocks, list_kept_layers
 from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.plan_file import BlockPlan
-from yolo_prune.pruning.sensitivity import Sensitivity
+from yolo_prune.pruning.plans.plan_file import BlockPlan
+from yolo_prune.pruning.scores.sensitivity import Sensitivity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,7 +16,7 @@ from yolo_prune.datasets.loader import Batch
 from yolo_prune.errors import TrainingError
 from yolo_prune.model.assignment import BatchTargets
 from yolo_prune.model.decode import normalise
-from yolo_prune.pruning.gamma_sparsity import GammaSparsity
+from yolo_prune.pruning.sparsity.gamma_sparsity import GammaSparsity
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.optimizer import MEAN_SQUARE
 from yolo_prune.training.schedule import StepRates

@@ -17,10 +17,10 @@ from yolo_prune.evaluation.evaluate import predict_with, score_found
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
-from yolo_prune.pruning.constants import carry_constants
-from yolo_prune.pruning.gamma_sparsity import GAMMA_THRESHOLD, GammaSparsity
-from yolo_prune.pruning.plan import make_threshold_plan
-from yolo_prune.pruning.surgery import rebuild
+from yolo_prune.pruning.plans.plan import make_threshold_plan
+from yolo_prune.pruning.sparsity.gamma_sparsity import GAMMA_THRESHOLD, GammaSparsity
+from yolo_prune.pruning.surgery.constants import carry_constants
+from yolo_prune.pruning.surgery.rebuild import rebuild
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import Processes, broadcast
 from yolo_prune.training.epoch import PARTS, EpochStats

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from yolo_prune.darknet.layers import Network
-from yolo_prune.pruning.plan import Plan
-from yolo_prune.pruning.surgery import slice_tensors
+from yolo_prune.pruning.plans.plan import Plan
+from yolo_prune.pruning.surgery.rebuild import slice_tensors
 from yolo_prune.training.config import TrainConfig
 
 DECAYS = {"adamw": 0.02, "sgd": 5e-4}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from yolo_prune.pruning.channels import make_channel_graph
-from yolo_prune.pruning.gamma_sparsity import GammaSparsity
-from yolo_prune.pruning.surgery import rebuild, slice_tensors
-from yolo_prune.pruning.verify import verify
-from yolo_prune.pruning.zeroing import GradualZeroing
+from yolo_prune.pruning.sparsity.gamma_sparsity import GammaSparsity
+from yolo_prune.pruning.sparsity.zeroing import GradualZeroing
+from yolo_prune.pruning.surgery.rebuild import rebuild, slice_tensors
+from yolo_prune.pruning.surgery.verify import verify
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.optimizer import get_moments, make_optimizer, put_moments_, slice_moments
 from yolo_prune.training.state import TrainingState, make_forward, prepare

@@ -21,7 +21,7 @@ from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import AUTO
-from yolo_prune.pruning.zeroing import Removal, parse_removal
+from yolo_prune.pruning.sparsity.zeroing import Removal, parse_removal
 from yolo_prune.threads import count_cores
 from yolo_prune.training.callbacks import ProgressBar, TensorBoardLog, open_log
 from yolo_prune.training.config import TrainConfig

@@ -9,7 +9,7 @@ import numpy as np
 
 from yolo_prune.errors import ConfigError
 from yolo_prune.pruning.config import AUTO
-from yolo_prune.pruning.gamma_sparsity import GammaSparsity
+from yolo_prune.pruning.sparsity.gamma_sparsity import GammaSparsity
 from yolo_prune.training.config import TrainConfig
 
 AUTO_REST = 0.6

@@ -17,8 +17,8 @@ from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import AUTO
-from yolo_prune.pruning.gamma_sparsity import GammaSparsity
-from yolo_prune.pruning.zeroing import GradualZeroing, Removal, begin_removal
+from yolo_prune.pruning.sparsity.gamma_sparsity import GammaSparsity
+from yolo_prune.pruning.sparsity.zeroing import GradualZeroing, Removal, begin_removal
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import Processes
 from yolo_prune.training.optimizer import Moments, WeightAverage, make_optimizer, put_moments_

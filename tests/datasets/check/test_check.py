@@ -45,7 +45,7 @@ def data(workplace: Path, clean: Path) -> Path:
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the plots, which take longer than the rest of the check of a small data set."""
     for name in ("save_contact_sheet", "save_box_plots"):
-        monkeypatch.setattr(f"yolo_prune.commands.data_check.{name}", lambda path, *_: path)
+        monkeypatch.setattr(f"yolo_prune.commands.datasets.check.{name}", lambda path, *_: path)
 
 
 def check(path: Path, **changes: Any) -> Check:

@@ -40,7 +40,7 @@ from vgg_archive import (
     write_archive,
 )
 
-from yolo_prune.commands import data_vgg_hand as stage
+from yolo_prune.commands.datasets import vgg_hand as stage
 from yolo_prune.datasets.config import VggHandConfig
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.datasets.vgg_hand.annotations import FOLDERS, choose_place, enclose, load_corners

@@ -1,0 +1,173 @@
+"""`prune` with training: channels are set to zero one after another and removed, while training adapts the others.
+
+    checkpoint ─► train ─► zero the least important ─► remove ─► train on ─► … ─► pruned.pt
+                    ▲            │
+                    └── squared gradients of the optimizer
+
+runs/NAME/prune.json holds the checkpoint and the settings. The rest is the folder of a training run, which can be
+resumed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from yolo_prune.commands.config import DEFAULT_EFFORT, LEAST_EFFORT, PruneConfig
+from yolo_prune.commands.plan import Planned, choose_blocks_of, make_planned
+from yolo_prune.commands.pruning.time_budgets import Stopwatch
+from yolo_prune.commands.train import resume_training, start_training
+from yolo_prune.config import format_config, parse_config
+from yolo_prune.darknet.cost import measure_cost
+from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.errors import ConfigError
+from yolo_prune.files import load_json, measure_sha256, save_json
+from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from yolo_prune.model.device import make_device
+from yolo_prune.pruning.blocks import Block, number_kept_layers, pick_blocks
+from yolo_prune.pruning.config import PlanConfig
+from yolo_prune.pruning.plans.plan import Plan, check_spare
+from yolo_prune.pruning.plans.plan_file import BlockPlan
+from yolo_prune.pruning.sparsity.zeroing import begin_removal, parse_removal
+from yolo_prune.pruning.surgery.rebuild import cut_blocks
+from yolo_prune.training.config import TrainConfig
+
+JOURNAL = "prune.json"
+CHANGEABLE = ("device", "max_minutes")
+"""Settings that may be changed when a run is resumed."""
+VALIDATIONS = 4
+"""How many times, evenly spaced, a run measures AP50."""
+
+
+def train_pruned(source: Path, config: PruneConfig, folder: Path, spec: DataSpec) -> tuple[Planned, float]:
+    """Train the network of a checkpoint while its channels are pruned, or continue a stopped run.
+
+    Return the result, and the largest difference, in float64, of a pruned network's outputs from those before.
+
+    If the settings fix the channels to prune (any criterion but auto, a plan, a table of sensitivity, a time), these
+    are pruned; else the channels that are least important at the time.
+
+    Raises:
+        CheckpointError, PlanError, ConfigError, DatasetError: an input is invalid, or a budget cannot be met.
+        TrainingError: the loss is NaN or infinite.
+        Interrupted, TimeUp: the run was stopped; `resume_pruned` continues it.
+    """
+    checkpoint = load_checkpoint(source)
+    check_spare((index for index, _ in checkpoint.network.convs), config.spare)
+    config = replace(config, data=spec.source, effort=config.effort or choose_effort(checkpoint))
+    about = {"source": str(source.resolve()), "sha256": measure_sha256(source), "recipe": format_config(config)}
+    last = folder / "last.pt"
+    if last.is_file() and _is_about(folder, about):
+        if not load_checkpoint(last).training["is_done"]:
+            resume_training(folder, {name: getattr(config, name) for name in CHANGEABLE})
+        return _read(source, config, folder, spec)
+    blocks, target = _choose(source, config)
+    save_json(folder / JOURNAL, {**about, "blocks": [block.shortcut for block in blocks]})
+    start, plan = source, make_plan_config(config)
+    if blocks:
+        short = cut_blocks(checkpoint.make_model(), blocks)
+        start = save_checkpoint(
+            folder / "short.pt", replace(checkpoint, network=short.network, state=short.state_dict())
+        )
+        numbers = number_kept_layers(checkpoint.network, blocks)
+        plan = replace(plan, spare=tuple(numbers[layer] for layer in plan.spare))
+    settings = make_settings(config, source, start, plan)
+    removal = None if target is None else begin_removal(load_checkpoint(start).network, target)
+    start_training(settings, folder, "prune", removal=removal)
+    return _read(source, config, folder, spec)
+
+
+def load_journal(folder: Path) -> tuple[Path, PruneConfig]:
+    """Return the checkpoint and the settings of the stopped run in a folder.
+
+    Raises:
+        ConfigError: there is nothing to resume, or the checkpoint that the run started from has changed.
+    """
+    path = folder / JOURNAL
+    right = "name a run folder that prune left"
+    if not path.is_file() or not (folder / "last.pt").is_file():
+        raise ConfigError("there is nothing to resume", where=path, right=right)
+    values = load_json(path, ConfigError, right)
+    try:
+        source, sha256, recipe = Path(values["source"]), values["sha256"], values["recipe"]
+    except (TypeError, KeyError) as error:
+        raise ConfigError("is no journal of prune", where=path, right=right) from error
+    if not source.is_file() or measure_sha256(source) != sha256:
+        raise ConfigError("has changed since the run began", where=source, right="restore it, or start anew")
+    return source, parse_config(PruneConfig(), recipe, path)
+
+
+def choose_effort(checkpoint: Checkpoint) -> int:
+    """Return the number of epochs to train while channels are pruned: half of the checkpoint's epochs."""
+    epochs = checkpoint.provenance.get("recipe", {}).get("epochs")
+    return max(LEAST_EFFORT, math.ceil(epochs / 2)) if isinstance(epochs, int) else DEFAULT_EFFORT
+
+
+def make_plan_config(config: PruneConfig) -> PlanConfig:
+    """Return the settings of the plan, without targets in time."""
+    names = ("ratio", "shortcuts", "min_channels", "round_to", "target_params", "target_macs", "spare")
+    plan = PlanConfig(**{name: getattr(config, name) for name in names})
+    return replace(plan, ratio=config.least_ratio)
+
+
+def make_settings(config: PruneConfig, teacher: Path, start: Path, plan: PlanConfig) -> TrainConfig:
+    """Return the training settings: start from `start`, with the checkpoint `teacher` as teacher."""
+    assert config.effort is not None
+    return replace(
+        config.training,
+        data=config.data,
+        weights=start,
+        teacher=config.training.teacher or teacher,
+        epochs=config.effort,
+        sparsity_plan=plan,
+        seed=config.seed,
+        device=config.device,
+        name=config.name,
+        val_interval=config.training.val_interval or math.ceil(config.effort / VALIDATIONS),
+        max_minutes=config.max_minutes,
+    )
+
+
+def _choose(source: Path, config: PruneConfig) -> tuple[tuple[Block, ...], Plan | None]:
+    """Return the blocks that are removed first, and the plan for the rest if the settings fix one."""
+    if not config.fixes_plan:
+        return choose_blocks_of(source, config), None
+    made = make_planned(source, replace(config, recalibrate=0, fold="none")).made
+    return made.blocks, made.plan
+
+
+def _is_about(folder: Path, about: dict[str, Any]) -> bool:
+    if not (folder / JOURNAL).is_file():
+        return False
+    journal = load_json(folder / JOURNAL, ConfigError, "delete it")
+    for recipe in (journal["recipe"], about["recipe"]):
+        for name in CHANGEABLE:
+            recipe.pop(name, None)
+    return all(journal.get(key) == value for key, value in about.items())
+
+
+def _read(source: Path, config: PruneConfig, folder: Path, spec: DataSpec) -> tuple[Planned, float]:
+    """Return the result of a finished run, as `train_pruned` does."""
+    checkpoint, last = load_checkpoint(source), load_checkpoint(folder / "last.pt")
+    removal = parse_removal(last.training["removal"])
+    model = checkpoint.make_model().eval()
+    ends = load_json(folder / JOURNAL, ConfigError, "start anew")["blocks"]
+    blocks = pick_blocks(model.network, ends)
+    latency_ms = None
+    if config.is_timed:
+        slim = load_checkpoint(folder / "best.pt").make_model().eval()
+        latency_ms = Stopwatch(model, checkpoint.img_size, make_device(config.device)).measure(slim)
+    planned = Planned(
+        checkpoint=checkpoint,
+        model=model,
+        short=cut_blocks(model, blocks),
+        made=BlockPlan(blocks, Plan(removal.kept)),
+        slim=last.network,
+        before=measure_cost(model.network, checkpoint.img_size),
+        after=measure_cost(last.network, checkpoint.img_size),
+        latency_ms=latency_ms,
+        spec=spec,
+    )
+    return planned, removal.difference
