@@ -52,7 +52,6 @@ def run_painted(*words: str) -> tuple[int, str, PaintedConfig | None]:
 
 def test_a_new_field_is_an_option_with_help_range_and_default() -> None:
     assert run_painted("--colour", "blue", "--gloss", "0.5")[2] == PaintedConfig(colour="blue", gloss=0.5)
-    assert run_painted("--set", "gloss=0.75")[2] == PaintedConfig(gloss=0.75)
     _, text, _ = run_painted("--help")
     assert "Colour of the bars. (default: red)" in text
     assert "red|blue" in text

@@ -1,18 +1,18 @@
-"""`yoloprune config`: say what there is to set."""
+"""`yoloprune config`: what there is to set, and the configs that come with the package."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Say what there is to set.", rich_markup_mode="markdown")
+app = typer.Typer(help="Say what there is to set; copy shipped configs.", rich_markup_mode="markdown")
+_COMMAND = typer.Argument(help="A command that takes a file of settings, such as run.")
 
 
 @app.command()
-def schema(
-    command: Annotated[str, typer.Argument(help="A command that takes a file of settings, such as run.")] = "run",
-) -> None:
+def schema(command: Annotated[str, _COMMAND] = "run") -> None:
     """Print the JSON schema of a command's YAML file, for editors.
 
     yoloprune config schema run > run.schema.json
@@ -28,3 +28,17 @@ def reference() -> None:
     from yolo_prune.commands.config_files import make_reference
 
     print(make_reference(), end="")
+
+
+@app.command()
+def copy(
+    name: Annotated[str, typer.Argument(help="Its name, such as demo; all are listed without one.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder to copy it to.")] = Path(),
+) -> None:
+    """Copy a shipped config, to be edited, and print the copy's path.
+
+    yoloprune config copy demo
+    """
+    from yolo_prune.shipped_configs import copy_config
+
+    print(copy_config(name, out))

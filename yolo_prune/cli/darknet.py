@@ -14,8 +14,7 @@ from yolo_prune.darknet.config import CfgConfig, ExportConfig, ImportConfig, Sho
 app = typer.Typer(help="Make Darknet cfg files and show what they cost.", rich_markup_mode="markdown")
 
 
-@app.command()
-@with_settings(CfgConfig(), has_more=False)
+@with_settings(CfgConfig(), app=app)
 def make(settings: CfgConfig) -> Result:
     """Write the cfg of a YOLOv3 or YOLOv4 at any width and class count."""
     from yolo_prune.commands.cfg import make_cfg
@@ -23,10 +22,10 @@ def make(settings: CfgConfig) -> Result:
     return make_cfg(settings)
 
 
-@app.command()
-@with_settings(ShowConfig(), has_more=False)
+@with_settings(ShowConfig(), app=app)
 def show(
-    settings: ShowConfig, file: Annotated[Path, typer.Argument(help="A Darknet cfg file or a checkpoint.")]
+    settings: ShowConfig,
+    file: Annotated[Path, typer.Argument(help="A Darknet cfg file, a shipped one's name, or a checkpoint.")],
 ) -> Result:
     """Print every layer's shape and cost, and the totals."""
     from yolo_prune.commands.cfg import show_cfg
@@ -34,15 +33,17 @@ def show(
     return show_cfg(file, settings)
 
 
-@with_settings(ImportConfig(), has_more=False)
-def import_(settings: ImportConfig, cfg: Annotated[Path, typer.Argument(help="A Darknet cfg file.")]) -> Result:
+@with_settings(ImportConfig())
+def import_(
+    settings: ImportConfig, cfg: Annotated[Path, typer.Argument(help="A Darknet cfg file, or a shipped one's name.")]
+) -> Result:
     """Make a checkpoint of a Darknet cfg and its weights, and print its path."""
     from yolo_prune.commands.import_export import import_darknet
 
     return import_darknet(cfg, settings)
 
 
-@with_settings(ExportConfig(), has_more=False)
+@with_settings(ExportConfig())
 def export(settings: ExportConfig, checkpoint: Checkpoint = None) -> Result:
     """Write a checkpoint as Darknet cfg and .weights, and print the .weights' path."""
     from yolo_prune.commands.import_export import export_darknet

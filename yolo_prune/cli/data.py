@@ -18,8 +18,7 @@ _SOURCE = "A data.yaml; SPLIT=FILE.json of COCO; SPLIT=LIST.txt or SPLIT=FOLDER 
 app = typer.Typer(help="Make data sets, check them, and find anchors for them.", rich_markup_mode="markdown")
 
 
-@app.command()
-@with_settings(SyntheticConfig(), has_more=False)
+@with_settings(SyntheticConfig(), app=app)
 def synthetic(settings: SyntheticConfig, out: Out = Path("data/synthetic-hands")) -> Result:
     """Draw synthetic hands with exact labels, and print the path of their data.yaml."""
     from yolo_prune.console import report_progress
@@ -28,8 +27,7 @@ def synthetic(settings: SyntheticConfig, out: Out = Path("data/synthetic-hands")
     return PathResult(make_dataset(out, settings, progress=report_progress("drawing synthetic hands")))
 
 
-@app.command()
-@with_settings(CheckConfig(), has_more=False)
+@with_settings(CheckConfig(), app=app)
 def check(settings: CheckConfig, data: Annotated[Path | None, _DATA] = None) -> Result:
     """Print what a data set holds and what is wrong with it; exit with 2 where there are errors."""
     from yolo_prune.commands.datasets.check import check_data
@@ -37,8 +35,7 @@ def check(settings: CheckConfig, data: Annotated[Path | None, _DATA] = None) -> 
     return check_data(data, settings)
 
 
-@app.command()
-@with_settings(AnchorsConfig(), has_more=False)
+@with_settings(AnchorsConfig(), app=app)
 def anchors(settings: AnchorsConfig, data: Annotated[Path, _DATA]) -> Result:
     """Find anchors for a data set's boxes by k-means on IoU; print them, for cfg make --anchors, and the recall they allow."""
     from yolo_prune.commands.datasets.anchors import find_data_anchors
@@ -46,8 +43,7 @@ def anchors(settings: AnchorsConfig, data: Annotated[Path, _DATA]) -> Result:
     return find_data_anchors(data, settings)
 
 
-@app.command()
-@with_settings(ConvertConfig(to="yolo", out=Path("out")), has_more=False)
+@with_settings(ConvertConfig(to="yolo", out=Path("out")), app=app)
 def convert(
     settings: ConvertConfig, sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help=_SOURCE)]
 ) -> Result:
@@ -57,8 +53,7 @@ def convert(
     return make_conversion(sources, settings)
 
 
-@app.command()
-@with_settings(VggHandConfig(), has_more=False)
+@with_settings(VggHandConfig(), app=app)
 def vgg_hand(settings: VggHandConfig, out: Out = Path("data/vgg-hand")) -> Result:
     """Make a data set of the Visual Geometry Group's hands, with the official splits, and print the path of its data.yaml."""
     from yolo_prune.commands.datasets.vgg_hand import make_vgg_hand

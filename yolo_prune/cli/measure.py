@@ -15,7 +15,7 @@ from yolo_prune.commands.results import Result
 _DETECTIONS = typer.Option(help="COCO results of any tool on the same images, repeatable.", rich_help_panel="Data")
 
 
-@with_settings(BenchConfig(), has_more=False)
+@with_settings(BenchConfig())
 def bench(
     settings: BenchConfig,
     checkpoints: Checkpoints = None,
@@ -26,8 +26,6 @@ def bench(
 
     A checkpoint from stdin, and the newest one, bring the ones that they were made from.
 
-    yoloprune bench
-
     yoloprune bench runs/train/best.pt runs/finetune/best.pt --engine eager --threads 1
     """
     from yolo_prune.commands.bench import bench as make_bench
@@ -36,7 +34,7 @@ def bench(
     return replace(make_bench(choose_rows(checkpoints), settings), markdown=markdown)
 
 
-@with_settings(EvaluateConfig(), has_more=False)
+@with_settings(EvaluateConfig())
 def evaluate(
     settings: EvaluateConfig,
     checkpoints: Checkpoints = None,
@@ -55,7 +53,7 @@ def evaluate(
     return evaluate_models(paths, detections or [], settings)
 
 
-@with_settings(DetectRunConfig(), has_more=False)
+@with_settings(DetectRunConfig())
 def detect(
     settings: DetectRunConfig,
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint; - reads its path from stdin.")],

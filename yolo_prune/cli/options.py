@@ -20,12 +20,11 @@ from yolo_prune.overlay import Given, overlay, parse_option, set_by_path, take_c
 
 _option = partial(typer.Option, show_default=False, rich_help_panel=RUN)
 _output = partial(typer.Option, rich_help_panel="Results")
-_CHECKPOINT = typer.Argument(help="A checkpoint; - reads its path from stdin. Default: the newest.", show_default=False)
-_CHECKPOINTS = typer.Argument(help="Checkpoints; - reads one path from stdin. Default: the newest.", show_default=False)
+_CHECKPOINT = typer.Argument(help="Checkpoint; - reads its path from stdin. Default: the newest.", show_default=False)
 _SET = "Any setting by its key, such as loss.box=2.0; docs/settings.md lists them. May be repeated."
 
 Checkpoint: TypeAlias = Annotated[Path | None, _CHECKPOINT]
-Checkpoints: TypeAlias = Annotated[list[Path] | None, _CHECKPOINTS]
+Checkpoints: TypeAlias = Annotated[list[Path] | None, _CHECKPOINT]
 Config: TypeAlias = Annotated[Path | None, _option(help="A YAML file of settings; options go over it.")]
 DryRun: TypeAlias = Annotated[bool, _output("--dry-run", help="Write the plan, prune nothing.")]
 Markdown: TypeAlias = Annotated[bool, _output("--markdown", help="Print the table in Markdown.")]
@@ -34,19 +33,17 @@ Resumed: TypeAlias = tuple[str, Given] | None
 _Json: TypeAlias = Annotated[bool, _output("--json", help="Print one JSON object instead.")]
 _More: TypeAlias = Annotated[list[str] | None, _option("--set", metavar="KEY=VALUE", help=_SET)]
 _Resume: TypeAlias = Annotated[bool, _option("--resume", help="Go on with the stopped run NAME, with its settings.")]
-LONGEST_METAVAR = 24
-"""Longer lists of choices are written in the help text."""
+LONGEST_METAVAR = 24  # longer lists of choices are written in the help text
 
 
 def with_settings(
-    base: Any, without: Collection[str] = (), has_more: bool = True
+    base: Any, without: Collection[str] = (), app: typer.Typer | None = None
 ) -> Callable[..., Callable[..., None]]:
     """Give a command an option for each setting of `base`'s class, its values as defaults, and print what it returns.
 
     The command takes its settings, a --config file's over `base` and options over that, as `settings`; or it takes only
-    what the options say, as `given`, and makes its settings itself. Settings of nested configs are given by --set, which
-    is left out where `has_more` is not so, as are options of `without`. With --resume nothing else may be given but what
-    may change of a run.
+    what the options say, as `given`, and makes its settings itself. Settings of nested configs, and those of `without`,
+    are given by --set. With --resume nothing else may be given but what may change of a run. The command is added to `app`.
     """
     entries = [one for one in list_settings(type(base)) if not one.is_nested and one.name not in without]
     entries.sort(key=lambda one: one.setting.group == RUN)  # the heading of what is the same everywhere comes last
@@ -61,6 +58,7 @@ def with_settings(
         arguments = [one for one in own if _is_argument(one)]
         options = [_make_option(one, getattr(base, one.name, None)) for one in entries]
         others = [one for one in own if not _is_argument(one)]
+        has_more = len(entries) < len(list_settings(type(base)))
         shared = [*([_make_parameter("more", _More)] if has_more else []), _make_parameter("as_json", _Json, False)]
 
         @wraps(command)
@@ -87,7 +85,7 @@ def with_settings(
         ordered = (*arguments, *options, *others, *shared)
         keywords = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in ordered]
         run.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]  # what Typer reads
-        return run
+        return run if app is None else app.command()(run)
 
     return decorate
 

@@ -22,7 +22,7 @@ _NO_TEACHER = typer.Option("--no-teacher", help="Learn from the labels alone.", 
 def train(given: Given, config: Config = None, resumed: Resumed = None) -> Result:
     """Train a detector, and print the path of its best checkpoint.
 
-    yoloprune train --data hands/data.yaml --cfg yolov3-hand.cfg --img-size 416
+    yoloprune train --data hands/data.yaml --cfg yolov3-hand --img-size 416
 
     yoloprune train --resume --name train
     """
@@ -61,12 +61,12 @@ def finetune(
 @with_settings(RunConfig())
 def run(
     given: Given,
-    config: Annotated[Path, typer.Argument(help="A YAML file with the settings of every stage.")],
+    config: Annotated[Path, typer.Argument(help="A YAML file with the settings of every stage, or demo.")],
     markdown: Markdown = False,
 ) -> Result:
     """Train, prune, finetune and bench; stages that are up to date are skipped, a stopped one goes on.
 
-    yoloprune run configs/demo.yaml
+    yoloprune run demo
     """
     from yolo_prune.commands.run import load_run, run_stages
 

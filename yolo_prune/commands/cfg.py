@@ -11,6 +11,7 @@ from yolo_prune.darknet.cfg import format_cfg, load_cfg, pair_anchors, save_cfg
 from yolo_prune.darknet.config import CfgConfig, ShowConfig
 from yolo_prune.darknet.cost import Cost, format_cost, measure_cost
 from yolo_prune.darknet.layers import Network
+from yolo_prune.shipped_configs import find_cfg
 
 
 @dataclass(frozen=True)
@@ -70,5 +71,5 @@ def show_cfg(file: Path, config: ShowConfig) -> CostResult:
 
         network = load_checkpoint(file).network
     else:
-        network = load_cfg(file)
+        network = load_cfg(find_cfg(file))
     return CostResult(measure_cost(network, config.img_size))

@@ -19,6 +19,7 @@ from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_proven
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.fold import fold_batchnorm
 from yolo_prune.model.weights import load_weights, save_weights
+from yolo_prune.shipped_configs import find_cfg
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def import_darknet(cfg: Path, config: ImportConfig) -> PathResult:
         ConfigError: the number of names differs from the number of classes, or the input is not square.
     """
     weights = config.weights
+    cfg = find_cfg(cfg)
     network = load_cfg(cfg)
     if network.width != network.height:
         raise ConfigError(

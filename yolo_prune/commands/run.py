@@ -27,6 +27,7 @@ from yolo_prune.evaluation.previews import save_comparison
 from yolo_prune.files import load_yaml, measure_sha256, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.device import make_device
+from yolo_prune.shipped_configs import find_run
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import is_launched
 from yolo_prune.training.signals import watch_signals
@@ -53,6 +54,7 @@ def load_run(path: Path) -> RunConfig:
         ConfigError: an unknown key (names the nearest known one), a value of the wrong type, or a key of a stage
             that the run sets for all stages.
     """
+    path = find_run(path)
     values = load_yaml(path)
     for stage, settings in values.items():
         if isinstance(settings, dict):

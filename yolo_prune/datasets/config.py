@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.shared_settings import ImgSize, PathSetting, Seed, Words
+from yolo_prune.shipped_configs import CfgPath
 
 
 @settings
@@ -64,7 +65,7 @@ class AnchorsConfig:
     ] = None
     img_size: Annotated[ImgSize, Setting("Side of the network's square input.", unit="px")] = 416
     split: Annotated[str, Setting("Split whose boxes count.")] = "train"
-    cfg: Annotated[PathSetting | None, Setting("A Darknet cfg file to compare with.")] = None
+    cfg: Annotated[CfgPath | None, Setting("A Darknet cfg to compare with, a file or a shipped one.")] = None
     seed: Seed = 0
 
 

@@ -11,6 +11,7 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.model.config import DistillConfig, LossConfig
 from yolo_prune.pruning.config import AUTO, PlanConfig
 from yolo_prune.shared_settings import Device, ImgSize, MaxMinutes, PathSetting, RunName, Seed
+from yolo_prune.shipped_configs import CfgPath
 
 DATA, NETWORK, SCHEDULE, OPTIMIZER = "Data", "Network", "Schedule", "Optimizer"
 SPARSITY, TEACHER, VALIDATION = "γ sparsity", "Teacher", "Validation"
@@ -24,8 +25,12 @@ class TrainConfig:
         PathSetting | None, Setting("A data.yaml.", default="synthetic hands, drawn on first use", group=DATA)
     ] = None
     cfg: Annotated[
-        PathSetting | None,
-        Setting("A Darknet cfg file for a new network.", default="a quarter-width YOLOv3 at 192 px", group=NETWORK),
+        CfgPath | None,
+        Setting(
+            "A new network: a Darknet cfg file, or the name of a shipped one, such as yolov3-tiny-hand.",
+            default="a quarter-width YOLOv3 at 192 px",
+            group=NETWORK,
+        ),
     ] = None
     weights: Annotated[
         PathSetting | None,

@@ -1,3 +1,5 @@
+"""γ sparsity: the proximal step of every group, against a step worked by hand, and which channels count as at zero."""
+
 from __future__ import annotations
 
 import math
