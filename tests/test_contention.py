@@ -28,6 +28,7 @@ from yolo_prune.contention import (
     LoadMeter,
     SecondPool,
     WaitRule,
+    count_free_cores,
     find_libgomp,
     make_second_pool,
     watch_contention,
@@ -108,6 +109,18 @@ class TestMeter:
         write_clocks(tmp_path, {"1": 0}, used=[12, 9, 21], ran_ns=4.6e9)  # ticks are late
         clock[0] += 1
         assert meter.measure() == (0.0, 0.0, 1.0)
+
+    @pytest.mark.parametrize(("others_s", "free"), [(0.0, 2), (0.1, 2), (0.2, 1), (0.5, 1)])
+    def test_free_cores_are_those_that_others_leave(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float], others_s: float, free: int
+    ) -> None:
+        def sleep(seconds: float) -> None:
+            clock[0] += seconds
+            write_clocks(tmp_path, {"1": 0}, used=[10 + others_s, 0, 20])
+
+        monkeypatch.setattr("yolo_prune.contention.time.sleep", sleep, raising=False)
+        write_clocks(tmp_path, {"1": 0}, used=[10, 0, 20])
+        assert count_free_cores(tmp_path) == free
 
     def test_a_kernel_without_figures_is_recognised(self, tmp_path: Path) -> None:
         assert not LoadMeter(tmp_path).is_possible

@@ -16,6 +16,7 @@ Source: do_spin in GCC's libgomp/config/linux/wait.h, gomp_team_start in team.c;
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
 import time
@@ -26,7 +27,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
-from yolo_prune.threads import ROOT
+from yolo_prune.threads import ROOT, count_cores
 
 INTERVAL_S = 0.25
 """Seconds between two measurements of how long threads wait for cores."""
@@ -118,6 +119,16 @@ class LoadMeter:
                 continue
             ran_s[thread], waited_s[thread] = ran_ns / 1e9, waited_ns / 1e9
         return _Clocks(time.monotonic(), ran_s, waited_s, _read_used(self._root))
+
+
+def count_free_cores(root: Path = ROOT) -> int:
+    """Return how many cores of this process others leave free, to the nearest number, at least one.
+
+    This takes a quarter of a second. Where the kernel does not report the load, all cores count as free.
+    """
+    meter = LoadMeter(root)
+    time.sleep(INTERVAL_S)
+    return max(1, math.floor(count_cores(root) - meter.measure().others + 0.5))
 
 
 class _Clocks(NamedTuple):

@@ -14,6 +14,7 @@ from yolo_prune.benchmarking.latency import (
     make_network_call,
     make_suppression_call,
     measure_latencies,
+    timing_threads,
 )
 from yolo_prune.darknet.layers import Conv
 from yolo_prune.engines.make import make_engine
@@ -108,3 +109,20 @@ def test_a_real_network_takes_time(trained: Path) -> None:
     (latency,) = measure_latencies([make_network_call(engine, torch.rand(1, 3, 64, 64))], runs=3, warmup=1, device=CPU)
     assert isinstance(latency, Latency)
     assert 0 < latency.p5 <= latency.p50 <= latency.p95
+
+
+@pytest.mark.parametrize(("wanted", "free", "used"), [(None, 1, 1), (None, 4, 2), (2, 1, 2), (1, 2, 1)])
+def test_only_free_cores_are_used_unless_threads_are_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wanted: int | None, free: int, used: int
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr("yolo_prune.benchmarking.latency.count_free_cores", lambda: free)
+    try:
+        with timing_threads(wanted):
+            assert torch.get_num_threads() == used
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    told = "other processes use the cores: timing with 1 of 2 threads; --threads 2 uses all\n"
+    assert capsys.readouterr().err == (told if wanted is None and free == 1 else "")

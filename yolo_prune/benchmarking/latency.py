@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolo_prune.console import report
+from yolo_prune.contention import count_free_cores
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import suppress
 from yolo_prune.model.decode import DecodedDetector
@@ -28,6 +31,23 @@ class Latency:
 
 
 Call = Callable[[], object]
+
+
+@contextmanager
+def timing_threads(wanted: int | None) -> Iterator[None]:
+    """Compute with `wanted` threads in the block; without it, with as many as other processes leave cores free.
+
+    Threads that share a core with another process wait for each other most of the time, and the times say little.
+    """
+    before = torch.get_num_threads()
+    free = before if wanted is not None or before == 1 else count_free_cores()
+    if free < before:
+        report(f"other processes use the cores: timing with {free} of {before} threads; --threads {before} uses all")
+    torch.set_num_threads(wanted or min(free, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @torch.inference_mode()

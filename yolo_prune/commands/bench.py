@@ -15,6 +15,7 @@ from yolo_prune.benchmarking.latency import (
     make_network_call,
     make_suppression_call,
     measure_latencies,
+    timing_threads,
 )
 from yolo_prune.benchmarking.table import (
     IS_RUINED,
@@ -149,8 +150,6 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
         ConfigError, CheckpointError, DatasetError: an input is invalid.
     """
     device = make_device(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     loaded = {name: load_checkpoint(path) for name, path in checkpoints.items()}
     if not loaded:
         raise ConfigError("no checkpoint to bench", where="CHECKPOINT", right="name at least one")
@@ -161,7 +160,14 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
     split = None if spec is None else choose_split(spec, config.split)
     engines = [make_engine(checkpoint.make_model().eval(), config.engine, device) for checkpoint in loaded.values()]
     scores = dict.fromkeys(loaded) if spec is None or split is None else _score(loaded, spec, split, config, device)
-    latencies = _time(loaded, engines, config, device)
+    with timing_threads(config.threads):
+        latencies = _time(loaded, engines, config, device)
+        environment = {
+            **describe_environment(device, config.engine),
+            "batch_size": config.batch_size,
+            "runs": config.runs,
+            "warmup": config.warmup,
+        }
     first = next(iter(scores.values()))
     rows = []
     for (name, checkpoint), (network_ms, nms_ms) in zip(loaded.items(), latencies, strict=True):
@@ -179,12 +185,6 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
                 is_stored_sparse=is_stored_packed(checkpoint),
             )
         )
-    environment = {
-        **describe_environment(device, config.engine),
-        "batch_size": config.batch_size,
-        "runs": config.runs,
-        "warmup": config.warmup,
-    }
     result = BenchResult(tuple(rows), environment, split)
     if folder is not None:
         save_json(folder / "bench.json", result.as_dict())

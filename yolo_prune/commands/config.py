@@ -315,7 +315,9 @@ class BenchConfig:
     batch_size: Annotated[int, Setting("Images per timed call.", ge=1, group=TIMED)] = 1
     runs: Annotated[int, Setting("Timed calls of each checkpoint, interleaved.", ge=1, group=TIMED)] = 30
     warmup: Annotated[int, Setting("Calls of each checkpoint before the timed ones.", ge=0, group=TIMED)] = 5
-    threads: Annotated[int | None, Setting("CPU threads.", ge=1, default="PyTorch's choice", group=TIMED)] = None
+    threads: Annotated[
+        int | None, Setting("CPU threads while timing.", ge=1, default="one per core that others leave free", group=TIMED)
+    ] = None
 
 
 @settings
