@@ -33,8 +33,8 @@ from contention_work import COMMANDS
 
 from yolo_prune.commands.train import start_training
 from yolo_prune.contention import INTERVAL_S, SETTINGS
+from yolo_prune.darknet.anchors import resize
 from yolo_prune.darknet.cfg import load_cfg
-from yolo_prune.darknet.layers import resize
 from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.synthetic.dataset import make_dataset
 from yolo_prune.threads import count_cores

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,13 @@ from yolo_prune.commands.detect import detect
 from yolo_prune.commands.evaluate import evaluate_models
 from yolo_prune.commands.iterate import start_iterate
 from yolo_prune.commands.pruning.iterate_config import IterateConfig
-from yolo_prune.contention import LoadMeter, watch_contention
+from yolo_prune.contention import LoadMeter, count_free_cores, watch_contention
 from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
 from yolo_prune.datasets.spec import find_images, load_spec
 from yolo_prune.engines.sparse.engine import SparseDetector
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
+from yolo_prune.threads import count_cores
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
 from yolo_prune.training.schedule import measure_rates
@@ -164,7 +165,11 @@ def work(order: dict[str, Any]) -> None:
     unit()
     print(json.dumps({"threads": torch.get_num_threads()}), file=responses, flush=True)
     for line in sys.stdin:
-        with watch_contention() if order["has_rule"] else nullcontext():
+        free = count_free_cores() if order["has_rule"] else count_cores()  # `bench` looks once, which takes 0.25 s
+        with ExitStack() as stack:
+            stack.enter_context(patch("yolo_prune.benchmarking.latency.count_free_cores", lambda: free))  # noqa: B023
+            if order["has_rule"]:
+                stack.enter_context(watch_contention())
             print(json.dumps(measure(unit, **json.loads(line))), file=responses, flush=True)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peer_checkpoints import list_methods, save_peer
 from torch_pruning_peer import prune_to_macs
 
 from yolo_prune.commands.config import FINETUNE, PruneConfig
@@ -23,33 +24,19 @@ from yolo_prune.commands.prune import prune
 from yolo_prune.commands.pruning.calibration import iterate_examples, iterate_images, pick_samples
 from yolo_prune.commands.train import start_training
 from yolo_prune.darknet.cost import Cost, measure_cost
-from yolo_prune.darknet.layers import Network, Upsample
 from yolo_prune.datasets.spec import DataSpec, load_spec
 from yolo_prune.errors import PlanError
 from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate
 from yolo_prune.evaluation.matching import Matches
 from yolo_prune.files import save_json
-from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
-from yolo_prune.model.detector import Detector
-from yolo_prune.pruning.config import CRITERIA, ON_IMAGES
+from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
+from yolo_prune.pruning.config import ON_IMAGES
 from yolo_prune.pruning.surgery.recalibrate import recalibrate_
 
 CPU = torch.device("cpu")
-TORCH_PRUNING = "Torch-Pruning, l2, same share of every layer"
-PUBLISHED = "published rule: global γ, no shortcuts, none before upsampling"
 NO_FOLDER = str.maketrans(" ,:γ", "---g")
-
-
-def list_methods(network: Network) -> dict[str, PruneConfig]:
-    """Return our ways to prune by their row's name; a group's scores are divided by their mean but where γ is taken raw."""
-    before_upsampling = tuple(index - 1 for index, layer in enumerate(network.layers) if isinstance(layer, Upsample))
-    base = PruneConfig(one_shot=True, criterion="bn-gamma", normalize="mean", min_channels=1)
-    return {
-        "bn-gamma, raw": replace(base, normalize="none"),
-        **{name: replace(base, criterion=name) for name in CRITERIA},
-        PUBLISHED: replace(base, normalize="none", shortcuts=False, spare=before_upsampling),
-    }
+TORCH_PRUNING = "Torch-Pruning, l2, same share of every layer"
 
 
 def main() -> None:
@@ -126,13 +113,6 @@ def prune_by_peer(
     pruned, ratio = prune_to_macs(source.make_model().eval(), source.img_size, share, criterion, examples)
     recalibrate_(pruned, iterate_images(images, CPU), CPU)
     return save_peer(folder, pruned, path, source, {"criterion": criterion, "pruning_ratio": ratio})
-
-
-def save_peer(folder: Path, model: Detector, path: Path, source: Checkpoint, recipe: dict[str, Any]) -> Path:
-    """Write a network as one that was cut from the checkpoint at `path`, which `finetune` takes as its teacher."""
-    provenance = make_provenance("prune", recipe, path, data=source.provenance.get("data"))
-    checkpoint = Checkpoint(model.network, model.state_dict(), source.names, source.img_size, provenance)
-    return save_checkpoint(folder / "pruned.pt", checkpoint)
 
 
 def score(checkpoint: Checkpoint, spec: DataSpec) -> Evaluation:

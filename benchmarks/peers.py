@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from criteria import PUBLISHED, list_methods, prune_by_peer, save_peer
+from criteria import prune_by_peer
+from peer_checkpoints import PUBLISHED, list_methods, save_peer
 
 from yolo_prune.commands.data import load_data_of
 from yolo_prune.commands.prune import prune

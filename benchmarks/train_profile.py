@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from yolo_prune.commands.data import load_data
+from yolo_prune.darknet.anchors import resize
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import load_cfg
-from yolo_prune.darknet.layers import resize
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
 from yolo_prune.model.decode import normalise

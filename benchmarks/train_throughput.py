@@ -154,8 +154,8 @@ def train_with_yolo_prune(job: Job, responses: TextIO) -> None:
     """Train as training/run.py does, pass by pass."""
     import cv2
 
+    from yolo_prune.darknet.anchors import resize
     from yolo_prune.darknet.cfg import load_cfg
-    from yolo_prune.darknet.layers import resize
     from yolo_prune.datasets.loader import DetectionDataset, make_loader
     from yolo_prune.datasets.spec import load_spec
     from yolo_prune.model.detector import Detector

@@ -38,13 +38,13 @@ from widths_table import Measured, format_tables
 
 from yolo_prune.benchmarking.latency import describe_environment
 from yolo_prune.console import report
+from yolo_prune.darknet.anchors import resize
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.cost import measure_cost
-from yolo_prune.darknet.layers import Network, resize
+from yolo_prune.darknet.layers import Network
 from yolo_prune.engines.make import make_engine
 from yolo_prune.errors import EngineError, PlanError
 from yolo_prune.files import save_json
-from yolo_prune.model.decode import DecodedDetector
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
@@ -268,7 +268,7 @@ def make_model(network: Network, images: Tensor) -> Detector:
     return model
 
 
-def run_folded(engine: DecodedDetector, images: Tensor, threads: int) -> list[NDArray[np.float32]]:
+def run_folded(engine: torch.nn.Module, images: Tensor, threads: int) -> list[NDArray[np.float32]]:
     """Run PyTorch on so many threads."""
     torch.set_num_threads(threads)
     return [output.numpy() for output in engine(images)]

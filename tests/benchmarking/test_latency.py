@@ -80,8 +80,9 @@ def test_engines_agree_and_leave_the_model_as_it_was() -> None:
 
 
 def test_suppression_is_timed_without_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = make_engine(make_model(), "eager", CPU)
-    images, passes = make_images(engine.detector), []
+    model = make_model()
+    engine = make_engine(model, "eager", CPU)
+    images, passes = make_images(model), []
     engine.register_forward_hook(lambda module, inputs, outputs: passes.append(inputs))
     config = DetectConfig(confidence=0.01)
     call = make_suppression_call(engine, images, config)

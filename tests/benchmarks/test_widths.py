@@ -15,10 +15,11 @@ import widths
 from torch import Tensor
 from widths_table import Cell, Measured, compare, format_tables
 
+from yolo_prune.darknet.anchors import resize
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import load_cfg, save_cfg
 from yolo_prune.darknet.cost import measure_cost
-from yolo_prune.darknet.layers import Network, resize
+from yolo_prune.darknet.layers import Network
 from yolo_prune.errors import EngineError
 from yolo_prune.model.detector import ConvLayer
 from yolo_prune.pruning.channels import make_channel_graph
@@ -54,7 +55,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> dict[Path, torch.nn.Module]:
         return path
 
     def make_call(_: object, path: Path, images: Tensor, threads: int) -> engine_peers.Call:
-        return partial(widths.run_folded, exported[path], images, threads)  # type: ignore[arg-type]  # it is a DecodedDetector
+        return partial(widths.run_folded, exported[path], images, threads)
 
     def make_openvino_call(module: object, path: Path, images: Tensor, threads: int) -> engine_peers.Call:
         call = make_call(module, path, images, threads)

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from networks import networks
 from tiny import TINY_CFG, UNUSED_CFG
 
+from yolo_prune.darknet.anchors import resize
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.cfg import format_cfg, load_cfg, parse_cfg, save_cfg
-from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample, Yolo, resize
+from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample, Yolo
 from yolo_prune.errors import CfgError
 
 HEAD = """[convolutional]
@@ -136,7 +137,6 @@ def test_another_size_scales_the_anchors() -> None:
         ("filters=3\n", "1", "neither [section] nor key=value"),
         ("[net]\nwidth\n", "2", "neither [section] nor key=value"),
         ("[net\n", "1", "not closed"),
-        ("[net]\nwidth=64\nwidth=32\n", "3", "set twice"),
         ("[net]\n[crnn]\n" + HEAD, "2", "unknown section [crnn]; known sections are convolutional"),
         ("[net]\n[convolutionl]\n" + HEAD, "2", "did you mean [convolutional]?"),
         ("[net]\n[convolutional]\nfilter=3\nfilters=6\n" + HEAD, "3", "filter; did you mean filters?"),
@@ -154,9 +154,9 @@ def test_another_size_scales_the_anchors() -> None:
         ("[net]\n[convolutional]\nfilters=4\n[route]\nlayers=0\ngroups=3\n" + HEAD, "4", "group 0 of 3"),
         ("[net]\n[convolutional]\nfilters=4\n[route]\nlayers=0\ngroups=2\ngroup_id=2\n" + HEAD, "4", "group 2 of 2"),
         (
-            "[net]\n[convolutional]\nfilters=4\n[convolutional]\nfilters=5\n[shortcut]\nfrom=0\n" + HEAD,
-            "6",
-            "adds layer 0 of 4x416x416 to 5x416x416; give both the same shape",
+            "[net]\n[convolutional]\nfilters=4\n[convolutional]\nfilters=5\nstride=2\n[shortcut]\nfrom=0\n" + HEAD,
+            "7",
+            "adds layer 0 of 4x416x416 to 5x208x208; give both the same height and width",
         ),
         ("[net]\n[convolutional]\nfilters=4\n[maxpool]\nstride=2\n[route]\nlayers=0,1\n" + HEAD, "6", "concatenates"),
         ("[net]\n[convolutional]\nfilters=4\ngroups=3\n[convolutional]\nfilters=4\ngroups=3\n" + HEAD, "2", "groups=3"),
@@ -167,11 +167,31 @@ def test_another_size_scales_the_anchors() -> None:
         ("[net]\n" + HEAD.replace("=10,14", "=10,14,3"), "7", "anchors holds 3 numbers"),
         ("[net]\n" + HEAD.replace("=10,14", "=10,nan"), "7", "not finite"),
         ("[net]\n" + HEAD.replace("=10,14", "=10,big"), "7", "not a number"),
-        ("[net]\n" + HEAD.replace("=10,14", "=10,-14"), "7", "positive width, height"),
+        (
+            "[net]\n" + HEAD.replace("=10,14", "=10,-14"),
+            "7",
+            "anchors holds -14, which is not positive; give pairs of positive width, height",
+        ),
         ("[net]\n" + HEAD.replace("mask=0", "mask=1"), "6", "past the 1 anchors"),
-        ("[net]\n" + HEAD + "num=2\n", "7", "num=2 but anchors holds 1 pairs"),
-        ("[net]\n" + HEAD + "new_coords=1\n", "5", "new_coords=0"),
-        ("[net]\n" + HEAD + HEAD.replace("classes=1", "classes=2").replace("=6", "=7"), "", "differ in classes"),
+        (
+            "[net]\n" + HEAD + "new_coords=1\n",
+            "5",
+            "has new_coords=1, but the convolution before it has activation=linear",
+        ),
+        (
+            "[net]\n" + HEAD + HEAD.replace("classes=1", "classes=2").replace("=6", "=7"),
+            "12",
+            "layer 3 [yolo] has 2 classes, and layer 1 (line 5) has 1; give all [yolo] sections the same number",
+        ),
+        ("[net]\n[convolutional]\nfilters=4\n[shortcut]\nfrom=-1,-2\n" + HEAD, "5", "reads 2 layers; name one layer"),
+        ("[net]\n[convolutional]\nfilters=4\ndilation=2\n" + HEAD, "4", "does not know the key dilation"),
+        ("[net]\n[convolutional]\nfilters=4\n[avgpool]\n[scale_channels]\nfrom=-3\n" + HEAD, "5", "before it"),
+        (
+            "[net]\n[convolutional]\nfilters=4\n[avgpool]\n[convolutional]\nfilters=3\n[scale_channels]\nfrom=0\n"
+            + HEAD,
+            "7",
+            "multiplies layer 0 of 4x416x416 by 3x1x1; give the layer before it 4x1x1",
+        ),
         ("[net]\n[convolutional]\nfilters=4\n", "", "no [yolo] section"),
         ("[net]\nwidth=2\nheight=2\n[convolutional]\nfilters=4\nsize=5\n" + HEAD, "4", "nothing is left"),
     ],

@@ -19,8 +19,9 @@ from networks import copy_state, is_same_state, make_small_network, measure_larg
 from torch import Tensor
 from torch.nn import functional
 
+from yolo_prune.darknet.anchors import resize
 from yolo_prune.darknet.architectures import make_network
-from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample, resize
+from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample
 from yolo_prune.engines.make import make_engine
 from yolo_prune.engines.sparse import tiling
 from yolo_prune.engines.sparse.build import INSTRUCTIONS, load_kernel

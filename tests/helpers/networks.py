@@ -3,30 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Network, Route, Shape, Shortcut, Upsample, Yolo
+from yolo_prune.darknet.layers import (
+    AvgPool,
+    Conv,
+    Dropout,
+    Gate,
+    Layer,
+    MaxPool,
+    Network,
+    Route,
+    Shape,
+    Shortcut,
+    Upsample,
+    Yolo,
+)
 from yolo_prune.model.detector import ConvLayer, Detector, Heads
 from yolo_prune.pruning.channels import ChannelGraph
 from yolo_prune.pruning.plans.plan import Plan
 from yolo_prune.pruning.surgery.rebuild import compare
 
 SIDE = 16
-ACTIVATIONS = ("leaky", "linear", "relu", "mish", "swish", "logistic")
-BLOCKS = ("conv", "depthwise", "grouped", "maxpool", "upsample", "route", "slice", "shortcut")
+ACTIVATIONS = ("leaky", "linear", "relu", "mish", "swish", "logistic", "relu6", "hard_mish", "hard_swish", "tanh")
+BLOCKS = (
+    "conv",
+    "depthwise",
+    "grouped",
+    "maxpool",
+    "upsample",
+    "dropout",
+    "route",
+    "slice",
+    "shortcut",
+    "squeeze",
+    "sam",
+)
 POOLS = (MaxPool(2, 2, 1), MaxPool(2, 2, 0), MaxPool(2, 1, 1), MaxPool(3, 1, 2), MaxPool(5, 1, 4), MaxPool(3, 2, 2))
 
 
 class _Draft:
     """A network under construction: its layers, and their shapes by rules of its own."""
 
-    def __init__(self, draw: st.DrawFn, pointwise: bool) -> None:
+    def __init__(self, draw: st.DrawFn, pointwise: bool, has_gates: bool) -> None:
         self.draw = draw
         self.sizes = (1,) if pointwise else (1, 3)
+        self.has_gates = has_gates  # what a gate makes of a constant depends on the image
         self.layers: list[Layer] = []
         self.shapes: list[Shape] = []
 
@@ -42,6 +69,10 @@ class _Draft:
                 )
             case Upsample(stride=stride):
                 shape = before._replace(height=before.height * stride, width=before.width * stride)
+            case AvgPool():
+                shape = before._replace(height=1, width=1)
+            case Gate(source=source):
+                shape = self.shapes[source]
             case Route(sources=sources, groups=groups):
                 shape = before._replace(channels=sum(self.shapes[source].channels // groups for source in sources))
                 shape = shape._replace(height=self.shapes[sources[0]].height, width=self.shapes[sources[0]].width)
@@ -75,22 +106,36 @@ class _Draft:
                 self.add(Route(sources, 2, draw(st.integers(0, 1))))
             case "shortcut":
                 source = draw(st.sampled_from(same_side))
-                if self.shapes[source] != last:
+                if self.shapes[source] != last and draw(st.booleans()):
                     self.add_conv(self.shapes[source].channels, size)
                 self.add(Shortcut(source, draw(st.sampled_from(ACTIVATIONS))))
+            case "dropout":
+                self.add(Dropout((("probability", ".2"),)))
+            case "squeeze" if self.has_gates:
+                source = len(self.layers) - 1
+                self.add(AvgPool())
+                self.add_conv(draw(st.integers(1, 4)), 1)
+                self.add(Conv(last.channels, 1, activation=draw(st.sampled_from(("logistic", "leaky")))))
+                self.add(Gate(source, "channels", draw(st.sampled_from(ACTIVATIONS))))
+            case "sam" if self.has_gates:
+                source = len(self.layers) - 1
+                factors: Literal["values", "pixels"] = draw(st.sampled_from(("values", "pixels")))
+                self.add(Conv(last.channels if factors == "values" else 1, 1, activation="logistic"))
+                self.add(Gate(source, factors))
             case _:
                 stride = 2 if size == 3 and last.height >= 8 and draw(st.booleans()) else 1
                 self.add_conv(draw(st.integers(1, 8)), size, stride=stride)
 
     def add_head(self, head: Yolo) -> None:
-        self.add(Conv(head.channels, 1, batch_normalize=False, activation="linear"))
+        activation = "logistic" if head.new_coords else "linear"
+        self.add(Conv(head.channels, 1, batch_normalize=False, activation=activation))
         self.add(head)
 
 
 @st.composite
-def networks(draw: st.DrawFn, pointwise: bool = False) -> Network:
+def networks(draw: st.DrawFn, pointwise: bool = False, gates: bool = True) -> Network:
     """Draw a small network of any of Darknet's layers; `pointwise` makes every convolution but the first 1×1."""
-    draft = _Draft(draw, pointwise)
+    draft = _Draft(draw, pointwise, gates and not pointwise)
     draft.add_conv(draw(st.integers(2, 8)), 3)
     for kind in draw(st.lists(st.sampled_from(BLOCKS), max_size=7)):
         draft.add_block(kind)
@@ -101,7 +146,7 @@ def networks(draw: st.DrawFn, pointwise: bool = False) -> Network:
         if number:
             draft.add(Route((draw(st.integers(0, len(draft.layers) - 3)),)))
         mask = tuple(draw(st.lists(st.integers(0, len(anchors) - 1), min_size=1, max_size=2, unique=True)))
-        draft.add_head(Yolo(mask, anchors, classes, draw(st.sampled_from((1.0, 1.05)))))
+        draft.add_head(Yolo(mask, anchors, classes, draw(st.sampled_from((1.0, 1.05))), (), draw(st.booleans())))
     network = Network(SIDE, SIDE, 3, tuple(draft.layers), draw(st.sampled_from(((), (("batch", "64"),)))))
     assert list(network.shapes) == draft.shapes
     return network

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from itertools import accumulate
 from pathlib import Path
@@ -142,7 +143,7 @@ def test_a_file_cut_anywhere_is_a_prefix_or_rejected(size: int) -> None:
     model = Detector(SMALL)
     before = copy_state(model)
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "a.weights"
+        path = Path(folder) / "a.conv.9"
         content = write(path, WIDE, EDGES[-1] + 2)
         path.write_bytes(content[:size])
         if size in [20 + 4 * edge for edge in EDGES]:
@@ -186,3 +187,60 @@ def test_real_coco_weights_pass_through_unchanged(tmp_path: Path) -> None:
 def test_real_coco_weights_start_a_net_of_one_class() -> None:
     report = load_weights(Detector(make_network("yolov3-tiny", classes=1)), find_real_weights())
     assert (report.convs_loaded, report.convs_total, report.foreign_classes) == (11, 13, 80)
+
+
+@pytest.mark.parametrize(("version", "said"), [((0, 0, 0), 16), ((0, 1, 0), 16), ((0, 2, 5), 20), ((2, 0, 0), 20)])
+@pytest.mark.parametrize("length", [16, 20])
+def test_the_number_of_values_decides_how_long_the_header_is(
+    tmp_path: Path, version: tuple[int, int, int], said: int, length: int
+) -> None:
+    model, other = make_model(SMALL, 1), make_model(SMALL, 2)
+    values = save_weights(model, tmp_path / "own.weights").read_bytes()[20:]
+    path = tmp_path / "a.weights"
+    path.write_bytes(struct.pack("<iii", *version) + struct.pack("<q" if length == 20 else "<i", 7) + values)
+    if length < said:  # that is a file that was cut short
+        with pytest.raises(WeightsError, match=f"holds {EDGES[-1] - 1:,} values, the network expects {EDGES[-1]:,}"):
+            load_weights(other, path)
+        return
+    report = load_weights(other, path)
+    assert is_same_state(other, copy_state(model))
+    assert save_weights(other, tmp_path / "b.weights", report.header).read_bytes() == path.read_bytes()
+    line = f"after a header of {length} bytes, though version {version[0]}.{version[1]} has {said}"
+    assert (line in report.format()) == (length != said)
+
+
+def test_values_that_are_too_many_are_counted(tmp_path: Path) -> None:
+    path = save_weights(make_model(SMALL), tmp_path / "a.weights")
+    path.write_bytes(path.read_bytes() + bytes(4))
+    with pytest.raises(WeightsError, match=r": 1 too many; use a file made for this cfg"):
+        load_weights(Detector(SMALL), path)
+
+
+def test_a_prefix_must_be_asked_for(tmp_path: Path) -> None:
+    write(tmp_path / "a.weights", WIDE, EDGES[0])
+    model = Detector(SMALL)
+    with pytest.raises(
+        WeightsError, match=r"first 1 convolutions alone, say so with --prefix, or name the file NAME\.conv\.1"
+    ):
+        load_weights(model, tmp_path / "a.weights")
+    assert load_weights(model, tmp_path / "a.weights", is_prefix=True).convs_loaded == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("layers.0.bn.running_var", -0.5, "layer 0 would get a variance of -0.5"),
+        ("layers.0.bn.running_var", float("nan"), "layer 0 would get a variance of nan"),
+        ("layers.1.bn.weight", float("inf"), "layer 1 would get a γ of inf"),
+        ("layers.1.conv.weight", 1e30, "layer 1 would get a kernel of 1e+30"),
+        ("layers.2.conv.bias", -1e9, "layer 2 would get a bias of -1e+09"),
+    ],
+)
+def test_values_that_no_trained_network_has_are_not_taken(tmp_path: Path, name: str, value: float, said: str) -> None:
+    model = make_model(SMALL)
+    model.state_dict()[name].view(-1)[-1] = value
+    path, other = save_weights(model, tmp_path / "a.weights"), make_model(SMALL, 5)
+    before = copy_state(other)
+    with pytest.raises(WeightsError, match=rf"a\.weights: {re.escape(said)}, which no trained network has"):
+        load_weights(other, path)
+    assert is_same_state(other, before)

@@ -6,7 +6,19 @@ from hypothesis import given, settings
 from networks import make_small_network, networks
 
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
-from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample, Yolo
+from yolo_prune.darknet.layers import (
+    AvgPool,
+    Conv,
+    Gate,
+    Layer,
+    MaxPool,
+    Network,
+    Route,
+    Shortcut,
+    Upsample,
+    Yolo,
+    get_sources,
+)
 from yolo_prune.pruning.channels import make_channel_graph
 
 Node = tuple[int, int]
@@ -49,14 +61,32 @@ def tie_slowly(network: Network) -> tuple[list[list[Node]], list[set[Node]], set
                     outputs[index] += outputs[source][group * length : (group + 1) * length]
             case Shortcut(source=source):
                 outputs[index] = inputs
-                for one, other in zip(inputs, outputs[source], strict=True):
+                for one, other in zip(inputs, outputs[source], strict=False):
                     tie(one, other)
+            case Gate(source=source, factors=factors):
+                outputs[index] = outputs[source]
+                if factors == "pixels":
+                    frozen |= set(inputs)
+                else:
+                    for one, other in zip(inputs, outputs[source], strict=True):
+                        tie(one, other)
             case _:
                 outputs[index] = inputs
-        if isinstance(layer, Yolo) or getattr(layer, "activation", "") == "logistic":
+        is_logistic = getattr(layer, "activation", "") == "logistic"
+        if isinstance(layer, Yolo) or (is_logistic and not is_factor_alone(network, index)):
             frozen |= set(outputs[index])
     unique = {id(members): members for members in sets.values()}
     return [outputs[index] for index in range(len(network.layers))], list(unique.values()), frozen
+
+
+def is_factor_alone(network: Network, index: int) -> bool:
+    """Return whether every layer that reads a convolution is a gate right after it, with a factor for each channel."""
+    after = [layer for place, layer in enumerate(network.layers) if index in get_sources(layer, place)]
+    return (
+        isinstance(network.layers[index], Conv)
+        and bool(after)
+        and all(isinstance(layer, Gate) and layer.factors != "pixels" and layer.source != index for layer in after)
+    )
 
 
 @given(networks())
@@ -135,11 +165,21 @@ def test_the_five_rules_by_hand() -> None:
         ((Conv(3, 3, groups=3),), [[0, 1, 2]]),  # depthwise on the image
         ((Conv(2, 1), Conv(2, 1), Shortcut(0), Conv(2, 1), Shortcut(2)), [[3, 4]] * 5),  # all is one group
         ((Conv(2, 1), Conv(4, 1), Route((0, 0)), Shortcut(1)), [[3, 4], [3, 4, 3, 4], [3, 4, 3, 4], [3, 4, 3, 4]]),
+        ((Conv(3, 1), Conv(2, 1), Shortcut(0)), [[3, 4, 5], [3, 4], [3, 4]]),  # of unequal channels the first
+        ((Conv(2, 1), Conv(3, 1), Shortcut(0)), [[3, 4], [3, 4, 5], [3, 4, 5]]),
+        ((Conv(2, 1), AvgPool(), Conv(2, 1), Gate(0, "channels")), [[3, 4]] * 4),
+        ((Conv(2, 1), Conv(1, 1), Gate(0, "pixels")), [[3, 4], [5], [3, 4]]),
     ],
 )
-def test_ties_by_hand(layers: tuple[Conv, ...], writes: list[list[int]]) -> None:
+def test_ties_by_hand(layers: tuple[Layer, ...], writes: list[list[int]]) -> None:
     graph = make_channel_graph(make_small_network(*layers))
     assert [ids.tolist() for ids in graph.writes[: len(layers)]] == writes
+
+
+def test_a_logistic_factor_is_not_frozen_if_gates_alone_read_it() -> None:
+    gate = (Conv(2, 1), AvgPool(), Conv(2, 1, activation="logistic"), Gate(0, "channels"))
+    assert make_channel_graph(make_small_network(*gate)).prunable[3:5].all()
+    assert not make_channel_graph(make_small_network(*gate, Route((2,)))).prunable[3:5].any()
 
 
 def test_a_logistic_channel_is_frozen() -> None:

@@ -15,9 +15,10 @@ from tiny import DRAW_RESULTS, SIDE, TINY_CFG, Cli, Killed, before_step, is_same
 
 from yolo_prune.commands.run import load_run
 from yolo_prune.commands.train import resume_training, start_training
+from yolo_prune.darknet.anchors import get_anchors
 from yolo_prune.darknet.architectures import TINY_ANCHORS, make_network
 from yolo_prune.darknet.cfg import parse_cfg, save_cfg
-from yolo_prune.darknet.layers import Anchors, get_anchors
+from yolo_prune.darknet.layers import Anchors
 from yolo_prune.datasets.anchors import find_anchors, load_sides, measure_fit, round_anchors
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError, DatasetError

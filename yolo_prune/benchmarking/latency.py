@@ -16,9 +16,9 @@ from torch import Tensor
 
 from yolo_prune.console import report
 from yolo_prune.contention import count_free_cores
+from yolo_prune.engines.make import Engine
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import suppress
-from yolo_prune.model.decode import DecodedDetector
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ def measure_latencies(calls: Sequence[Call], *, runs: int, warmup: int, device: 
     return [Latency(*map(float, np.percentile(column, (5, 50, 95)))) for column in times_ms.T]
 
 
-def make_network_call(engine: DecodedDetector, images: Tensor) -> Call:
+def make_network_call(engine: Engine, images: Tensor) -> Call:
     """Return a call that runs the network and its decoding on images (B, 3, H, W) in 0 … 1."""
     return lambda: engine(images)
 
 
 @torch.inference_mode()
-def make_suppression_call(engine: DecodedDetector, images: Tensor, config: DetectConfig) -> Call:
+def make_suppression_call(engine: Engine, images: Tensor, config: DetectConfig) -> Call:
     """Return a call that runs NMS on the network's outputs for `images`, without the network itself."""
     boxes, scores = engine(images)
     return lambda: suppress(boxes, scores, config)
@@ -84,13 +84,13 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def describe_environment(device: torch.device, engine: str) -> dict[str, Any]:
+def describe_environment(device: torch.device, engine: str, precision: str = "fp32") -> dict[str, Any]:
     """Return the conditions of the measurement."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _read_cpu_name(),
         "device_type": device.type,
         "threads": torch.get_num_threads(),
-        "precision": "fp16" if engine.startswith("half") else "fp32",
+        "precision": precision,
         "engine": engine,
         "torch": torch.__version__,
         "python": platform.python_version(),

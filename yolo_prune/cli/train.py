@@ -32,7 +32,7 @@ def train(given: Given, config: Config = None, resumed: Resumed = None) -> Resul
     return runs.resume_train(*resumed) if resumed else runs.run_train(settings)
 
 
-@with_settings(FINETUNE, without=("cfg", "weights", "auto_anchors", "parent_teacher"))
+@with_settings(FINETUNE, without=("cfg", "weights", "prefix", "auto_anchors", "parent_teacher"))
 def finetune(
     given: Given,
     checkpoint: Checkpoint = None,

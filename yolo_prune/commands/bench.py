@@ -35,14 +35,14 @@ from yolo_prune.commands.run_folders import resolve_checkpoints
 from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
-from yolo_prune.engines.make import make_engine
+from yolo_prune.engines.make import Engine, make_engine
+from yolo_prune.engines.precision import choose_precision, computing_in
 from yolo_prune.errors import ConfigError, OutputError
 from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate
 from yolo_prune.files import save_json, save_text
 from yolo_prune.model.checkpoint import AVERAGE, Checkpoint, is_stored_packed, load_checkpoint
-from yolo_prune.model.decode import DecodedDetector
 from yolo_prune.model.device import make_device
 
 ROW_NAMES = {"train": "Original", "import": "Original", "sparse": "Sparse", "prune": "Pruned", "finetune": "Finetuned"}
@@ -158,16 +158,34 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
     ]  # not imported
     spec = load_data_of(config.data, trained[0] if trained else {}, "--no-score") if config.score else None
     split = None if spec is None else choose_split(spec, config.split)
-    engines = [make_engine(checkpoint.make_model().eval(), config.engine, device) for checkpoint in loaded.values()]
+    engines = [
+        make_engine(checkpoint.make_model().eval(), config.engine, device, config.precision)
+        for checkpoint in loaded.values()
+    ]
     scores = dict.fromkeys(loaded) if spec is None or split is None else _score(loaded, spec, split, config, device)
-    with timing_threads(config.threads):
+    precision = choose_precision(config.engine, config.precision, device)
+    with timing_threads(config.threads), computing_in(precision):
         latencies = _time(loaded, engines, config, device)
         environment = {
-            **describe_environment(device, config.engine),
+            **describe_environment(device, config.engine, precision),
             "batch_size": config.batch_size,
             "runs": config.runs,
             "warmup": config.warmup,
         }
+    result = BenchResult(_make_rows(checkpoints, loaded, scores, latencies, config), environment, split)
+    if folder is not None:
+        save_json(folder / "bench.json", result.as_dict())
+        save_text(folder / "bench.md", result.format(markdown=True) + "\n")
+    return result
+
+
+def _make_rows(
+    checkpoints: Mapping[str, Path],
+    loaded: Mapping[str, Checkpoint],
+    scores: Mapping[str, Evaluation | None],
+    latencies: Sequence[tuple[Any, Any]],
+    config: BenchConfig,
+) -> tuple[Row, ...]:
     first = next(iter(scores.values()))
     rows = []
     for (name, checkpoint), (network_ms, nms_ms) in zip(loaded.items(), latencies, strict=True):
@@ -185,11 +203,7 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
                 is_stored_sparse=is_stored_packed(checkpoint),
             )
         )
-    result = BenchResult(tuple(rows), environment, split)
-    if folder is not None:
-        save_json(folder / "bench.json", result.as_dict())
-        save_text(folder / "bench.md", result.format(markdown=True) + "\n")
-    return result
+    return tuple(rows)
 
 
 def _summarise(score: Evaluation, first: Evaluation | None) -> Scores:
@@ -209,7 +223,7 @@ def _score(
 
 
 def _time(
-    loaded: Mapping[str, Checkpoint], engines: Sequence[DecodedDetector], config: BenchConfig, device: torch.device
+    loaded: Mapping[str, Checkpoint], engines: Sequence[Engine], config: BenchConfig, device: torch.device
 ) -> list[tuple[Any, Any]]:
     """Return each checkpoint's latency: of the network with decoding, and of NMS alone."""
     network_calls, suppression_calls = [], []

@@ -305,18 +305,26 @@ class BenchConfig:
     img_size: OwnImgSize = None
     device: Device = "auto"
     engine: Annotated[
-        Literal["eager", "folded", "sparse", "half", "half-2:4"],
+        Literal["eager", "folded", "compile", "compile-max", "cudagraph", "sparse", "half", "half-2:4"],
         Setting(
-            "eager: the network as trained; folded: batch norm folded into the convolutions; sparse: folded, zero weights skipped, on the "
-            "CPU; half: folded, in float16, on CUDA; half-2:4: the same, weights pruned 2:4 skipped in 1×1 convolutions.",
+            "eager: the network as trained; folded: batch norm folded into the convolutions; compile: folded, by torch.compile; compile-max: "
+            "the same with max-autotune; cudagraph: folded, as one CUDA graph; sparse: folded, zero weights skipped, on the CPU; half: folded, "
+            "in float16, on CUDA; half-2:4: the same, weights pruned 2:4 skipped in 1×1 convolutions.",
             group=TIMED,
         ),
     ] = "folded"
+    precision: Annotated[
+        Literal["fp32", "tf32", "bf16", "fp16"] | None,
+        Setting(
+            "In what the engine computes; tf32 and fp16 on CUDA.", default="fp16 with half, else fp32", group=TIMED
+        ),
+    ] = None
     batch_size: Annotated[int, Setting("Images per timed call.", ge=1, group=TIMED)] = 1
     runs: Annotated[int, Setting("Timed calls of each checkpoint, interleaved.", ge=1, group=TIMED)] = 30
     warmup: Annotated[int, Setting("Calls of each checkpoint before the timed ones.", ge=0, group=TIMED)] = 5
     threads: Annotated[
-        int | None, Setting("CPU threads while timing.", ge=1, default="one per core that others leave free", group=TIMED)
+        int | None,
+        Setting("CPU threads while timing.", ge=1, default="one per core that others leave free", group=TIMED),
     ] = None
 
 

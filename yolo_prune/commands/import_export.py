@@ -18,7 +18,8 @@ from yolo_prune.files import measure_sha256
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.fold import fold_batchnorm
-from yolo_prune.model.weights import load_weights, save_weights
+from yolo_prune.model.state_dicts import fill_weights, save_foreign_weights
+from yolo_prune.model.weights import save_weights
 from yolo_prune.shipped_configs import find_cfg
 
 
@@ -66,7 +67,7 @@ def import_darknet(cfg: Path, config: ImportConfig) -> PathResult:
     if weights is None:
         report(f"{cfg}: no weights were given, all weights are random")
     else:
-        report(f"{weights}: {load_weights(model, weights).format()}")
+        report(f"{weights}: {fill_weights(model, weights, config.prefix)}")
     recipe = {"cfg": str(cfg), "weights": None if weights is None else str(weights)}
     sums = {key: measure_sha256(Path(path)) for key, path in recipe.items() if path is not None}
     provenance = make_provenance("import", recipe, sha256=sums)
@@ -77,7 +78,7 @@ def import_darknet(cfg: Path, config: ImportConfig) -> PathResult:
 
 
 def export_darknet(source: Path, config: ExportConfig) -> ExportResult:
-    """Write a checkpoint as Darknet cfg and .weights.
+    """Write a checkpoint as Darknet cfg and .weights, or with format pytorch-yolov3 as cfg and state dict.
 
     Readers of .weights files add different ε to the variances: 1e-5 here and in AlexeyAB's Darknet, 1e-6 in others and
     in OpenCV. With `fold`, batch norm is folded into the convolutions, so the outputs are the same in every reader.
@@ -89,7 +90,6 @@ def export_darknet(source: Path, config: ExportConfig) -> ExportResult:
     checkpoint = load_checkpoint(source)
     model = checkpoint.make_model().eval()
     model = fold_batchnorm(model) if config.fold else model
-    return ExportResult(
-        save_cfg(model.network, stem.with_name(f"{stem.name}.cfg")),
-        save_weights(model, stem.with_name(f"{stem.name}.weights")),
-    )
+    save, suffix = (save_weights, ".weights") if config.format == "darknet" else (save_foreign_weights, ".pth")
+    cfg = save_cfg(model.network, stem.with_name(f"{stem.name}.cfg"))
+    return ExportResult(cfg, save(model, stem.with_name(f"{stem.name}{suffix}")))

@@ -15,6 +15,7 @@ from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
+from yolo_prune.model.state_dicts import SUFFIXES
 from yolo_prune.pruning.sparsity.balance import balance_gammas_
 from yolo_prune.pruning.sparsity.zeroing import Removal
 from yolo_prune.training.config import TrainConfig
@@ -131,7 +132,8 @@ def _load_in_turn(config: TrainConfig, processes: Processes) -> DataSpec:
 
 
 def _load(config: TrainConfig) -> DataSpec:
-    if config.data is None and config.weights is not None and config.weights.suffix == ".pt":
+    is_own = config.weights is not None and config.cfg is None and config.weights.suffix in SUFFIXES
+    if config.data is None and config.weights is not None and is_own:
         return load_data_of(None, load_checkpoint(config.weights).provenance)
     return load_data(config.data)
 

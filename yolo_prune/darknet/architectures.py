@@ -14,7 +14,8 @@ from functools import partial
 from math import prod
 from typing import TypeAlias
 
-from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Network, Route, Shortcut, Upsample, Yolo, resize
+from yolo_prune.darknet.anchors import resize
+from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Network, Route, Shortcut, Upsample, Yolo
 from yolo_prune.errors import CfgError
 
 Anchors: TypeAlias = tuple[tuple[float, float], ...]

@@ -2,73 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from math import isfinite
 from pathlib import Path
-from typing import TypeVar
 
-from yolo_prune.darknet.layers import ACTIVATIONS, Conv, Layer, MaxPool, Network, Route, Shortcut, Upsample, Yolo
+from yolo_prune.console import report
+from yolo_prune.darknet.layers import (
+    ACTIVATIONS,
+    AvgPool,
+    Conv,
+    Dropout,
+    Gate,
+    Layer,
+    MaxPool,
+    Network,
+    Options,
+    Route,
+    Shortcut,
+    Upsample,
+    Yolo,
+)
+from yolo_prune.darknet.sections import (
+    Section,
+    flag,
+    integers,
+    natural,
+    number,
+    numbers,
+    positive,
+    split_sections,
+)
 from yolo_prune.errors import CfgError
 from yolo_prune.files import save_text
 
-T = TypeVar("T")
-
-
-@dataclass
-class _Section:
-    """One [section] while it is parsed: `take` removes keys; keys that are left over are unknown."""
-
-    name: str
-    source: str
-    line: int
-    values: dict[str, tuple[str, int]]
-
-    def where(self, key: str | None = None) -> str:
-        line = self.values[key][1] if key in self.values else self.line
-        return f"{self.source}:{line}"
-
-    def take(self, key: str, convert: Callable[[str], T], default: T | None = None) -> T:
-        if key not in self.values:
-            if default is None:
-                raise CfgError(f"[{self.name}] lacks the key {key}", where=self.where(), right=f"add {key}=…")
-            return default
-        text = self.values[key][0]
-        try:
-            value = convert(text)
-        except ValueError as error:
-            detail = str(error) if str(error).startswith("not ") else "not understood"
-            raise CfgError(
-                f"{key}={text} is {detail}", where=self.where(key), right=f"correct the value of {key}"
-            ) from None
-        del self.values[key]
-        return value
-
-    def take_rest(self) -> tuple[tuple[str, str], ...]:
-        rest = tuple((key, text) for key, (text, _) in self.values.items())
-        self.values.clear()
-        return rest
-
-    def check_complete(self, known: tuple[str, ...]) -> None:
-        for key in self.values:
-            near = get_close_matches(key, known, 1)
-            right = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
-            raise CfgError(f"[{self.name}] does not know the key {key}", where=self.where(key), right=right)
+SECTIONS = (
+    *("convolutional", "maxpool", "avgpool", "upsample", "dropout", "route", "shortcut", "scale_channels", "sam"),
+    "yolo",
+)
+SAME_ACTIVATIONS = {"silu": "swish", "h_swish": "hard_swish", "hswish": "hard_swish"}
+"""Other names of activations."""
+TRAINING_KEYS = (
+    *("stopbackward", "dontload", "dontloadscales", "freeze", "onlyforward", "dont_update", "burnin_update"),
+    *("train_only_bn", "learning_rate", "clip", "assisted_excitation", "coordconv", "share_index", "sway", "rotate"),
+)  # fmt: skip
+"""Keys that any section may have and that say nothing about the outputs. Source: parse_network_cfg_custom in AlexeyAB's parser.c."""
+NEUTRAL = {
+    **{
+        "dilation": "1",
+        "antialiasing": "0",
+        "xnor": "0",
+        "bin_output": "0",
+        "binary": "0",
+        "flipped": "0",
+        "flip": "0",
+    },
+    **{"dot": "0", "maxpool_depth": "0", "spatial": "0", "weights_type": "none", "reverse": "0", "scale": "1"},
+}
+"""Keys of which this value changes nothing; with another one they are unknown."""
 
 
 def load_cfg(path: Path) -> Network:
-    """Read a Darknet cfg file.
+    """Read a Darknet cfg file, and report what in it may not be what was meant.
 
     Raises:
         CfgError: the file is missing, not text, or not a network; names file and line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "is not text" if isinstance(error, UnicodeDecodeError) else f"cannot be read ({error.strerror})"
-        raise CfgError(reason, where=path, right="name a Darknet cfg file") from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise CfgError(f"cannot be read ({error.strerror})", where=path, right="name a Darknet cfg file") from error
+    if b"\0" in data:
+        raise CfgError("is not text", where=path, right="name a Darknet cfg file")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:  # comments in another encoding: Darknet reads bytes, too
+        text = data.decode("latin-1")
+    for line in find_oddities(text, str(path)):
+        report(line)
     return parse_cfg(text, str(path))
+
+
+def find_oddities(text: str, source: str) -> Iterator[str]:
+    """Yield what is allowed in a cfg, but may not be meant: keys that are set twice, and a sigmoid that is taken twice."""
+    before: Section | None = None
+    for section in split_sections(text, source):
+        for key, line in section.repeated:
+            yield f"{source}:{line}: {key} is set twice in [{section.name}]; as in Darknet, the first value counts: {section.values[key][0]}"
+        is_new = section.values.get("new_coords", ("0", 0))[0].strip() not in ("", "0")
+        if section.name == "yolo" and before is not None and not is_new:
+            activation = before.values.get("activation", ("logistic", 0))[0]
+            if activation == "logistic":
+                yield (
+                    f"{before.where('activation')}: the convolution before [yolo] is logistic, so that a sigmoid is taken twice, as in Darknet; "
+                    "new_coords=1 in [yolo] takes it once"
+                )
+        before = section
 
 
 def save_cfg(network: Network, path: Path) -> Path:
@@ -82,129 +111,122 @@ def parse_cfg(text: str, source: str = "<cfg>") -> Network:
     Raises:
         CfgError: an unknown section or key, an invalid value, a route to a missing layer, or layers that do not fit.
     """
-    sections = list(_split(text, source))
+    sections = list(split_sections(text, source))
     if not sections or sections[0].name not in ("net", "network"):
         line = sections[0].line if sections else 1
         raise CfgError("does not begin with [net]", where=f"{source}:{line}", right="put a [net] section first")
     net, *rest = sections
     width, height, channels = (
-        net.take(key, _positive, default) for key, default in (("width", 416), ("height", 416), ("channels", 3))
+        net.take(key, positive, default) for key, default in (("width", 416), ("height", 416), ("channels", 3))
     )
     layers = tuple(_parse_layer(section, index) for index, section in enumerate(rest))
     try:
         return Network(width, height, channels, layers, net.take_rest())
     except CfgError as error:
-        number = int(error.where.split()[1]) if error.where else None
-        place = source if number is None else f"{source}:{rest[number].line}"
-        what = error.what if number is None else f"layer {number} [{rest[number].name}] {error.what}"
-        raise CfgError(what, where=place, right=error.right) from None
+        place = int(error.where.split()[1]) if error.where else None
+        where = source if place is None else f"{source}:{rest[place].line}"
+        what = error.what if place is None else f"layer {place} [{rest[place].name}] {error.what}"
+        what = re.sub(r"(and layer (\d+))", lambda found: f"{found[1]} (line {rest[int(found[2])].line})", what)
+        raise CfgError(what, where=where, right=error.right) from None
 
 
-def _split(text: str, source: str) -> Iterator[_Section]:
-    section: _Section | None = None
-    for number, raw in enumerate(text.splitlines(), 1):
-        line = raw.split("#", 1)[0].split(";", 1)[0].strip()
-        if not line:
-            continue
-        if line.startswith("["):
-            if not line.endswith("]"):
-                raise CfgError(f"{line!r} is not closed", where=f"{source}:{number}", right="write [section]")
-            if section is not None:
-                yield section
-            section = _Section(line[1:-1].strip().lower(), source, number, {})
-            continue
-        key, equals, value = (part.strip() for part in line.partition("="))
-        if section is None or not equals or not key:
-            raise CfgError(
-                f"{line!r} is neither [section] nor key=value",
-                where=f"{source}:{number}",
-                right="write key=value below a [section]",
-            )
-        if key in section.values:
-            raise CfgError(
-                f"{key} is set twice in one section", where=f"{source}:{number}", right="keep one of the two"
-            )
-        section.values[key] = (value, number)
-    if section is not None:
-        yield section
-
-
-def _parse_layer(section: _Section, index: int) -> Layer:
+def _parse_layer(section: Section, index: int) -> Layer:
+    for key, value in NEUTRAL.items():
+        if section.values.get(key, ("", 0))[0] == value:
+            del section.values[key]
+    options: Options = () if section.name == "yolo" else section.take_known(TRAINING_KEYS)
     known = tuple(section.values)
     match section.name:
         case "convolutional" | "conv":
-            layer, known = _parse_conv(section), _CONV_KEYS
+            layer, known = _parse_conv(section, options), _CONV_KEYS
         case "maxpool" | "max":
-            layer, known = _parse_maxpool(section), ("size", "stride", "padding")
+            layer, known = _parse_maxpool(section, options), ("size", "stride", "padding")
+        case "avgpool" | "avg":
+            layer, known = AvgPool(options), TRAINING_KEYS
         case "upsample":
-            layer, known = Upsample(section.take("stride", _positive, 2)), ("stride",)
+            layer, known = Upsample(section.take("stride", positive, 2), options), ("stride",)
+        case "dropout":
+            layer = Dropout((*options, *section.take_rest()))
         case "route":
-            layer, known = _parse_route(section, index), ("layers", "groups", "group_id")
+            layer, known = _parse_route(section, index, options), ("layers", "groups", "group_id")
         case "shortcut":
-            source = _absolute(section.take("from", _integer), index)
-            layer, known = Shortcut(source, section.take("activation", _activation, "linear")), ("from", "activation")
+            layer, known = _parse_shortcut(section, index, options), ("from", "activation")
+        case "scale_channels" | "sam":
+            layer, known = _parse_gate(section, index, options), ("from", "activation", "scale_wh")
         case "yolo":
             layer = _parse_yolo(section)
         case _:
-            near = get_close_matches(section.name, _SECTIONS, 1)
-            right = f"did you mean [{near[0]}]?" if near else f"known sections are {', '.join(_SECTIONS)}"
+            near = get_close_matches(section.name, SECTIONS, 1)
+            right = f"did you mean [{near[0]}]?" if near else f"known sections are {', '.join(SECTIONS)}"
             raise CfgError(f"unknown section [{section.name}]", where=section.where(), right=right)
     section.check_complete(known)
     return layer
 
 
-_SECTIONS = ("convolutional", "maxpool", "upsample", "route", "shortcut", "yolo")
 _CONV_KEYS = ("batch_normalize", "filters", "size", "stride", "pad", "padding", "groups", "activation")
 
 
-def _parse_conv(section: _Section) -> Layer:
-    size = section.take("size", _positive, 1)
-    padding = section.take("padding", _natural, 0)
-    if section.take("pad", _flag, False):
+def _parse_conv(section: Section, options: Options) -> Layer:
+    size = section.take("size", positive, 1)
+    padding = section.take("padding", natural, 0)
+    if section.take("pad", flag, False):
         padding = size // 2
     return Conv(
-        filters=section.take("filters", _positive),
+        filters=section.take("filters", positive),
         size=size,
-        stride=section.take("stride", _positive, 1),
+        stride=section.take("stride", positive, 1),
         padding=padding,
-        groups=section.take("groups", _positive, 1),
-        batch_normalize=section.take("batch_normalize", _flag, False),
+        groups=section.take("groups", positive, 1),
+        batch_normalize=section.take("batch_normalize", flag, False),
         activation=section.take("activation", _activation, "logistic"),
+        options=options,
     )
 
 
-def _parse_maxpool(section: _Section) -> Layer:
-    stride = section.take("stride", _positive, 1)
-    size = section.take("size", _positive, stride)
-    return MaxPool(size, stride, section.take("padding", _natural, size - 1))
+def _parse_maxpool(section: Section, options: Options) -> Layer:
+    stride = section.take("stride", positive, 1)
+    size = section.take("size", positive, stride)
+    return MaxPool(size, stride, section.take("padding", natural, size - 1), options)
 
 
-def _parse_route(section: _Section, index: int) -> Layer:
-    sources = tuple(_absolute(source, index) for source in section.take("layers", _integers))
-    return Route(sources, section.take("groups", _positive, 1), section.take("group_id", _natural, 0))
+def _parse_route(section: Section, index: int, options: Options) -> Layer:
+    sources = tuple(_absolute(source, index) for source in section.take("layers", integers))
+    return Route(sources, section.take("groups", positive, 1), section.take("group_id", natural, 0), options)
 
 
-def _parse_yolo(section: _Section) -> Layer:
+def _parse_shortcut(section: Section, index: int, options: Options) -> Layer:
+    return Shortcut(_take_source(section, index), section.take("activation", _activation, "linear"), options)
+
+
+def _parse_gate(section: Section, index: int, options: Options) -> Layer:
+    source, activation = _take_source(section, index), section.take("activation", _activation, "linear")
+    if section.name == "sam":
+        return Gate(source, "values", activation, options)
+    return Gate(source, "pixels" if section.take("scale_wh", flag, False) else "channels", activation, options)
+
+
+def _take_source(section: Section, index: int) -> int:
+    where = section.where("from")
+    sources = section.take("from", integers)
+    if len(sources) > 1:
+        raise CfgError(f"[{section.name}] reads {len(sources)} layers", where=where, right="name one layer in from=")
+    return _absolute(sources[0], index)
+
+
+def _parse_yolo(section: Section) -> Layer:
     where = section.where("anchors")
-    anchors = pair_anchors(section.take("anchors", _numbers), where)
-    num = section.take("num", _positive, len(anchors))
-    if num != len(anchors):
-        raise CfgError(
-            f"num={num} but anchors holds {len(anchors)} pairs", where=where, right=f"set num={len(anchors)}"
-        )
+    anchors = pair_anchors(section.take("anchors", numbers), where)
+    section.take("num", positive, len(anchors))  # Darknet's buffer size; masks say which anchors count
     where = section.where("mask")
-    mask = section.take("mask", _integers, tuple(range(len(anchors))))
+    mask = section.take("mask", integers, tuple(range(len(anchors))))
     if not all(0 <= index < len(anchors) for index in mask):
         raise CfgError(
             f"mask {mask} points past the {len(anchors)} anchors", where=where, right=f"use 0 … {len(anchors) - 1}"
         )
-    classes = section.take("classes", _positive, 20)
-    scale = section.take("scale_x_y", _number, 1.0)
-    if section.take("new_coords", _flag, False):
-        raise CfgError(
-            "new_coords=1 decodes boxes as Scaled-YOLOv4 does", where=section.where(), right="use new_coords=0"
-        )
-    return Yolo(mask, anchors, classes, scale, section.take_rest())
+    classes = section.take("classes", positive, 20)
+    scale = section.take("scale_x_y", number, 1.0)
+    new_coords = section.take("new_coords", flag, False)
+    return Yolo(mask, anchors, classes, scale, section.take_rest(), new_coords)
 
 
 def pair_anchors(numbers: Sequence[float], where: str) -> tuple[tuple[float, float], ...]:
@@ -213,9 +235,11 @@ def pair_anchors(numbers: Sequence[float], where: str) -> tuple[tuple[float, flo
     Raises:
         CfgError: a value is not positive, or their number is not even; `where` is their place.
     """
-    if len(numbers) % 2 or not numbers or min(numbers) <= 0:
-        right = "give pairs of positive width, height"
+    right = "give pairs of positive width, height"
+    if len(numbers) % 2 or not numbers:
         raise CfgError(f"anchors holds {len(numbers)} numbers", where=where, right=right)
+    if min(numbers) <= 0:
+        raise CfgError(f"anchors holds {min(numbers):g}, which is not positive", where=where, right=right)
     return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 
@@ -223,51 +247,11 @@ def _absolute(source: int, index: int) -> int:
     return index + source if source < 0 else source
 
 
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError("not a whole number") from None
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError("not a number") from None
-    if not isfinite(value):
-        raise ValueError("not finite")
-    return value
-
-
-def _positive(text: str) -> int:
-    if (value := _integer(text)) < 1:
-        raise ValueError("not at least 1")
-    return value
-
-
-def _natural(text: str) -> int:
-    if (value := _integer(text)) < 0:
-        raise ValueError("not at least 0")
-    return value
-
-
-def _flag(text: str) -> bool:
-    return bool(_integer(text))
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(_integer(part) for part in text.strip(", ").split(","))
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(_number(part) for part in text.strip(", ").split(","))
-
-
 def _activation(text: str) -> str:
-    if text not in ACTIVATIONS:
+    name = SAME_ACTIVATIONS.get(text, text)
+    if name not in ACTIVATIONS:
         raise ValueError(f"not one of {', '.join(ACTIVATIONS)}")
-    return text
+    return name
 
 
 def format_cfg(network: Network) -> str:
@@ -283,20 +267,34 @@ def _format_section(name: str, values: dict[str, object]) -> str:
 
 
 def _format_layer(layer: Layer, index: int) -> str:
+    options: dict[str, object] = dict(layer.options)
     match layer:
         case Conv():
-            return _format_section("convolutional", _format_conv(layer))
+            return _format_section("convolutional", _format_conv(layer) | options)
         case MaxPool():
-            return _format_section("maxpool", {"size": layer.size, "stride": layer.stride, "padding": layer.padding})
+            values = {"size": layer.size, "stride": layer.stride, "padding": layer.padding}
+            return _format_section("maxpool", values | options)
+        case AvgPool():
+            return _format_section("avgpool", options)
         case Upsample():
-            return _format_section("upsample", {"stride": layer.stride})
+            return _format_section("upsample", {"stride": layer.stride} | options)
+        case Dropout():
+            return _format_section("dropout", options)
         case Route():
             first, *others = layer.sources
             sources = ",".join(map(str, (first - index, *others)))
             slices = {"groups": layer.groups, "group_id": layer.group_id} if layer.groups > 1 else {}
-            return _format_section("route", {"layers": sources, **slices})
+            return _format_section("route", {"layers": sources, **slices, **options})
         case Shortcut():
-            return _format_section("shortcut", {"from": layer.source - index, "activation": layer.activation})
+            return _format_section(
+                "shortcut", {"from": layer.source - index, "activation": layer.activation, **options}
+            )
+        case Gate():
+            name = "sam" if layer.factors == "values" else "scale_channels"
+            flags = {"scale_wh": 1} if layer.factors == "pixels" else {}
+            return _format_section(
+                name, {"from": layer.source - index, **flags, "activation": layer.activation, **options}
+            )
         case Yolo():
             return _format_section("yolo", _format_yolo(layer))
 
@@ -317,6 +315,7 @@ def _format_yolo(layer: Yolo) -> dict[str, object]:
         "num": len(layer.anchors),
     }
     values |= {"scale_x_y": _format_number(layer.scale_x_y)} if layer.scale_x_y != 1.0 else {}
+    values |= {"new_coords": 1} if layer.new_coords else {}
     return values | dict(layer.options)
 
 

@@ -37,8 +37,14 @@ class ImportConfig:
     """What `import` adds to a Darknet cfg."""
 
     weights: Annotated[
-        PathSetting | None, Setting("Darknet .weights, whole or a prefix.", default="random numbers")
+        PathSetting | None,
+        Setting(
+            "Darknet .weights, or a state dict (.pt, .pth) of another PyTorch implementation.", default="random numbers"
+        ),
     ] = None
+    prefix: Annotated[
+        bool, Setting("The .weights may hold the first layers alone; so may a file named NAME.conv.N without this.")
+    ] = False
     names: Annotated[Words | None, Setting("The classes' names: hand,foot.", default="their numbers")] = None
     out: Annotated[PathSetting | None, Setting("File to write.", default="runs/import/CFG.pt")] = None
     seed: Seed = 0
@@ -52,4 +58,8 @@ class ExportConfig:
         PathSetting | None,
         Setting("Where to write, without suffix: A makes A.cfg and A.weights.", default="beside the checkpoint"),
     ] = None
+    format: Annotated[
+        Literal["darknet", "pytorch-yolov3"],
+        Setting("darknet: .weights; pytorch-yolov3: a state dict, A.pth, as other PyTorch implementations read it."),
+    ] = "darknet"
     fold: Annotated[bool, Setting("Fold batch norm, so that OpenCV and every Darknet give the same outputs.")] = False

@@ -1,10 +1,11 @@
 """A Darknet network as plain data: immutable layers, and the shapes of their outputs.
 
-    Network ── layers ──► Conv  MaxPool  Upsample  Route  Shortcut  Yolo
-                          │      │        │         │      │         └ reads the layer before it; a detection head
-                          │      │        │         │      └ adds `source` to the layer before it
-                          │      │        │         └ concatenates `sources`
-                          └──────┴────────┴ read the layer before them
+    Network ── layers ──► Conv  MaxPool  AvgPool  Upsample  Dropout  Route  Shortcut  Gate  Yolo
+                          │      │        │        │         │        │      │         │     └ a detection head
+                          │      │        │        │         │        │      │         └ multiplies `source` by the layer before it
+                          │      │        │        │         │        │      └ adds `source` to the layer before it
+                          │      │        │        │         │        └ concatenates `sources`
+                          └──────┴────────┴────────┴─────────┴ read the layer before them, as Yolo does
 
 Layer numbers are absolute, count every section but [net] from 0, and always refer to earlier layers.
 """
@@ -14,14 +15,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from yolo_prune.errors import CfgError
 
 Anchors: TypeAlias = tuple[tuple[float, float], ...]
 
-ACTIVATIONS = ("linear", "leaky", "relu", "mish", "swish", "logistic")
+ACTIVATIONS = (
+    *("linear", "leaky", "relu", "relu6", "mish", "swish", "logistic", "hard_mish", "hard_swish"),
+    *("elu", "selu", "gelu", "tanh", "hardtan", "ramp", "loggy"),
+)
+Options: TypeAlias = tuple[tuple[str, str], ...]
+"""Keys of a cfg section that say nothing about the outputs, such as `stopbackward`, as text."""
 
 
 class Shape(NamedTuple):
@@ -43,6 +48,7 @@ class Conv:
     groups: int = 1
     batch_normalize: bool = True
     activation: str = "leaky"
+    options: Options = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,14 @@ class MaxPool:
     size: int
     stride: int
     padding: int
+    options: Options = ()
+
+
+@dataclass(frozen=True)
+class AvgPool:
+    """The mean over all pixels, one for each channel. Source: [avgpool]."""
+
+    options: Options = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,14 @@ class Upsample:
     """Nearest-neighbour upsampling. Source: [upsample]."""
 
     stride: int = 2
+    options: Options = ()
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """What it reads: nothing is dropped, in training neither. Source: [dropout]."""
+
+    options: Options = ()
 
 
 @dataclass(frozen=True)
@@ -68,14 +90,34 @@ class Route:
     sources: tuple[int, ...]
     groups: int = 1
     group_id: int = 0
+    options: Options = ()
 
 
 @dataclass(frozen=True)
 class Shortcut:
-    """The sum of the previous layer and `source`, then an activation. Source: [shortcut]."""
+    """The sum of the previous layer and `source`, then an activation. Source: [shortcut].
+
+    If one has more channels, only the first channels are added, as many as both have; the output has the channels of
+    the previous layer.
+    """
 
     source: int
     activation: str = "linear"
+    options: Options = ()
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The product of layer `source` and the previous layer, then an activation. Source: [scale_channels], [sam].
+
+    The previous layer has one factor per channel (scale_channels), per pixel (scale_channels with scale_wh=1), or per
+    value (sam).
+    """
+
+    source: int
+    factors: Literal["channels", "pixels", "values"]
+    activation: str = "linear"
+    options: Options = ()
 
 
 @dataclass(frozen=True)
@@ -83,14 +125,16 @@ class Yolo:
     """A detection head with the anchors that `mask` selects. Source: [yolo].
 
     `anchors` are (width, height) in pixels of the network's input; `scale_x_y` scales σ(x), σ(y) about the cell's
-    centre; `options` keeps all other keys as text.
+    centre; `options` keeps all other keys as text. With `new_coords` the convolution before it is logistic, and a width
+    is the anchor's times (2σ)² instead of its exponential.
     """
 
     mask: tuple[int, ...]
     anchors: Anchors
     classes: int
     scale_x_y: float = 1.0
-    options: tuple[tuple[str, str], ...] = ()
+    options: Options = ()
+    new_coords: bool = False
 
     @property
     def own_anchors(self) -> Anchors:
@@ -103,7 +147,7 @@ class Yolo:
         return len(self.mask) * (5 + self.classes)
 
 
-Layer: TypeAlias = Conv | MaxPool | Upsample | Route | Shortcut | Yolo
+Layer: TypeAlias = Conv | MaxPool | AvgPool | Upsample | Dropout | Route | Shortcut | Gate | Yolo
 
 
 def get_sources(layer: Layer, index: int) -> tuple[int, ...]:
@@ -111,7 +155,7 @@ def get_sources(layer: Layer, index: int) -> tuple[int, ...]:
     match layer:
         case Route(sources=sources):
             return sources
-        case Shortcut(source=source):
+        case Shortcut(source=source) | Gate(source=source):
             return (index - 1, source)
         case _:
             return (index - 1,)
@@ -129,20 +173,32 @@ class Network:
     height: int
     channels: int
     layers: tuple[Layer, ...]
-    options: tuple[tuple[str, str], ...] = ()
+    options: Options = ()
 
     def __post_init__(self) -> None:
         if not self.heads:
             raise CfgError("the network has no [yolo] section", right="give it at least one detection head")
-        for index, _ in self.heads:
-            if index == 0 or not isinstance(self.layers[index - 1], Conv):
+        for index, head in self.heads:
+            before = self.layers[index - 1] if index else None
+            if not isinstance(before, Conv):
                 raise CfgError(
                     "does not follow a convolution",
                     where=f"layer {index}",
                     right="put the convolution that makes its channels right before it",
                 )
-        if len({head.classes for _, head in self.heads}) > 1:
-            raise CfgError("its [yolo] sections differ in classes", right="give all heads the same number")
+            if head.new_coords and before.activation != "logistic":
+                raise CfgError(
+                    f"has new_coords=1, but the convolution before it has activation={before.activation}",
+                    where=f"layer {index}",
+                    right="set activation=logistic there",
+                )
+            if head.classes != self.classes:
+                first, _ = self.heads[0]
+                raise CfgError(
+                    f"has {head.classes} classes, and layer {first} has {self.classes}",
+                    where=f"layer {index}",
+                    right="give all [yolo] sections the same number",
+                )
         _ = self.shapes
 
     @property
@@ -189,24 +245,6 @@ class Network:
         return max(self.width // self.shapes[index].width for index, _ in self.heads)
 
 
-def resize(network: Network, img_size: int) -> Network:
-    """Return the network for square inputs of `img_size` pixels, with scaled anchors.
-
-    Raises:
-        CfgError: `img_size` is not a multiple of the network's stride.
-    """
-    if network.width == network.height == img_size:
-        return network
-    factor = img_size / network.width
-    layers = tuple(
-        replace(layer, anchors=tuple((round(w * factor, 2), round(h * factor, 2)) for w, h in layer.anchors))
-        if isinstance(layer, Yolo)
-        else layer
-        for layer in network.layers
-    )
-    return replace(network, width=img_size, height=img_size, layers=layers)
-
-
 def infer_shapes(network: Network, height: int, width: int) -> tuple[Shape, ...]:
     """Return every layer's output shape for an image of `height` × `width` pixels.
 
@@ -216,7 +254,7 @@ def infer_shapes(network: Network, height: int, width: int) -> tuple[Shape, ...]
     shapes: list[Shape] = []
     for index, layer in enumerate(network.layers):
         where = f"layer {index}"
-        first = 0 if isinstance(layer, Route | Shortcut) else -1
+        first = 0 if isinstance(layer, Route | Shortcut | Gate) else -1
         for source in get_sources(layer, index):
             if not first <= source < index:
                 right = f"name one of 0 … {index - 1}" if index else "put a convolution before it"
@@ -257,18 +295,24 @@ def _infer_shape(layer: Layer, before: Shape, shapes: list[Shape], where: str) -
                 return (side + layer.padding - layer.size) // layer.stride + 1
 
             return Shape(channels, pooled(height), pooled(width))
+        case AvgPool():
+            return Shape(channels, 1, 1)
         case Upsample():
             return Shape(channels, height * layer.stride, width * layer.stride)
+        case Dropout():
+            return before
         case Route():
             return _infer_route(layer, [shapes[source] for source in layer.sources], where)
         case Shortcut():
-            if shapes[layer.source] != before:
+            if shapes[layer.source][1:] != before[1:]:
                 raise CfgError(
                     f"adds layer {layer.source} of {format_shape(shapes[layer.source])} to {format_shape(before)}",
                     where=where,
-                    right="give both the same shape",
+                    right="give both the same height and width",
                 )
             return before
+        case Gate():
+            return _infer_gate(layer, before, shapes[layer.source], where)
         case Yolo():
             if channels != layer.channels:
                 raise CfgError(
@@ -277,6 +321,21 @@ def _infer_shape(layer: Layer, before: Shape, shapes: list[Shape], where: str) -
                     right=f"set filters={layer.channels} in the convolution before it",
                 )
             return before
+
+
+def _infer_gate(layer: Gate, before: Shape, source: Shape, where: str) -> Shape:
+    wanted = {
+        "channels": Shape(source.channels, 1, 1),
+        "pixels": Shape(1, source.height, source.width),
+        "values": source,
+    }[layer.factors]
+    if before != wanted:
+        raise CfgError(
+            f"multiplies layer {layer.source} of {format_shape(source)} by {format_shape(before)}",
+            where=where,
+            right=f"give the layer before it {format_shape(wanted)}",
+        )
+    return source
 
 
 def _infer_route(layer: Route, sources: list[Shape], where: str) -> Shape:
@@ -295,41 +354,6 @@ def _infer_route(layer: Route, sources: list[Shape], where: str) -> Shape:
 def format_shape(shape: Shape) -> str:
     """Return a shape as channels x height x width."""
     return "x".join(map(str, shape))
-
-
-def get_anchors(network: Network) -> Anchors:
-    """Return the anchors that the heads' masks select, sorted by area; anchors that several heads share come once."""
-    return tuple(anchors[index] for anchors, index in _find_slots(network))
-
-
-def replace_anchors(network: Network, anchors: Anchors) -> Network:
-    """Return the network with other anchors in place of those of `get_anchors`, matched in order of area.
-
-    So each head keeps the same range of object sizes, relative to the other heads. Masks do not change, nor do anchors
-    that no mask selects.
-
-    Raises:
-        CfgError: the number of anchors differs.
-    """
-    slots = _find_slots(network)
-    if len(anchors) != len(slots):
-        right = f"give the {len(slots)} that its heads use"
-        raise CfgError(f"{len(anchors)} anchors do not fit the network", right=right)
-    placed = dict(zip(slots, sorted(anchors, key=prod), strict=True))
-
-    def change(_: int, layer: Layer) -> Layer:
-        if not isinstance(layer, Yolo):
-            return layer
-        new = (placed.get((layer.anchors, index), old) for index, old in enumerate(layer.anchors))
-        return replace(layer, anchors=tuple(new))
-
-    return change_layers(network, change)
-
-
-def _find_slots(network: Network) -> list[tuple[Anchors, int]]:
-    """Return the pairs (list of anchors, index) that masks select, sorted by area; heads may share a pair."""
-    slots = dict.fromkeys((head.anchors, index) for _, head in network.heads for index in sorted(head.mask))
-    return sorted(slots, key=lambda slot: (prod(slot[0][slot[1]]), slot[1]))
 
 
 LayerChange: TypeAlias = Callable[[int, Layer], Layer]

@@ -1,4 +1,4 @@
-"""Detectors in half precision on a GPU: a dense one, and one that skips the zeros of 1×1 convolutions pruned 2:4."""
+"""Detectors in half precision: a dense one, and one that skips the zeros of 1×1 convolutions pruned 2:4, on a GPU."""
 
 from __future__ import annotations
 
@@ -21,18 +21,24 @@ KEPT, GROUP = 2, 4
 
 
 class HalfDetector(Detector):
-    """A detector in float16 with folded batch norm; its inputs and outputs are float32."""
+    """A detector in float16, or another dtype; its inputs and outputs are float32. Batch norm is folded by default."""
 
-    def __init__(self, model: Detector) -> None:
-        folded = fold_batchnorm(model)
+    def __init__(self, model: Detector, dtype: torch.dtype = torch.float16, folds: bool = True) -> None:
+        source = fold_batchnorm(model) if folds else model
         with torch.device("meta"):
-            super().__init__(folded.network)
-        self.load_state_dict({name: tensor.half() for name, tensor in folded.state_dict().items()}, assign=True)
+            super().__init__(source.network)
+        state = {name: _cast(tensor, dtype) for name, tensor in source.state_dict().items()}
+        self.load_state_dict(state, assign=True)
+        self.dtype = dtype
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor, visit: Visit | None = None) -> Heads:
         """Map images (B, 3, H, W) in 0 … 1 to raw heads as `Detector` does."""
-        return [head.float() for head in super().forward(images.half(), visit)]
+        return [head.float() for head in super().forward(images.to(self.dtype), visit)]
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 class SemiStructuredDetector(HalfDetector):

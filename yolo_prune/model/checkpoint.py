@@ -36,6 +36,7 @@ KEEPS_ZEROS = "keeps_zeros"
 AVERAGE = "average"
 """The key of the averaged weights in the `training` of a last.pt; see `Checkpoint.weights`."""
 
+OURS = "name a checkpoint that yoloprune wrote; another project's weights go with their cfg: import CFG --weights FILE"
 _DAMAGE = (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, zipfile.BadZipFile)
 """What torch's reader raises for a damaged file, besides pickle's own error."""
 
@@ -55,6 +56,12 @@ class Checkpoint:
     img_size: int
     provenance: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Set the network's own size to the one that it is used at, so that what is written of it says the same."""
+        if (self.network.width, self.network.height) != (self.img_size, self.img_size):
+            network = replace(self.network, width=self.img_size, height=self.img_size)
+            object.__setattr__(self, "network", network)
 
     @property
     def keeps_zeros(self) -> bool:
@@ -133,6 +140,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> Path:
     return path
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a file says that it is a checkpoint of this package, whole or not."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, *_DAMAGE):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Load a checkpoint; its tensors are memory-mapped and read on first use.
 
@@ -142,7 +158,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     content = _load_plain(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(
-            "is not a yolo_prune checkpoint", where=path, right="name a .pt file that train, prune or finetune wrote"
+            "is not a yolo_prune checkpoint",
+            where=path,
+            right=OURS,
         )
     if content.get("format_version") not in (FORMAT_VERSION, PACKED_VERSION):
         right = f"this version reads formats {FORMAT_VERSION} and {PACKED_VERSION}"
@@ -193,9 +211,7 @@ def _load_plain(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            "is a pickle that could run code, or is damaged", where=path, right="name a checkpoint that yoloprune wrote"
-        ) from error
+        raise CheckpointError("is a pickle that could run code, or is damaged", where=path, right=OURS) from error
     except _DAMAGE as error:
         reason = error.strerror if isinstance(error, OSError) and error.filename else "it is damaged or no checkpoint"
         raise CheckpointError(

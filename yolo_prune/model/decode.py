@@ -28,14 +28,21 @@ def make_grid(height: int, width: int, like: Tensor) -> Tensor:
     return torch.stack((x, y), -1)
 
 
-def decode_boxes(values: Tensor, grid: Tensor, anchors: Tensor, stride: float, scale_x_y: float = 1.0) -> Tensor:
+def decode_boxes(
+    values: Tensor, grid: Tensor, anchors: Tensor, stride: float, scale_x_y: float = 1.0, new_coords: bool = False
+) -> Tensor:
     """Decode raw (…, 4) x, y, w, h into boxes_cxcywh (…, 4) in pixels; `grid` (…, 2) in cells, `anchors` (…, 2) in pixels.
+
+    With `new_coords`, sizes are anchor·(2σ)² as in Scaled-YOLOv4.
 
     Source: forward_yolo_layer and get_yolo_box in Darknet's yolo_layer.c.
     """
     centres = (values[..., :2].sigmoid() * scale_x_y - (scale_x_y - 1) / 2 + grid) * stride
-    sizes = values[..., 2:4].clamp(max=MAX_LOG_SCALE).exp() * anchors
-    return torch.cat((centres, sizes), -1)
+    if new_coords:
+        factors = (2 * values[..., 2:4].sigmoid()).square()
+    else:
+        factors = values[..., 2:4].clamp(max=MAX_LOG_SCALE).exp()
+    return torch.cat((centres, factors * anchors), -1)
 
 
 def decode_heads(heads: Heads, yolos: tuple[Yolo, ...], img_height: int) -> tuple[Tensor, Tensor]:
@@ -48,9 +55,8 @@ def decode_heads(heads: Heads, yolos: tuple[Yolo, ...], img_height: int) -> tupl
         values = split_head(raw, yolo)
         batch, anchors, height, width, _ = values.shape
         sizes = values.new_tensor(yolo.own_anchors).view(anchors, 1, 1, 2)
-        cxcywh = decode_boxes(
-            values[..., :4], make_grid(height, width, values), sizes, img_height / height, yolo.scale_x_y
-        )
+        grid, stride = make_grid(height, width, values), img_height / height
+        cxcywh = decode_boxes(values[..., :4], grid, sizes, stride, yolo.scale_x_y, yolo.new_coords)
         centres, halves = cxcywh[..., :2], cxcywh[..., 2:] / 2
         boxes.append(torch.cat((centres - halves, centres + halves), -1).reshape(batch, -1, 4))
         scores.append((values[..., 4:5].sigmoid() * values[..., 5:].sigmoid()).reshape(batch, -1, yolo.classes))

@@ -11,8 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Network, Route, Shortcut, Upsample, Yolo, get_sources
+from yolo_prune.darknet.layers import (
+    AvgPool,
+    Conv,
+    Dropout,
+    Gate,
+    Layer,
+    MaxPool,
+    Network,
+    Route,
+    Shortcut,
+    Upsample,
+    Yolo,
+    get_sources,
+)
 
+GREY_WEIGHTS = (0.299, 0.587, 0.114)
+"""Of red, green and blue. Source: ITU-R BT.601, as OpenCV's."""
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.03
 OBJECTNESS_PRIOR = 0.01
@@ -31,14 +46,26 @@ def activate(values: Tensor, name: str, inplace: bool = False) -> Tensor:
             return functional.leaky_relu(values, 0.1, inplace)
         case "relu":
             return functional.relu(values, inplace)
-        case "mish":
-            return functional.mish(values)
-        case "swish":
-            return functional.silu(values)
-        case "logistic":
-            return torch.sigmoid(values)
         case _:
-            raise AssertionError(f"the cfg parser let {name} through")
+            return _ACTIVATIONS[name](values)
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu6": functional.relu6,
+    "mish": functional.mish,
+    "swish": functional.silu,
+    "logistic": torch.sigmoid,
+    "hard_mish": lambda x: torch.where(x > 0, x, torch.where(x > -2, x * x / 2 + x, 0.0)),
+    "hard_swish": functional.hardswish,
+    "elu": functional.elu,
+    "selu": lambda x: torch.where(x >= 0, 1.0507 * x, 1.0507 * 1.6732 * torch.expm1(x)),
+    "gelu": lambda x: 0.5 * x * (1 + torch.tanh(0.797885 * x + 0.035677 * x**3)),
+    "tanh": torch.tanh,
+    "hardtan": functional.hardtanh,
+    "ramp": lambda x: functional.relu(x) + 0.1 * x,
+    "loggy": lambda x: 2 * torch.sigmoid(x) - 1,
+}
+"""Source: activations.h in AlexeyAB's Darknet, whose constants these are; hard_swish: Howard et al., "MobileNetV3" (2019)."""
 
 
 class _Kernel(nn.Conv2d):
@@ -52,9 +79,10 @@ class _Kernel(nn.Conv2d):
 class ConvLayer(nn.Module):
     """A convolution with its batch normalisation, if it has one, and its activation."""
 
-    def __init__(self, channels: int, layer: Conv) -> None:
+    def __init__(self, channels: int, layer: Conv, activation: str | None = None) -> None:
+        """Make the module of a layer, with another activation than its own if one is given."""
         super().__init__()
-        self.activation = layer.activation
+        self.activation = activation or layer.activation
         self.conv = _Kernel(
             channels,
             layer.filters,
@@ -116,7 +144,7 @@ class Detector(nn.Module):
         The channels of one anchor are x, y, w, h, objectness, then the classes, all before any sigmoid or exp. `visit`
         is called after every layer with its number, inputs and output.
         """
-        outputs: dict[int, Tensor] = {-1: images}
+        outputs: dict[int, Tensor] = {-1: self.take_images(images)}
         heads: Heads = []
         for index, layer in enumerate(self.network.layers):
             inputs = [outputs[source] for source in get_sources(layer, index)]
@@ -128,6 +156,16 @@ class Detector(nn.Module):
             for source in self._last_reads.get(index, ()):
                 del outputs[source]
         return heads
+
+    def take_images(self, images: Tensor) -> Tensor:
+        """Return images (B, C, H, W) as the network reads them: a network of one channel reads colours as grey.
+
+        Source: load_image_cv in Darknet's image_opencv.cpp, which has OpenCV read grey images.
+        """
+        if images.shape[1] == 3 and self.network.channels == 1:
+            weights = images.new_tensor(GREY_WEIGHTS).view(1, 3, 1, 1)
+            return (images * weights).sum(1, keepdim=True)
+        return images
 
     def get_conv(self, index: int) -> ConvLayer:
         """Return the module of a convolution by its layer number."""
@@ -154,20 +192,36 @@ def run_layer(layer: Layer, module: nn.Module, inputs: list[Tensor]) -> Tensor:
             slices = [source.chunk(groups, 1)[group_id] for source in inputs] if groups > 1 else inputs
             return torch.cat(slices, 1) if len(slices) > 1 else slices[0]
         case Shortcut(activation=activation):
-            return activate(inputs[0] + inputs[1], activation)
+            return activate(add_first(inputs[0], inputs[1], dim=1), activation)
+        case Gate(activation=activation):
+            return activate(inputs[1] * inputs[0], activation)
         case _:
             return module(inputs[0])  # type: ignore[no-any-return]  # nn.Module.__call__ is typed Any
+
+
+def add_first(one: Tensor, other: Tensor, dim: int = 0) -> Tensor:
+    """Return the sum of two inputs of a shortcut, whose channels lie along `dim`; of unequal ones the first are added."""
+    count, more = one.shape[dim], other.shape[dim]
+    if count == more:
+        return one + other
+    both = min(count, more)
+    added = one.narrow(dim, 0, both) + other.narrow(dim, 0, both)
+    return added if both == count else torch.cat((added, one.narrow(dim, both, count - both)), dim)
 
 
 def _make_module(network: Network, index: int, layer: Layer) -> nn.Module:
     match layer:
         case Conv():
-            return ConvLayer(network.get_input_channels(index), layer)
+            after = network.layers[index + 1] if index + 1 < len(network.layers) else None
+            is_new = isinstance(after, Yolo) and after.new_coords  # its sigmoid is the head's, as everywhere else
+            return ConvLayer(network.get_input_channels(index), layer, "linear" if is_new else None)
         case MaxPool():
             return MaxPoolLayer(layer)
         case Upsample(stride=stride):
             return nn.Upsample(scale_factor=stride, mode="nearest")
-        case Route() | Shortcut() | Yolo():
+        case AvgPool():
+            return nn.AdaptiveAvgPool2d(1)
+        case Dropout() | Route() | Shortcut() | Gate() | Yolo():
             return nn.Identity()
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from yolo_prune.darknet.layers import Network, Yolo
+from yolo_prune.errors import ConfigError
 from yolo_prune.model.assignment import Assignment, BatchTargets, assign_targets
 from yolo_prune.model.config import LossConfig
 from yolo_prune.model.decode import MAX_LOG_SCALE, decode_boxes, make_grid, split_head
@@ -84,10 +85,16 @@ class DetectionLoss(nn.Module):
         Args:
             class_counts: the number of training objects of each class, for `config.class_balance`; all equal by
                 default.
+
+        Raises:
+            ConfigError: the box loss is not one for the network's heads.
         """
         super().__init__()
         self.config = config or LossConfig()
         self.yolos = tuple(yolo for _, yolo in network.heads)
+        if self.config.box_loss == "mse" and any(yolo.new_coords for yolo in self.yolos):
+            right = "use ciou"
+            raise ConfigError("mse knows no heads with new_coords=1", where="loss.box_loss", right=right)
         self._cells = [
             (network.height / network.shapes[head].height, network.width / network.shapes[head].width)
             for head, _ in network.heads
@@ -144,7 +151,7 @@ class DetectionLoss(nn.Module):
         stride = assigned.height / rows
         grid = make_grid(rows, columns, values)
         chosen, cells, own = values[positives.cells], grid[positives.row, positives.column], anchors[positives.anchor]
-        boxes = decode_boxes(chosen[:, :4], cells, own, stride, yolo.scale_x_y)
+        boxes = decode_boxes(chosen[:, :4], cells, own, stride, yolo.scale_x_y, yolo.new_coords)
         ciou, iou = measure_ciou(boxes, positives.boxes_cxcywh)
         if self.config.box_loss == "mse":
             box = measure_offsets(chosen[:, :4], positives.boxes_cxcywh, cells, own, stride)
@@ -158,7 +165,8 @@ class DetectionLoss(nn.Module):
             0, slots, target, "amax"
         )  # if boxes share an anchor, the highest IoU counts, in whatever order they come
         with torch.no_grad():
-            every = decode_boxes(values[..., :4], grid, anchors.view(-1, 1, 1, 2), stride, yolo.scale_x_y)
+            priors = anchors.view(-1, 1, 1, 2)
+            every = decode_boxes(values[..., :4], grid, priors, stride, yolo.scale_x_y, yolo.new_coords)
             counted = _measure_best_overlap(every, assigned.truth) < self.config.ignore_iou
             counted &= _measure_best_overlap(every, assigned.unsure, of_own_area=True) < IGNORED_SHARE
             counted.view(-1).index_fill_(0, slots, True)

@@ -3,15 +3,20 @@
 A file is a header (three int32: major, minor, revision; then the images seen, int64 from version 0.2 on, else int32)
 and float32 values: for each convolution in the cfg's order β, γ, mean, variance (or the bias), then the kernel
 (out, in, height, width). Source: load_convolutional_weights and save_convolutional_weights in Darknet's parser.c.
+
+Several PyTorch projects write five int32 with version 0.0, so there the number of values decides how long the header is. Nothing else in a file says which network it was made for: values that no trained network has show that it was
+another one.
 """
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +28,14 @@ from yolo_prune.errors import WeightsError
 from yolo_prune.files import open_atomically
 from yolo_prune.model.detector import ConvLayer, Detector
 
+NARROW_BYTES, WIDE_BYTES = 16, 20
+"""The length of a header with an int32 and with an int64 for the images seen."""
+LARGEST_VALUE = 1e5
+"""No weight, bias, mean or γ of a trained network is so large."""
+LARGEST_VARIANCE = 1e9
+MOST_CLASSES = 10_000
+"""The largest class count that a file's heads are taken to be made for."""
+
 
 @dataclass(frozen=True)
 class WeightsHeader:
@@ -32,11 +45,19 @@ class WeightsHeader:
     minor: int = 2
     revision: int = 0
     seen: int = 0
+    length: int | None = None
+    """The length in bytes, if it is not the one that the version says."""
+
+    @property
+    def bytes_of_version(self) -> int:
+        """The length that the version says: `seen` takes eight bytes, or four."""
+        is_wide = self.major * 10 + self.minor >= 2 and self.major < 1000 and self.minor < 1000
+        return WIDE_BYTES if is_wide else NARROW_BYTES
 
     @property
     def is_wide(self) -> bool:
         """Whether `seen` takes eight bytes."""
-        return self.major * 10 + self.minor >= 2 and self.major < 1000 and self.minor < 1000
+        return (self.length or self.bytes_of_version) == WIDE_BYTES
 
 
 @dataclass(frozen=True)
@@ -55,6 +76,9 @@ class LoadReport:
     def format(self) -> str:
         """Return the report as one line."""
         line = f"took {self.convs_loaded} of {self.convs_total} convolutions"
+        if self.header.length is not None:
+            version, usual = f"{self.header.major}.{self.header.minor}", self.header.bytes_of_version
+            line += f" after a header of {self.header.length} bytes, though version {version} has {usual}"
         if self.foreign_classes is not None:
             return f"{line}: everything but the heads, which were made for {self.foreign_classes} classes"
         if self.convs_loaded < self.convs_total:
@@ -62,42 +86,42 @@ class LoadReport:
         return line
 
 
-def load_weights(model: Detector, path: Path) -> LoadReport:
-    """Fill `model` in place from a Darknet .weights file, which may be a prefix of a whole one.
+def load_weights(model: Detector, path: Path, is_prefix: bool = False) -> LoadReport:
+    """Fill `model` in place from a Darknet .weights file; the model is left as it was after an error.
 
     If the file's heads were made for another number of classes (COCO's, say), all layers but the heads are filled.
 
+    Args:
+        is_prefix: the file may hold the first layers alone. So may one whose name says so, such as `tiny.conv.15`.
+
     Raises:
-        WeightsError: the file cannot be read, or does not end at the end of a layer.
+        WeightsError: the file cannot be read, does not fit the network, or holds values that show that it is another
+            network's (names the layer).
     """
     network = model.network
-    counts = [_count(network, index, layer.filters) for index, layer in network.convs]
-    edges = list(accumulate(counts))
-    header, values = _read(path, edges[-1])
-    if len(values) in edges:
-        loaded, foreign = edges.index(len(values)) + 1, None
-    elif (foreign := _find_foreign_classes(network, len(values), edges[-1])) is not None:
-        loaded = len(counts) - len(network.heads)
-    else:
-        below = max((edge for edge in edges if edge < len(values)), default=0)
-        raise WeightsError(
-            f"holds {len(values):,} values, the network expects {edges[-1]:,}",
-            where=path,
-            right=f"use a file made for this cfg, or a prefix that ends on a layer's edge (the nearest below is {below:,})",
-        )
+    may_end = is_prefix or names_prefix(path)
+    header, values, loaded, foreign = _fit(network, path, _read(path), may_end)
+    parts: list[tuple[int, Float32Array]] = []
     position = 0
     for number, (index, layer) in enumerate(network.convs):
-        filters = layer.filters
         is_foreign = foreign is not None and index in network.head_convs
-        if is_foreign:
-            filters = _foreign_filters(network, index, foreign or 0)
-        elif foreign is None and number >= loaded:
+        if not is_foreign and foreign is None and number >= loaded:
             break
+        filters = _foreign_filters(network, index, foreign or 0) if is_foreign else layer.filters
         count = _count(network, index, filters)
         if not is_foreign:
-            _fill(model.get_conv(index), values[position : position + count])
+            parts.append((index, values[position : position + count]))
         position += count
-    return LoadReport(header, loaded, len(counts), foreign)
+    for index, part in parts:
+        check_values(_split(model.get_conv(index), part), index, path)
+    for index, part in parts:
+        _fill(model.get_conv(index), part)
+    return LoadReport(header, loaded, len(network.convs), foreign)
+
+
+def names_prefix(path: Path) -> bool:
+    """Return whether a file's name says that it holds a network's first layers alone: NAME.conv.N, as Darknet writes."""
+    return re.search(r"\.(conv|backbone)\.\d+$", path.name) is not None
 
 
 def save_weights(model: Detector, path: Path, header: WeightsHeader | None = None) -> Path:
@@ -116,26 +140,101 @@ def save_weights(model: Detector, path: Path, header: WeightsHeader | None = Non
     return path
 
 
-def _read(path: Path, expected: int) -> tuple[WeightsHeader, Float32Array]:
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise WeightsError(
             f"cannot be read ({error.strerror})", where=path, right="name a Darknet .weights file"
         ) from error
-    if len(data) >= 16:
-        header = WeightsHeader(*struct.unpack("<iii", data[:12]))
-        start = 20 if header.is_wide else 16
-        if len(data) > start and (len(data) - start) % 4 == 0:
-            (seen,) = struct.unpack("<q" if header.is_wide else "<i", data[12:start])
-            return WeightsHeader(header.major, header.minor, header.revision, seen), np.frombuffer(
-                data, "<f4", offset=start
-            )
-    raise WeightsError(
-        f"its {len(data):,} bytes are not a header and float32 values, the network expects {expected:,} of them",
-        where=path,
-        right="fetch the file again, it is truncated or no .weights file",
-    )
+
+
+class _Fit(NamedTuple):
+    """How a file fits a network: its header and values, how many convolutions they fill, and other heads' classes."""
+
+    header: WeightsHeader
+    values: Float32Array
+    loaded: int
+    foreign: int | None
+
+
+def _fit(network: Network, path: Path, data: bytes, may_end: bool) -> _Fit:
+    """Return how the file fits: the whole network first, then the same with other heads, then a prefix.
+
+    Raises:
+        WeightsError: in no way, or with either header.
+    """
+    counts = [_count(network, index, layer.filters) for index, layer in network.convs]
+    edges = list(accumulate(counts))
+    if (
+        len(data) <= NARROW_BYTES
+        or len(data) % 4
+        or len(data) <= WeightsHeader(*struct.unpack("<iii", data[:12])).bytes_of_version
+    ):
+        raise WeightsError(
+            f"its {len(data):,} bytes are not a header and float32 values, the network expects {edges[-1]:,} of them",
+            where=path,
+            right="fetch the file again, it is truncated or no .weights file",
+        )
+    said = WeightsHeader(*struct.unpack("<iii", data[:12]))
+    lengths = (WIDE_BYTES,) if said.is_wide else (NARROW_BYTES, WIDE_BYTES)
+    found = {length: (len(data) - length) // 4 for length in lengths if len(data) > length}
+    fits: list[tuple[int, int, int | None]] = [
+        (length, len(counts), None) for length, count in found.items() if count == edges[-1]
+    ]
+    if not fits:
+        foreign = {length: _find_foreign_classes(network, count, edges[-1]) for length, count in found.items()}
+        own = len(counts) - len(network.heads)
+        fits = [(length, own, classes) for length, classes in foreign.items() if classes is not None]
+    if not fits and may_end:
+        fits = [(length, edges.index(count) + 1, None) for length, count in found.items() if count in edges]
+    if len(fits) > 1 and fits[0][0] != said.bytes_of_version:
+        raise WeightsError("fits with either length of header", where=path, right="write it anew with Darknet")
+    if not fits:
+        raise _explain_misfit(path, found.get(lengths[0], 0), edges, may_end)
+    length, loaded, classes = fits[0]
+    (seen,) = struct.unpack("<q" if length == WIDE_BYTES else "<i", data[12:length])
+    header = replace(said, seen=seen, length=None if length == said.bytes_of_version else length)
+    return _Fit(header, np.frombuffer(data, "<f4", offset=length), loaded, classes)
+
+
+def _explain_misfit(path: Path, count: int, edges: list[int], may_end: bool) -> WeightsError:
+    surplus = count - edges[-1]
+    what = f"holds {count:,} values, the network expects {edges[-1]:,}"
+    if surplus > 0:
+        return WeightsError(f"{what}: {surplus:,} too many", where=path, right="use a file made for this cfg")
+    right = "use a file made for this cfg"
+    if count in edges:
+        number = edges.index(count) + 1
+        right = f"if these are its first {number} convolutions alone, say so with --prefix, or name the file NAME.conv.{number}"
+    elif may_end:
+        below = max((edge for edge in edges if edge < count), default=0)
+        right = f"use a prefix that ends on a layer's edge (the nearest below is {below:,})"
+    return WeightsError(what, where=path, right=right)
+
+
+def _split(module: ConvLayer, values: Float32Array) -> dict[str, Float32Array]:
+    """Return the values of a layer by the names of its tensors."""
+    filters = module.conv.out_channels
+    names = ("β", "γ", "mean", "variance") if module.bn is not None else ("bias",)
+    parts = {name: values[number * filters : (number + 1) * filters] for number, name in enumerate(names)}
+    return {**parts, "kernel": values[len(names) * filters :]}
+
+
+def check_values(parts: Mapping[str, Float32Array], index: int, path: Path) -> None:
+    """Raise if values are none that a trained layer has; `parts` are named β, γ, mean, variance, bias or kernel.
+
+    Raises:
+        WeightsError: names the layer, the tensor and the value.
+    """
+    for name, part in parts.items():
+        bad = ~np.isfinite(part) | (np.abs(part) > (LARGEST_VARIANCE if name == "variance" else LARGEST_VALUE))
+        if name == "variance":
+            bad |= part < 0
+        if bad.any():
+            what = f"layer {index} would get a {name} of {float(part[bad][0]):.4g}, which no trained network has"
+            right = "use a file made for this cfg"
+            raise WeightsError(f"{what}: the file is another network's, or damaged", where=path, right=right)
 
 
 def _count(network: Network, index: int, filters: int) -> int:
@@ -159,7 +258,7 @@ def _find_foreign_classes(network: Network, found: int, expected: int) -> int | 
 
     slope = total(1) - total(0)
     classes, remainder = divmod(found - expected + total(network.classes) - total(0), slope)
-    return classes if remainder == 0 and classes >= 1 else None
+    return classes if remainder == 0 and 1 <= classes <= MOST_CLASSES else None
 
 
 def _stored(module: ConvLayer) -> Iterator[Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-from yolo_prune.darknet.layers import Conv, Layer, Network, Route, Shortcut, Yolo, get_sources
+from yolo_prune.darknet.layers import Conv, Gate, Layer, Network, Route, Shortcut, Yolo, get_sources
 from yolo_prune.errors import PlanError
 
 
@@ -46,7 +46,10 @@ def find_blocks(network: Network) -> tuple[Block, ...]:
     blocks = (
         Block(layer.source, index)
         for index, layer in enumerate(network.layers)
-        if isinstance(layer, Shortcut) and layer.activation == "linear" and layer.source < index - 1
+        if isinstance(layer, Shortcut)
+        and layer.activation == "linear"
+        and layer.source < index - 1
+        and network.shapes[layer.source] == network.shapes[index]
     )
     return tuple(block for block in blocks if _is_closed(network, block, readers))
 
@@ -57,7 +60,7 @@ def _is_closed(network: Network, block: Block, readers: dict[int, set[int]]) -> 
     return (
         isinstance(last, Conv)
         and last.activation != "logistic"
-        and not any(isinstance(network.layers[index], Shortcut | Yolo) for index in branch)
+        and not any(isinstance(network.layers[index], Shortcut | Gate | Yolo) for index in branch)
         and all(source >= block.source for index in branch for source in get_sources(network.layers[index], index))
         and all(readers.get(index, set()) <= inside for index in branch)
     )
@@ -103,7 +106,7 @@ def drop_blocks(network: Network, blocks: Collection[Block]) -> Network:
         match layer:
             case Route(sources=sources):
                 return replace(layer, sources=tuple(map(find, sources)))
-            case Shortcut(source=source):
+            case Shortcut(source=source) | Gate(source=source):
                 return replace(layer, source=find(source))
             case _:
                 return layer

@@ -1,16 +1,19 @@
 """The channel graph: every output channel of a convolution gets an id, and five rules say which layers share it.
 
-    layer               rule
-    ─────────────────   ──────────────────────────────────────────────────────────────
-    conv                emits new ids
-    maxpool, upsample   pass the ids on
-    route               concatenates the ids of its sources
-    shortcut            unites the two inputs' ids element by element (union–find)
-    yolo                freezes the ids it reads (as are the image's)
+    layer                              rule
+    ────────────────────────────────   ──────────────────────────────────────────────────────────────
+    conv                               emits new ids
+    max-, avgpool, upsample, dropout   pass the ids on
+    route                              concatenates the ids of its sources
+    shortcut, gate                     unites the two inputs' ids element by element (union–find)
+    yolo                               freezes the ids it reads (as are the image's)
 
 If a cfg slices channels into equal parts (`groups` of a route or a convolution), the ids of the parts are united
-element by element. So any plan leaves parts of equal size, and the slimmer network can still be written as a cfg. The
-outputs of a logistic activation are frozen as well: with γ = β = 0 they would be ½, not 0.
+element by element. So any plan leaves parts of equal size, and the slimmer network can still be written as a cfg. Of a
+shortcut of unequal channels the first are united, as many as both inputs have.
+
+The outputs of a logistic activation are frozen as well: with γ = β = 0 they would be ½, not 0. They are not if only
+gates read them as factors, because the channels that they multiply are zero then.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from yolo_prune.darknet.layers import Conv, Network, Route, Shortcut, Yolo
+from yolo_prune.darknet.layers import Conv, Gate, Network, Route, Shortcut, Yolo, get_sources
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -46,7 +49,7 @@ class ChannelGraph:
     """Which channel ids every layer reads and writes; N ids in all."""
 
     reads: tuple[IntArray, ...]
-    """reads[i][c] is the id of input channel c of layer i (for a shortcut either input: they are united)."""
+    """reads[i][c] is the id of input channel c of layer i (for a shortcut the layer before it)."""
     writes: tuple[IntArray, ...]
     """writes[i][c] is the id of output channel c of layer i."""
     frozen: BoolArray
@@ -88,13 +91,14 @@ def make_channel_graph(network: Network) -> ChannelGraph:
     def written(index: int) -> IntArray:
         return image if index == -1 else writes[index]
 
+    factors = _find_factors(network)
     for index, layer in enumerate(network.layers):
         inputs = written(index - 1)
         outputs = inputs
         match layer:
             case Conv():
                 outputs = ids.emit(layer.filters)
-                frozen += [outputs] if layer.activation == "logistic" else []
+                frozen += [outputs] if layer.activation == "logistic" and index not in factors else []
                 _tie_groups(ids, inputs, outputs, layer.groups)
             case Route():
                 parts = [written(source).reshape(layer.groups, -1) for source in layer.sources]
@@ -102,7 +106,16 @@ def make_channel_graph(network: Network) -> ChannelGraph:
                     ids.unite_rows(part)
                 inputs = outputs = np.concatenate([part[layer.group_id] for part in parts])
             case Shortcut():
-                ids.unite(inputs, written(layer.source))
+                added = written(layer.source)
+                both = min(len(inputs), len(added))
+                ids.unite(inputs[:both], added[:both])
+                frozen += [outputs] if layer.activation == "logistic" else []
+            case Gate():
+                outputs = written(layer.source)
+                if layer.factors == "pixels":  # one channel for all
+                    frozen.append(inputs)
+                else:
+                    ids.unite(inputs, outputs)
                 frozen += [outputs] if layer.activation == "logistic" else []
             case Yolo():
                 frozen.append(inputs)
@@ -115,6 +128,16 @@ def make_channel_graph(network: Network) -> ChannelGraph:
     is_frozen[names[np.concatenate(frozen)]] = True
     convs = tuple(index for index, _ in network.convs)
     return ChannelGraph(tuple(names[read] for read in reads), tuple(names[write] for write in writes), is_frozen, convs)
+
+
+def _find_factors(network: Network) -> frozenset[int]:
+    """Return the layers that gates alone read, as factors of channels or values."""
+    readers: dict[int, list[bool]] = {}
+    for index, layer in enumerate(network.layers):
+        for source in get_sources(layer, index):
+            is_factor = isinstance(layer, Gate) and layer.factors != "pixels" and layer.source != source
+            readers.setdefault(source, []).append(is_factor)
+    return frozenset(source for source, kinds in readers.items() if all(kinds))
 
 
 def _tie_groups(ids: _Ids, inputs: IntArray, outputs: IntArray, groups: int) -> None:

@@ -35,9 +35,16 @@ class TrainConfig:
     weights: Annotated[
         PathSetting | None,
         Setting(
-            "Start from a checkpoint (.pt), or fill the cfg from Darknet .weights, whole or a prefix.", group=NETWORK
+            "Start from a checkpoint (.pt), or fill the cfg from Darknet .weights or another implementation's state dict.",
+            group=NETWORK,
         ),
     ] = None
+    prefix: Annotated[
+        bool,
+        Setting(
+            "The .weights may hold the first layers alone; so may a file named NAME.conv.N without this.", group=NETWORK
+        ),
+    ] = False
     epochs: Annotated[int, Setting("Passes over the training images.", ge=1, group=SCHEDULE)] = 30
     batch_size: Annotated[int, Setting("Images per step, over all processes.", ge=1, group=SCHEDULE)] = 16
     accumulate: Annotated[
@@ -236,7 +243,7 @@ class TrainConfig:
         if self.batch_size % self.accumulate:
             right = f"use a divisor of {self.batch_size}, the batch size"
             raise ConfigError(f"{self.accumulate} equal parts cannot be made", where="accumulate", right=right)
-        if self.auto_anchors and self.weights is not None and self.weights.suffix == ".pt":
+        if self.auto_anchors and self.cfg is None and self.weights is not None and self.weights.suffix == ".pt":
             raise ConfigError(
                 "a checkpoint's heads were trained with its own anchors",
                 where="auto_anchors",

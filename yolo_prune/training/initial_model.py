@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from yolo_prune.darknet.anchors import get_anchors, replace_anchors, resize
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import load_cfg
-from yolo_prune.darknet.layers import Network, get_anchors, infer_shapes, replace_anchors, resize
+from yolo_prune.darknet.layers import Network, infer_shapes
 from yolo_prune.datasets.anchors import find_anchors, format_anchors, load_sides, measure_fit, round_anchors
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import ConfigError
-from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.checkpoint import is_checkpoint, load_checkpoint
 from yolo_prune.model.config import LossConfig
 from yolo_prune.model.detector import Detector
-from yolo_prune.model.weights import load_weights
+from yolo_prune.model.state_dicts import SUFFIXES, fill_weights
 from yolo_prune.training.config import TrainConfig
 
 DEFAULT_WIDTH = 0.25
@@ -56,13 +57,14 @@ def make_start(config: TrainConfig, classes: int, report: Report, samples: Seque
         CfgError, WeightsError, CheckpointError: a file is invalid.
     """
     torch.manual_seed(config.seed)
-    if config.weights is not None and config.weights.suffix == ".pt":
-        if config.cfg is not None:
-            raise ConfigError(
-                "a checkpoint brings its own network",
-                where="cfg",
-                right=f"leave it out, or start from other weights than {config.weights}",
-            )
+    is_own = config.weights is not None and is_checkpoint(config.weights)
+    if is_own and config.cfg is not None:
+        raise ConfigError(
+            "a checkpoint brings its own network",
+            where="cfg",
+            right=f"leave it out, or start from other weights than {config.weights}",
+        )
+    if config.weights is not None and (is_own or (config.cfg is None and config.weights.suffix in SUFFIXES)):
         checkpoint = load_checkpoint(config.weights)
         _check_classes(checkpoint.network, classes, config.weights)
         img_size = config.img_size or checkpoint.img_size
@@ -82,7 +84,7 @@ def make_start(config: TrainConfig, classes: int, report: Report, samples: Seque
         _check_anchors(network, config, classes, report, samples)
     model = Detector(network)
     if config.weights is not None:
-        report(f"{config.weights}: {load_weights(model, config.weights).format()}")
+        report(f"{config.weights}: {fill_weights(model, config.weights, config.prefix)}")
     return Start(model, network.width, None, bool(config.keep_zeros))
 
 

@@ -68,6 +68,6 @@ def load_teacher(path: Path, network: Network, config: DistillConfig, device: to
 
 def _describe_heads(network: Network) -> list[tuple[object, ...]]:
     return [
-        (yolo.own_anchors, yolo.classes, yolo.scale_x_y, network.height / network.shapes[index].height)
+        (yolo.own_anchors, yolo.classes, yolo.scale_x_y, yolo.new_coords, network.height / network.shapes[index].height)
         for index, yolo in network.heads
     ]

@@ -112,7 +112,7 @@ def test_statistics_of_a_hand_worked_data_set(workplace: Path) -> None:
     for split in ("train", "val"):
         Path("d/images", split).mkdir(parents=True)
         Path("d/labels", split).mkdir(parents=True)
-    for number, (width, height) in enumerate(((200, 100), (100, 50), (50, 100))):
+    for number, (width, height) in enumerate(((192, 96), (96, 48), (48, 96))):
         Image.fromarray(make_noise(number, width, height)).save(f"d/images/train/{number}.png")
     Image.fromarray(make_noise(9)).save("d/images/val/0.png")
     Path("d/labels/train/0.txt").write_text("0 .5 .5 .4 .2\n1 .5 .5 .1 .2\n0 .5 .5 .4 .2\n")
@@ -121,8 +121,8 @@ def test_statistics_of_a_hand_worked_data_set(workplace: Path) -> None:
     Path("d/labels/train/2.txt").write_text("")
     Path("d/data.yaml").write_text("train: images/train\nval: images/val\nnames: [hand, glove]\n")
     spec = load_spec(Path("d/data.yaml"))
-    train = check_dataset(spec, CheckConfig(img_size=400)).statistics["train"].as_dict(("hand", "glove"))
-    sides = np.sqrt([80 * 20, 20 * 20, 90 * 45])
+    train = check_dataset(spec, CheckConfig(img_size=384)).statistics["train"].as_dict(("hand", "glove"))
+    sides = np.sqrt([76.8 * 19.2, 19.2 * 19.2, 86.4 * 43.2])
     assert train == {
         "images": 3,
         "without_objects": 1,
@@ -135,13 +135,15 @@ def test_statistics_of_a_hand_worked_data_set(workplace: Path) -> None:
         "box_side_px": pytest.approx(
             dict(zip(("p5", "median", "p95"), np.percentile(sides, (5, 50, 95)), strict=True))
         ),
-        "box_side_at_img_size_px": pytest.approx({"p5": 44.0, "median": 80.0, "p95": 80 + 0.9 * (sides[2] * 4 - 80)}),
+        "box_side_at_img_size_px": pytest.approx(
+            {"p5": 42.24, "median": 76.8, "p95": 76.8 + 0.9 * (sides[2] * 4 - 76.8)}
+        ),
         "small": 0.0,
         "medium": pytest.approx(2 / 3),
         "large": pytest.approx(1 / 3),
         "aspect_ratio": pytest.approx({"p5": 1.1, "median": 2.0, "p95": 3.8}),
-        "width_px": {"min": 50.0, "median": 100.0, "max": 200.0},
-        "height_px": {"min": 50.0, "median": 100.0, "max": 100.0},
+        "width_px": {"min": 48.0, "median": 96.0, "max": 192.0},
+        "height_px": {"min": 48.0, "median": 96.0, "max": 96.0},
     }
     val = check_dataset(spec, CheckConfig()).statistics["val"]
     assert (val.images, val.without_objects, val.without_labels, val.objects) == (1, 1, 1, 0)

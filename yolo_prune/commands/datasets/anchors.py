@@ -10,8 +10,8 @@ import numpy as np
 
 from yolo_prune.arrays import Float64Array
 from yolo_prune.console import report, report_progress
+from yolo_prune.darknet.anchors import get_anchors, resize
 from yolo_prune.darknet.cfg import load_cfg
-from yolo_prune.darknet.layers import get_anchors, resize
 from yolo_prune.datasets.anchors import AnchorFit, find_anchors, format_anchors, load_sides, measure_fit, round_anchors
 from yolo_prune.datasets.config import AnchorsConfig
 from yolo_prune.datasets.spec import load_spec

@@ -62,6 +62,7 @@ class SparseDetector(Detector):
         if visit is not None:
             return super().forward(images, visit)
         with self._lock, torch.inference_mode():
+            images = self.take_images(images)
             shape = tuple(images.shape)
             program = self._programs.pop(shape, None) or Program(self, self._packed, self._kernel, shape)
             self._programs[shape] = program

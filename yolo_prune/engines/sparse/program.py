@@ -101,7 +101,7 @@ class Program:
                 return self._add_conv(index, layer, inputs[0])
             case Shortcut() if self._is_fused(index):
                 return inputs[0]
-            case Shortcut(activation=activation) if activation in ACTIVATIONS:
+            case Shortcut(activation=activation) if activation in ACTIVATIONS and self._is_even(index):
                 target = self._make_block(Planes(*self._shapes[index]))
                 self._plan.append(make_add_step(inputs[0], inputs[1], target, activation))
             case MaxPool():
@@ -129,12 +129,12 @@ class Program:
             self._plan.append(make_split_step(source, spare))
             source = spare
         target = self._make_block(Planes(*self._shapes[index]))
-        is_native = layer.activation in ACTIVATIONS
         module = self._model.get_conv(index)
+        is_native = module.activation in ACTIVATIONS
         assert module.conv.bias is not None
         after = self._model.network.layers[index + 1]
         added = self._blocks[after.source] if isinstance(after, Shortcut) and self._is_fused(index + 1) else None
-        activation = layer.activation if is_native else "linear"
+        activation = module.activation if is_native else "linear"
         step, kept = make_conv_step(
             self._limits, self._packed[index], module.conv.bias, activation, source, target, added
         )
@@ -142,7 +142,7 @@ class Program:
         self._kept.append(kept)
         if not is_native:
             pixels = target.pixels
-            self._plan.append(lambda: _activate_(pixels, layer.activation))
+            self._plan.append(lambda: _activate_(pixels, module.activation))
         if spare is not None:
             self._release(spare)
         return target
@@ -164,6 +164,11 @@ class Program:
 
         return call
 
+    def _is_even(self, index: int) -> bool:
+        """Return whether all inputs of a layer have the shape of its output."""
+        sources = get_sources(self._model.network.layers[index], index)
+        return all(self._shapes[source] == self._shapes[index] for source in sources)
+
     def _is_fused(self, index: int) -> bool:
         """Return whether the convolution before shortcut `index` adds the shortcut's other input to its output."""
         layers = self._model.network.layers
@@ -171,7 +176,7 @@ class Program:
         return (
             isinstance(layer, Shortcut) and layer.activation == "linear" and layer.source != index - 1
             and index - 1 in self._packed and isinstance(before, Conv) and before.activation in ACTIVATIONS
-            and self._readers[index - 1] == 1
+            and self._readers[index - 1] == 1 and self._is_even(index)
         )  # fmt: skip
 
     def _make_block(self, planes: Planes) -> Block:

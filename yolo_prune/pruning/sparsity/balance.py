@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_prune.darknet.layers import Conv, Network, Shortcut
+from yolo_prune.darknet.layers import Conv, Gate, Network, Shortcut
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import BoolArray, ChannelGraph, make_channel_graph
 
@@ -57,8 +57,10 @@ def _find_scalable(network: Network, graph: ChannelGraph) -> BoolArray:
     scalable = np.ones(graph.size, dtype=bool)
     for index, layer in enumerate(network.layers):
         odd_conv = isinstance(layer, Conv) and not (layer.batch_normalize and layer.activation in _HOMOGENEOUS)
-        if odd_conv or (isinstance(layer, Shortcut) and layer.activation not in _HOMOGENEOUS):
+        if odd_conv or (isinstance(layer, Shortcut | Gate) and layer.activation not in _HOMOGENEOUS):
             scalable[graph.writes[index]] = False
+        if isinstance(layer, Gate):  # a product of two scaled values is scaled twice
+            scalable[graph.writes[index]] = scalable[graph.reads[index]] = False
     return scalable
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from yolo_prune.darknet.layers import Route, Shortcut, get_sources
+from yolo_prune.darknet.layers import Gate, Route, Shortcut, get_sources
 from yolo_prune.errors import PlanError
-from yolo_prune.model.detector import ConvLayer, Detector, activate, evaluating
+from yolo_prune.model.detector import ConvLayer, Detector, activate, add_first, evaluating
 from yolo_prune.pruning.channels import IntArray, make_channel_graph
 from yolo_prune.pruning.plans.plan import Plan
 
@@ -34,7 +34,9 @@ def carry_constants(model: Detector, plan: Plan) -> Constants:
             assert offset is not None
             constants[index] = activate(offset.detach().clone(), module.activation)
         elif isinstance(layer, Shortcut):
-            constants[index] = activate(sources[0] + sources[1], layer.activation)
+            constants[index] = activate(add_first(sources[0], sources[1]), layer.activation)
+        elif isinstance(layer, Gate):  # a constant times a factor that depends on the image
+            constants[index] = torch.zeros_like(sources[1])
         elif isinstance(layer, Route):
             constants[index] = torch.cat([source.chunk(layer.groups)[layer.group_id] for source in sources])
         else:

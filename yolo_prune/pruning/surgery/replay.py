@@ -26,7 +26,7 @@ class Replay:
         self.images = sum(map(len, batches))
         self._start = 0
         """The first layer that is not stored."""
-        self._stored: list[dict[int, Tensor]] = [{-1: batch} for batch in batches]
+        self._stored: list[dict[int, Tensor]] = [{-1: model.take_images(batch)} for batch in batches]
 
     def iterate_inputs(self, layer: int) -> Iterator[Tensor]:
         """Yield for every batch the input (B, C, H, W) of a layer that has only one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 
 from yolo_prune.errors import PlanError
@@ -21,7 +22,8 @@ def verify(expected: Detector, found: Detector, source: Path | str) -> float:
     """Return the largest difference between the outputs of a rebuilt network and its masked counterpart, in float64.
 
     Raises:
-        PlanError: the difference is more than rounding errors; `source` says where the network comes from.
+        PlanError: the difference is more than rounding errors, or the outputs are NaN or infinite; `source` says where
+            the network comes from.
     """
     return verify_response(expected, found, source).difference
 
@@ -29,6 +31,11 @@ def verify(expected: Detector, found: Detector, source: Path | str) -> float:
 def verify_response(expected: Detector, found: Detector, source: Path | str) -> Comparison:
     """Do the same as `verify`, and also return the range of the outputs over an image."""
     compared = compare(expected, found, VERIFY_IMG_SIZE)
+    if not isfinite(compared.response):
+        right = "start from another checkpoint, or import its weights again"
+        raise PlanError(
+            "its outputs are NaN or infinite: its weights are not those of a trained network", where=source, right=right
+        )
     if not compared.difference <= min(MAX_DIFFERENCE, max(ROUNDING, MAX_SHARE * compared.response)):
         raise PlanError(
             f"the rebuilt network differs from the masked one by {compared.difference:.3g}, whose outputs vary by {compared.response:.3g}",

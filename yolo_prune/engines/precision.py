@@ -1,0 +1,51 @@
+"""In which precision an engine computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from yolo_prune.errors import ConfigError
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+OF_ENGINES = {"half": "fp16", "half-2:4": "fp16"}
+"""The precision that an engine has by itself; the others compute in fp32 by default."""
+OF_CUDA = ("tf32", "fp16")
+"""Precisions that the CPU has not, or is very slow in."""
+
+
+def choose_precision(engine: str, wanted: str | None, device: torch.device) -> str:
+    """Return the precision of an engine: fp32, tf32, bf16 or fp16.
+
+    Raises:
+        ConfigError: the engine, or the device, does not compute in the wanted precision.
+    """
+    own = OF_ENGINES.get(engine)
+    fixed = own or ("fp32" if engine == "sparse" else None)
+    if wanted is not None and fixed is not None and wanted != fixed:
+        raise ConfigError(f"{engine} computes in {fixed} alone", where="precision", right="leave it out")
+    precision = wanted or own or "fp32"
+    if precision in OF_CUDA and device.type != "cuda" and own is None:
+        right = "use fp32 or bf16, or device cuda"
+        raise ConfigError(f"{precision} runs on CUDA, not on {device}", where="precision", right=right)
+    return precision
+
+
+@contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Multiply float32 numbers on CUDA as they are, or with `tf32` rounded to TensorFloat-32, in the block.
+
+    By default PyTorch rounds in convolutions, but not in products of matrices.
+    """
+    places: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]  # torch types lack it
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
