@@ -2,7 +2,7 @@
 
     import yolo_prune as yp
 
-    base = yp.train(data="hands/data.yaml", cfg="configs/yolov3-tiny-hand.cfg", epochs=10)
+    base = yp.train(data="hands/data.yaml", cfg="yolov3-tiny-hand", epochs=10)
     slim = yp.finetune(yp.prune(base, ratio=0.8))
     detections = slim("photo.jpg")
 

@@ -85,7 +85,7 @@ def test_load_list_gives_a_part_of_a_split(root: Path) -> None:
     ("text", "message"),
     [
         (YAML.replace("train:", "trian:"), "data.yaml: the key train is missing; add a line train: …"),
-        (YAML.replace("val:", "valid:"), "data.yaml: the key val is missing"),
+        (YAML.replace("val:", "vald:"), "data.yaml: the key val is missing"),
         (YAML.replace("names:", "labels:"), "data.yaml: the key names is missing"),
         (YAML.replace("{0: hand}", ""), "data.yaml: the key names is missing"),
         (YAML.replace("{0: hand}", "{1: hand}"), "data.yaml: names: the classes are [1]; number them 0, 1, 2"),

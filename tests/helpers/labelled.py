@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import Outcome
 
+from yolo_prune.datasets.data_file import SPLITS
 from yolo_prune.datasets.formats.labelled_set import LabelledImage, LabelledSet
 from yolo_prune.datasets.labels import Objects
-from yolo_prune.datasets.spec import SPLITS
 
 WORDS = ("hand", "foot", "left hand", "füße: 2", "no")
 Row = tuple[int, tuple[float, float, float, float], bool]

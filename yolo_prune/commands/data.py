@@ -7,7 +7,7 @@ from typing import Any
 
 from yolo_prune.console import report, report_progress
 from yolo_prune.datasets.config import SyntheticConfig
-from yolo_prune.datasets.spec import DataSpec, load_spec
+from yolo_prune.datasets.spec import DataSpec, find_shared_labels, load_spec
 from yolo_prune.errors import ConfigError, DatasetError
 
 SYNTHETIC_HANDS = Path("data/synthetic-hands")
@@ -18,12 +18,26 @@ CHOSEN_BY = "the split that training chooses its epoch by"
 def load_data(path: Path | None) -> DataSpec:
     """Load a data set; without a path, load the synthetic hands, and draw them first if they do not exist."""
     if path is not None:
-        return load_spec(path)
+        return load_noted(path)
     from yolo_prune.datasets.synthetic.dataset import make_dataset
 
     return load_spec(
         make_dataset(SYNTHETIC_HANDS, SyntheticConfig(), progress=report_progress("drawing synthetic hands"))
     )
+
+
+def load_noted(path: Path) -> DataSpec:
+    """Load a data set, and report what in it was read otherwise than it is written.
+
+    Raises:
+        DatasetError: as for `load_spec`.
+    """
+    spec = load_spec(path)
+    for note in spec.notes:
+        report(note)
+    if shared := find_shared_labels(spec):
+        report(f"{path}: {len(shared)} label files serve two images of one name, such as {shared[0]}")
+    return spec
 
 
 def load_data_of(path: Path | None, provenance: dict[str, Any], otherwise: str = "") -> DataSpec:
@@ -35,7 +49,7 @@ def load_data_of(path: Path | None, provenance: dict[str, Any], otherwise: str =
         ConfigError: no data set was given, and the checkpoint's does not exist.
     """
     if path is not None:
-        return load_spec(path)
+        return load_noted(path)
     trained_on = (provenance.get("data") or {}).get("path")
     if trained_on is None or not Path(trained_on).is_file():
         found = "names no data set" if trained_on is None else f"was trained on {trained_on}, which is not there"

@@ -12,6 +12,7 @@ from yolo_prune.commands.run_folders import make_run_folder
 from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.spec import find_images
 from yolo_prune.errors import DatasetError
+from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.predictor import Predictor
 from yolo_prune.evaluation.previews import draw_detections, save_image
 from yolo_prune.evaluation.results import format_results
@@ -27,6 +28,19 @@ class DetectResult:
     results: Path
     images: tuple[Path, ...]
     detections: list[dict[str, Any]]
+    unread: tuple[DatasetError, ...] = ()
+    """The error of each image in a folder that could not be read."""
+
+    def raise_on_issues(self) -> None:
+        """Raise if an image in a folder could not be read.
+
+        Raises:
+            DatasetError: names the first, and says how many there are.
+        """
+        if self.unread:
+            first, count = self.unread[0], len(self.unread)
+            more = "" if count == 1 else f", as {count - 1} more"
+            raise DatasetError(f"{first.what}{more}; the others are done", where=first.where, right=first.right)
 
     @property
     def stdout(self) -> str:
@@ -41,6 +55,8 @@ class DetectResult:
 def detect(source: Path, images: Sequence[Path], config: DetectRunConfig) -> DetectResult:
     """Detect objects in images, or in all images of folders. A COCO result's image_id is the image's path.
 
+    An image in a folder that cannot be read is left out, and reported by `raise_on_issues` of the result.
+
     Raises:
         CheckpointError, DatasetError, ConfigError: an input is invalid; all images are read before any is written.
     """
@@ -48,13 +64,34 @@ def detect(source: Path, images: Sequence[Path], config: DetectRunConfig) -> Det
     checkpoint = load_checkpoint(source)
     side, place = config.img_size or checkpoint.img_size, make_device(config.device)
     predictor = Predictor(checkpoint.make_model(), side, checkpoint.names, config, place)
-    paths = list(_list_images(images))
-    found = predictor(paths)
+    paths, found, unread = _detect_all(predictor, images)
     names = _name_images(paths, folder)
     for path, name, detections in zip(paths, names, found, strict=True):
         save_image(name, draw_detections(read_image(path), detections, checkpoint.names, min_score=config.confidence))
     results = format_results([str(path) for path in paths], found)
-    return DetectResult(save_json(folder / "detections.json", results), tuple(names), results)
+    return DetectResult(save_json(folder / "detections.json", results), tuple(names), results, unread)
+
+
+def _detect_all(
+    predictor: Predictor, images: Sequence[Path]
+) -> tuple[list[Path], list[Detections], tuple[DatasetError, ...]]:
+    """Return the images that can be read, what was found in them, and the errors of those in folders that cannot."""
+    named = set(images)
+    paths: list[Path] = []
+    found: list[Detections] = []
+    unread: list[DatasetError] = []
+    for path in _list_images(images):
+        try:
+            found.append(predictor(path))
+        except DatasetError as error:
+            if path in named:
+                raise
+            unread.append(error)
+        else:
+            paths.append(path)
+    if unread and not paths:
+        raise unread[0]
+    return paths, found, tuple(unread)
 
 
 def _list_images(images: Sequence[Path]) -> Iterator[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
 
@@ -14,8 +14,10 @@ from yolo_prune.arrays import Float32Array
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
 
-OVERSHOOT = 1e-3
+OVERSHOOT = 1e-2
 """A box may extend this far over the image's edge, in shares of its side, and is clipped; beyond, it is an error."""
+LEAST_POINTS = 3
+"""A line with a class and at least so many points x y is a polygon, as segmentation and oriented boxes are written."""
 ROUNDING = 1e-6
 """Rounding tolerance: a smaller overshoot is not clipped, and a box with a smaller side is empty."""
 
@@ -42,6 +44,25 @@ class Objects:
         return Objects(self.classes[kept], boxes[kept], self.ignore[kept])
 
 
+@dataclass
+class Repairs:
+    """What was read otherwise than it is written."""
+
+    clipped: int = 0
+    """Boxes that extend over the edge a little."""
+    polygons: int = 0
+    """Polygons, of which the box around them is taken."""
+    first: str = ""
+    """File and line of the first."""
+
+    def describe(self) -> str:
+        """Say it in words; empty if there was nothing."""
+        clipped = f"{self.clipped} boxes that extend over the image's edge by up to {OVERSHOOT:.0%} are clipped"
+        polygons = f"{self.polygons} polygons count as the boxes around them"
+        said = " and ".join([clipped] * bool(self.clipped) + [polygons] * bool(self.polygons))
+        return f"labels: {said}, the first in {self.first}" if said else ""
+
+
 @dataclass(frozen=True)
 class LabelLines:
     """The lines of a label file, without empty ones."""
@@ -52,21 +73,23 @@ class LabelLines:
     """(N, 5) their values, `class cx cy w h` in shares; repeated rows are kept."""
     errors: tuple[DatasetError, ...]
     """The error of each bad line."""
+    repairs: Repairs = field(default_factory=Repairs)
 
 
-def parse_labels(text: str, source: str | Path, classes: int) -> Float32Array:
+def parse_labels(text: str, source: str | Path, classes: int, repairs: Repairs | None = None) -> Float32Array:
     """Return the objects as (N, 5) rows `class cx cy w h`, normalised, in the text's order; repeated rows count once.
 
     Args:
         source: name of the text in messages: its file.
         classes: number of classes; a label's class is in [0, classes).
+        repairs: counts what is read otherwise than it is written.
 
     Raises:
-        DatasetError: a line without exactly five numbers, an unknown class, a box without area or outside the image;
+        DatasetError: a line that is neither five numbers nor a polygon, an unknown class, a box without area or outside the image;
             names `source` and the line.
     """
     lines = ((number, line.split()) for number, line in enumerate(text.splitlines(), 1))
-    rows = dict.fromkeys(_parse_line(words, f"{source}:{number}", classes) for number, words in lines if words)
+    rows = dict.fromkeys(_parse_line(words, f"{source}:{number}", classes, repairs) for number, words in lines if words)
     return np.array(list(rows), np.float32).reshape(-1, 5)
 
 
@@ -87,13 +110,13 @@ def save_objects(sample: Sample, objects: Objects, width_px: float, height_px: f
             path.write_text(format_labels(objects.classes[chosen], objects.boxes_xyxy[chosen], width_px, height_px))
 
 
-def load_labels(path: Path, classes: int) -> Float32Array:
+def load_labels(path: Path, classes: int, repairs: Repairs | None = None) -> Float32Array:
     """Read a label file as `parse_labels` does; a missing file means an image without objects.
 
     Raises:
         DatasetError: the file cannot be read or is not text, or as for `parse_labels`.
     """
-    return parse_labels(_load_text(path), path, classes)
+    return parse_labels(_load_text(path), path, classes, repairs)
 
 
 def scan_labels(path: Path, classes: int) -> LabelLines:
@@ -102,24 +125,24 @@ def scan_labels(path: Path, classes: int) -> LabelLines:
     Raises:
         DatasetError: the file cannot be read or is not text.
     """
-    numbers, rows, errors = [], [], []
+    numbers, rows, errors, repairs = [], [], [], Repairs()
     for number, line in enumerate(_load_text(path).splitlines(), 1):
         if words := line.split():
             try:
-                rows.append(_parse_line(words, f"{path}:{number}", classes))
+                rows.append(_parse_line(words, f"{path}:{number}", classes, repairs))
                 numbers.append(number)
             except DatasetError as error:
                 errors.append(error)
-    return LabelLines(np.array(numbers, np.int64), np.array(rows, np.float64).reshape(-1, 5), tuple(errors))
+    return LabelLines(np.array(numbers, np.int64), np.array(rows, np.float64).reshape(-1, 5), tuple(errors), repairs)
 
 
-def load_objects(sample: Sample, classes: int) -> Float32Array:
+def load_objects(sample: Sample, classes: int, repairs: Repairs | None = None) -> Float32Array:
     """Return an image's objects as (N, 6) rows `class cx cy w h ignore`, ignored ones last; ignore is 0 or 1.
 
     Raises:
         DatasetError: as for `load_labels`, for either file.
     """
-    counted, ignored = load_labels(sample.label, classes), load_labels(sample.ignored, classes)
+    counted, ignored = (load_labels(path, classes, repairs) for path in (sample.label, sample.ignored))
     flags = np.repeat(np.array((0, 1), np.float32), (len(counted), len(ignored)))
     return np.column_stack((np.concatenate((counted, ignored)), flags))
 
@@ -140,15 +163,20 @@ def _load_text(path: Path) -> str:
         raise DatasetError("labels cannot be read", where=path, right="make it a readable text file") from error
 
 
-def _parse_line(words: list[str], where: str, classes: int) -> tuple[float, ...]:
+def _parse_line(words: list[str], where: str, classes: int, repairs: Repairs | None) -> tuple[float, ...]:
     try:
         values = [float(word) for word in words]
     except ValueError:
         values = []
-    if len(values) != 5 or not all(map(math.isfinite, values)):
+    is_polygon = len(values) > 2 * LEAST_POINTS and len(values) % 2 == 1
+    if not (len(values) == 5 or is_polygon) or not all(map(math.isfinite, values)):
         line = shorten(" ".join(words), 60, placeholder=" …")
-        raise DatasetError(f"{line!r} is not five numbers", where=where, right="write class cx cy w h")
-    kind, cx, cy, w, h = values
+        right = "write class cx cy w h, or class and the points of a polygon"
+        raise DatasetError(f"{line!r} is not five numbers", where=where, right=right)
+    kind, cx, cy, w, h = values if len(values) == 5 else _enclose(values)
+    if repairs is not None:
+        repairs.polygons += is_polygon
+        repairs.first = repairs.first or (where if is_polygon else "")
     if kind not in range(classes):
         right = f"use a whole number from 0 to {classes - 1}, or add the class to the data set's names"
         raise DatasetError(f"class {words[0]} is out of range", where=where, right=right)
@@ -156,8 +184,19 @@ def _parse_line(words: list[str], where: str, classes: int) -> tuple[float, ...]
         raise DatasetError(
             f"a box of width {w:g} and height {h:g} is empty", where=where, right="make both greater than 0"
         )
-    (cx, w), (cy, h) = _clip(cx, w, where), _clip(cy, h, where)
-    return kind, cx, cy, w, h
+    clipped = (*_clip(cx, w, where), *_clip(cy, h, where))
+    if repairs is not None and clipped != (cx, w, cy, h):
+        repairs.clipped += 1
+        repairs.first = repairs.first or where
+    return kind, clipped[0], clipped[2], clipped[1], clipped[3]
+
+
+def _enclose(values: list[float]) -> list[float]:
+    """Return class cx cy w h of the box around a polygon: class x y x y …"""
+    xs, ys = values[1::2], values[2::2]
+    return [
+        values[0], (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys),
+    ]  # fmt: skip
 
 
 def _clip(centre: float, side: float, where: str) -> tuple[float, float]:

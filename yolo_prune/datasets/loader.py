@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from yolo_prune.datasets.augment import ImageAndBoxes, augment
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import Header, fit_image, letterbox, make_letterbox, read_header, read_image
-from yolo_prune.datasets.labels import load_objects, locate_objects
+from yolo_prune.datasets.labels import Repairs, load_objects, locate_objects
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
 from yolo_prune.threads import count_cores
@@ -96,7 +96,8 @@ class DetectionDataset(Dataset[ImageAndBoxes]):
         """
         self.samples, self.classes = tuple(samples), classes
         self.img_size, self.augment, self.seed = img_size, augment, seed
-        self.labels = tuple(load_objects(sample, classes) for sample in self.samples)
+        self.repairs = Repairs()
+        self.labels = tuple(load_objects(sample, classes, self.repairs) for sample in self.samples)
         self._cache: list[ImageAndBoxes] = []
         with ThreadPoolExecutor() as pool:
             for item in pool.map(self._read, range(len(self.samples) if cache_bytes else 0)):
@@ -140,6 +141,10 @@ class DetectionDataset(Dataset[ImageAndBoxes]):
         if rng.random() < self.augment.mosaic:
             items += map(self._load, rng.integers(len(self), size=3).tolist())
         return augment(items, size_px, self.augment, rng)
+
+    def count_objects(self) -> int:
+        """Return the number of objects, without those to be ignored."""
+        return sum(int((rows[:, 5] == 0).sum()) for rows in self.labels)
 
     @cached_property
     def headers(self) -> tuple[Header, ...]:

@@ -1,12 +1,7 @@
-"""The images of a data set: a YOLO data.yaml, and text lists of images.
+"""The images of a data set: those that a data.yaml, or Darknet's .data, names, and text lists of images.
 
-    path: .                 # root of the other paths, relative to the YAML's folder; by default that folder
-    train: images/train     # a folder (searched recursively), a .txt with an image per line, or a list of these
-    val: images/val
-    test: images/test       # may be omitted, or not exist
-    names: {0: hand}        # or [hand]
-
-The labels of images/a/b.jpg are in labels/a/b.txt. If no folder is called `images`, they are beside the image.
+The labels of images/a/b.jpg are in labels/a/b.txt. If no folder is called `images`, or there is no such file, they are
+beside the image.
 Ignored boxes, such as crowds, are in labels/a/b.ignore.txt, which other tools do not read.
 """
 
@@ -14,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +17,32 @@ from typing import Any
 
 import yaml
 
+from yolo_prune.datasets.data_file import SPLITS, load_data_file
 from yolo_prune.errors import DatasetError
 from yolo_prune.files import save_text
 
-SPLITS = ("train", "val", "test")
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(
+        ".bmp",
+        ".dib",
+        ".jpeg",
+        ".jpg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".png",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".avif",
+        ".gif",
+        ".jp2",
+    ),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+"""What OpenCV decodes."""
+UNREAD_SUFFIXES = (".heic", ".heif", ".dng", ".raw", ".cr2", ".nef", ".arw", ".psd", ".svg", ".ico", ".tga", ".jxl")
+"""Images that it does not."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,8 @@ class DataSpec:
     """Samples of train, val and, if there is one, test."""
     absent: Mapping[str, Path] = field(default_factory=dict)
     """The folder or list of a test split that the data.yaml names but that does not exist."""
+    notes: tuple[str, ...] = ()
+    """What was read otherwise than it is written, and what may not be meant."""
 
     def samples(self, split: str) -> tuple[Sample, ...]:
         """Return the samples of a split.
@@ -86,27 +105,47 @@ class DataSpec:
 
 
 def load_spec(path: Path) -> DataSpec:
-    """Load a data.yaml and find its images.
+    """Load a data.yaml or Darknet .data, or the one in a folder, and find its images.
 
     Raises:
         DatasetError: the file is missing, broken (names the line) or lacks a key (names it), class names are invalid,
             or a split's images, or the folder or list of train or val, are missing; those of test may be.
     """
-    values = _load_mapping(path)
-    for key in ("train", "val", "names"):
-        if values.get(key) is None:
-            raise DatasetError(f"the key {key} is missing", where=path, right=f"add a line {key}: …")
-    names = _parse_names(values, path)
-    root = path.parent / _parse_path(values.get("path") or ".", f"{path}: path")
-    if not root.is_dir():
+    file = load_data_file(path)
+    path, values = file.path, file.values
+    root = next((place for place in file.roots if place.is_dir()), None)
+    if root is None:
         raise DatasetError(
-            f"there is no folder {root}", where=f"{path}: path", right="name the folder that holds the images"
+            f"there is no folder {file.roots[0]}", where=f"{path}: path", right="name the folder that holds the images"
         )
     missing = _find_missing(root, values.get("test"), f"{path}: test")
     absent = {} if missing is None else {"test": missing}
     present = [key for key in SPLITS if values.get(key) is not None and key not in absent]
     splits = {key: _find_samples(root, values[key], f"{path}: {key}") for key in present}
-    return DataSpec(path, root, names, splits, absent)
+    notes = (*file.notes, *_find_oddities(splits, path))
+    return DataSpec(path, root, file.names, splits, absent, notes)
+
+
+def _find_oddities(splits: Mapping[str, tuple[Sample, ...]], path: Path) -> Iterator[str]:
+    """Yield what may not be meant: labels that could be others, and files that are no images."""
+    samples = list(dict.fromkeys(sample for split in splits.values() for sample in split))
+    both = [one for one in samples if one.label.parent != one.image.parent and one.image.with_suffix(".txt").exists()]
+    if used := [one for one in both if one.label.exists()]:
+        yield f"{path}: labels are read from {used[0].label.parent}; there are others beside {len(used)} images, in {used[0].image.parent}"
+    folders = {sample.image.parent for sample in samples}
+    others = Counter(
+        suffix for folder in folders for file in folder.iterdir() if (suffix := file.suffix.lower()) in UNREAD_SUFFIXES
+    )
+    if others:
+        found = ", ".join(f"{count} of {suffix}" for suffix, count in sorted(others.items()))
+        yield f"{path}: files that cannot be read as images are left out: {found}; convert them to JPEG or PNG"
+
+
+def find_shared_labels(spec: DataSpec) -> list[Path]:
+    """Return the label files that serve several images, which have one name and different suffixes."""
+    samples = dict.fromkeys(sample for split in spec.splits.values() for sample in split)
+    counts = Counter(sample.label for sample in samples)
+    return [label for label, count in counts.items() if count > 1 and label.exists()]
 
 
 def save_spec(folder: Path, splits: Iterable[str], names: Sequence[str]) -> Path:
@@ -128,22 +167,34 @@ def load_list(spec: DataSpec, path: Path) -> tuple[Sample, ...]:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the images in a folder and its subfolders, found by suffix and sorted by path."""
-    return sorted(
-        Path(place, name)
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    )
+    """Return the images in a folder and its subfolders, found by suffix and sorted by path; each folder counts once."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder above, or to one that came before
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in names:
+            path = Path(place, name)
+            if path.suffix.lower() in SUFFIXES and not name.startswith(".") and path.is_file():
+                found.append(path)
+    return sorted(found)
 
 
 def make_sample(image: Path) -> Sample:
-    """Return an image with the path of its labels."""
-    parts = image.parent.parts
-    if "images" not in parts:
-        return Sample(image, image.with_suffix(".txt"))
-    last = len(parts) - 1 - parts[::-1].index("images")
-    return Sample(image, Path(*parts[:last], "labels", *parts[last + 1 :], image.stem + ".txt"))
+    """Return an image with the path of its labels: below `labels` instead of the last `images`, else beside it.
+
+    The path counts as it is without `..`, and if it is relative, as the whole path from the root. A file beside the
+    image is taken if there is none below `labels`.
+    """
+    beside = image.with_suffix(".txt")
+    for spelled in (Path(os.path.normpath(image)), Path(os.path.normpath(Path.cwd() / image))):
+        parts = spelled.parent.parts
+        if "images" in parts:
+            last = len(parts) - 1 - parts[::-1].index("images")
+            label = Path(*parts[:last], "labels", *parts[last + 1 :], image.stem + ".txt")
+            return Sample(image, beside if beside.exists() and not label.exists() else label)
+    return Sample(image, beside)
 
 
 def measure_fingerprint(spec: DataSpec) -> str:
@@ -173,44 +224,6 @@ def _measure_sample(sample: Sample) -> tuple[int | bytes | None, ...]:
         ) from error
 
 
-def _load_mapping(path: Path) -> dict[Any, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DatasetError("there is no such file", where=path, right="name a data.yaml") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError("cannot be read", where=path, right="name a data.yaml, a text file") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = path if mark is None else f"{path}:{mark.line + 1}"
-        problem = getattr(error, "problem", None) or error
-        raise DatasetError(f"is not YAML ({problem})", where=where, right="correct that line") from error
-    if not isinstance(values, dict):
-        raise DatasetError("is not a mapping", where=path, right="write lines such as train: images/train")
-    return values
-
-
-def _parse_names(values: Mapping[Any, Any], path: Path) -> tuple[str, ...]:
-    where, names = f"{path}: names", values["names"]
-    if isinstance(names, dict):
-        if set(names) != set(range(len(names))):
-            raise DatasetError(
-                f"the classes are {list(names)}", where=where, right="number them 0, 1, 2, … without a gap"
-            )
-        names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise DatasetError(
-            f"{names!r} does not name the classes", where=where, right="write a line 0: name for each class"
-        )
-    for name in names:
-        if type(name) not in (str, int):  # YAML reads an unquoted no as false
-            raise DatasetError(f"{name!r} is no name", where=where, right="put quotes around it")
-    if values.get("nc", len(names)) != len(names):
-        right = f"write nc: {len(names)}, or leave it out"
-        raise DatasetError(f"{values['nc']!r} does not agree with {len(names)} names", where=f"{path}: nc", right=right)
-    return tuple(map(str, names))
-
-
 def _parse_path(value: Any, where: str) -> Path:
     if not isinstance(value, str):
         raise DatasetError(f"{value!r} is no path", where=where, right="name a folder or a .txt list")
@@ -219,8 +232,16 @@ def _parse_path(value: Any, where: str) -> Path:
 
 def _find_missing(root: Path, value: Any, where: str) -> Path | None:
     """Return the first folder or list that a split's value names but that does not exist."""
-    places = [] if value is None else [root / _parse_path(source, where) for source in _list_sources(value)]
+    places = [] if value is None else [_place(root, _parse_path(source, where)) for source in _list_sources(value)]
     return next((place for place in places if not place.exists()), None)
+
+
+def _place(root: Path, source: Path) -> Path:
+    """Return a split's folder or list below the root; as other tools do, `../train` also means `train`."""
+    place = root / source
+    if not place.exists() and source.parts[:1] == ("..",) and (root / Path(*source.parts[1:])).exists():
+        return root / Path(*source.parts[1:])
+    return place
 
 
 def _list_sources(value: Any) -> list[Any]:
@@ -237,7 +258,7 @@ def _find_samples(root: Path, value: Any, where: str) -> tuple[Sample, ...]:
 
 
 def _find_images(root: Path, source: Path, where: str) -> Iterable[Path]:
-    place = root / source
+    place = _place(root, source)
     if place.suffix == ".txt":
         return _read_list(root, place)
     if place.suffix == ".json" and place.is_file():
@@ -250,7 +271,7 @@ def _find_images(root: Path, source: Path, where: str) -> Iterable[Path]:
 
 def _read_list(root: Path, path: Path) -> Iterator[Path]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(
             "the list cannot be read", where=path, right="name a text file with an image's path per line"

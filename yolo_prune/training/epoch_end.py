@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,8 @@ def _judge(config: TrainConfig, progress: Progress, map50: float | None, is_last
         return False
     scores = [row["val_map50"] for row in progress.rows if row["val_map50"] is not None][-JUDGED:]
     score = sum(scores) / len(scores)
+    if math.isnan(score):  # there is no object to find: the newest weights are as good as any
+        return True
     is_best = is_last if config.is_sparse else score >= progress.best_map50
     progress.waited = 0 if score > progress.best_map50 else progress.waited + 1
     progress.is_done |= 0 < config.patience <= progress.waited or (config.goal is not None and map50 >= config.goal)

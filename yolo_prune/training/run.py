@@ -15,7 +15,7 @@ import yaml
 from yolo_prune.config import format_config, parse_config
 from yolo_prune.datasets.loader import DetectionDataset, Loader, Share, count_batches, make_loader
 from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
-from yolo_prune.errors import TrainingError
+from yolo_prune.errors import DatasetError, TrainingError
 from yolo_prune.files import remove_scraps, save_text
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance
 from yolo_prune.model.detector import Detector
@@ -151,6 +151,8 @@ def train(
     config, processes = run.config, run.processes
     with watch_signals(config.max_minutes) as stop:
         data, val = datasets or load_datasets(run)
+        if last is None and datasets is None and processes.is_first:
+            _report_labels(data, val, config, report)
         data.augment, data.seed = config.augment, config.seed  # given data sets may have others
         steps_per_epoch = count_batches(len(data), config.batch_size, _get_share(processes))
         steps = steps_per_epoch * config.epochs
@@ -257,11 +259,28 @@ def _get_share(processes: Processes) -> Share:
 
 
 def load_datasets(run: Run) -> Datasets:
-    """Load the training and the validation data set of a run."""
+    """Load the training and the validation data set of a run.
+
+    Raises:
+        DatasetError: a label or an image cannot be read, or no training image has an object.
+    """
     config, classes = run.config, len(run.spec.names)
     largest = max(list_sizes(run.img_size, config.multi_scale))
     data = DetectionDataset(run.spec.samples("train"), classes, largest, augment=config.augment, seed=config.seed)
+    if not data.count_objects():
+        folders = sorted({str(sample.label.parent) for sample in data.samples})
+        right = f"put label files there: {', '.join(folders[:3])}{' …' if len(folders) > 3 else ''}"
+        raise DatasetError("no image has an object", where=f"{run.spec.source}: train", right=right)
     return data, DetectionDataset(run.spec.samples("val"), classes, run.img_size)
+
+
+def _report_labels(data: DetectionDataset, val: DetectionDataset, config: TrainConfig, report: Report) -> None:
+    """Say what of the labels was read otherwise than it is written, and that a score is not possible without objects."""
+    for part in (data, val):
+        if said := part.repairs.describe():
+            report(said)
+    if config.val_interval and not val.count_objects():
+        report("no validation image has an object: AP cannot be measured, and the last epoch counts as the best")
 
 
 def _save_settings(run: Run) -> None:

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from labelled import check_rejected, is_same, labelled_sets, list_rows, make_objects, save_image, save_images
 from tiny import Cli, read_json
 
+from yolo_prune.datasets.data_file import SPLITS
 from yolo_prune.datasets.formats.coco import load_coco, save_coco
 from yolo_prune.datasets.formats.labelled_set import LabelledImage, LabelledSet, Source, load_yolo, save_yolo
 from yolo_prune.datasets.formats.voc import load_voc, save_voc
 from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.labels import load_objects
-from yolo_prune.datasets.spec import SPLITS, load_spec
+from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import DatasetError
 
 YAML = "train: images/train\nval: images/val\nnames: [hand, foot]\n"

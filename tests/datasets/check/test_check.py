@@ -125,6 +125,8 @@ def plant_everything() -> list[tuple[str, str]]:
     Image.fromarray(make_noise(1)).save(TRAIN / "turned.jpg", exif=turned)
     (LABELS / "turned.txt").write_text("")
     add(make_noise(2, 40, 20), TRAIN / "tiny.png")
+    label(16).write_text("0 .5 .5 1.01 .5\n")
+    (TRAIN / "phone.heic").write_bytes(b"")
     return [
         ("unreadable_image", f"{image(0)}"),
         ("cut_image", f"{image(1)}"),
@@ -139,6 +141,8 @@ def plant_everything() -> list[tuple[str, str]]:
         ("identical_images", f"{image(8)}"),
         ("near_duplicates", f"{image(9)}"),
         ("repeated_label", f"{label(10)}:3"),
+        ("repaired_labels", f"{label(16)}"),
+        ("odd_files", "hands/data.yaml"),
         ("coinciding_boxes", f"{label(11)}:3"),
         ("labels_without_image", f"{LABELS / 'nobody.txt'}"),
         ("no_labels", f"{image(12)}"),
@@ -153,7 +157,7 @@ def plant_everything() -> list[tuple[str, str]]:
 
 def test_a_planted_issue_of_every_kind_is_found_once(data: Path) -> None:
     expected = plant_everything()
-    assert {kind for kind, _ in expected} == set(KINDS)
+    assert {kind for kind, _ in expected} == set(KINDS) - {"no_objects"}  # all the others would be without objects then
     found = check(data)
     assert sorted(get_places(found.issues)) == sorted(expected)
     kinds = list(KINDS)
@@ -391,7 +395,7 @@ def test_a_data_set_without_a_readable_image_or_a_box(cli: Cli, data: Path) -> N
         path.write_text("")
     outcome = cli("data", "check", data)
     assert outcome.code == 2
-    assert outcome.err.endswith("error: 24 errors in hands/data.yaml; correct what the report lists\n")
+    assert outcome.err.endswith("error: 26 errors in hands/data.yaml; correct what the report lists\n")
     report = json.loads(Path("runs/check/report.json").read_text())
     assert report["all"]["box_side_px"] == {"p5": None, "median": None, "p95": None}
 
@@ -401,7 +405,7 @@ def test_a_data_set_without_a_readable_image_or_a_box(cli: Cli, data: Path) -> N
     [
         ("", "DATA: no data set is named", "name a data.yaml"),
         ("none.yaml", "none.yaml: there is no such file", "name a data.yaml"),
-        ("hands", "hands: cannot be read", "name a data.yaml"),
+        ("hands/images", "hands/images: cannot be read", "name a data.yaml"),
         ("hands/data.yaml --img-size 400", "--img-size: 400 is no multiple of 32", "use 384"),
         ("hands/data.yaml --img-size 0", "--img-size: 0 is no multiple of 32", "use 32"),
         ("hands/data.yaml --near 65", "--near: 65 is out of range", "use a whole number from 0 to 64"),

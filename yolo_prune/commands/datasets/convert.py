@@ -11,10 +11,10 @@ from typing import Any
 
 from yolo_prune.console import report, report_progress
 from yolo_prune.datasets.config import ConvertConfig
+from yolo_prune.datasets.data_file import SPLITS
 from yolo_prune.datasets.formats.coco import load_coco, save_coco
 from yolo_prune.datasets.formats.labelled_set import LabelledImage, LabelledSet, Source, is_file, load_yolo, save_yolo
 from yolo_prune.datasets.formats.voc import load_voc, save_voc
-from yolo_prune.datasets.spec import SPLITS
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import make_folder_atomically
 

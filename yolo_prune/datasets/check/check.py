@@ -47,6 +47,7 @@ def check_dataset(spec: DataSpec, config: CheckConfig, progress: Callable[[int, 
         *find_duplicates(images, config.near),
         *find_label_issues(images, spec.names, config.img_size),
         *_find_empty_classes(spec, statistics),
+        *(Issue("odd_files", str(spec.source), note.removeprefix(f"{spec.source}: ")) for note in spec.notes),
     ]
     order = list(KINDS)
     issues.sort(key=lambda issue: order.index(issue.kind))
@@ -68,6 +69,14 @@ def _find_image_issues(images: Sequence[ScannedImage]) -> Iterator[Issue]:
 
 
 def _find_empty_classes(spec: DataSpec, statistics: Mapping[str, Statistics]) -> Iterator[Issue]:
+    for split in ("train", "val"):
+        if split in statistics and not statistics[split].objects:
+            yield Issue(
+                "no_objects",
+                f"{spec.source}: {split}",
+                "no image has an object",
+                "put label files beside the images, or in labels/",
+            )
     for number, name in enumerate(spec.names):
         empty = [split for split, part in statistics.items() if not part.objects_per_class[number]]
         if empty:

@@ -10,7 +10,7 @@ import numpy as np
 from yolo_prune.datasets.check.issues import Issue
 from yolo_prune.datasets.check.perceptual_hash import Crossing, Group, find_pairs, sum_up
 from yolo_prune.datasets.check.scan import Content, ScannedImage
-from yolo_prune.datasets.spec import SPLITS
+from yolo_prune.datasets.data_file import SPLITS
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,9 @@ def _check_file(label: Path, sharing: Sequence[ScannedImage], names: Sequence[st
     if labels.is_missing:
         for image in sharing:
             yield Issue("no_labels", str(image.sample.image), f"has no label file {label}")
+    for path, lines in ((sample.label, labels.counted), (sample.ignored, labels.ignored)):
+        if said := lines.repairs.describe():
+            yield Issue("repaired_labels", str(path), said.removeprefix("labels: "))
     yield from _find_repeats(sample.label, labels.counted)
     yield from _find_repeats(sample.ignored, labels.ignored)
     yield from _find_coinciding(sharing[0], names)

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from yolo_prune.datasets.data_file import SPLITS
 from yolo_prune.datasets.images import Header, read_header
 from yolo_prune.datasets.labels import ROUNDING, Objects, load_objects, save_objects
-from yolo_prune.datasets.spec import SPLITS, SUFFIXES, DataSpec, Sample, load_spec, make_sample, save_spec
+from yolo_prune.datasets.spec import SUFFIXES, DataSpec, Sample, load_spec, make_sample, save_spec
 from yolo_prune.errors import DatasetError
 
 Progress: TypeAlias = Callable[[int, int], None] | None

@@ -17,8 +17,9 @@ import numpy.typing as npt
 import yaml
 
 from yolo_prune.datasets.config import SyntheticConfig
+from yolo_prune.datasets.data_file import SPLITS
 from yolo_prune.datasets.labels import format_labels
-from yolo_prune.datasets.spec import SPLITS, save_spec
+from yolo_prune.datasets.spec import save_spec
 from yolo_prune.datasets.synthetic.scenes import make_scene
 from yolo_prune.errors import OutputError
 from yolo_prune.files import make_folder_atomically

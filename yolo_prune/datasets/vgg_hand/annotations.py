@@ -27,9 +27,10 @@ import yaml
 from scipy.io import loadmat
 
 from yolo_prune.arrays import Float64Array
+from yolo_prune.datasets.data_file import SPLITS
 from yolo_prune.datasets.images import Header, read_header
 from yolo_prune.datasets.labels import Objects, save_objects
-from yolo_prune.datasets.spec import SPLITS, make_sample, save_spec
+from yolo_prune.datasets.spec import make_sample, save_spec
 from yolo_prune.errors import DatasetError
 from yolo_prune.files import save_text
 

@@ -1,0 +1,174 @@
+"""The file that describes a data set: a data.yaml as YOLO tools write it, or Darknet's .data.
+
+path: .                 # root of the other paths, relative to the YAML's folder; by default that folder
+train: images/train     # a folder (searched recursively), a .txt with an image per line, or a list of these
+val: images/val         # or validation, or valid
+test: images/test       # may be omitted, or not exist
+names: {0: hand}        # or [hand], or nc: 1 alone
+
+classes = 1             # Darknet's: paths are relative to the working folder, the file's, or the one above
+train = data/train.txt
+valid = data/test.txt
+names = data/obj.names
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yolo_prune.errors import DatasetError
+
+SPLITS = ("train", "val", "test")
+OTHER_NAMES = {"validation": "val", "valid": "val"}
+"""Keys that other tools use for a split."""
+RIGHT_FILE = "name a data.yaml, a text file"
+MOST_CLASSES = 10_000
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """What the file says."""
+
+    path: Path
+    values: Mapping[str, Any]
+    """The splits, by their names here."""
+    names: tuple[str, ...]
+    roots: tuple[Path, ...]
+    """Folders that the paths may be relative to: the first that exists counts."""
+    notes: tuple[str, ...] = ()
+
+
+def load_data_file(path: Path) -> DataFile:
+    """Read a data.yaml or a .data file, or the only data.yaml in a folder.
+
+    Raises:
+        DatasetError: there is no such file, or not exactly one; it is broken (names the line), lacks a key (names it),
+            or its class names are invalid.
+    """
+    path = find_data_file(path)
+    return _load_darknet(path) if path.suffix == ".data" else _load_yaml(path)
+
+
+def find_data_file(path: Path) -> Path:
+    """Return the data.yaml in a folder; any other path as it is.
+
+    Raises:
+        DatasetError: the folder has none, or several of which none is called data.yaml.
+    """
+    if not path.is_dir():
+        return path
+    found = sorted(place for place in path.iterdir() if place.suffix in (".yaml", ".yml", ".data") and place.is_file())
+    named = [place for place in found if place.name in ("data.yaml", "data.yml")]
+    if len(found) != 1 and len(named) != 1:
+        what = (
+            f"holds {len(found)} files that may describe it"
+            if found
+            else "cannot be read: it is a folder without a data.yaml"
+        )
+        right = f"name one of {', '.join(place.name for place in found)}" if found else "name a data.yaml"
+        raise DatasetError(what, where=path, right=right)
+    return named[0] if len(named) == 1 else found[0]
+
+
+def _load_yaml(path: Path) -> DataFile:
+    try:
+        values = yaml.safe_load(_read(path))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = path if mark is None else f"{path}:{mark.line + 1}"
+        problem = getattr(error, "problem", None) or error
+        raise DatasetError(f"is not YAML ({problem})", where=where, right="correct that line") from error
+    if not isinstance(values, dict):
+        raise DatasetError("is not a mapping", where=path, right="write lines such as train: images/train")
+    for other, key in OTHER_NAMES.items():
+        if values.get(key) is None and other in values:
+            values[key] = values.pop(other)
+    notes: list[str] = []
+    if values.get("names") is None and isinstance(count := values.get("nc"), int) and 0 < count <= MOST_CLASSES:
+        values = {**values, "names": [f"class_{number}" for number in range(count)]}
+        notes.append(f"{path}: names is missing: the {count} classes are called class_0 and so on")
+    for key in ("train", "val", "names"):
+        if values.get(key) is None:
+            raise DatasetError(f"the key {key} is missing", where=path, right=f"add a line {key}: …")
+    root = values.get("path") or "."
+    if not isinstance(root, str):
+        raise DatasetError(f"{reprlib.repr(root)} is no path", where=f"{path}: path", right="name a folder")
+    place = Path(root).expanduser()
+    return DataFile(path, values, _parse_names(values, path), (path.parent / place, place), tuple(notes))
+
+
+def _load_darknet(path: Path) -> DataFile:
+    values: dict[str, str] = {}
+    for number, line in enumerate(_read(path).splitlines(), 1):
+        text = line.split("#", 1)[0].split(";", 1)[0].strip()
+        if not text:
+            continue
+        key, sign, value = (part.strip() for part in text.partition("="))
+        if not sign or not key or not value:
+            raise DatasetError(
+                f"{reprlib.repr(text)} is no key = value", where=f"{path}:{number}", right="write train = train.txt"
+            )
+        values.setdefault(OTHER_NAMES.get(key, key), value)
+    for key in ("train", "val", "names"):
+        if key not in values:
+            shown = "valid" if key == "val" else key
+            raise DatasetError(f"the key {shown} is missing", where=path, right=f"add a line {shown} = …")
+    folder = path.resolve().parent
+    places = (Path(), path.parent, folder.parent)
+    roots = tuple(place for place in places if (place / values["train"]).exists()) or places[1:]
+    names = next((place / values["names"] for place in places if (place / values["names"]).is_file()), None)
+    if names is None:
+        raise DatasetError(
+            f"there is no file {values['names']}", where=f"{path}: names", right="name a file with a class per line"
+        )
+    lines = tuple(line.strip() for line in _read(names).splitlines() if line.strip())
+    stated = values.get("classes", str(len(lines)))
+    if not lines or stated != str(len(lines)):
+        what = f"classes = {stated} does not agree with the {len(lines)} names of {names}"
+        raise DatasetError(what, where=path, right=f"write classes = {len(lines)}, or correct the names")
+    splits = {key: value for key, value in values.items() if key in SPLITS}
+    return DataFile(path, splits, lines, roots)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DatasetError("there is no such file", where=path, right="name a data.yaml") from error
+    except UnicodeDecodeError as error:
+        right = "save it as UTF-8"
+        raise DatasetError("cannot be read: it is not text in UTF-8", where=path, right=right) from error
+    except OSError as error:
+        raise DatasetError("cannot be read", where=path, right=RIGHT_FILE) from error
+
+
+def _parse_names(values: Mapping[Any, Any], path: Path) -> tuple[str, ...]:
+    where, names = f"{path}: names", values["names"]
+    if isinstance(names, dict):
+        numbered = {int(key) if isinstance(key, str) and key.isdecimal() else key: name for key, name in names.items()}
+        if set(numbered) != set(range(len(names))):
+            raise DatasetError(
+                f"the classes are {reprlib.repr(list(names))}",
+                where=where,
+                right="number them 0, 1, 2, … without a gap",
+            )
+        names = [numbered[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise DatasetError(
+            f"{reprlib.repr(names)} does not name the classes", where=where, right="write a line 0: name for each class"
+        )
+    for name in names:
+        if type(name) not in (str, int):  # YAML reads an unquoted no as false
+            what = f"{name!r} is no name" if isinstance(name, bool | float) else f"a {type(name).__name__} is no name"
+            raise DatasetError(what, where=where, right="put quotes around it")
+    if values.get("nc", len(names)) != len(names):
+        right = f"write nc: {len(names)}, or leave it out"
+        what = f"{reprlib.repr(values['nc'])} does not agree with {len(names)} names"
+        raise DatasetError(what, where=f"{path}: nc", right=right)
+    return tuple(map(str, names))
