@@ -21,10 +21,11 @@ from unittest.mock import patch
 import torch
 
 from yolo_prune.commands.bench import bench
-from yolo_prune.commands.config import FINETUNE, BenchConfig, DetectRunConfig, EvaluateConfig
+from yolo_prune.commands.config import FINETUNE
 from yolo_prune.commands.detect import detect
 from yolo_prune.commands.evaluate import evaluate_models
 from yolo_prune.commands.iterate import start_iterate
+from yolo_prune.commands.measure_config import BenchConfig, DetectRunConfig, EvaluateConfig
 from yolo_prune.commands.pruning.iterate_config import IterateConfig
 from yolo_prune.contention import LoadMeter, count_free_cores, watch_contention
 from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader

@@ -19,7 +19,20 @@ from torch import Tensor
 
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.cfg import save_cfg
-from yolo_prune.darknet.layers import ACTIVATIONS, Conv, Layer, MaxPool, Network, Route, Shortcut, Upsample, Yolo
+from yolo_prune.darknet.layers import (
+    ACTIVATIONS,
+    AvgPool,
+    Conv,
+    Dropout,
+    Gate,
+    Layer,
+    MaxPool,
+    Network,
+    Route,
+    Shortcut,
+    Upsample,
+    Yolo,
+)
 from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import BN_EPS, ConvLayer, Detector
 from yolo_prune.model.fold import fold_batchnorm
@@ -47,7 +60,9 @@ BATCH = 2
 POOLS = ((2, 1, 1), (2, 1, 2), (2, 2, 0), (2, 2, 1), (3, 1, 2), (3, 1, 3), (3, 2, 2), (4, 2, 1), (5, 1, 4))
 """Sizes, strides and paddings of the poolings."""
 
-SLICES_OF_TWO = "slices-of-two"
+SLICES_OF_TWO, GREY, NEW_COORDS = "slices-of-two", "grey", "new-coords"
+OPENCV_ACTIVATIONS = ("linear", "leaky", "relu", "mish", "swish", "logistic", "tanh")
+"""Source: ReadDarknetFromCfgStream in OpenCV's darknet_io.cpp."""
 
 
 def main() -> None:
@@ -68,6 +83,9 @@ def main() -> None:
             write_case(folder / f"{name}-keep-{share}", prune(model, share, random), images)
         pruned = prune(make_model(network, BN_EPS), shares[0], random)
         write_case(folder / f"{name}-keep-{shares[0]}-folded", pruned, images, fold=True)
+    for name in set(ACTIVATIONS) - set(OPENCV_ACTIVATIONS):
+        for case in folder.glob(f"activation-{name}*"):
+            (case / "unreadable.txt").write_text(f"OpenCV does not know {name}")
     for case in folder.glob(f"{SLICES_OF_TWO}*"):
         (case / "unreadable.txt").write_text("OpenCV loses count of its layers where a route slices several sources")
 
@@ -77,10 +95,11 @@ def list_networks() -> Iterator[tuple[str, Network, tuple[float, ...]]]:
     for arch in ARCHITECTURES:
         yield arch, replace(make_network(arch, CLASSES, WIDTH, img_size=128), width=160), KEEP_SHARES
     for name, layers in list_blocks():
-        head = Yolo((0, 1), ((4.0, 4.0), (8.0, 6.0)), CLASSES)
-        last = Conv(head.channels, 1, batch_normalize=False, activation="linear")
+        head = Yolo((0, 1), ((4.0, 4.0), (8.0, 6.0)), CLASSES, new_coords=name == NEW_COORDS)
+        activation = "logistic" if head.new_coords else "linear"
+        last = Conv(head.channels, 1, batch_normalize=False, activation=activation)
         width, height = SMALL_SIDES
-        yield name, Network(width, height, 3, (*layers, last, head)), SMALL_KEEP_SHARES
+        yield name, Network(width, height, 1 if name == GREY else 3, (*layers, last, head)), SMALL_KEEP_SHARES
 
 
 def list_blocks() -> Iterator[tuple[str, tuple[Layer, ...]]]:
@@ -100,6 +119,14 @@ def list_blocks() -> Iterator[tuple[str, tuple[Layer, ...]]]:
     yield "slice", (conv, Route((0,), 2, 1), half, half, Route((3, 2)), Conv(8, 1), Route((0, 5)))
     yield "slice-in-four", (conv, conv, Route((0,), 4, 2), conv)
     yield SLICES_OF_TWO, (conv, conv, Route((0, 1), 2, 1), conv)
+    yield "shortcut-of-more", (conv, half, Shortcut(0), conv)
+    yield "shortcut-of-less", (half, conv, Shortcut(0), conv)
+    yield "dropout", (conv, Dropout((("probability", ".2"),)), conv)
+    squeeze = (AvgPool(), Conv(4, 1, activation="swish"), Conv(8, 1, activation="logistic"))
+    yield "squeeze", (conv, *squeeze, Gate(0, "channels"), conv)
+    yield "attention", (conv, replace(conv, activation="logistic"), Gate(0, "values"), conv)
+    yield GREY, (conv, conv)
+    yield NEW_COORDS, (conv, conv)
 
 
 @torch.no_grad()

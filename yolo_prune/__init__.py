@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from yolo_prune.api import LoadedDetector, bench, evaluate, finetune, load, prune, train
-    from yolo_prune.commands.config import BenchConfig, EvaluateConfig, PruneConfig
+    from yolo_prune.commands.config import PruneConfig
+    from yolo_prune.commands.measure_config import BenchConfig, EvaluateConfig
     from yolo_prune.commands.pruning.iterate_config import IterateConfig
     from yolo_prune.darknet.cfg import load_cfg
     from yolo_prune.darknet.layers import Network
@@ -54,7 +55,8 @@ __all__ = [
 
 _HOMES = {
     "yolo_prune.api": ("LoadedDetector", "bench", "evaluate", "finetune", "load", "prune", "train"),
-    "yolo_prune.commands.config": ("BenchConfig", "EvaluateConfig", "PruneConfig"),
+    "yolo_prune.commands.config": ("PruneConfig",),
+    "yolo_prune.commands.measure_config": ("BenchConfig", "EvaluateConfig"),
     "yolo_prune.commands.pruning.iterate_config": ("IterateConfig",),
     "yolo_prune.darknet.cfg": ("load_cfg",),
     "yolo_prune.darknet.layers": ("Network",),

@@ -28,8 +28,9 @@ from yolo_prune.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from yolo_prune.commands.bench import BenchResult
-    from yolo_prune.commands.config import BenchConfig, EvaluateConfig, PruneConfig
+    from yolo_prune.commands.config import PruneConfig
     from yolo_prune.commands.evaluate import EvaluateResult
+    from yolo_prune.commands.measure_config import BenchConfig, EvaluateConfig
 
 
 class LoadedDetector(Predictor):
@@ -124,8 +125,8 @@ def evaluate(
     Raises:
         YoloPruneError: a setting or the data set is not what it should be.
     """
-    from yolo_prune.commands.config import EvaluateConfig
     from yolo_prune.commands.evaluate import evaluate_models
+    from yolo_prune.commands.measure_config import EvaluateConfig
 
     return evaluate_models(_get_paths(sources), (), overlay_call(config or EvaluateConfig(), settings))
 
@@ -138,7 +139,7 @@ def bench(sources: Source | Sequence[Source], config: BenchConfig | None = None,
     """
     from yolo_prune.commands.bench import bench as run
     from yolo_prune.commands.bench import name_rows
-    from yolo_prune.commands.config import BenchConfig
+    from yolo_prune.commands.measure_config import BenchConfig
 
     return run(name_rows(_get_paths(sources)), overlay_call(config or BenchConfig(), settings))
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from gpu.job import Job, parse_job
 from gpu.networks import TINY_LEFT
-from yolo_prune.commands.config import EvaluateConfig, PruneConfig
+from yolo_prune.commands.config import PruneConfig
 from yolo_prune.commands.evaluate import EvaluateResult, evaluate_models
+from yolo_prune.commands.measure_config import EvaluateConfig
 from yolo_prune.commands.runs import make_finetune_defaults, make_prune_defaults, run_prune, run_train
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import save_cfg

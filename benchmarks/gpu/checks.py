@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from gpu.networks import draw_images, make_detector
-from yolo_prune.commands.config import FINETUNE, EvaluateConfig, PruneConfig, SensitivityConfig
+from yolo_prune.commands.config import FINETUNE, PruneConfig, SensitivityConfig
 from yolo_prune.commands.evaluate import evaluate_models
+from yolo_prune.commands.measure_config import EvaluateConfig
 from yolo_prune.commands.prune import PruneResult, prune
 from yolo_prune.commands.pruning.time_budgets import Stopwatch
 from yolo_prune.commands.sensitivity import start_sensitivity

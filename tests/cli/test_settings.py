@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from yolo_prune.cli import darknet, data, measure, prune, train
 from yolo_prune.cli.options import with_settings
 from yolo_prune.commands import config_files
-from yolo_prune.commands.config import BenchConfig
+from yolo_prune.commands.measure_config import BenchConfig
 from yolo_prune.commands.results import Result, TextResult
 from yolo_prune.config import Setting, describe, list_settings, parse_config, settings
 from yolo_prune.errors import ConfigError

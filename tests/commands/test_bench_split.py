@@ -12,7 +12,7 @@ import yaml
 from tiny import Cli, read_json
 
 from yolo_prune.commands import bench as bench_module
-from yolo_prune.commands.config import BenchConfig
+from yolo_prune.commands.measure_config import BenchConfig
 from yolo_prune.commands.run import load_run, run_stages
 from yolo_prune.config import parse_config
 from yolo_prune.errors import DatasetError

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from yolo_prune.commands.config import DetectRunConfig
 from yolo_prune.commands.detect import DetectResult, detect
+from yolo_prune.commands.measure_config import DetectRunConfig
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import CheckpointError, ConfigError, DatasetError
 from yolo_prune.evaluation.previews import PALETTE

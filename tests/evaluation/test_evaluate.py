@@ -12,8 +12,8 @@ import torch
 from tiny import SIDE
 from torch import Tensor
 
-from yolo_prune.commands.config import EvaluateConfig
 from yolo_prune.commands.evaluate import evaluate_models
+from yolo_prune.commands.measure_config import EvaluateConfig
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.datasets.spec import Sample, load_spec
 from yolo_prune.errors import ConfigError

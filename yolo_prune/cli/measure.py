@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from yolo_prune.cli.options import Checkpoints, Config, Markdown, with_settings
-from yolo_prune.commands.config import BenchConfig, DetectRunConfig, EvaluateConfig
+from yolo_prune.commands.measure_config import BenchConfig, DetectRunConfig, EvaluateConfig
 from yolo_prune.commands.results import Result
 
 _DETECTIONS = typer.Option(help="COCO results of any tool on the same images, repeatable.", rich_help_panel="Data")

@@ -29,8 +29,8 @@ from yolo_prune.benchmarking.table import (
     format_text,
     parse_row,
 )
-from yolo_prune.commands.config import BenchConfig
 from yolo_prune.commands.data import choose_split, load_data_of
+from yolo_prune.commands.measure_config import BenchConfig
 from yolo_prune.commands.run_folders import resolve_checkpoints
 from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost

@@ -6,9 +6,9 @@ from collections.abc import Collection
 from dataclasses import field, replace
 from typing import Annotated, Literal
 
+from yolo_prune.commands.measure_config import BenchConfig, DataOfCheckpoint
 from yolo_prune.config import Setting, list_changed, list_settings, settings
 from yolo_prune.errors import ConfigError
-from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.pruning.config import (
     AUTO,
     CHOICE,
@@ -25,7 +25,7 @@ from yolo_prune.pruning.config import (
     make_weight_config,
     parse_pattern,
 )
-from yolo_prune.shared_settings import MAX_MINUTES, Device, ImgSize, Numbers, PathSetting, RunName, Seed
+from yolo_prune.shared_settings import MAX_MINUTES, Device, Numbers, PathSetting, RunName, Seed
 from yolo_prune.training.config import TrainConfig
 
 FINETUNE = TrainConfig(epochs=15, learning_rate=2e-3, parent_teacher=True, name="finetune")
@@ -36,12 +36,7 @@ LEAST_EFFORT = 4
 DEFAULT_EFFORT = 10
 """Epochs of `prune` for a checkpoint that does not say how long it was trained."""
 FOLDS_ON_IMAGES = ("mean", "regress")
-TRAINING, AFTER, SCORED, TIMED = "While it trains", "After the cut", "What is scored", "What is timed"
-
-DataOfCheckpoint = Annotated[PathSetting | None, Setting("A data.yaml.", default="the checkpoint's", group="Data")]
-OwnImgSize = Annotated[
-    ImgSize | None, Setting("Side of the square input.", unit="px", default="each checkpoint's", group="Data")
-]
+TRAINING, AFTER, SCORED = "While it trains", "After the cut", "What is scored"
 
 
 @settings
@@ -110,6 +105,12 @@ class PruneConfig(ScoreConfig, PlanConfig):
             "A plan.json to apply as it stands; no other setting then says what to remove.", of="channel", group=CHOICE
         ),
     ] = None
+    force: Annotated[
+        bool,
+        Setting(
+            "Use a plan, or a table of sensitivity, that was made for another checkpoint.", of="channel", group=CHOICE
+        ),
+    ] = False
     fold: Annotated[
         Literal["auto", "leaky", "mean", "regress", "none"],
         Setting(
@@ -244,88 +245,6 @@ class SensitivityConfig(ScoreConfig):
                 where="ratios",
                 right="use numbers between 0 and 1, such as 0.25,0.5,0.75",
             )
-
-
-@settings
-class EvaluateConfig:
-    """What checkpoints and files of detections are scored on, and what is left beside the scores."""
-
-    data: Annotated[PathSetting | None, Setting("A data.yaml.", default="the first checkpoint's", group="Data")] = None
-    split: Annotated[str, Setting("Split to score on.", group="Data")] = "val"
-    subset: Annotated[
-        PathSetting | None,
-        Setting("A text file of image paths, relative to the data set, to score on.", flag="--list", group="Data"),
-    ] = None
-    annotations: Annotated[
-        PathSetting | None,
-        Setting(
-            "COCO annotations whose ids of images and classes the detections use.",
-            default="images by their path, classes by their index",
-            group="Data",
-        ),
-    ] = None
-    img_size: OwnImgSize = None
-    device: Device = "auto"
-    save_detections: Annotated[
-        PathSetting | None, Setting("File for the checkpoint's detections as COCO results.", group="Results")
-    ] = None
-    curves: Annotated[
-        PathSetting | None, Setting("PNG file for precision, recall and F1, and recall by size.", group="Results")
-    ] = None
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError if the curves' file is no PNG."""
-        if self.curves is not None and self.curves.suffix.lower() != ".png":
-            raise ConfigError(f"{self.curves} is no PNG file", where="curves", right="name a file that ends in .png")
-
-
-@settings
-class DetectRunConfig(DetectConfig):
-    """What `detect` draws and writes, and where."""
-
-    confidence: Annotated[float, Setting("Scores below this are dropped.", ge=0, le=1)] = 0.25
-    out: Annotated[
-        PathSetting | None, Setting("Folder for the annotated images and detections.json.", default="runs/detect")
-    ] = None
-    img_size: Annotated[ImgSize | None, Setting("Side of the square input.", unit="px", default="the checkpoint's")] = (
-        None
-    )
-    device: Device = "auto"
-
-
-@settings
-class BenchConfig:
-    """How checkpoints are timed and scored."""
-
-    data: DataOfCheckpoint = None
-    split: Annotated[
-        str | None, Setting("Split to score on.", default="test where there is one, else val", group="Data")
-    ] = None
-    score: Annotated[bool, Setting("Measure mAP as well as cost and speed.", group="Data")] = True
-    img_size: OwnImgSize = None
-    device: Device = "auto"
-    engine: Annotated[
-        Literal["eager", "folded", "compile", "compile-max", "cudagraph", "sparse", "half", "half-2:4"],
-        Setting(
-            "eager: the network as trained; folded: batch norm folded into the convolutions; compile: folded, by torch.compile; compile-max: "
-            "the same with max-autotune; cudagraph: folded, as one CUDA graph; sparse: folded, zero weights skipped, on the CPU; half: folded, "
-            "in float16, on CUDA; half-2:4: the same, weights pruned 2:4 skipped in 1×1 convolutions.",
-            group=TIMED,
-        ),
-    ] = "folded"
-    precision: Annotated[
-        Literal["fp32", "tf32", "bf16", "fp16"] | None,
-        Setting(
-            "In what the engine computes; tf32 and fp16 on CUDA.", default="fp16 with half, else fp32", group=TIMED
-        ),
-    ] = None
-    batch_size: Annotated[int, Setting("Images per timed call.", ge=1, group=TIMED)] = 1
-    runs: Annotated[int, Setting("Timed calls of each checkpoint, interleaved.", ge=1, group=TIMED)] = 30
-    warmup: Annotated[int, Setting("Calls of each checkpoint before the timed ones.", ge=0, group=TIMED)] = 5
-    threads: Annotated[
-        int | None,
-        Setting("CPU threads while timing.", ge=1, default="one per core that others leave free", group=TIMED),
-    ] = None
 
 
 @settings

@@ -8,15 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from yolo_prune.commands.config import (
-    FINETUNE,
-    BenchConfig,
-    DetectRunConfig,
-    EvaluateConfig,
-    PruneConfig,
-    RunConfig,
-    SensitivityConfig,
-)
+from yolo_prune.commands.config import FINETUNE, PruneConfig, RunConfig, SensitivityConfig
+from yolo_prune.commands.measure_config import BenchConfig, DetectRunConfig, EvaluateConfig
 from yolo_prune.commands.pruning.iterate_config import IterateConfig
 from yolo_prune.config import Entry, format_config, list_settings
 from yolo_prune.darknet.config import CfgConfig, ExportConfig, ImportConfig, ShowConfig

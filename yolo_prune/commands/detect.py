@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolo_prune.commands.config import DetectRunConfig
+from yolo_prune.commands.measure_config import DetectRunConfig
 from yolo_prune.commands.run_folders import make_run_folder
 from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.spec import find_images

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from yolo_prune.commands.bench import describe_weights, name_rows
-from yolo_prune.commands.config import EvaluateConfig
 from yolo_prune.commands.data import load_data_of
+from yolo_prune.commands.measure_config import EvaluateConfig
 from yolo_prune.console import report
 from yolo_prune.datasets.spec import DataSpec, Sample, load_list, load_spec
 from yolo_prune.errors import ConfigError

@@ -20,6 +20,7 @@ from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Conv, Network
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import PlanError
+from yolo_prune.files import load_json, measure_sha256
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.device import make_device
@@ -42,6 +43,9 @@ from yolo_prune.pruning.scores.importance import check_finite, score_blocks, sco
 from yolo_prune.pruning.scores.sensitivity import Sensitivity, load_sensitivity, rank_by_damage
 from yolo_prune.pruning.sparsity.gamma_sparsity import GAMMA_THRESHOLD
 from yolo_prune.pruning.surgery.rebuild import cut_blocks, rebuild
+
+CHECKPOINT_SHA256 = "checkpoint_sha256"
+"""The key of a plan.json that says which checkpoint it was made for."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,11 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
         spec = find_data_of(config.data, checkpoint.provenance)
     model = checkpoint.make_model().eval()
     check_finite(model)
-    subject = _Subject(model, checkpoint.img_size, spec, make_device(config.device))
+    subject = _Subject(source, model, checkpoint.img_size, spec, make_device(config.device))
     stopwatch = Stopwatch(model, checkpoint.img_size, subject.device) if config.is_timed else None
     if config.plan is not None:
         made = load_plan(config.plan, model.network)
+        _check_checkpoint(config.plan, load_json(config.plan, PlanError, "").get(CHECKPOINT_SHA256), source, config)
         short = cut_blocks(model, made.blocks)
     else:
         check_spare((index for index, _ in model.network.convs), config.spare)
@@ -132,13 +137,14 @@ def choose_blocks_of(source: Path, config: PruneConfig) -> tuple[Block, ...]:
     checkpoint = load_checkpoint(source)
     spec = load_data_of(config.data, checkpoint.provenance, "--drop-blocks 0")
     model = checkpoint.make_model().eval()
-    return _choose_blocks(_Subject(model, checkpoint.img_size, spec, make_device(config.device)), config)
+    return _choose_blocks(_Subject(source, model, checkpoint.img_size, spec, make_device(config.device)), config)
 
 
 @dataclass(frozen=True)
 class _Subject:
     """The model as loaded, and what is needed to measure it."""
 
+    source: Path
     model: Detector
     img_size: int
     spec: DataSpec | None
@@ -176,6 +182,8 @@ def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig, stop
     table, scores = None, None
     if config.from_sensitivity is not None:
         table = _load_table(config.from_sensitivity, short.network, config)
+        recipe = load_json(config.from_sensitivity, PlanError, "").get("recipe") or {}
+        _check_checkpoint(config.from_sensitivity, recipe.get("sha256"), subject.source, config)
         config = replace(config, criterion=table.criterion)
     elif config.criterion == AUTO:
         choice = choose_criterion(short, graph, config, budgets, subject.spec is not None)
@@ -251,6 +259,17 @@ def _placed(model: Detector, device: torch.device) -> Iterator[Detector]:
         yield model.to(device)
     finally:
         model.cpu()
+
+
+def _check_checkpoint(path: Path, sha256: object, source: Path, config: PruneConfig) -> None:
+    """Check that a file was made for the checkpoint `source`, if it says for which; another's scores mean nothing here.
+
+    Raises:
+        PlanError: it was made for another one, and `config.force` is not set.
+    """
+    if sha256 is not None and not config.force and sha256 != measure_sha256(source):
+        right = "make one for this checkpoint, or use it all the same with --force"
+        raise PlanError(f"was made for another checkpoint than {source}", where=path, right=right)
 
 
 def _load_table(path: Path, network: Network, config: ScoreConfig) -> Sensitivity:

@@ -8,7 +8,7 @@ from typing import Any
 
 from yolo_prune.commands.config import PruneConfig
 from yolo_prune.commands.data import find_data_of
-from yolo_prune.commands.plan import Planned, fill_round_to, format_layers, make_planned
+from yolo_prune.commands.plan import CHECKPOINT_SHA256, Planned, fill_round_to, format_layers, make_planned
 from yolo_prune.commands.pruning.calibration import iterate_images, pick_samples
 from yolo_prune.commands.pruning.damage import Damage, explain_high_ratio, format_damage, measure_damage
 from yolo_prune.commands.pruning.gradual import make_plan_config, train_pruned
@@ -18,6 +18,7 @@ from yolo_prune.console import report
 from yolo_prune.darknet.cfg import save_cfg
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import ConfigError
+from yolo_prune.files import measure_sha256
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.device import make_device
@@ -244,7 +245,7 @@ def _cuts_what_works(model: Detector, plan: Plan) -> bool:
 
 
 def _save_plan(folder: Path, planned: Planned, source: Path) -> Path:
-    details = {"checkpoint": str(source), **planned.as_dict()}
+    details = {"checkpoint": str(source), CHECKPOINT_SHA256: measure_sha256(source), **planned.as_dict()}
     return save_plan(folder / "plan.json", planned.model.network, planned.made, details)
 
 

@@ -150,9 +150,7 @@ def train(
     """
     config, processes = run.config, run.processes
     with watch_signals(config.max_minutes) as stop:
-        data, val = datasets or load_datasets(run)
-        if last is None and datasets is None and processes.is_first:
-            _report_labels(data, val, config, report)
+        data, val = datasets or load_datasets(run, report if last is None else None)
         data.augment, data.seed = config.augment, config.seed  # given data sets may have others
         steps_per_epoch = count_batches(len(data), config.batch_size, _get_share(processes))
         steps = steps_per_epoch * config.epochs
@@ -258,8 +256,8 @@ def _get_share(processes: Processes) -> Share:
     return Share(processes.rank, processes.count)
 
 
-def load_datasets(run: Run) -> Datasets:
-    """Load the training and the validation data set of a run.
+def load_datasets(run: Run, report: Report | None = None) -> Datasets:
+    """Load the training and the validation data set of a run, and report what is odd about their labels.
 
     Raises:
         DatasetError: a label or an image cannot be read, or no training image has an object.
@@ -271,7 +269,10 @@ def load_datasets(run: Run) -> Datasets:
         folders = sorted({str(sample.label.parent) for sample in data.samples})
         right = f"put label files there: {', '.join(folders[:3])}{' …' if len(folders) > 3 else ''}"
         raise DatasetError("no image has an object", where=f"{run.spec.source}: train", right=right)
-    return data, DetectionDataset(run.spec.samples("val"), classes, run.img_size)
+    val = DetectionDataset(run.spec.samples("val"), classes, run.img_size)
+    if report is not None:
+        _report_labels(data, val, config, report)
+    return data, val
 
 
 def _report_labels(data: DetectionDataset, val: DetectionDataset, config: TrainConfig, report: Report) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-from yolo_prune.commands.config import FINETUNE, DataOfCheckpoint
+from yolo_prune.commands.config import FINETUNE
+from yolo_prune.commands.measure_config import DataOfCheckpoint
 from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.pruning.config import (

@@ -1,0 +1,99 @@
+"""Settings of the commands that measure: evaluate, detect, bench."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from yolo_prune.config import Setting, settings
+from yolo_prune.errors import ConfigError
+from yolo_prune.evaluation.config import DetectConfig
+from yolo_prune.shared_settings import Device, ImgSize, PathSetting
+
+TIMED = "What is timed"
+
+DataOfCheckpoint = Annotated[PathSetting | None, Setting("A data.yaml.", default="the checkpoint's", group="Data")]
+OwnImgSize = Annotated[
+    ImgSize | None, Setting("Side of the square input.", unit="px", default="each checkpoint's", group="Data")
+]
+
+
+@settings
+class EvaluateConfig:
+    """What checkpoints and files of detections are scored on, and what is left beside the scores."""
+
+    data: Annotated[PathSetting | None, Setting("A data.yaml.", default="the first checkpoint's", group="Data")] = None
+    split: Annotated[str, Setting("Split to score on.", group="Data")] = "val"
+    subset: Annotated[
+        PathSetting | None,
+        Setting("A text file of image paths, relative to the data set, to score on.", flag="--list", group="Data"),
+    ] = None
+    annotations: Annotated[
+        PathSetting | None,
+        Setting(
+            "COCO annotations whose ids of images and classes the detections use.",
+            default="images by their path, classes by their index",
+            group="Data",
+        ),
+    ] = None
+    img_size: OwnImgSize = None
+    device: Device = "auto"
+    save_detections: Annotated[
+        PathSetting | None, Setting("File for the checkpoint's detections as COCO results.", group="Results")
+    ] = None
+    curves: Annotated[
+        PathSetting | None, Setting("PNG file for precision, recall and F1, and recall by size.", group="Results")
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError if the curves' file is no PNG."""
+        if self.curves is not None and self.curves.suffix.lower() != ".png":
+            raise ConfigError(f"{self.curves} is no PNG file", where="curves", right="name a file that ends in .png")
+
+
+@settings
+class DetectRunConfig(DetectConfig):
+    """What `detect` draws and writes, and where."""
+
+    confidence: Annotated[float, Setting("Scores below this are dropped.", ge=0, le=1)] = 0.25
+    out: Annotated[
+        PathSetting | None, Setting("Folder for the annotated images and detections.json.", default="runs/detect")
+    ] = None
+    img_size: Annotated[ImgSize | None, Setting("Side of the square input.", unit="px", default="the checkpoint's")] = (
+        None
+    )
+    device: Device = "auto"
+
+
+@settings
+class BenchConfig:
+    """How checkpoints are timed and scored."""
+
+    data: DataOfCheckpoint = None
+    split: Annotated[
+        str | None, Setting("Split to score on.", default="test where there is one, else val", group="Data")
+    ] = None
+    score: Annotated[bool, Setting("Measure mAP as well as cost and speed.", group="Data")] = True
+    img_size: OwnImgSize = None
+    device: Device = "auto"
+    engine: Annotated[
+        Literal["eager", "folded", "compile", "compile-max", "cudagraph", "sparse", "half", "half-2:4"],
+        Setting(
+            "eager: the network as trained; folded: batch norm folded into the convolutions; compile: folded, by torch.compile; compile-max: "
+            "the same with max-autotune; cudagraph: folded, as one CUDA graph; sparse: folded, zero weights skipped, on the CPU; half: folded, "
+            "in float16, on CUDA; half-2:4: the same, weights pruned 2:4 skipped in 1×1 convolutions.",
+            group=TIMED,
+        ),
+    ] = "folded"
+    precision: Annotated[
+        Literal["fp32", "tf32", "bf16", "fp16"] | None,
+        Setting(
+            "In what the engine computes; tf32 and fp16 on CUDA.", default="fp16 with half, else fp32", group=TIMED
+        ),
+    ] = None
+    batch_size: Annotated[int, Setting("Images per timed call.", ge=1, group=TIMED)] = 1
+    runs: Annotated[int, Setting("Timed calls of each checkpoint, interleaved.", ge=1, group=TIMED)] = 30
+    warmup: Annotated[int, Setting("Calls of each checkpoint before the timed ones.", ge=0, group=TIMED)] = 5
+    threads: Annotated[
+        int | None,
+        Setting("CPU threads while timing.", ge=1, default="one per core that others leave free", group=TIMED),
+    ] = None
