@@ -96,7 +96,7 @@ def run_script(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
     missing.mkdir(exist_ok=True)
     for name in ("pycocotools", "imagehash", "tensorboard", "torch_pruning", "pytest"):
         (missing / f"{name}.py").write_text(f"raise ModuleNotFoundError('No module named {name}')")
-    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(missing)}
+    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(missing), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [str(ROOT / "scripts/gpu"), *words], cwd=place, env=environment, capture_output=True, text=True, check=False
     )

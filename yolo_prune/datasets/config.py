@@ -80,6 +80,7 @@ class ConvertConfig:
     ] = None
     names: Annotated[Words | None, Setting("Classes to take, in this order: hand,foot.", default="all")] = None
     link: Annotated[bool, Setting("Link to the images instead of copying them.")] = False
+    skip_bad: Annotated[bool, Setting("Leave out images and boxes with faults, which are listed.")] = False
 
     def __post_init__(self) -> None:
         """Raise ConfigError if the folder of images does not exist, or a class is named twice."""

@@ -340,7 +340,7 @@ def test_a_folder_that_holds_something_is_left_alone(cli: Cli, data: Path) -> No
     [
         (("a.jpg", "a.png"), "1.jpg: would share its label file with 0.jpg", "give one of them another name"),
         (("a.ignore.jpg", "a.jpg"), "1.jpg: would share its label file with 0.jpg", "give one of them another name"),
-        (("a.gif",), "0.jpg: a data.yaml finds no image of that name", "ends in one of .bmp, .jpeg"),
+        (("a.heic",), "0.jpg: a data.yaml finds no image of that name", "ends in one of .bmp, .dib"),
         (("b/.a.jpg",), "0.jpg: a data.yaml finds no image of that name", "does not begin with a dot"),
     ],
 )

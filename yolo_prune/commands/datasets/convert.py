@@ -13,6 +13,7 @@ from yolo_prune.console import report, report_progress
 from yolo_prune.datasets.config import ConvertConfig
 from yolo_prune.datasets.data_file import SPLITS
 from yolo_prune.datasets.formats.coco import load_coco, save_coco
+from yolo_prune.datasets.formats.faults import Faults
 from yolo_prune.datasets.formats.labelled_set import LabelledImage, LabelledSet, Source, is_file, load_yolo, save_yolo
 from yolo_prune.datasets.formats.voc import load_voc, save_voc
 from yolo_prune.errors import ConfigError
@@ -66,11 +67,11 @@ def convert(sources: Sequence[str], config: ConvertConfig) -> ConvertResult:
 
 
 def _load(kind: str, sources: list[Source], config: ConvertConfig) -> LabelledSet:
-    progress = report_progress("reading images")
+    progress, faults = report_progress("reading images"), Faults(config.skip_bad)
     if kind == "yolo":
-        return load_yolo([source.path for source in sources], config.names, progress)
+        return load_yolo([source.path for source in sources], config.names, progress, faults)
     load = load_coco if kind == "coco" else load_voc
-    return load(sources, config.names, config.images, progress)
+    return load(sources, config.names, config.images, progress, faults)
 
 
 def _parse_sources(words: Sequence[str], config: ConvertConfig) -> tuple[str, list[Source]]:

@@ -9,12 +9,15 @@ Pixels count from 0 at the image's edge, and need not be whole. Boxes with `"isc
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yolo_prune.console import report
 from yolo_prune.datasets.formats.coco_masks import is_number, measure_box
+from yolo_prune.datasets.formats.faults import Faults
 from yolo_prune.datasets.formats.labelled_set import (
     PIXEL_DECIMALS,
     Box,
@@ -26,9 +29,9 @@ from yolo_prune.datasets.formats.labelled_set import (
     find_canvas,
     find_image,
     find_parent,
+    list_tails,
     make_image,
     make_set,
-    parse_name,
     place_image,
 )
 from yolo_prune.datasets.images import read_header
@@ -46,10 +49,12 @@ class _File:
     """An annotations file whose entries are not parsed yet."""
 
     source: Source
-    categories: dict[int, str]
+    categories: dict[int | str, str]
     images: list[Entry]
     annotations: dict[int | str, list[tuple[str, Entry]]]
     """The annotations of each image, by its id, with the place of each in the file."""
+    absent: int
+    """How many annotations are of images that are not listed."""
 
 
 def load_coco(
@@ -57,15 +62,23 @@ def load_coco(
     wanted: Sequence[str] | None = None,
     images: Path | None = None,
     progress: Progress = None,
+    faults: Faults | None = None,
 ) -> LabelledSet:
     """Read annotations files. Classes are the categories in the order of their ids, or `wanted`.
 
-    Images are searched in the folder `images`, beside the file, and in the usual folders of COCO and others.
+    Images are searched in the folder `images`, beside the file, and in the usual folders of COCO and others, by the
+    path that the file says or its end. A category that has no annotation and is another's supercategory is left out, as
+    are annotations of images that the file does not list, which are counted.
 
     Raises:
         DatasetError: a file is not JSON, an entry is malformed (names it), an image is missing or of another size.
     """
-    files = [_load_file(source) for source in sources]
+    faults = faults or Faults()
+    files = [_load_file(source, faults) for source in sources]
+    faults.check(is_end=False)
+    for file in files:
+        if file.absent:
+            report(f"{file.source.path}: {file.absent} annotations of images that are not listed are left out")
     names = choose_names(wanted, _list_names(files, wanted), sources[0].path)
     total, done = sum(len(file.images) for file in files), 0
     found = []
@@ -73,10 +86,12 @@ def load_coco(
         folders = _list_folders(file.source, images)
         for number, entry in enumerate(file.images):
             where = f"{file.source.path}: images[{number}]"
-            found.append(_load_image(file, entry, names, folders, where))
+            with faults.collect():
+                found.append(_load_image(file, entry, names, folders, where, faults))
             done += 1
             if progress:
                 progress(done, total)
+    faults.check()
     return make_set(names, found)
 
 
@@ -120,7 +135,7 @@ def _list_objects(image: LabelledImage) -> list[Entry]:
     ]
 
 
-def _load_file(source: Source) -> _File:
+def _load_file(source: Source, faults: Faults) -> _File:
     values = load_json(source.path, DatasetError, RIGHT_FILE)
     if not isinstance(values, dict):
         raise DatasetError("holds no COCO annotations", where=source.path, right=RIGHT_FILE)
@@ -130,21 +145,31 @@ def _load_file(source: Source) -> _File:
     if not images:
         raise DatasetError("there are no images", where=f"{source.path}: images", right="leave this file out")
     by_image: dict[int | str, list[tuple[str, Entry]]] = {}
+    kept: list[Entry] = []
     for number, image in enumerate(images):
-        if _parse_id(image, "id", f"{source.path}: images[{number}]") in by_image:
-            right = "give each image an id of its own"
-            raise DatasetError(f"id {image['id']!r} is taken", where=f"{source.path}: images[{number}]", right=right)
-        by_image[image["id"]] = []
+        with faults.collect():
+            where = f"{source.path}: images[{number}]"
+            if (own := _parse_id(image, "id", where)) in by_image:
+                raise DatasetError(f"id {own!r} is taken", where=where, right="give each image an id of its own")
+            by_image[own] = []
+            kept.append({**image, "id": own})
+    absent = 0
     for number, annotation in enumerate(annotations):
-        where = f"{source.path}: annotations[{number}]"
-        if (owner := _parse_id(annotation, "image_id", where)) not in by_image:
-            raise DatasetError(f"there is no image of id {owner!r}", where=where, right="use an id among the images")
-        by_image[owner].append((where, annotation))
-    return _File(source, _parse_categories(categories, f"{source.path}: categories"), images, by_image)
+        with faults.collect():
+            where = f"{source.path}: annotations[{number}]"
+            if (owner := _parse_id(annotation, "image_id", where)) in by_image:
+                by_image[owner].append((where, annotation))
+            else:
+                absent += 1
+    stated = (_read_id(one.get("category_id")) for rows in by_image.values() for _, one in rows)
+    used = {kind for kind in stated if kind is not None}
+    return _File(source, _parse_categories(categories, used, f"{source.path}: categories"), kept, by_image, absent)
 
 
 def _parse_list(values: Entry, key: str, path: Path) -> list[Entry]:
     entries = values.get(key)
+    if entries is None and key == "annotations" and key in values:
+        return []  # a split without objects
     if not isinstance(entries, list):
         raise DatasetError(f"holds no list of {key}", where=path, right=RIGHT_FILE)
     for number, entry in enumerate(entries):
@@ -154,28 +179,42 @@ def _parse_list(values: Entry, key: str, path: Path) -> list[Entry]:
 
 
 def _parse_id(entry: Entry, key: str, where: str) -> int | str:
-    value = entry.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise DatasetError(f"{key} is {value!r}", where=where, right="write a whole number")
+    if (value := _read_id(entry.get(key))) is None:
+        raise DatasetError(f"{key} is {reprlib.repr(entry.get(key))}", where=where, right="write a whole number")
     return value
 
 
-def _parse_categories(entries: list[Entry], place: str) -> dict[int, str]:
-    categories: dict[int, str] = {}
+def _read_id(value: Any) -> int | str | None:
+    """Return an id, as a whole number if it is one in any spelling; None if it is no id."""
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text) if text.isdecimal() else text or None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _parse_categories(entries: list[Entry], used: set[int | str], place: str) -> dict[int | str, str]:
+    """Return the names by id; `used` are the ids that annotations have."""
+    parents = [(_read_id(entry.get("id")), str(entry.get("supercategory")).strip()) for entry in entries]
+    categories: dict[int | str, str] = {}
     for number, entry in enumerate(entries):
-        where, own, name = f"{place}[{number}]", entry.get("id"), entry.get("name")
-        if type(own) is not int or type(name) not in (str, int):
+        where, own, name = f"{place}[{number}]", _read_id(entry.get("id")), entry.get("name")
+        if own is None or type(name) not in (str, int):
             raise DatasetError(f"id {own!r} and name {name!r} make no category", where=where, right="write both")
-        if own in categories or str(name) in categories.values():
+        name = str(name).strip()
+        if own not in used and any(parent == name and other != own for other, parent in parents):
+            continue  # the root that Roboflow adds above the classes
+        if own in categories or name in categories.values():
             raise DatasetError(f"id {own} or name {name} is taken", where=where, right="give each category its own")
-        categories[own] = str(name)
+        categories[own] = name
     return categories
 
 
 def _list_names(files: Sequence[_File], wanted: Sequence[str] | None) -> list[str]:
     """Return the categories' names in the order of their ids; without `wanted`, all files must agree on them."""
-    merged: dict[int, str] = {}
-    owners: dict[str, int] = {}
+    merged: dict[int | str, str] = {}
+    owners: dict[str, int | str] = {}
     for file in files:
         for own, name in file.categories.items():
             agrees = merged.setdefault(own, name) == name and owners.setdefault(name, own) == own
@@ -183,7 +222,11 @@ def _list_names(files: Sequence[_File], wanted: Sequence[str] | None) -> list[st
                 what = f"category {own} is {name}, and another file gives that id or that name otherwise"
                 right = "choose the classes by their names with --names"
                 raise DatasetError(what, where=f"{file.source.path}: categories", right=right)
-    return list(owners) if wanted is not None else [merged[own] for own in sorted(merged)]
+    return (
+        list(owners)
+        if wanted is not None
+        else [merged[own] for own in sorted(merged, key=lambda own: (isinstance(own, str), own))]
+    )
 
 
 def _list_folders(source: Source, images: Path | None) -> list[Path]:
@@ -195,19 +238,22 @@ def _list_folders(source: Source, images: Path | None) -> list[Path]:
     return [*named, home, up / "images", up / "images" / split, up / split, up / ending, up / "images" / ending]
 
 
-def _load_image(file: _File, entry: Entry, names: tuple[str, ...], folders: list[Path], where: str) -> LabelledImage:
-    image, name = find_image([parse_name(entry.get("file_name"), where)], folders, where)
+def _load_image(
+    file: _File, entry: Entry, names: tuple[str, ...], folders: list[Path], where: str, faults: Faults
+) -> LabelledImage:
+    image, name = find_image(list_tails(entry.get("file_name"), where), folders, where)
     header = read_header(image)
     width, height = (_parse_side(entry, key, where) for key in ("width", "height"))
     canvas = find_canvas(header, (width, height), image, where)
     boxes, left_out = [], []
     for place, annotation in file.annotations[entry["id"]]:
-        kind = _parse_category(annotation, file.categories, place)
-        if kind in names:
-            flags = [_parse_flag(annotation, key, place) for key in ("iscrowd", "ignore")]
-            boxes.append(Box(names.index(kind), _parse_box(annotation, canvas, place), any(flags)))
-        else:
-            left_out.append(kind)
+        with faults.collect():
+            kind = _parse_category(annotation, file.categories, place)
+            if kind in names:
+                flags = [_parse_flag(annotation, key, place) for key in ("iscrowd", "ignore")]
+                boxes.append(Box(names.index(kind), _parse_box(annotation, canvas, place), any(flags)))
+            else:
+                left_out.append(kind)
     return make_image(image, name, file.source.split, header, boxes, canvas_px=canvas, left_out=left_out)
 
 
@@ -220,16 +266,17 @@ def _parse_side(entry: Entry, key: str, where: str) -> float | None:
     return float(value)
 
 
-def _parse_category(annotation: Entry, categories: dict[int, str], where: str) -> str:
-    own = annotation.get("category_id")
-    if type(own) is not int or own not in categories:
+def _parse_category(annotation: Entry, categories: dict[int | str, str], where: str) -> str:
+    own = _read_id(annotation.get("category_id"))
+    if own is None or own not in categories:
         right = f"use one of {', '.join(map(str, categories))}" if categories else "add it to the categories"
         raise DatasetError(f"there is no category {own!r}", where=where, right=right)
     return categories[own]
 
 
 def _parse_flag(annotation: Entry, key: str, where: str) -> bool:
-    value = annotation.get(key, 0)
+    value = annotation.get(key)
+    value = 0 if value is None else int(value) if value in ("0", "1") else value
     if value not in (0, 1):
         raise DatasetError(f"{key} is {value!r}", where=where, right="write 0 or 1")
     return bool(value)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolo_prune.datasets.data_file import SPLITS
+from yolo_prune.datasets.formats.faults import Faults
 from yolo_prune.datasets.images import Header, read_header
 from yolo_prune.datasets.labels import ROUNDING, Objects, load_objects, save_objects
 from yolo_prune.datasets.spec import SUFFIXES, DataSpec, Sample, load_spec, make_sample, save_spec
@@ -93,13 +94,19 @@ class Box(NamedTuple):
     """Whether the box is to be ignored, such as a crowd."""
 
 
-def load_yolo(paths: Sequence[Path], wanted: Sequence[str] | None = None, progress: Progress = None) -> LabelledSet:
+def load_yolo(
+    paths: Sequence[Path],
+    wanted: Sequence[str] | None = None,
+    progress: Progress = None,
+    faults: Faults | None = None,
+) -> LabelledSet:
     """Load the data sets of one or more data.yaml; with `wanted`, only these classes, in this order.
 
     Raises:
         DatasetError: a data.yaml, a label or an image is invalid, a name in `wanted` is unknown, two data.yaml have
             different names, or two images of a split have the same name.
     """
+    faults = faults or Faults()
     specs = [load_spec(path) for path in paths]
     for spec in specs:
         spec.require_all()
@@ -112,9 +119,11 @@ def load_yolo(paths: Sequence[Path], wanted: Sequence[str] | None = None, progre
     listed = [(spec, split, *pair) for spec in specs for split in spec.splits for pair in _name_samples(spec, split)]
     images = []
     for done, (spec, split, sample, name) in enumerate(listed, 1):
-        images.append(_load_image(spec, split, sample, name, names))
+        with faults.collect():
+            images.append(_load_image(spec, split, sample, name, names))
         if progress:
             progress(done, len(listed))
+    faults.check()
     return make_set(names, images)
 
 
@@ -169,6 +178,23 @@ def parse_name(value: Any, where: str) -> PurePosixPath:
         right = "write it from the folder of the images, without .., and name that folder with --images"
         raise DatasetError(f"the image {value} is outside its folder", where=where, right=right)
     return path
+
+
+def list_tails(value: Any, where: str) -> list[PurePosixPath]:
+    """Return an image's relative path as `parse_name`, and then without its first folders, one after another.
+
+    Other tools write paths of the machine that they ran on. No tail leads out of a folder.
+
+    Raises:
+        DatasetError: it is not a path.
+    """
+    text = value.strip().replace("\\", "/") if isinstance(value, str) else ""
+    parts = [
+        part for part in PurePosixPath(text).parts if part not in ("/", "//", "..", ".") and not part.endswith(":")
+    ]
+    if not parts or "\0" in text:
+        raise DatasetError(f"{value!r} names no image", where=where, right="write the image's file name")
+    return [PurePosixPath(*parts[first:]) for first in range(len(parts))]
 
 
 def find_image(names: Iterable[PurePosixPath], folders: Iterable[Path], where: str) -> tuple[Path, PurePosixPath]:

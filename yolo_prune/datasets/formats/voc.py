@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree as ET
 from xml.parsers import expat
 
+from yolo_prune.datasets.formats.faults import Faults
 from yolo_prune.datasets.formats.labelled_set import (
     PIXEL_DECIMALS,
     Box,
@@ -38,6 +39,7 @@ from yolo_prune.datasets.formats.labelled_set import (
     find_image,
     find_parent,
     is_file,
+    list_tails,
     make_image,
     make_set,
     parse_name,
@@ -79,23 +81,32 @@ def load_voc(
     wanted: Sequence[str] | None = None,
     images: Path | None = None,
     progress: Progress = None,
+    faults: Faults | None = None,
 ) -> LabelledSet:
     """Read image-set lists or folders of xml files. Classes are the objects' names in alphabetical order, or `wanted`.
 
     A wanted name is taken from objects and from parts; without wanted names, parts are left out. Images are searched
-    beside the xml file, in the folder `images`, and in JPEGImages.
+    beside the xml file, in the folder `images`, and in JPEGImages, by the name that the file says or by its own.
 
     Raises:
         DatasetError: a list or an xml file is malformed (names the line), an image is missing or of another size.
     """
-    files = [_load_file(path, source.split) for source in sources for path in _find_files(source)]
+    faults = faults or Faults()
+    files: list[_File] = []
+    for source in sources:
+        for path in _find_files(source):
+            with faults.collect():
+                files.append(_load_file(path, source.split))
+    faults.check(is_end=False)
     objects = [one for file in files for one in file.objects if wanted is not None or not one.is_part]
     names = choose_names(wanted, sorted({one.name for one in objects}), sources[0].path)
     found = []
     for done, file in enumerate(files, 1):
-        found.append(_load_image(file, names, images, takes_parts=wanted is not None))
+        with faults.collect():
+            found.append(_load_image(file, names, images, faults, takes_parts=wanted is not None))
         if progress:
             progress(done, len(files))
+    faults.check()
     return make_set(names, found)
 
 
@@ -237,7 +248,9 @@ def _load_file(path: Path, split: str) -> _File:
         raise DatasetError(f"cannot be read ({error.strerror})", where=path, right=RIGHT_FILE) from error
     if root.tag != "annotation":
         raise DatasetError(f"begins with <{root.tag}>", where=path, right=RIGHT_FILE)
-    stated = _parse_side(root, "width", path), _parse_side(root, "height", path)
+    stated: StatedSize = (_parse_side(root, "width", path), _parse_side(root, "height", path))
+    if stated == (0, 0):  # some tools write this where they do not know it
+        stated = None, None
     return _File(path, split, _read(root, "filename") or path.stem, stated, tuple(_iterate_objects(root, path)))
 
 
@@ -291,19 +304,24 @@ def _parse_box(item: _Object) -> tuple[float, float, float, float]:
     return x1 - 1, y1 - 1, x2, y2
 
 
-def _load_image(file: _File, names: tuple[str, ...], images: Path | None, takes_parts: bool) -> LabelledImage:
+def _load_image(
+    file: _File, names: tuple[str, ...], images: Path | None, faults: Faults, takes_parts: bool
+) -> LabelledImage:
     where, home = str(file.path), file.path.parent
     folders = [home, *([images] if images else []), home / "JPEGImages", find_parent(home) / "JPEGImages"]
-    filename = parse_name(file.filename, where)
-    endings = () if filename.name.lower().endswith(SUFFIXES) else SUFFIXES  # some files omit the suffix
-    choices = [filename, *(filename.with_name(filename.name + ending) for ending in endings)]
+    choices = []
+    for filename in list_tails(file.filename, where):
+        endings = () if filename.name.lower().endswith(SUFFIXES) else SUFFIXES  # some files omit the suffix
+        choices += [filename, *(filename.with_name(filename.name + ending) for ending in endings)]
+    choices += [PurePosixPath(file.path.stem + ending) for ending in SUFFIXES]  # the image was renamed, with its xml
     image, name = find_image(choices, folders, where)
     header = read_header(image)
     canvas = find_canvas(header, file.stated_px, image, where)
     boxes, left_out = [], []
     for one in file.objects:
-        if one.name in names and (takes_parts or not one.is_part):
-            boxes.append(Box(names.index(one.name), _parse_box(one), one.ignore))
-        else:
-            left_out.append(one.name)
+        with faults.collect():
+            if one.name in names and (takes_parts or not one.is_part):
+                boxes.append(Box(names.index(one.name), _parse_box(one), one.ignore))
+            else:
+                left_out.append(one.name)
     return make_image(image, name, file.split, header, boxes, canvas_px=canvas, left_out=left_out)

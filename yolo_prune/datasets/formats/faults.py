@@ -1,0 +1,51 @@
+"""Faults in a source that is converted: all are found before any is an error, or they are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from yolo_prune.console import report
+from yolo_prune.errors import DatasetError
+
+SHOWN = 20
+"""How many faults are reported."""
+
+
+@dataclass
+class Faults:
+    """The faults found so far."""
+
+    skips: bool = False
+    """Whether what is faulty is left out."""
+    found: list[DatasetError] = field(default_factory=list)
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Keep a DatasetError that is raised in the block, and go on after it."""
+        try:
+            yield
+        except DatasetError as error:
+            self.found.append(error)
+
+    def check(self, is_end: bool = True) -> None:
+        """Report the faults, the first ones line by line.
+
+        Args:
+            is_end: whether all was read; before, faults that are left out are not reported yet.
+
+        Raises:
+            DatasetError: there are some, and they are not to be left out.
+        """
+        if not self.found or (self.skips and not is_end):
+            return
+        if len(self.found) == 1 and not self.skips:
+            raise self.found[0]
+        for error in self.found[:SHOWN]:
+            report(str(error))
+        more = f"; {len(self.found) - SHOWN} are not shown" if len(self.found) > SHOWN else ""
+        if not self.skips:
+            right = "correct what is listed, or leave it out with --skip-bad"
+            raise DatasetError(f"there are {len(self.found)} faults{more}", right=right)
+        report(f"left out for {len(self.found)} faults{more}")
