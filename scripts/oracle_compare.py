@@ -56,8 +56,11 @@ def run(case: Path, names: list[str]) -> Outputs:
     """
     # readNet calls readNetFromDarknet, which the type stubs of OpenCV 5 no longer know
     net = cv2.dnn.readNet(str(case / "net.weights"), str(case / "net.cfg"), "darknet")
-    net.setInput(np.load(case / "images.npy"))
-    return {name: np.asarray(output, np.float64) for name, output in zip(names, net.forward(names), strict=True)}
+    outputs: list[list[NDArray[np.float64]]] = []
+    for image in np.load(case / "images.npy"):  # one by one: OpenCV's scale_channels takes no more
+        net.setInput(image[None])
+        outputs.append([np.array(output, np.float64) for output in net.forward(names)])
+    return {name: np.concatenate(parts) for name, parts in zip(names, zip(*outputs, strict=True), strict=True)}
 
 
 def judge(expected: Outputs, found: Outputs) -> tuple[str, str]:

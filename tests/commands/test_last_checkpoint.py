@@ -93,7 +93,7 @@ def run_plan(cli: Cli, path: Path, data: Path) -> Any:
     outcome = cli("plan", path, "--ratio", 0.5, "--name", f"plan-{path.parent.name}")
     assert outcome.code == 0, outcome.err
     plan = json.loads(Path(outcome.out.strip()).read_text())
-    return {key: value for key, value in plan.items() if key != "checkpoint"}
+    return {key: value for key, value in plan.items() if not key.startswith("checkpoint")}
 
 
 def run_sensitivity(cli: Cli, path: Path, data: Path) -> Any:

@@ -153,3 +153,12 @@ def test_the_way_back_from_the_square_is_the_inverse(width: int, height: int, si
 def test_an_image_shrunk_beforehand_gives_the_same_square(width: int, height: int, size: int) -> None:
     image = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), np.uint8)
     np.testing.assert_array_equal(letterbox(fit_image(image, size), size)[0], letterbox(image, size)[0])
+
+
+def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("1", (20_000, 20_000)).save(path)  # a small file
+    with pytest.raises(
+        DatasetError, match=r"large\.png: has 20000 × 20000 pixels, more than 268,435,456; make it smaller"
+    ):
+        read_image(path)

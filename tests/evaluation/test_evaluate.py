@@ -172,7 +172,7 @@ def test_a_list_of_images_can_be_scored(trained: Path, hands: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("names", "img_size", "message"),
     [
-        (("palm", "fist"), None, "--data: the checkpoint has 1 classes, the data set 2; use a data set"),
+        (("palm", "fist"), None, "--data: the network does not know the class palm, but hand; use a data set"),
         (("hand",), 50, "img_size: 50 is no multiple of 32; use 64"),
         (("hand",), -32, "img_size: -32 is no multiple of 32; use 32"),
     ],

@@ -154,3 +154,16 @@ def test_every_parameter_gets_a_gradient() -> None:
     model = Detector(make_network("yolov3-spp", width=0.05)).train()
     sum(raw.square().sum() for raw in model(make_images(model, 64))).backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_one_image_trains_where_a_layer_has_one_pixel() -> None:
+    network = make_small_network(
+        Conv(4, 3, padding=1), AvgPool(), Conv(2, 1), Conv(4, 1, activation="logistic"), Gate(0, "channels")
+    )
+    model = randomise_(Detector(network)).train()
+    images = make_images(model, batch=1)
+    sum(head.sum() for head in model(images)).backward()
+    gradient = model.get_conv(2).bn
+    assert gradient is not None
+    assert gradient.weight.grad is not None
+    assert bool(gradient.weight.grad.isfinite().all())

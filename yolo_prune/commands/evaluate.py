@@ -140,7 +140,7 @@ def evaluate_models(checkpoints: Sequence[Path], results: Sequence[Path], config
         if path in loaded:
             report(f"scoring {name}: {len(samples)} images{describe_weights(loaded[path])}")
             dataset = make_dataset(samples, spec.names, config.img_size or loaded[path].img_size)
-            found = predict(loaded[path], dataset, device=device)
+            found = predict(loaded[path], dataset, spec.names, device=device)
             _save(found, ids, config.save_detections)
         else:
             found = read[path]

@@ -57,7 +57,7 @@ def import_darknet(cfg: Path, config: ImportConfig) -> PathResult:
         raise ConfigError(
             f"wants images of {network.width}x{network.height} px", where=cfg, right="make width and height the same"
         )
-    names = tuple(map(str, range(network.classes))) if config.names is None else config.names
+    names = tuple(map(str, range(network.classes))) if config.names is None else _read_names(config.names)
     if len(names) != network.classes:
         raise ConfigError(
             f"{len(names)} names for {network.classes} classes", where="names", right="name every class of the cfg"
@@ -75,6 +75,17 @@ def import_darknet(cfg: Path, config: ImportConfig) -> PathResult:
     path = save_checkpoint(config.out or RUNS / "import" / f"{cfg.stem}.pt", checkpoint)
     remember_latest("train", path)
     return PathResult(path)
+
+
+def _read_names(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the given names, or the lines of a file if there is one of the only name."""
+    if len(given) > 1 or not (path := Path(given[0])).is_file():
+        return given
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("cannot be read", where=path, right="name a text file with a class per line") from error
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def export_darknet(source: Path, config: ExportConfig) -> ExportResult:

@@ -13,8 +13,9 @@ from yolo_prune.commands.lineage import find_uncut
 from yolo_prune.commands.run_folders import find_run_folder, make_run_folder
 from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
+from yolo_prune.datasets.class_names import number_as
 from yolo_prune.datasets.spec import DataSpec
-from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
+from yolo_prune.model.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
 from yolo_prune.model.state_dicts import SUFFIXES
 from yolo_prune.pruning.sparsity.balance import balance_gammas_
 from yolo_prune.pruning.sparsity.zeroing import Removal
@@ -85,6 +86,11 @@ def _start(
 ) -> Path:
     say = _make_reporter(processes)
     config = _find_teacher(replace(config, data=spec.source), say)
+    if config.weights is not None and is_checkpoint(config.weights):
+        numbered = number_as(spec, load_checkpoint(config.weights).names, config.weights)
+        for note in numbered.notes[len(spec.notes) :]:
+            say(note)
+        spec = numbered
     start = make_start(config, len(spec.names), say, spec.samples("train"))
     if moments is not None and start.parent is not None:  # the moments belong to the last step's weights
         start.model.load_state_dict(dict(load_checkpoint(start.parent).state))
@@ -117,7 +123,8 @@ def _go_on(
     datasets: Datasets | None = None,
 ) -> Path:
     say = _make_reporter(processes)
-    run = make_run_of(config, load_data(config.data), last, folder=folder, device=device, processes=processes)
+    spec = number_as(load_data(config.data), last.names, folder / "last.pt")
+    run = make_run_of(config, spec, last, folder=folder, device=device, processes=processes)
     say(f"resuming {folder} after epoch {last.training['epoch']} of {config.epochs}")
     model = last.make_last_step_model()
     model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)

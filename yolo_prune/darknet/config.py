@@ -45,7 +45,9 @@ class ImportConfig:
     prefix: Annotated[
         bool, Setting("The .weights may hold the first layers alone; so may a file named NAME.conv.N without this.")
     ] = False
-    names: Annotated[Words | None, Setting("The classes' names: hand,foot.", default="their numbers")] = None
+    names: Annotated[
+        Words | None, Setting("The classes' names, hand,foot, or a file with one per line.", default="their numbers")
+    ] = None
     out: Annotated[PathSetting | None, Setting("File to write.", default="runs/import/CFG.pt")] = None
     seed: Seed = 0
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+MOST_PIXELS = 2**28
+"""An image with more is not decoded: it would take more than 800 MB of memory."""
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))  # read when OpenCV decodes its first image
 
-from yolo_prune.arrays import Float32Array
-from yolo_prune.errors import DatasetError
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from yolo_prune.arrays import Float32Array  # noqa: E402
+from yolo_prune.errors import DatasetError  # noqa: E402
 
 ImageArray = NDArray[np.uint8]
 
-Image.MAX_IMAGE_PIXELS = None  # OpenCV decodes the images, and has its own limit
+Image.MAX_IMAGE_PIXELS = None  # OpenCV decodes the images, and has the limit above
 
 STRIDE_PX = 32
 """The sides of a rectangular input are multiples of this: the largest stride of the YOLO family."""
@@ -38,6 +43,10 @@ def read_image(path: Path) -> ImageArray:
     except (OSError, cv2.error):
         image = None
     if image is None:
+        header = read_header(path)
+        if header.width_px * header.height_px > MOST_PIXELS:
+            what = f"has {header.width_px} × {header.height_px} pixels, more than {MOST_PIXELS:,}"
+            raise DatasetError(what, where=path, right="make it smaller")
         raise DatasetError("is not a readable image", where=path, right=RIGHT_IMAGE)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 

@@ -143,6 +143,9 @@ def load_objects(sample: Sample, classes: int, repairs: Repairs | None = None) -
         DatasetError: as for `load_labels`, for either file.
     """
     counted, ignored = (load_labels(path, classes, repairs) for path in (sample.label, sample.ignored))
+    if sample.kinds:
+        for rows in (counted, ignored):
+            rows[:, 0] = np.array(sample.kinds, np.float32)[rows[:, 0].astype(int)]
     flags = np.repeat(np.array((0, 1), np.float32), (len(counted), len(ignored)))
     return np.column_stack((np.concatenate((counted, ignored)), flags))
 

@@ -51,6 +51,8 @@ class Sample:
 
     image: Path
     label: Path
+    kinds: tuple[int, ...] = ()
+    """The number of each class of the label file, if it is another one there."""
 
     @property
     def ignored(self) -> Path:

@@ -10,6 +10,8 @@ import torch
 from tqdm import tqdm
 
 from yolo_prune.arrays import Float32Array
+from yolo_prune.console import report
+from yolo_prune.datasets.class_names import list_names, match_names
 from yolo_prune.datasets.images import Header, make_letterbox, read_header
 from yolo_prune.datasets.labels import load_objects, locate_objects
 from yolo_prune.datasets.loader import DetectionDataset, read_in_order
@@ -55,12 +57,12 @@ def evaluate(
     """Score a checkpoint on images, at its own input size or another.
 
     Raises:
-        ConfigError: its number of classes differs from the data set's, or the network cannot have input size
+        ConfigError: the data set has a class that the network has not, or the network cannot have input size
             `img_size`.
         DatasetError: an image or a label cannot be read.
     """
     dataset = make_dataset(samples, names, img_size or checkpoint.img_size)
-    return score_detections(predict(checkpoint, dataset, device=device), _list_truths(dataset))
+    return score_detections(predict(checkpoint, dataset, names, device=device), _list_truths(dataset))
 
 
 def make_dataset(samples: Sequence[Sample], names: Sequence[str], img_size: int) -> DetectionDataset:
@@ -69,19 +71,39 @@ def make_dataset(samples: Sequence[Sample], names: Sequence[str], img_size: int)
     return DetectionDataset(samples, len(names), img_size, cache_bytes=0)
 
 
-def predict(checkpoint: Checkpoint, dataset: DetectionDataset, *, device: torch.device) -> list[Detections]:
-    """Return a checkpoint's detections in each image of a data set.
+def predict(
+    checkpoint: Checkpoint, dataset: DetectionDataset, names: Sequence[str], *, device: torch.device
+) -> list[Detections]:
+    """Return a checkpoint's detections in each image of a data set, whose classes are called `names`.
+
+    Classes are matched by their names, in whatever order the two number them; those that the data set has not are left
+    out.
 
     Raises:
-        ConfigError: its number of classes differs from the data set's.
+        ConfigError: the data set has a class that the network has not.
         DatasetError: an image cannot be read.
     """
-    if checkpoint.network.classes != dataset.classes:
+    places = match_names(checkpoint.names, names)
+    if places is None and checkpoint.network.classes != dataset.classes:
         what = f"the checkpoint has {checkpoint.network.classes} classes, the data set {dataset.classes}"
+        raise ConfigError(what, where="--data", right="use a data set with the checkpoint's classes")
+    if missing := [] if places is None else [name for name in names if name not in checkpoint.names]:
+        what = f"the network does not know the class {missing[0]}, but {list_names(checkpoint.names)}"
         raise ConfigError(what, where="--data", right="use a data set with the checkpoint's classes")
     model = checkpoint.make_model().to(device).to(memory_format=torch.channels_last).eval()
     found = predict_with(model, dataset, range(len(dataset)), device=device, batch_size=BATCH_SIZE)
-    return [found[index] for index in range(len(dataset))]
+    every = [found[index] for index in range(len(dataset))]
+    if places is None:
+        return every
+    report(f"classes are matched by their names: {list_names(names)}")
+    return [renumber(one, places) for one in every]
+
+
+def renumber(found: Detections, places: Sequence[int]) -> Detections:
+    """Return detections with other class numbers, without those whose class gets -1."""
+    classes = np.array(places, np.int64)[found.classes]
+    kept = classes >= 0
+    return Detections(found.boxes_xyxy[kept], found.scores[kept], classes[kept])
 
 
 def load_truths(samples: Sequence[Sample], classes: int) -> list[GroundTruth]:

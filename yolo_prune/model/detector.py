@@ -98,8 +98,16 @@ class ConvLayer(nn.Module):
         """Map (B, C, H, W) to (B, filters, H', W')."""
         outputs: Tensor = self.conv(inputs)
         if self.bn is not None:
-            outputs = self.bn(outputs)
+            outputs = self._normalise(self.bn, outputs)
         return activate(outputs, self.activation, inplace=True)
+
+    def _normalise(self, norm: nn.BatchNorm2d, outputs: Tensor) -> Tensor:
+        if norm.training and outputs.shape[0] * outputs.shape[2] * outputs.shape[3] == 1:
+            # one value has no variance: a batch of one image, where a layer has one pixel
+            statistics = norm.running_mean, norm.running_var
+            return functional.batch_norm(outputs, *statistics, norm.weight, norm.bias, False, 0.0, norm.eps)
+        normalised: Tensor = norm(outputs)
+        return normalised
 
 
 class MaxPoolLayer(nn.Module):

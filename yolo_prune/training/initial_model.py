@@ -77,6 +77,9 @@ def make_start(config: TrainConfig, classes: int, report: Report, samples: Seque
         make_network("yolov3", classes, DEFAULT_WIDTH, DEFAULT_IMG_SIZE) if config.cfg is None else load_cfg(config.cfg)
     )
     _check_classes(network, classes, config.cfg)
+    if network.width != network.height and config.img_size is None:
+        what = f"wants images of {network.width}x{network.height} px, and inputs are square here"
+        raise ConfigError(what, where=config.cfg, right="make width and height the same, or give --img-size")
     network = resize(network, config.img_size or network.width)
     if config.auto_anchors:
         network = _fit_anchors(network, config, classes, report, samples)

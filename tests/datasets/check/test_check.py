@@ -125,7 +125,7 @@ def plant_everything() -> list[tuple[str, str]]:
     Image.fromarray(make_noise(1)).save(TRAIN / "turned.jpg", exif=turned)
     (LABELS / "turned.txt").write_text("")
     add(make_noise(2, 40, 20), TRAIN / "tiny.png")
-    label(16).write_text("0 .5 .5 1.01 .5\n")
+    label(9).write_text("0 .5 .5 1.01 .5\n")
     (TRAIN / "phone.heic").write_bytes(b"")
     return [
         ("unreadable_image", f"{image(0)}"),
@@ -141,7 +141,7 @@ def plant_everything() -> list[tuple[str, str]]:
         ("identical_images", f"{image(8)}"),
         ("near_duplicates", f"{image(9)}"),
         ("repeated_label", f"{label(10)}:3"),
-        ("repaired_labels", f"{label(16)}"),
+        ("repaired_labels", f"{label(9)}"),
         ("odd_files", "hands/data.yaml"),
         ("coinciding_boxes", f"{label(11)}:3"),
         ("labels_without_image", f"{LABELS / 'nobody.txt'}"),
