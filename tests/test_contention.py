@@ -101,14 +101,22 @@ class TestMeter:
         assert meter.measure() == (0.0, 0.0, 0.0)
 
     def test_others_are_what_is_used_of_its_cores_and_not_by_itself(self, tmp_path: Path, clock: list[float]) -> None:
-        write_clocks(tmp_path, {"1": 0}, used=[10, 0, 20], ran_ns=3e9)
+        write_clocks(tmp_path, {"1": 0}, used=[10, 0, 20], ran_s=3)
         meter = LoadMeter(tmp_path)
-        write_clocks(tmp_path, {"1": 0}, used=[11.5, 9, 21], ran_ns=4e9)  # core 1 is not this process's
+        write_clocks(tmp_path, {"1": 0}, used=[11.5, 9, 21], ran_s=4)  # core 1 is not this process's
         clock[0] += 2
         assert meter.measure() == (0.0, 0.75, 2.0)
-        write_clocks(tmp_path, {"1": 0}, used=[12, 9, 21], ran_ns=4.6e9)  # ticks are late
+        write_clocks(tmp_path, {"1": 0}, used=[12, 9, 21], ran_s=4.6)  # ticks are late
         clock[0] += 1
         assert meter.measure() == (0.0, 0.0, 1.0)
+
+    def test_a_thread_that_has_ended_is_no_other(self, tmp_path: Path, clock: list[float]) -> None:
+        write_clocks(tmp_path, {"1": 0, "2": 0}, used=[10], ran_s=3)
+        meter = LoadMeter(tmp_path)
+        (tmp_path / "proc/self/task/2/schedstat").unlink()
+        write_clocks(tmp_path, {"1": 0}, used=[11], ran_s=4)
+        clock[0] += 2
+        assert meter.measure() == (0.0, 0.0, 2.0)
 
     @pytest.mark.parametrize(("others_s", "free"), [(0.0, 2), (0.1, 2), (0.2, 1), (0.5, 1)])
     def test_free_cores_are_those_that_others_leave(
@@ -130,6 +138,10 @@ class TestMeter:
         assert not LoadMeter(tmp_path).is_possible
         write_clocks(tmp_path, {"1": 0})
         assert LoadMeter(tmp_path).is_possible
+        for line in ("", "7 (x) S 1", "7 (x) S 1 1 1 1 1 1 1 1 1 1 a b 1"):
+            (tmp_path / "proc/self/stat").write_text(line)
+            assert not LoadMeter(tmp_path).is_possible
+        write_clocks(tmp_path, {"1": 0})
         for line in ("", "cpu 1 2 3", "cpu0 1 2 3", "cpu0 a b c d e f g h"):
             (tmp_path / "proc/stat").write_text(line)
             assert not LoadMeter(tmp_path).is_possible
@@ -330,13 +342,12 @@ def groups(states: list[bool]) -> Iterator[int]:
             yield len(list(same))
 
 
-def write_clocks(root: Path, waited_ns: dict[str, float], used: Iterable[float] = (0,), ran_ns: float = 0) -> None:
-    """Lay out for how long each thread has run and waited, and in seconds for how long each core was used."""
+def write_clocks(root: Path, waited_ns: dict[str, float], used: Iterable[float] = (0,), ran_s: float = 0) -> None:
+    """Lay out for how long each thread has waited, each core was used, and the process has used them."""
     lines = [f"cpu{number} 0 0 {round(100 * seconds)} 0 0 0 0 0 0 0" for number, seconds in enumerate(used)]
     texts = {"stat": "\n".join(["cpu 0 0 0 0 0 0 0 0", *lines, "ctxt 1"])}
-    texts |= {
-        f"self/task/{thread}/schedstat": f"{int(ran_ns)} {int(waited)} 4\n" for thread, waited in waited_ns.items()
-    }
+    texts["self/stat"] = " ".join(["7 (a (b) c) S", *"1" * 10, str(round(ran_s * 100)), *"0" * 37])
+    texts |= {f"self/task/{thread}/schedstat": f"0 {int(waited)} 4\n" for thread, waited in waited_ns.items()}
     for name, text in texts.items():
         path = root / "proc" / name
         path.parent.mkdir(parents=True, exist_ok=True)

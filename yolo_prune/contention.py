@@ -10,7 +10,8 @@ threads is enough for that: the results, and the number of threads that compute 
 the pool while the threads of this process have to wait for cores that other processes use, and removes it when they do
 not.
 
-Source: do_spin in GCC's libgomp/config/linux/wait.h, gomp_team_start in team.c; sched-stats.rst of Linux; proc_stat(5).
+Source: do_spin in GCC's libgomp/config/linux/wait.h, gomp_team_start in team.c; sched-stats.rst of Linux; proc_stat(5),
+proc_pid_stat(5).
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ RIVALS = ("libiomp", "libomp")
 """Names of other OpenMP libraries that PyTorch may use instead of libgomp."""
 MOST_THREADS = 128
 """The most threads in the second pool: libgomp ends the process if the system gives it too few."""
+TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+"""The unit of time in /proc."""
+MOST_BYTES = 1 << 16
+"""How much of a file is read at a time."""
 PATIENCE_S = 1.0
 """How many seconds the end of a command waits for the watching thread."""
 
@@ -101,8 +106,8 @@ class LoadMeter:
         seconds = now.time_s - before.time_s
         if seconds <= 0:
             return Load(0.0, 0.0, 0.0)
-        used_s = _add_up(before.used_s, now.used_s) - _add_up(before.ran_s, now.ran_s)
-        return Load(_add_up(before.waited_s, now.waited_s) / seconds, max(0.0, used_s) / seconds, seconds)
+        others_s = _add_up(before.used_s, now.used_s) - (now.own_s - before.own_s)
+        return Load(_add_up(before.waited_s, now.waited_s) / seconds, max(0.0, others_s) / seconds, seconds)
 
     @property
     def is_possible(self) -> bool:
@@ -110,15 +115,16 @@ class LoadMeter:
         return bool(self._last.waited_s and self._last.used_s)
 
     def _read(self) -> _Clocks:
-        ran_s, waited_s = {}, {}
-        folder = self._root / "proc/self/task"
+        waited_s = {}
+        folder = f"{self._root}/proc/self/task"
         for thread in _list_names(folder):
             try:
-                ran_ns, waited_ns = map(int, (folder / thread / "schedstat").read_text().split()[:2])
-            except (OSError, ValueError):  # the thread has just ended, or the kernel does not count
+                waited_ns = int(_read(f"{folder}/{thread}/schedstat").split()[1])
+            except (OSError, ValueError, IndexError):  # the thread has just ended, or the kernel does not count
                 continue
-            ran_s[thread], waited_s[thread] = ran_ns / 1e9, waited_ns / 1e9
-        return _Clocks(time.monotonic(), ran_s, waited_s, _read_used(self._root))
+            waited_s[thread] = waited_ns / 1e9
+        own_s = _read_own(self._root)
+        return _Clocks(time.monotonic(), own_s or 0.0, waited_s, {} if own_s is None else _read_used(self._root))
 
 
 def count_free_cores(root: Path = ROOT) -> int:
@@ -133,23 +139,33 @@ def count_free_cores(root: Path = ROOT) -> int:
 
 class _Clocks(NamedTuple):
     time_s: float
-    ran_s: dict[str, float]
+    own_s: float
+    """For how long the threads of this process ran, those that have ended included."""
     waited_s: dict[str, float]
     """For each thread of this process, by its id."""
     used_s: dict[str, float]
     """For each core that this process may use, by all processes."""
 
 
+def _read_own(root: Path) -> float | None:
+    """Return for how many seconds this process has used cores; None if that is not reported."""
+    try:
+        user, system = map(int, _read(f"{root}/proc/self/stat").rpartition(b")")[2].split()[11:13])
+    except (OSError, ValueError):
+        return None
+    return (user + system) / TICKS_PER_S
+
+
 def _read_used(root: Path) -> dict[str, float]:
     """Return for how many seconds each core of this process was busy, by its name; empty if that is not reported."""
-    names = {f"cpu{number}" for number in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
+    names = {b"cpu%d" % number for number in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
     used_s = {}
     try:
-        for line in (root / "proc/stat").read_text().splitlines():
-            name, *ticks = line.split()
+        for line in _read(f"{root}/proc/stat").splitlines():
+            name, *ticks = line.split() or [b""]
             if name in names:
                 user, nice, system, _idle, _waits_for_disk, irq, softirq, stolen = map(int, ticks[:8])
-                used_s[name] = (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
+                used_s[name.decode()] = (user + nice + system + irq + softirq + stolen) / TICKS_PER_S
     except (OSError, ValueError):
         return {}
     return used_s
@@ -284,8 +300,21 @@ def _get_function(library: Path, name: str) -> Any:
         raise OSError(str(error)) from error
 
 
-def _list_names(folder: Path) -> list[str]:
+def _list_names(folder: str) -> list[str]:
     try:
-        return [path.name for path in folder.iterdir()]
+        return os.listdir(folder)
     except OSError:
         return []
+
+
+def _read(path: str) -> bytes:
+    """Return the content of a file in /proc, with few system calls: the GIL changes hands at each.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return b"".join(iter(lambda: os.read(file, MOST_BYTES), b""))
+    finally:
+        os.close(file)

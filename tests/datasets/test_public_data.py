@@ -274,6 +274,17 @@ def test_links_that_lead_round_count_once_and_pipes_not_at_all(tmp_path: Path) -
     assert [path.name for path in find_images(tmp_path)] == ["1.jpg"]
 
 
+def test_a_jpeg_without_its_end_mark_is_read_and_one_cut_off_is_not(tmp_path: Path) -> None:
+    path = draw(tmp_path / "a.jpg")
+    data, whole = path.read_bytes(), read_image(path)
+    path.write_bytes(data[:-2])
+    np.testing.assert_array_equal(read_image(path), whole)
+    assert read_header(path).width_px == 96
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DatasetError, match="is not a readable image"):
+        read_image(path)
+
+
 def test_detect_goes_on_past_a_bad_image_in_a_folder(cli: Cli, trained: Path) -> None:
     for number in range(2):
         draw(Path(f"photos/{number}.jpg"), number)

@@ -66,6 +66,7 @@ def test_products_of_matrices_give_what_the_convolutions_give(monkeypatch: pytes
         assert ((matrix.reshape(-1, 4) != 0).sum(1) <= 2).all()
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_gpu_gives_what_the_convolutions_give() -> None:
     model, images = make_pruned(), draw_images().cuda()

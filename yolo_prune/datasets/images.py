@@ -27,21 +27,29 @@ STRIDE_PX = 32
 GREY = 114
 """The grey value of the padding of letterboxed images."""
 ORIENTATION_TAG = 0x0112
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+JPEG_BLOCK_PX = 8
 RIGHT_IMAGE = "put a whole JPEG, PNG, WebP, BMP or TIFF there"
 
 
 def read_image(path: Path) -> ImageArray:
     """Read an image as RGB uint8 (H, W, 3), rotated as its EXIF data say; grey becomes RGB, alpha is dropped.
 
+    A JPEG that lacks nothing but its end mark is read.
+
     Raises:
         DatasetError: the file is missing, cannot be read or is not an image.
     """
+    image = None
     try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        data = np.fromfile(path, np.uint8)
+        image = _decode(data)
+        if image is None and lacks_end(data):
+            image = _decode_without_end(data)
     except FileNotFoundError as error:
         raise DatasetError("there is no such image", where=path, right="name an image that exists") from error
-    except (OSError, cv2.error):
-        image = None
+    except OSError:
+        pass
     if image is None:
         header = read_header(path)
         if header.width_px * header.height_px > MOST_PIXELS:
@@ -49,6 +57,30 @@ def read_image(path: Path) -> ImageArray:
             raise DatasetError(what, where=path, right="make it smaller")
         raise DatasetError("is not a readable image", where=path, right=RIGHT_IMAGE)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def lacks_end(data: NDArray[np.uint8]) -> bool:
+    """Return whether a file (N,) begins as a JPEG does, and does not end as one."""
+    return data[:2].tobytes() == JPEG_START and data[-2:].tobytes() != JPEG_END
+
+
+def _decode(data: NDArray[np.uint8]) -> ImageArray | None:
+    """Return what OpenCV decodes as BGR uint8 (H, W, 3); None if that fails."""
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+    return None if image is None else np.asarray(image, np.uint8)
+
+
+def _decode_without_end(data: NDArray[np.uint8]) -> ImageArray | None:
+    """Return a JPEG decoded with an end mark added; None if more than that is missing.
+
+    A decoder fills what is missing with one colour, from some block to the end.
+    """
+    image = _decode(np.concatenate((data, np.frombuffer(JPEG_END, np.uint8))))
+    is_filled = image is not None and not np.ptp(image[-JPEG_BLOCK_PX:], axis=(0, 1)).any()
+    return None if is_filled else image
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from yolo_prune.datasets.check.issues import Issue, make_issue
 from yolo_prune.datasets.check.perceptual_hash import Look, measure_look
-from yolo_prune.datasets.images import read_header, read_image
+from yolo_prune.datasets.images import lacks_end, read_header, read_image
 from yolo_prune.datasets.labels import LabelLines, scan_labels
 from yolo_prune.datasets.spec import DataSpec, Sample
 from yolo_prune.errors import DatasetError
@@ -99,7 +99,7 @@ def read_images(
 def read_content(path: Path) -> Content | Issue:
     """Decode an image and return its properties, or an issue if that fails."""
     is_whole = _try_pillow(path)
-    if is_whole is False:
+    if is_whole is False and not _can_be_read(path):
         right = "restore the file, or leave the image out"
         return Issue("cut_image", str(path), "is cut off or damaged", right)
     try:
@@ -110,6 +110,15 @@ def read_content(path: Path) -> Content | Issue:
     height, width = image.shape[:2]
     digest = hashlib.sha256(f"{width} {height} ".encode() + image.tobytes()).digest()
     return Content(width, height, orientation, digest, measure_look(image))
+
+
+def _can_be_read(path: Path) -> bool:
+    """Return whether an image that Pillow finds incomplete lacks nothing but its end mark."""
+    try:
+        read_image(path)
+    except DatasetError:
+        return False
+    return lacks_end(np.fromfile(path, np.uint8))
 
 
 def read_labels(sample: Sample, classes: int) -> Labels:
