@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 import torch
 
+from yolo_prune.benchmarking.latency import draw_inputs
 from yolo_prune.commands.bench import bench
 from yolo_prune.commands.config import FINETUNE
 from yolo_prune.commands.detect import detect
@@ -125,7 +126,7 @@ def make_sparse_unit(source: Path) -> Unit:
         if index and index not in checkpoint.network.head_convs:
             sizes = module.conv.weight.abs()
             module.conv.weight[sizes <= sizes.flatten().kthvalue(round(SPARSITY * sizes.numel())).values] = 0
-    engine, image = SparseDetector(model), torch.rand(1, 3, checkpoint.img_size, checkpoint.img_size)
+    engine, image = SparseDetector(model), draw_inputs(checkpoint.network)
 
     def run() -> int:
         for _ in range(RUNS):

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     arguments = parser.parse_args()
     source, spec = load_checkpoint(arguments.checkpoint), load_spec(arguments.data)
-    whole, cost = score(source, spec), measure_cost(source.network, source.img_size)
+    whole, cost = score(source, spec), measure_cost(source.network)
     cells: list[dict[str, Any]] = []
     for share in map(float, arguments.macs.split(",")):
         for name in [*list_methods(source.network), TORCH_PRUNING]:
@@ -89,7 +89,7 @@ def fill_cell(
     finetuned = start_training(training, folder / "finetune", "finetune")
     (folder / "finetune" / "last.pt").unlink()
     before, after = load_checkpoint(pruned), load_checkpoint(finetuned)
-    cost, full = measure_cost(before.network, source.img_size), measure_cost(source.network, source.img_size)
+    cost, full = measure_cost(before.network), measure_cost(source.network)
     return {
         **facts,
         "params": cost.params / full.params,
@@ -110,14 +110,14 @@ def prune_by_peer(
     """Write what Torch-Pruning makes of the checkpoint at the smallest ratio that meets the share of MACs."""
     images = pick_samples(spec, "train", PruneConfig().recalibrate, source.img_size)
     examples = iterate_examples(images, CPU) if criterion in ON_IMAGES else ()
-    pruned, ratio = prune_to_macs(source.make_model().eval(), source.img_size, share, criterion, examples)
+    pruned, ratio = prune_to_macs(source.make_model().eval(), share, criterion, examples)
     recalibrate_(pruned, iterate_images(images, CPU), CPU)
     return save_peer(folder, pruned, path, source, {"criterion": criterion, "pruning_ratio": ratio})
 
 
 def score(checkpoint: Checkpoint, spec: DataSpec) -> Evaluation:
     """Score a checkpoint on the validation split."""
-    return evaluate(checkpoint, spec.samples("val"), spec.names, img_size=None, device=CPU)
+    return evaluate(checkpoint, spec.samples("val"), spec.names, device=CPU)
 
 
 def format_table(cells: list[dict[str, Any]], whole: Evaluation, cost: Cost, source: Checkpoint, epochs: int) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from yolo_prune.commands.config import PruneConfig
-from yolo_prune.darknet.layers import Network, Upsample
+from yolo_prune.darknet.layers import Upsample
+from yolo_prune.darknet.network import Network
 from yolo_prune.model.checkpoint import Checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.config import CRITERIA
@@ -29,5 +30,5 @@ def list_methods(network: Network) -> dict[str, PruneConfig]:
 def save_peer(folder: Path, model: Detector, path: Path, source: Checkpoint, recipe: dict[str, Any]) -> Path:
     """Write a network as one that was cut from the checkpoint at `path`, which `finetune` takes as its teacher."""
     provenance = make_provenance("prune", recipe, path, data=source.provenance.get("data"))
-    checkpoint = Checkpoint(model.network, model.state_dict(), source.names, source.img_size, provenance)
+    checkpoint = Checkpoint(model.network, model.state_dict(), source.names, provenance)
     return save_checkpoint(folder / "pruned.pt", checkpoint)

@@ -35,8 +35,8 @@ def main() -> None:
     arguments = parser.parse_args()
     base, ours = load_checkpoint(arguments.base), load_checkpoint(arguments.ours)
     spec = load_data_of(None, base.provenance)
-    full = measure_cost(base.network, base.img_size)
-    share = measure_cost(ours.network, base.img_size).macs / full.macs
+    full = measure_cost(base.network)
+    share = measure_cost(ours.network).macs / full.macs
     for name, criterion in {"group-norm": "l2", "taylor": "taylor"}.items():
         prune_by_peer(arguments.base, base, spec, share, arguments.out / name, criterion)
     config = replace(list_methods(base.network)[PUBLISHED], target_macs=share, data=spec.source, device="cpu")
@@ -46,7 +46,7 @@ def main() -> None:
     save_peer(arguments.out / "random", Detector(ours.network), arguments.base, base, recipe)
     for name in ("group-norm", "taylor", "published", "random"):
         path = arguments.out / name / "pruned.pt"
-        cost = measure_cost(load_checkpoint(path).network, base.img_size)
+        cost = measure_cost(load_checkpoint(path).network)
         print(f"{path}: params {cost.params / full.params - 1:+.1%}, MACs {cost.macs / full.macs - 1:+.1%}")
 
 

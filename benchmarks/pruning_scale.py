@@ -78,7 +78,7 @@ def measure(width: float, repeats: int) -> dict[str, Any]:
 
     times["graph"], _ = clock(make_graph, repeats)
     times["score"], importance = clock(lambda: score_channels(model, graph, ScoreConfig("l2")), repeats)
-    budgets = make_cost_budgets(config, network, graph, measure_cost(network, IMG_SIZE), IMG_SIZE)
+    budgets = make_cost_budgets(config, network, graph, measure_cost(network, IMG_SIZE))
     times["plan"], plan = clock(lambda: make_plan(graph, importance, config, budgets), repeats)
     times["rebuild"], _ = clock(lambda: rebuild(model, plan, carry_constants(model, plan)), repeats)
     return {

@@ -39,7 +39,8 @@ from torch.nn import functional
 from yolo_prune.benchmarking.latency import describe_environment
 from yolo_prune.darknet.anchors import resize
 from yolo_prune.darknet.cfg import load_cfg
-from yolo_prune.darknet.layers import Conv, Network
+from yolo_prune.darknet.layers import Conv
+from yolo_prune.darknet.network import Network
 from yolo_prune.engines.sparse.build import load_kernel
 from yolo_prune.engines.sparse.engine import SparseDetector
 from yolo_prune.engines.sparse.packing import can_pack, pack_weights

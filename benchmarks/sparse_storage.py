@@ -53,7 +53,7 @@ def main() -> None:
 def measure(model: Detector) -> dict[str, float]:
     """Return bytes and seconds of each way."""
     state = model.state_dict()
-    checkpoint = Checkpoint(model.network, state, ("hand",), model.network.width)
+    checkpoint = Checkpoint(model.network, state, ("hand",))
     with TemporaryDirectory() as folder:
         dense, packed = Path(folder) / "dense.pt", Path(folder) / "packed.pt"
         figures = {

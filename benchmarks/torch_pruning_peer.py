@@ -12,7 +12,8 @@ import torch_pruning as tp
 from torch import Tensor
 
 from yolo_prune.darknet.cost import measure_cost
-from yolo_prune.darknet.layers import Conv, Layer, change_layers
+from yolo_prune.darknet.layers import Conv, Layer
+from yolo_prune.darknet.network import change_layers
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.loss import DetectionLoss
 from yolo_prune.pruning.scores.importance import Example
@@ -29,15 +30,15 @@ RATIO_STEPS = 12
 
 
 def prune_to_macs(
-    model: Detector, img_size: int, share: float, criterion: str = "l2", examples: Iterable[Example] = ()
+    model: Detector, share: float, criterion: str = "l2", examples: Iterable[Example] = ()
 ) -> tuple[Detector, float]:
     """Return what Torch-Pruning leaves at the smallest ratio that meets a share of the MACs, and that ratio."""
-    gradients, full = measure_gradients(model, examples), measure_cost(model.network, img_size)
+    gradients, full = measure_gradients(model, examples), measure_cost(model.network)
     low, high = 0.0, 1.0
     for _ in range(RATIO_STEPS):
         middle = (low + high) / 2
         slim = prune_with_torch_pruning(model, middle, criterion, gradients).network
-        fits = measure_cost(slim, img_size).macs <= share * full.macs
+        fits = measure_cost(slim).macs <= share * full.macs
         low, high = (low, middle) if fits else (middle, high)
     return prune_with_torch_pruning(model, high, criterion, gradients), high
 

@@ -41,7 +41,7 @@ from yolo_prune.console import report
 from yolo_prune.darknet.anchors import resize
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.cost import measure_cost
-from yolo_prune.darknet.layers import Network
+from yolo_prune.darknet.network import Network
 from yolo_prune.engines.make import make_engine
 from yolo_prune.errors import EngineError, PlanError
 from yolo_prune.files import save_json
@@ -199,7 +199,7 @@ def make_equal_networks(network: Network, cut: Cut, seed: int, multiples: Sequen
         importance[group.ids] /= len(group.ids) ** cut.power
 
     def prune(config: PlanConfig) -> Network:
-        budgets = make_cost_budgets(config, network, graph, cost, network.width)
+        budgets = make_cost_budgets(config, network, graph, cost)
         return prune_network(network, make_plan(graph, importance, config, budgets), graph)
 
     least = max(measure_least(network, graph, multiple) for multiple in multiples)

@@ -27,12 +27,12 @@ from yolo_prune.darknet.layers import (
     Gate,
     Layer,
     MaxPool,
-    Network,
     Route,
     Shortcut,
     Upsample,
     Yolo,
 )
+from yolo_prune.darknet.network import Network
 from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import BN_EPS, ConvLayer, Detector
 from yolo_prune.model.fold import fold_batchnorm

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from yolo_prune.commands.measure_config import BenchConfig, EvaluateConfig
     from yolo_prune.commands.pruning.iterate_config import IterateConfig
     from yolo_prune.darknet.cfg import load_cfg
-    from yolo_prune.darknet.layers import Network
+    from yolo_prune.darknet.network import Network
     from yolo_prune.errors import YoloPruneError
     from yolo_prune.evaluation.config import DetectConfig
     from yolo_prune.evaluation.detections import Detections
@@ -59,7 +59,7 @@ _HOMES = {
     "yolo_prune.commands.measure_config": ("BenchConfig", "EvaluateConfig"),
     "yolo_prune.commands.pruning.iterate_config": ("IterateConfig",),
     "yolo_prune.darknet.cfg": ("load_cfg",),
-    "yolo_prune.darknet.layers": ("Network",),
+    "yolo_prune.darknet.network": ("Network",),
     "yolo_prune.errors": ("YoloPruneError",),
     "yolo_prune.evaluation.config": ("DetectConfig",),
     "yolo_prune.evaluation.detections": ("Detections",),

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from yolo_prune.darknet.layers import Network
+from yolo_prune.darknet.network import Network
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.predictor import Predictor
+from yolo_prune.image_size import AnySize
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.device import make_device
 from yolo_prune.overlay import overlay_call
@@ -36,14 +37,14 @@ if TYPE_CHECKING:
 class LoadedDetector(Predictor):
     """A predictor from a checkpoint, which it remembers."""
 
-    def __init__(self, path: Path, config: DetectConfig, device: str, img_size: int | None) -> None:
-        checkpoint = load_checkpoint(path)
+    def __init__(self, path: Path, config: DetectConfig, device: str, img_size: AnySize | str | None) -> None:
+        checkpoint = load_checkpoint(path).with_img_size(img_size)
         self.path = path
         """The checkpoint's file."""
         self.provenance = checkpoint.provenance
         """How it was made, and what it scored then."""
-        model, side = checkpoint.make_model().to(memory_format=torch.channels_last), img_size or checkpoint.img_size
-        super().__init__(model, side, checkpoint.names, config, make_device(device))
+        model = checkpoint.make_model().to(memory_format=torch.channels_last)
+        super().__init__(model, checkpoint.names, config, make_device(device))
 
     @property
     def network(self) -> Network:
@@ -61,7 +62,7 @@ def load(
     confidence: float = 0.25,
     nms_iou: float = 0.5,
     device: str = "auto",
-    img_size: int | None = None,
+    img_size: AnySize | str | None = None,
 ) -> LoadedDetector:
     """Load a checkpoint as a function from images to detections.
 
@@ -70,7 +71,7 @@ def load(
         confidence: least score of a detection.
         nms_iou: of two boxes of one class that overlap by more, the lower-scored is dropped.
         device: auto, cpu, cuda or cuda:N.
-        img_size: side of the square input in pixels; the checkpoint's own by default.
+        img_size: size of the input: the side of a square in pixels, or "640x384"; the checkpoint's own by default.
 
     Raises:
         CheckpointError: it is no checkpoint.

@@ -28,6 +28,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from typing_extensions import dataclass_transform
 
 from yolo_prune.errors import ConfigError
+from yolo_prune.image_size import STRIDE_PX, ImageSize
 
 C = TypeVar("C")
 
@@ -97,7 +98,8 @@ class Entry:
             return ""
         if value is True:
             return "yes"
-        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        is_list = isinstance(value, tuple) and not isinstance(value, ImageSize)
+        return ",".join(map(str, value)) if is_list else str(value)
 
     def describe(self, value: Any, has_choices: bool) -> str:
         """Return the help text, with unit, choices if wanted, range, and `value` as the default."""
@@ -260,6 +262,8 @@ def format_config(config: Any) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if is_dataclass(value):
             return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+        if isinstance(value, ImageSize):
+            return value.plain
         if isinstance(value, tuple):
             return [plain(item) for item in value]
         return str(value) if isinstance(value, Path) else value
@@ -284,6 +288,7 @@ def _describe(kind: Any, setting: Setting) -> str:
     if get_origin(kind) is tuple:
         return f"a list of {_PLURALS[get_args(kind)[0]]}"
     noun = {int: "a whole number", float: "a number", bool: "true or false", str: "text, in quotes", Path: "a path"}
+    noun[ImageSize] = f"a multiple of {STRIDE_PX}, or WIDTHxHEIGHT"
     return f"{noun.get(kind, 'key: value lines')} {describe_bounds(setting)}".rstrip()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+_told: set[str] = set()
+
 
 def is_first_process() -> bool:
     """Return whether this process writes to stdout: of those that torchrun started, the first one does."""
@@ -17,6 +19,13 @@ def report(line: str) -> None:
 
     tqdm.write(line, file=sys.stderr)
     sys.stderr.flush()
+
+
+def report_once(kind: str, line: str) -> None:
+    """Write a line to stderr, unless this process has written one of its kind."""
+    if kind not in _told:
+        _told.add(kind)
+        report(line)
 
 
 def report_progress(title: str) -> _Progress:

@@ -302,7 +302,7 @@ def _get_function(library: Path, name: str) -> Any:
 
 def _list_names(folder: str) -> list[str]:
     try:
-        return os.listdir(folder)
+        return os.listdir(folder)  # noqa: PTH208  # in one system call
     except OSError:
         return []
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from yolo_prune.config import LARGEST_SEED, RUN, Setting
 from yolo_prune.errors import ConfigError
+from yolo_prune.image_size import STRIDE_PX, AnySize, ImageSize, parse_size
 
 PathSetting = Annotated[Path, Field(strict=False), AfterValidator(Path.expanduser)]
 """A path, `~` for the home folder."""
@@ -36,17 +37,19 @@ MAX_MINUTES = Setting(
 MaxMinutes = Annotated[float | None, MAX_MINUTES]
 
 
-def check_img_size(img_size: int) -> int:
-    """Return `img_size`, a side in pixels, if it is a multiple of 32, the stride of the coarsest head.
-
-    Raises:
-        ConfigError: it is not; names the nearest valid size.
-    """
-    if img_size < 32 or img_size % 32:
-        right = f"use {max(32, round(img_size / 32) * 32)}"
-        raise ConfigError(f"{img_size} is no multiple of 32", where="img_size", right=right)
-    return img_size
-
-
-ImgSize = Annotated[int, AfterValidator(check_img_size)]
-"""The side of a network's square input, in pixels."""
+_SIZE_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": STRIDE_PX, "multipleOf": STRIDE_PX},
+        {"type": "string", "pattern": "^[0-9]+x[0-9]+$"},
+    ]
+}
+if TYPE_CHECKING:
+    ImgSize: TypeAlias = AnySize  # what may be given; what is kept is always an ImageSize
+else:
+    ImgSize = Annotated[
+        ImageSize,
+        PlainValidator(parse_size),
+        PlainSerializer(lambda size: size.plain),
+        WithJsonSchema(_SIZE_SCHEMA),
+    ]
+"""The size of a network's input: the side of a square in pixels, or WIDTHxHEIGHT."""

@@ -125,7 +125,7 @@ def score(job: Job, checkpoints: dict[str, Path], data: Path) -> None:
     rows = []
     for number, (name, path) in enumerate(checkpoints.items()):
         checkpoint = load_checkpoint(path)
-        cost = measure_cost(checkpoint.network, checkpoint.img_size)
+        cost = measure_cost(checkpoint.network)
         rows.append({
             "name": name, "params": cost.params, "macs": cost.macs, "size_bytes": cost.size_bytes,
             "scores": {part: read(found, number) for part, found in parts.items()},

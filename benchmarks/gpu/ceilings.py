@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from yolo_prune.darknet.cost import BYTES_PER_WEIGHT, measure_cost
-from yolo_prune.darknet.layers import Network
+from yolo_prune.darknet.network import Network
 from yolo_prune.engines.precision import DTYPES, computing_in
 
 MATRIX, TINY_MATRIX = 8192, 512

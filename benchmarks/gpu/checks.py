@@ -243,7 +243,7 @@ def check_sensitivity(bench: Bench) -> str:
 
 def check_stopwatch(bench: Bench) -> str:
     """The watch of latency budgets: a network against itself takes the same time, and a positive one."""
-    watch = Stopwatch(bench.place(bench.model), SIDE, bench.device)
+    watch = Stopwatch(bench.place(bench.model), bench.device)
     before, after = watch.measure(bench.place(bench.model))
     assert before > 0, before
     assert after > 0, after

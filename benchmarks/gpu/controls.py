@@ -33,7 +33,7 @@ def run(job: Job) -> None:
     if not study or not base_path.is_file() or not pruned:
         sys.exit("the stage case-study has left no pruned network here; run it first, with the same --out")
     base, ours = load_checkpoint(base_path), load_checkpoint(pruned[0])
-    share = measure_cost(ours.network, base.img_size).macs / measure_cost(base.network, base.img_size).macs
+    share = measure_cost(ours.network).macs / measure_cost(base.network).macs
     data = job.find_data()
     method = replace(list_methods(base.network)[PUBLISHED], target_macs=share, data=data, device=job.device)
     prune(base_path, method, Path("controls/published"))

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cost import measure_cost
-from yolo_prune.darknet.layers import Conv, Layer, Network, change_layers
+from yolo_prune.darknet.layers import Conv, Layer
+from yolo_prune.darknet.network import Network, change_layers
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import PlanConfig, ScoreConfig, WeightConfig
@@ -58,17 +59,19 @@ def make_models(width: float, img_size: int, is_tiny: bool) -> dict[str, Detecto
     models = {"original": original}
     if not is_tiny:
         models["published"] = make_detector(make_published_network())
-    models["ours"] = prune_to(original, img_size, *((TINY_LEFT,) * 2 if is_tiny else (PARAMS_LEFT, MACS_LEFT)))
+    models["ours"] = prune_to(original, *((TINY_LEFT,) * 2 if is_tiny else (PARAMS_LEFT, MACS_LEFT)))
     models["original 2:4"] = zero_weights(original, make_weight_plan(original, WeightConfig("l1", pattern="2:4")))
     return models
 
 
-def prune_to(model: Detector, img_size: int, params: float, macs: float) -> Detector:
+def prune_to(model: Detector, params: float, macs: float) -> Detector:
     """Return the network without its channels of least L2 norm, at most so large a share of parameters and MACs left."""
     graph = make_channel_graph(model.network)
-    config = PlanConfig(ratio=0.0, target_params=params, target_macs=macs, round_to=8 if img_size > 64 else 1)
+    config = PlanConfig(
+        ratio=0.0, target_params=params, target_macs=macs, round_to=8 if model.network.width > 64 else 1
+    )
     scores = score_channels(model, graph, ScoreConfig(criterion="l2", normalize="mean"))
-    budgets = make_cost_budgets(config, model.network, graph, measure_cost(model.network, img_size), img_size)
+    budgets = make_cost_budgets(config, model.network, graph, measure_cost(model.network))
     return rebuild(model, make_plan(graph, scores, config, budgets)).eval()
 
 

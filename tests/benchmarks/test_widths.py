@@ -19,7 +19,7 @@ from yolo_prune.darknet.anchors import resize
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import load_cfg, save_cfg
 from yolo_prune.darknet.cost import measure_cost
-from yolo_prune.darknet.layers import Network
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import EngineError
 from yolo_prune.model.detector import ConvLayer
 from yolo_prune.pruning.channels import make_channel_graph

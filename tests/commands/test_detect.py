@@ -82,7 +82,7 @@ def test_the_threshold_and_the_size_are_those_asked_for(trained: Path, image: Pa
     assert [round(found["score"], 3) for found in result.detections] == [0.9, 0.5, 0.2]
     assert FakeEngine.sizes == [96]
     detect(trained, [image], replace(CONFIG, out=tmp_path / "out"))
-    assert FakeEngine.sizes == [load_checkpoint(trained).img_size]
+    assert FakeEngine.sizes == [load_checkpoint(trained).img_size.width]
 
 
 @pytest.mark.usefixtures("fake")

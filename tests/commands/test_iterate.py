@@ -20,7 +20,7 @@ from yolo_prune.commands.iterate import IterateResult, resume_iterate, start_ite
 from yolo_prune.commands.pruning.iterate_config import IterateConfig
 from yolo_prune.commands.pruning.iterate_step import cut
 from yolo_prune.darknet.cfg import parse_cfg
-from yolo_prune.darknet.layers import Network
+from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError, Interrupted, PlanError

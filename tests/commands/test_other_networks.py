@@ -51,6 +51,9 @@ CFGS = {
     "squeeze": STEM + conv(16, 3, "swish", stride=2) + "[avgpool]\n" + conv(4, 1, "swish") + conv(16, 1, "logistic")
     + "[scale_channels]\nfrom=-4\n" + conv(16, 1, "linear") + head(),
     "grey": STEM + conv(16, 3, stride=2) + head(),
+    # MobileNet-YOLO: depthwise sections; YOLOv2: a finer map beside a coarser one
+    "passthrough": STEM + "[depthwise_convolutional]\nbatch_normalize=1\nsize=3\nstride=1\npad=1\nactivation=relu\n" + conv(8)
+    + conv(16, 3, stride=2) + "[route]\nlayers=-2\n[reorg3d]\nstride=2\n[route]\nlayers=-1,-3\n" + conv(16, 3) + head(),
 }  # fmt: skip
 
 

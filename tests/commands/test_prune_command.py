@@ -97,7 +97,7 @@ def two_blocks(workplace: Path, hands: Path) -> Callable[[float, float], Path]:
                 module.bn.weight.mul_(factor)
                 module.bn.bias.mul_(factor)
         provenance = {"stage": "train", "data": {"path": str(hands)}}
-        return save_checkpoint(Path("blocks.pt"), Checkpoint(network, model.state_dict(), ("hand",), SIDE, provenance))
+        return save_checkpoint(Path("blocks.pt"), Checkpoint(network, model.state_dict(), ("hand",), provenance))
 
     return write
 
@@ -629,7 +629,7 @@ def test_a_high_ratio_is_reported_before_any_work(cli: Cli, trained: Path) -> No
 def test_a_high_ratio_that_a_target_needs_is_reported(cli: Cli, workplace: Path) -> None:
     network = make_small_network(Conv(40, 3, 1, 1), Conv(40, 3, 1, 1), Conv(40, 1))
     model = Detector(network)
-    path = save_checkpoint(Path("wide.pt"), Checkpoint(network, model.state_dict(), ("hand",), 64))
+    path = save_checkpoint(Path("wide.pt"), Checkpoint(network, model.state_dict(), ("hand",)))
     words = ("--target-macs", 0.02, "--round-to", 1, "--recalibrate", 0)
     outcome = cli("prune", "--one-shot", "--criterion", "l2", "--fold", "leaky", path, *words)
     assert outcome.code == 0, outcome.err

@@ -355,7 +355,7 @@ def test_layout_in_memory_changes_no_score(hands: Path, tmp_path: Path) -> None:
     network = make_small_network(Conv(16, 3, 2, 1), Conv(32, 3, 2, 1), Conv(16, 3, padding=1))
     state = randomise_(Detector(network), double=False).state_dict()
     provenance = {"data": {"path": str(hands)}}
-    checkpoint = save_checkpoint(tmp_path / "a.pt", Checkpoint(network, state, ("hand",), SIDE, provenance))
+    checkpoint = save_checkpoint(tmp_path / "a.pt", Checkpoint(network, state, ("hand",), provenance))
     start_sensitivity(checkpoint, SensitivityConfig(metric="loss"), tmp_path / "whole")
     stop_early(checkpoint, tmp_path / "stopped", metric="loss")
     resume_sensitivity(tmp_path / "stopped")

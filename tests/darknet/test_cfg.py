@@ -11,7 +11,8 @@ from tiny import TINY_CFG, UNUSED_CFG
 from yolo_prune.darknet.anchors import resize
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.cfg import format_cfg, load_cfg, parse_cfg, save_cfg
-from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample, Yolo
+from yolo_prune.darknet.layers import Conv, MaxPool, Route, Shortcut, Upsample, Yolo
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import CfgError
 
 HEAD = """[convolutional]

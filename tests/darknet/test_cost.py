@@ -11,7 +11,8 @@ from torch import nn
 
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cost import format_cost, measure_cost
-from yolo_prune.darknet.layers import Conv, MaxPool, Network
+from yolo_prune.darknet.layers import Conv, MaxPool
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import CfgError
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.weights import save_weights
@@ -23,7 +24,7 @@ def test_the_case_study_s_numbers() -> None:
     assert cost.macs == 32_644_937_728
     assert cost.flops == 2 * cost.macs
     assert cost.size_bytes == 246_305_368
-    assert format_cost(cost).endswith("61,523,734 params, 32.64 G MACs at 416x416, 246.3 MB")
+    assert format_cost(cost).endswith("61,523,734 params, 32.64 G MACs at 416 px, 246.3 MB")
 
 
 def test_a_network_counted_by_hand() -> None:

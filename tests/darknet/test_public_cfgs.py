@@ -11,18 +11,10 @@ from darknet_reference import ACTIVATE
 from networks import make_small_network, randomise_, run
 from torch import Tensor
 
-from yolo_prune.darknet.cfg import NEUTRAL, SAME_ACTIVATIONS, TRAINING_KEYS, format_cfg, load_cfg, parse_cfg
-from yolo_prune.darknet.layers import (
-    ACTIVATIONS,
-    AvgPool,
-    Conv,
-    Dropout,
-    Gate,
-    MaxPool,
-    Network,
-    Shortcut,
-    Yolo,
-)
+from yolo_prune.darknet.cfg import DEPTHWISE, NEUTRAL, SAME_ACTIVATIONS, TRAINING_KEYS, format_cfg, load_cfg, parse_cfg
+from yolo_prune.darknet.layers import ACTIVATIONS, AvgPool, Conv, Dropout, Gate, MaxPool, Reorg, Shortcut, Yolo
+from yolo_prune.darknet.network import Network
+from yolo_prune.errors import CfgError
 from yolo_prune.model.decode import decode_heads
 from yolo_prune.model.detector import Detector, activate, run_layer
 
@@ -129,6 +121,43 @@ def test_gates_are_written_as_they_were_read() -> None:
     gates = [layer for layer in network.layers if isinstance(layer, Gate)]
     assert [(gate.source, gate.factors) for gate in gates] == [(0, "channels"), (3, "pixels"), (5, "values")]
     assert parse_cfg(format_cfg(network)) == network
+
+
+def test_reorg_is_written_as_it_was_read() -> None:
+    network = read(CONV, "[reorg3d]\nstride=2\n", "[reorg]\nstride=2\nreverse=0\nflatten=0\n")
+    assert network.layers[1:3] == (Reorg(2), Reorg(2, is_mixed=True))
+    assert [tuple(shape) for shape in network.shapes[:3]] == [(4, 32, 32), (16, 16, 16), (64, 8, 8)]
+    assert parse_cfg(format_cfg(network)) == network
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (("[reorg]\nstride=2\n",), r"<cfg>:5: layer 0 \[reorg\] stride=2 does not divide 3x32x32"),
+        ((CONV, "[reorg3d]\nstride=3\n"), r"<cfg>:12: layer 1 \[reorg3d\] stride=3 does not divide 4x32x32"),
+        ((CONV, "[reorg3d]\nstride=2\nreverse=1\n"), r"<cfg>:14: \[reorg3d\] does not know the key reverse"),
+    ],
+)
+def test_a_reorg_that_does_not_fit_is_named(sections: tuple[str, ...], message: str) -> None:
+    with pytest.raises(CfgError, match=message):
+        read(*sections)
+
+
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_a_depthwise_section_has_a_filter_for_each_channel_it_reads(name: str) -> None:
+    section = f"[{name}]\nbatch_normalize=1\nsize=3\nstride=2\npad=1\nactivation=relu\n"
+    network = read(CONV, "[route]\nlayers=-1,-1\n", section)
+    assert network.layers[2] == Conv(8, 3, 2, 1, groups=8, activation="relu")
+    assert read(section).layers[0] == Conv(3, 3, 2, 1, groups=3, activation="relu")
+    assert parse_cfg(format_cfg(network)) == network
+    with pytest.raises(CfgError, match=r"<cfg>:12: layer 1 \[route\] reads layer 7, which is not before it"):
+        read(CONV, "[route]\nlayers=7\n", section)
+
+
+@pytest.mark.parametrize("name", ["se", "region", "local", "crnn", "sam3"])
+def test_other_sections_are_named(name: str) -> None:
+    with pytest.raises(CfgError, match=rf"<cfg>:12: unknown section \[{name}\]"):
+        read(CONV, f"[{name}]\n")
 
 
 def test_the_mean_is_over_all_pixels() -> None:

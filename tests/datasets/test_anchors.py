@@ -17,7 +17,8 @@ from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.anchors import get_anchors, replace_anchors
 from yolo_prune.darknet.architectures import YOLOV3_ANCHORS, make_network
 from yolo_prune.darknet.cfg import format_cfg, pair_anchors, parse_cfg
-from yolo_prune.darknet.layers import Anchors, Network
+from yolo_prune.darknet.layers import Anchors
+from yolo_prune.darknet.network import Network
 from yolo_prune.datasets import anchors as module
 from yolo_prune.datasets.anchors import (
     find_anchors,

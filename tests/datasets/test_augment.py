@@ -11,6 +11,7 @@ from yolo_prune.datasets.augment import ImageAndBoxes, affine, augment, flip, ji
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import GREY
 from yolo_prune.errors import ConfigError
+from yolo_prune.image_size import ImageSize
 
 STILL = AugmentConfig(mosaic=0, flip=0, hue=0, saturation=0, value=0, scale=0, translate=0, degrees=0)
 SEEDS = st.integers(0, 2**32)
@@ -81,6 +82,42 @@ def test_rotated_boxes_hold_their_pixels_tightly(seed: int) -> None:
     item = black_with_white_box(60, 60, 20, 25, 45, 40)
     warped, moved = affine(item, 60, 1.0, AugmentConfig(scale=0, translate=0, degrees=180), default_rng(seed))
     np.testing.assert_allclose(bounds(warped[..., 0] > 185), moved[0, 1:5], atol=1.5)
+
+
+def test_affine_into_a_rectangle() -> None:
+    item = black_with_white_box(16, 8, 4, 2, 10, 6)
+    warped, moved = affine(item, ImageSize(48, 16), 2.0, STILL, default_rng(0))
+    assert warped.shape == (16, 48, 3)
+    assert moved.tolist() == [[0, 16, 4, 28, 12, 0]]
+    assert bounds(warped[..., 0] > 127) == [16, 4, 28, 12]
+
+
+@given(SEEDS, st.integers(30, 90), st.integers(30, 90))
+@settings(max_examples=60, deadline=None)
+def test_boxes_follow_their_pixels_in_a_rectangle(seed: int, width: int, height: int) -> None:
+    image, boxes = black_with_white_box(width, height, 8, 9, width - 12, height - 10)
+    config = AugmentConfig(mosaic=0, hue=0, saturation=0, value=0, scale=0.4, translate=0.1)
+    size = ImageSize(96, 64)
+    made, moved = augment([(image, boxes)], size, config, default_rng(seed))
+    assert made.shape == (64, 96, 3)
+    np.testing.assert_allclose(bounds(made[..., 0] > 185), moved[0, 1:5], atol=1.5)
+
+
+def test_mosaic_in_a_rectangle_fits_each_image() -> None:
+    size = ImageSize(32, 16)
+    items = [(np.full((8, 8, 3), 40 * place, np.uint8), rows((place, 0, 0, 8, 8))) for place in range(4)]
+    for seed in range(20):
+        canvas, boxes = mosaic(items, size, default_rng(seed))
+        assert canvas.shape == (32, 64, 3)
+        x, y = boxes[0, 3:5].astype(int)
+        assert 16 <= x <= 48
+        assert 8 <= y <= 24
+        expected = [[x - 16, y - 16, x, y], [x, y - 16, x + 16, y], [x - 16, y, x, y + 16], [x, y, x + 16, y + 16]]
+        assert boxes[:, 1:5].tolist() == expected
+        covered = np.full_like(canvas, GREY)
+        for place, (left, top, right, bottom) in enumerate(expected):
+            covered[max(top, 0) : bottom, max(left, 0) : right] = 40 * place
+        np.testing.assert_array_equal(canvas, covered)
 
 
 def test_mosaic_lays_each_image_at_the_centre() -> None:

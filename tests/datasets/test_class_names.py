@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny import TINY_CFG, Cli, read_json
 
-from yolo_prune.datasets.class_names import match_names, number_as
+from yolo_prune.datasets.class_names import match_names, number_as, rename
 from yolo_prune.datasets.labels import load_objects
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError
@@ -107,6 +107,33 @@ def test_a_network_of_more_classes_is_scored_on_those_of_the_data_set(cli: Cli, 
     outcome = cli("evaluate", "runs/import/two.pt", "--data", hands, "--device", "cpu")
     assert outcome.code == 0, outcome.err
     assert "classes are matched by their names: hand" in outcome.err
+
+
+def test_classes_of_other_names_are_mapped(cli: Cli, hands: Path) -> None:
+    Path("two.cfg").write_text(TWO)
+    assert cli("import", "two.cfg", "--names", "left,right").code == 0
+    for command in ("evaluate", "bench"):
+        words = (command, "runs/import/two.pt", "--data", hands, "--device", "cpu")
+        assert cli(*words).code == 2
+        outcome = cli(*words, "--map", "left=hand,right=hand")
+        assert outcome.code == 0, outcome.err
+        assert "classes are matched by their names: hand" in outcome.err
+        outcome = cli(*words, "--map", "foot=hand")
+        assert outcome.err.splitlines()[-1] == (
+            "error: --map: the network does not know the class foot, but left, right; name one of its classes before the ="
+        )
+        outcome = cli(*words, "--map", "left")
+        assert outcome.err.splitlines()[-1] == "error: --map: 'left' is no NETWORK=DATA; write person=pedestrian"
+
+
+def test_a_class_is_scored_by_the_name_that_the_map_gives_it() -> None:
+    assert rename(("car", "truck", "dog"), ("car=vehicle", "truck = vehicle")) == ("vehicle", "vehicle", "dog")
+    assert rename(("a", "b"), ("a=b", "b=a")) == ("b", "a")
+    assert match_names(rename(("car", "truck", "dog"), ("car=vehicle", "truck=vehicle")), ("dog", "vehicle")) == (
+        1,
+        1,
+        0,
+    )
 
 
 def test_names_may_be_in_a_file(cli: Cli) -> None:

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from yolo_prune.datasets.images import GREY, fit_image, letterbox, read_header, read_image
 from yolo_prune.errors import DatasetError
+from yolo_prune.image_size import ImageSize
 
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
 
@@ -124,6 +125,16 @@ def test_letterbox_of_a_hand_worked_image() -> None:
     np.testing.assert_array_equal(box.to_image(np.array([[2, 0, 9, 6]], np.float32), 4, 2), [[1, 0, 4, 2]])
 
 
+def test_letterbox_into_a_rectangle() -> None:
+    padded, box = letterbox(np.full((2, 4, 3), 200, np.uint8), ImageSize(16, 4))
+    assert padded.shape == (4, 16, 3)
+    assert (padded[:, 4:12] == 200).all()
+    assert (padded[:, :4] == GREY).all()
+    assert (padded[:, 12:] == GREY).all()
+    assert (box.scale_x, box.scale_y, box.pad_x_px, box.pad_y_px, box.width_px, box.height_px) == (2, 2, 4, 0, 16, 4)
+    np.testing.assert_array_equal(box.to_network(np.array([[1, 0, 3, 2]], np.float32)), [[6, 0, 10, 4]])
+
+
 def test_shrinking_averages_areas() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     image[0] = 160
@@ -134,18 +145,25 @@ def test_a_fitting_image_is_left_alone() -> None:
     assert fit_image(RGB, 6) is RGB
 
 
-@given(st.integers(1, 300), st.integers(1, 300), st.integers(8, 128), st.data())
+SIDES = st.integers(8, 128)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.builds(ImageSize, SIDES, SIDES), st.data())
 @settings(max_examples=60, deadline=None)
-def test_the_way_back_from_the_square_is_the_inverse(width: int, height: int, size: int, data: st.DataObject) -> None:
+def test_the_way_back_from_the_input_is_the_inverse(
+    width: int, height: int, size: ImageSize, data: st.DataObject
+) -> None:
     x, y = (sorted(data.draw(st.tuples(st.floats(0, side), st.floats(0, side)))) for side in (width, height))
     boxes = np.array([[x[0], y[0], x[1], y[1]], [0, 0, width, height]], np.float32)
     square, box = letterbox(np.zeros((height, width, 3), np.uint8), size)
     mapped = box.to_network(boxes)
-    np.testing.assert_allclose(box.to_image(mapped, width, height), boxes, atol=1e-3 * max(width, height) / size + 1e-3)
+    np.testing.assert_allclose(
+        box.to_image(mapped, width, height), boxes, atol=1e-3 / size.measure_scale(width, height) + 1e-3
+    )
     left, top, right, bottom = np.round(mapped[1]).astype(int)
     assert (square[top:bottom, left:right] == 0).all()
-    assert (square == GREY).sum() == 3 * (size * size - (right - left) * (bottom - top))
-    assert max(right - left, bottom - top) == size
+    assert (square == GREY).sum() == 3 * (size.pixels - (right - left) * (bottom - top))
+    assert right - left == size.width or bottom - top == size.height
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(8, 64))

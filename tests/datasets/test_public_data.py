@@ -274,12 +274,19 @@ def test_links_that_lead_round_count_once_and_pipes_not_at_all(tmp_path: Path) -
     assert [path.name for path in find_images(tmp_path)] == ["1.jpg"]
 
 
-def test_a_jpeg_without_its_end_mark_is_read_and_one_cut_off_is_not(tmp_path: Path) -> None:
+def test_a_jpeg_without_its_end_mark_is_read_and_one_cut_off_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yolo_prune.console._told", set())
     path = draw(tmp_path / "a.jpg")
     data, whole = path.read_bytes(), read_image(path)
     path.write_bytes(data[:-2])
     np.testing.assert_array_equal(read_image(path), whole)
     assert read_header(path).width_px == 96
+    (tmp_path / "b.jpg").write_bytes(data[:-2])
+    read_image(tmp_path / "b.jpg")
+    said = capsys.readouterr().err
+    assert said == f"{path}: lacks the mark at a JPEG's end, and is read; others like it are not named\n"
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(DatasetError, match="is not a readable image"):
         read_image(path)

@@ -21,7 +21,8 @@ from torch.nn import functional
 
 from yolo_prune.darknet.anchors import resize
 from yolo_prune.darknet.architectures import make_network
-from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample
+from yolo_prune.darknet.layers import Conv, MaxPool, Route, Shortcut, Upsample
+from yolo_prune.darknet.network import Network
 from yolo_prune.engines.make import make_engine
 from yolo_prune.engines.sparse import tiling
 from yolo_prune.engines.sparse.build import INSTRUCTIONS, load_kernel

@@ -70,7 +70,7 @@ def score(
 ) -> Evaluation:
     monkeypatch.setattr("yolo_prune.evaluation.predictor.DecodedDetector", FakeEngine)
     FakeEngine.outputs = iter(outputs)
-    evaluation = evaluate(checkpoint, samples, ("hand",), img_size=None, device=CPU)
+    evaluation = evaluate(checkpoint, samples, ("hand",), device=CPU)
     assert next(FakeEngine.outputs, None) is None
     return evaluation
 
@@ -142,8 +142,8 @@ def test_images_without_objects_have_no_score(
 def test_a_real_network_gets_the_same_score_both_ways_and_again(checkpoint: Checkpoint, hands: Path) -> None:
     spec = load_spec(hands)
     samples = spec.samples("val")
-    once = evaluate(checkpoint, samples, spec.names, img_size=None, device=CPU)
-    again = evaluate(checkpoint, samples, spec.names, img_size=SIDE, device=CPU)
+    once = evaluate(checkpoint, samples, spec.names, device=CPU)
+    again = evaluate(checkpoint.with_img_size(SIDE), samples, spec.names, device=CPU)
     assert once.score == again.score
     assert paired_difference(once.matches, again.matches) == (0, 0, 0)
     data = DetectionDataset(samples, 1, SIDE)
@@ -181,4 +181,4 @@ def test_what_does_not_fit_is_rejected(
     checkpoint: Checkpoint, samples: list[Sample], names: tuple[str, ...], img_size: int | None, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        evaluate(checkpoint, samples, names, img_size=img_size, device=CPU)
+        evaluate(checkpoint.with_img_size(img_size), samples, names, device=CPU)

@@ -17,13 +17,14 @@ from yolo_prune.darknet.layers import (
     Gate,
     Layer,
     MaxPool,
-    Network,
+    Reorg,
     Route,
     Shape,
     Shortcut,
     Upsample,
     Yolo,
 )
+from yolo_prune.darknet.network import Network
 from yolo_prune.model.detector import ConvLayer, Detector, Heads
 from yolo_prune.pruning.channels import ChannelGraph
 from yolo_prune.pruning.plans.plan import Plan
@@ -37,6 +38,7 @@ BLOCKS = (
     "grouped",
     "maxpool",
     "upsample",
+    "reorg",
     "dropout",
     "route",
     "slice",
@@ -69,6 +71,8 @@ class _Draft:
                 )
             case Upsample(stride=stride):
                 shape = before._replace(height=before.height * stride, width=before.width * stride)
+            case Reorg(stride=stride):
+                shape = Shape(before.channels * stride**2, before.height // stride, before.width // stride)
             case AvgPool():
                 shape = before._replace(height=1, width=1)
             case Gate(source=source):
@@ -99,6 +103,8 @@ class _Draft:
                 self.add(draw(st.sampled_from(POOLS)))
             case "upsample" if last.height <= SIDE // 2:
                 self.add(Upsample())
+            case "reorg" if last.height >= 4 and last.height % 2 == last.width % 2 == 0:
+                self.add(Reorg(2, last.channels % 4 == 0 and draw(st.booleans())))
             case "route":
                 self.add(Route(tuple(draw(st.lists(st.sampled_from(same_side), min_size=1, max_size=3)))))
             case "slice" if even := [index for index in same_side if self.shapes[index].channels % 2 == 0]:

@@ -26,7 +26,7 @@ from yolo_prune.model.detector import Detector
 
 def make_checkpoint(seed: int = 0) -> Checkpoint:
     model = randomise_(Detector(make_small_network(Conv(4, 3, 1, 1), Conv(3, 1))), seed, double=False)
-    return Checkpoint(model.network, model.state_dict(), ("hand",), 96, {"stage": "train", "metrics": {"ap50": 0.5}})
+    return Checkpoint(model.network, model.state_dict(), ("hand",), {"stage": "train", "metrics": {"ap50": 0.5}})
 
 
 def read_content(path: Path) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def read_content(path: Path) -> dict[str, Any]:
 def test_what_is_saved_comes_back_bit_by_bit(tmp_path: Path, arch: str) -> None:
     model = randomise_(Detector(make_network(arch, classes=2, width=0.06)), 1, double=False)
     training = {"step": 7, "momentum": [torch.rand(3), None]}
-    saved = Checkpoint(model.network, model.state_dict(), ("left", "right"), 320, {"stage": "train"}, training)
+    saved = Checkpoint(model.network, model.state_dict(), ("left", "right"), {"stage": "train"}, training)
     back = load_checkpoint(save_checkpoint(tmp_path / "runs" / "a.pt", saved))
     assert (back.network, back.names, back.img_size) == (saved.network, saved.names, saved.img_size)
     assert back.provenance == saved.provenance
@@ -157,7 +157,7 @@ def test_a_tensor_that_does_not_fit_the_cfg_is_named(tmp_path: Path, name: str, 
 def test_a_hand_made_checkpoint_that_contradicts_itself_makes_no_model() -> None:
     network = make_small_network(Conv(5, 3, 1, 1), Conv(3, 1))
     with pytest.raises(CheckpointError, match=r"layers.0.conv.weight of shape \(5, 3, 3, 3\)"):
-        Checkpoint(network, make_checkpoint().state, ("hand",), 96).make_model()
+        Checkpoint(network, make_checkpoint().state, ("hand",)).make_model()
 
 
 def test_files_that_are_no_checkpoints_are_rejected(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_flipped_bytes_give_a_checkpoint_or_an_error_of_this_package(flips: list
 
 def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path) -> None:
     model = Detector(make_network("yolov3-tiny", width=0.06))  # larger than a file's buffer
-    large = Checkpoint(model.network, model.state_dict(), ("hand",), 416)
+    large = Checkpoint(model.network, model.state_dict(), ("hand",))
     path = save_checkpoint(tmp_path / "a.pt", large)
     before = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -12,7 +12,8 @@ from networks import make_images, make_small_network, networks, randomise_, run
 from numpy.typing import NDArray
 
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
-from yolo_prune.darknet.layers import AvgPool, Conv, Dropout, Gate, MaxPool, Network, Route, Shortcut, Upsample, Yolo
+from yolo_prune.darknet.layers import AvgPool, Conv, Dropout, Gate, MaxPool, Reorg, Route, Shortcut, Upsample, Yolo
+from yolo_prune.darknet.network import Network
 from yolo_prune.model.detector import ConvLayer, Detector, MaxPoolLayer
 
 Array = NDArray[np.float64]
@@ -53,6 +54,25 @@ def pool(inputs: Array, layer: MaxPool) -> Array:
     return outputs
 
 
+def reorganise(inputs: Array, layer: Reorg) -> Array:
+    """Gather (C, H, W) value by value, by the flat index that reorg_cpu in Darknet's blas.c computes.
+
+    [reorg] gives it the sides of the input, [reorg3d] those of the output.
+    """
+    stride = layer.stride
+    channels, height, width = inputs.shape
+    shape = (channels * stride**2, height // stride, width // stride)
+    planes, rows, columns = (channels, height, width) if layer.is_mixed else shape
+    narrow = planes // stride**2
+    flat, outputs = inputs.reshape(-1), np.zeros(inputs.size)
+    for k, j, i in np.ndindex(planes, rows, columns):
+        offset = k // narrow
+        column, row = i * stride + offset % stride, j * stride + offset // stride
+        source = column + columns * stride * (row + rows * stride * (k % narrow))
+        outputs[i + columns * (j + rows * k)] = flat[source]
+    return outputs.reshape(shape)
+
+
 def compute_heads(model: Detector, image: Array) -> list[Array]:
     """Run a network on one image (C, H, W) in plain numpy and return its raw head maps."""
     outputs: list[Array] = []
@@ -67,6 +87,8 @@ def compute_heads(model: Detector, image: Array) -> list[Array]:
                 result = pool(before, layer)
             case Upsample(stride=stride):
                 result = before.repeat(stride, 1).repeat(stride, 2)
+            case Reorg():
+                result = reorganise(before, layer)
             case Route(sources=sources, groups=groups, group_id=group):
                 result = np.concatenate([np.split(outputs[source], groups)[group] for source in sources])
             case Shortcut(source=source, activation=activation):

@@ -16,7 +16,8 @@ from networks import (
 )
 
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
-from yolo_prune.darknet.layers import Conv, Network
+from yolo_prune.darknet.layers import Conv
+from yolo_prune.darknet.network import Network
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.fold import fold_batchnorm
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torchvision.ops import box_convert, complete_box_iou_loss
 
 from yolo_prune.darknet.architectures import make_network
-from yolo_prune.darknet.layers import Conv, Network, Yolo
+from yolo_prune.darknet.layers import Conv, Yolo
+from yolo_prune.darknet.network import Network
 from yolo_prune.model.assignment import assign
 from yolo_prune.model.config import LossConfig
 from yolo_prune.model.detector import Detector, Heads

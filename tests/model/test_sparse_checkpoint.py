@@ -100,7 +100,7 @@ def make_checkpoint(share: float = 0.9) -> Checkpoint:
     kernel = model.state_dict()[KERNEL].flatten()
     kernel[: round(share * WEIGHTS)] = 0
     kernel[0] = -0.0
-    return Checkpoint(network, model.state_dict(), ("hand",), 96, {"stage": "prune"})
+    return Checkpoint(network, model.state_dict(), ("hand",), {"stage": "prune"})
 
 
 def read_content(path: Path) -> dict[str, Any]:

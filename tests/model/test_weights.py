@@ -25,7 +25,8 @@ from networks import (
 
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.cfg import load_cfg, save_cfg
-from yolo_prune.darknet.layers import Conv, Network
+from yolo_prune.darknet.layers import Conv
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import OutputError, WeightsError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.model.weights import WeightsHeader, load_weights, save_weights

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import format_cfg, parse_cfg
-from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Network, Route, Shortcut, Upsample, Yolo
+from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Route, Shortcut, Upsample, Yolo
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.blocks import Block, drop_blocks, find_blocks, list_kept_layers, pick_blocks

@@ -6,19 +6,8 @@ from hypothesis import given, settings
 from networks import make_small_network, networks
 
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
-from yolo_prune.darknet.layers import (
-    AvgPool,
-    Conv,
-    Gate,
-    Layer,
-    MaxPool,
-    Network,
-    Route,
-    Shortcut,
-    Upsample,
-    Yolo,
-    get_sources,
-)
+from yolo_prune.darknet.layers import AvgPool, Conv, Gate, Layer, MaxPool, Route, Shortcut, Upsample, Yolo, get_sources
+from yolo_prune.darknet.network import Network
 from yolo_prune.pruning.channels import make_channel_graph
 
 Node = tuple[int, int]

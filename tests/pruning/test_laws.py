@@ -96,7 +96,7 @@ def test_the_goal_on_the_case_study_s_network() -> None:
     model = make_model(path)
     graph, full = make_channel_graph(model.network), measure_cost(model.network)
     config = PlanConfig(target_params=0.05, target_macs=0.1)
-    plan = make_plan(graph, score(path, "l2"), config, make_cost_budgets(config, model.network, graph, full, 416))
+    plan = make_plan(graph, score(path, "l2"), config, make_cost_budgets(config, model.network, graph, full))
     slim = rebuild(model, plan)
     cost = measure_cost(slim.network)
     assert cost.params <= 0.05 * full.params

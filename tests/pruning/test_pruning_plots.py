@@ -16,7 +16,8 @@ from tiny import TINY_CFG
 
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import parse_cfg
-from yolo_prune.darknet.layers import Conv, Layer, Network, Shortcut
+from yolo_prune.darknet.layers import Conv, Layer, Shortcut
+from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import OutputError
 from yolo_prune.pruning import plots

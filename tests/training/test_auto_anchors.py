@@ -119,7 +119,7 @@ def test_they_are_what_data_anchors_prints(cli: Cli, hands: Path, tiny_cfg: Path
     outcome = cli("train", "--data", hands, "--cfg", tiny_cfg, "--auto-anchors", *words)
     assert outcome.code == 0, outcome.err
     found = load_checkpoint(Path(outcome.out.strip()))
-    assert (found.img_size, [list(anchor) for anchor in get_anchors(found.network)]) == (96, printed["anchors"])
+    assert (found.img_size, [list(anchor) for anchor in get_anchors(found.network)]) == ((96, 96), printed["anchors"])
     assert f"recall {printed['recall_50']:.3f} at IoU 0.5 instead of {printed['cfg']['recall_50']:.3f}" in outcome.err
 
 

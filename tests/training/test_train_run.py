@@ -363,7 +363,7 @@ def test_a_network_and_a_data_set_must_know_the_same_classes(config: TrainConfig
 
 def test_anchors_grow_with_the_input(config: TrainConfig) -> None:
     start = make_start(parse_config(config, {"img_size": 96}, "test"), 1, print)
-    assert start.img_size == 96
+    assert start.model.network.img_size == (96, 96)
     assert start.model.network.heads[0][1].anchors == ((21, 21), (45, 45))
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from yolo_prune.benchmarking.latency import Latency
+from yolo_prune.image_size import read_size
 
 IS_RUINED = "is_ruined"
 """The key in JSON output that marks the row of a ruined network; see `find_ruined`."""
@@ -31,7 +32,8 @@ class Row:
 
     name: str
     checkpoint: str
-    img_size: int
+    img_size: int | str
+    """The side of a square input, or WIDTHxHEIGHT."""
     params: int
     macs: int
     flops: int
@@ -171,7 +173,7 @@ def format_markdown(rows: Sequence[Row]) -> str:
 
 def format_conditions(environment: dict[str, Any], rows: Sequence[Row], split: str | None) -> str:
     """Return a few lines that state the conditions of the measurement."""
-    sizes = sorted({row.img_size for row in rows})
+    sizes = sorted({read_size(row.img_size) for row in rows})
     lines = [
         f"Inference: network with decoding, batch {environment['batch_size']}, {environment['precision']}, {environment['engine']} engine, "
         f"{' and '.join(map(str, sizes))} px, median of {environment['runs']} interleaved runs on {environment['device']} "

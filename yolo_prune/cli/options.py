@@ -16,6 +16,7 @@ from yolo_prune.config import RUN, Entry, list_settings
 from yolo_prune.console import is_first_process
 from yolo_prune.errors import YoloPruneError
 from yolo_prune.files import replace_nan
+from yolo_prune.image_size import ImageSize
 from yolo_prune.overlay import Given, overlay, parse_option, set_by_path, take_changes
 
 _option = partial(typer.Option, show_default=False, rich_help_panel=RUN)
@@ -111,6 +112,13 @@ def _make_parameter(name: str, annotation: Any, default: Any = None) -> inspect.
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+def _name_value(entry: Entry) -> str | None:
+    """Return what --help calls the value of an option that Typer knows no good name for."""
+    if entry.kind is ImageSize:
+        return "SIZE"
+    return "N,N" if entry.is_list else None
+
+
 def _make_option(entry: Entry, default: Any) -> inspect.Parameter:
     kind = entry.kind if entry.kind in (int, float, bool, Path) else str
     flag = f"{entry.flag}/--no-{entry.flag.removeprefix('--')}" if kind is bool else entry.flag
@@ -120,7 +128,7 @@ def _make_option(entry: Entry, default: Any) -> inspect.Parameter:
         flag,
         *([f"--{entry.setting.was.replace('_', '-')}"] if entry.setting.was else []),
         help=entry.describe(default, has_choices=is_long),
-        metavar="NAME" if is_long else choices or ("N,N" if entry.is_list else None),
+        metavar="NAME" if is_long else choices or _name_value(entry),
         show_default=False,
         rich_help_panel=entry.setting.group or None,
     )

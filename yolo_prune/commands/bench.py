@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from yolo_prune.benchmarking.latency import (
     describe_environment,
+    draw_inputs,
     make_network_call,
     make_suppression_call,
     measure_latencies,
@@ -30,10 +31,11 @@ from yolo_prune.benchmarking.table import (
     parse_row,
 )
 from yolo_prune.commands.data import choose_split, load_data_of
-from yolo_prune.commands.measure_config import BenchConfig
+from yolo_prune.commands.measure_config import BenchConfig, EvaluateConfig
 from yolo_prune.commands.run_folders import resolve_checkpoints
 from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
+from yolo_prune.datasets.class_names import rename
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.engines.make import Engine, make_engine
 from yolo_prune.engines.precision import choose_precision, computing_in
@@ -150,7 +152,7 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
         ConfigError, CheckpointError, DatasetError: an input is invalid.
     """
     device = make_device(config.device)
-    loaded = {name: load_checkpoint(path) for name, path in checkpoints.items()}
+    loaded = {name: load_for_scoring(path, config) for name, path in checkpoints.items()}
     if not loaded:
         raise ConfigError("no checkpoint to bench", where="CHECKPOINT", right="name at least one")
     trained = [
@@ -179,6 +181,16 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
     return result
 
 
+def load_for_scoring(path: Path, config: EvaluateConfig | BenchConfig) -> Checkpoint:
+    """Load a checkpoint, with the input size and the class names that settings give it.
+
+    Raises:
+        CheckpointError, CfgError, ConfigError: the file or a setting is invalid.
+    """
+    checkpoint = load_checkpoint(path).with_img_size(config.img_size)
+    return replace(checkpoint, names=rename(checkpoint.names, config.class_map))
+
+
 def _make_rows(
     checkpoints: Mapping[str, Path],
     loaded: Mapping[str, Checkpoint],
@@ -189,12 +201,12 @@ def _make_rows(
     first = next(iter(scores.values()))
     rows = []
     for (name, checkpoint), (network_ms, nms_ms) in zip(loaded.items(), latencies, strict=True):
-        cost, score = measure_cost(checkpoint.network, config.img_size or checkpoint.img_size), scores[name]
+        cost, score = measure_cost(checkpoint.network), scores[name]
         rows.append(
             Row(
                 name=name,
                 checkpoint=str(checkpoints[name]),
-                img_size=cost.img_size[0],
+                img_size=cost.img_size.plain,
                 **cost.as_dict(),
                 latency_ms=network_ms,
                 nms_ms=nms_ms,
@@ -218,7 +230,7 @@ def _score(
     scores: dict[str, Evaluation | None] = {}
     for name, checkpoint in loaded.items():
         report(f"scoring {name} on the {split} split: {len(samples)} images{describe_weights(checkpoint)}")
-        scores[name] = evaluate(checkpoint, samples, spec.names, img_size=config.img_size, device=device)
+        scores[name] = evaluate(checkpoint, samples, spec.names, device=device)
     return scores
 
 
@@ -228,10 +240,7 @@ def _time(
     """Return each checkpoint's latency: of the network with decoding, and of NMS alone."""
     network_calls, suppression_calls = [], []
     for checkpoint, engine in zip(loaded.values(), engines, strict=True):
-        size = config.img_size or checkpoint.img_size
-        images = torch.rand(
-            config.batch_size, checkpoint.network.channels, size, size, generator=torch.Generator().manual_seed(0)
-        )
+        images = draw_inputs(checkpoint.network, config.batch_size)
         images = images.to(device, memory_format=torch.channels_last)
         network_calls.append(make_network_call(engine, images))
         suppression_calls.append(make_suppression_call(engine, images, DetectConfig()))

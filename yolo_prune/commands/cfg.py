@@ -10,7 +10,7 @@ from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import format_cfg, load_cfg, pair_anchors, save_cfg
 from yolo_prune.darknet.config import CfgConfig, ShowConfig
 from yolo_prune.darknet.cost import Cost, format_cost, measure_cost
-from yolo_prune.darknet.layers import Network
+from yolo_prune.darknet.network import Network
 from yolo_prune.shipped_configs import find_cfg
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import field, replace
 from typing import Annotated, Literal
 
-from yolo_prune.commands.measure_config import BenchConfig, DataOfCheckpoint
+from yolo_prune.commands.measure_config import BenchConfig, DataOfCheckpoint, OwnImgSize
 from yolo_prune.config import Setting, list_changed, list_settings, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.pruning.config import (
@@ -231,6 +231,7 @@ class SensitivityConfig(ScoreConfig):
         Setting("Validation images to measure on, spread evenly.", ge=1, unit="images", group=SCORED, was="pictures"),
     ] = 200
     data: DataOfCheckpoint = None
+    img_size: OwnImgSize = None
     name: RunName = "sensitivity"
     device: Device = "auto"
 

@@ -61,9 +61,8 @@ def detect(source: Path, images: Sequence[Path], config: DetectRunConfig) -> Det
         CheckpointError, DatasetError, ConfigError: an input is invalid; all images are read before any is written.
     """
     folder = config.out or make_run_folder("detect", "detect")
-    checkpoint = load_checkpoint(source)
-    side, place = config.img_size or checkpoint.img_size, make_device(config.device)
-    predictor = Predictor(checkpoint.make_model(), side, checkpoint.names, config, place)
+    checkpoint = load_checkpoint(source).with_img_size(config.img_size)
+    predictor = Predictor(checkpoint.make_model(), checkpoint.names, config, make_device(config.device))
     paths, found, unread = _detect_all(predictor, images)
     names = _name_images(paths, folder)
     for path, name, detections in zip(paths, names, found, strict=True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolo_prune.commands.bench import describe_weights, name_rows
+from yolo_prune.commands.bench import describe_weights, load_for_scoring, name_rows
 from yolo_prune.commands.data import load_data_of
 from yolo_prune.commands.measure_config import EvaluateConfig
 from yolo_prune.console import report
@@ -21,7 +21,7 @@ from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.evaluate import Evaluation, load_truths, make_dataset, predict, score_detections
 from yolo_prune.evaluation.results import ImageIds, format_results, load_image_ids, load_results, name_images
 from yolo_prune.files import save_json
-from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
+from yolo_prune.model.checkpoint import Checkpoint
 from yolo_prune.model.device import make_device
 
 
@@ -128,7 +128,7 @@ def evaluate_models(checkpoints: Sequence[Path], results: Sequence[Path], config
     if config.save_detections is not None and len(checkpoints) != 1:
         right = "name one checkpoint, or leave it out"
         raise ConfigError(f"there are {len(checkpoints)} checkpoints", where="--save-detections", right=right)
-    loaded = {path: load_checkpoint(path) for path in checkpoints}
+    loaded = {path: load_for_scoring(path, config) for path in checkpoints}
     spec = _load_data(config, list(loaded.values()))
     samples = spec.samples(config.split) if config.subset is None else load_list(spec, config.subset)
     ids = _load_ids(config, spec, samples) if results or config.save_detections is not None else None
@@ -139,7 +139,7 @@ def evaluate_models(checkpoints: Sequence[Path], results: Sequence[Path], config
     for name, path in name_rows([*checkpoints, *results]).items():
         if path in loaded:
             report(f"scoring {name}: {len(samples)} images{describe_weights(loaded[path])}")
-            dataset = make_dataset(samples, spec.names, config.img_size or loaded[path].img_size)
+            dataset = make_dataset(samples, spec.names, loaded[path].img_size)
             found = predict(loaded[path], dataset, spec.names, device=device)
             _save(found, ids, config.save_detections)
         else:

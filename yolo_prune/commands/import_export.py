@@ -48,15 +48,11 @@ def import_darknet(cfg: Path, config: ImportConfig) -> PathResult:
 
     Raises:
         CfgError, WeightsError: a file is invalid.
-        ConfigError: the number of names differs from the number of classes, or the input is not square.
+        ConfigError: the number of names differs from the number of classes.
     """
     weights = config.weights
     cfg = find_cfg(cfg)
     network = load_cfg(cfg)
-    if network.width != network.height:
-        raise ConfigError(
-            f"wants images of {network.width}x{network.height} px", where=cfg, right="make width and height the same"
-        )
     names = tuple(map(str, range(network.classes))) if config.names is None else _read_names(config.names)
     if len(names) != network.classes:
         raise ConfigError(
@@ -71,7 +67,7 @@ def import_darknet(cfg: Path, config: ImportConfig) -> PathResult:
     recipe = {"cfg": str(cfg), "weights": None if weights is None else str(weights)}
     sums = {key: measure_sha256(Path(path)) for key, path in recipe.items() if path is not None}
     provenance = make_provenance("import", recipe, sha256=sums)
-    checkpoint = Checkpoint(network, model.state_dict(), names, network.width, provenance)
+    checkpoint = Checkpoint(network, model.state_dict(), names, provenance)
     path = save_checkpoint(config.out or RUNS / "import" / f"{cfg.stem}.pt", checkpoint)
     remember_latest("train", path)
     return PathResult(path)
@@ -98,7 +94,7 @@ def export_darknet(source: Path, config: ExportConfig) -> ExportResult:
         CheckpointError, OutputError: the checkpoint cannot be read, or a file cannot be written.
     """
     stem = config.out or source.with_suffix("")
-    checkpoint = load_checkpoint(source)
+    checkpoint = load_checkpoint(source).with_img_size(config.img_size)
     model = checkpoint.make_model().eval()
     model = fold_batchnorm(model) if config.fold else model
     save, suffix = (save_weights, ".weights") if config.format == "darknet" else (save_foreign_weights, ".pth")

@@ -25,11 +25,12 @@ from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import format_config, parse_config
 from yolo_prune.console import report
 from yolo_prune.darknet.cost import Cost, measure_cost
-from yolo_prune.darknet.layers import Network
+from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.evaluate import measure_score_of
 from yolo_prune.files import load_json, measure_sha256, open_atomically, save_json
+from yolo_prune.image_size import make_size
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.device import make_device
 from yolo_prune.pruning.plans.weight_plan import count_nonzeros
@@ -178,16 +179,16 @@ def _make_iteration(
 ) -> _Iteration:
     checkpoint, device = load_checkpoint(Path(journal.source)), make_device(config.device)
     settings = _make_settings(config, Path(journal.source), 1, 0)
-    run = Run(settings, spec, "iterate", folder, settings.img_size or checkpoint.img_size, {}, device)
-    cost = measure_cost(checkpoint.network, checkpoint.img_size)
+    run = Run(settings, spec, "iterate", folder, make_size(settings.img_size or checkpoint.img_size), {}, device)
+    cost = measure_cost(checkpoint.network)
     return _Iteration(folder, config, journal, spec, device, load_datasets(run), stop, checkpoint.network, cost)
 
 
 def _measure_original(iteration: _Iteration) -> Step:
     """Score the network that the run started from. Use the averaged weights of a last.pt, as every step does."""
     checkpoint = load_checkpoint(Path(iteration.journal.source))
-    model, size = checkpoint.make_model(), checkpoint.img_size
-    cost = count_nonzeros(model, size) if iteration.config.granularity == "weight" else iteration.cost
+    model = checkpoint.make_model()
+    cost = count_nonzeros(model) if iteration.config.granularity == "weight" else iteration.cost
     placed = model.to(iteration.device).to(memory_format=torch.channels_last).eval()
     score = measure_score_of(
         placed, iteration.datasets[1], device=iteration.device, batch_size=iteration.config.finetune.batch_size

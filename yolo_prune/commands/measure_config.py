@@ -7,13 +7,28 @@ from typing import Annotated, Literal
 from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import DetectConfig
-from yolo_prune.shared_settings import Device, ImgSize, PathSetting
+from yolo_prune.shared_settings import Device, ImgSize, PathSetting, Words
+
+ClassMap = Annotated[
+    Words,
+    Setting(
+        "Classes that the data set calls by another name, as NETWORK=DATA,…: car=vehicle,truck=vehicle.",
+        flag="--map",
+        group="Data",
+    ),
+]
 
 TIMED = "What is timed"
 
 DataOfCheckpoint = Annotated[PathSetting | None, Setting("A data.yaml.", default="the checkpoint's", group="Data")]
 OwnImgSize = Annotated[
-    ImgSize | None, Setting("Side of the square input.", unit="px", default="each checkpoint's", group="Data")
+    ImgSize | None,
+    Setting(
+        "Size of the input: the side of a square, or WIDTHxHEIGHT.",
+        unit="px",
+        default="each checkpoint's",
+        group="Data",
+    ),
 ]
 
 
@@ -35,6 +50,7 @@ class EvaluateConfig:
             group="Data",
         ),
     ] = None
+    class_map: ClassMap = ()
     img_size: OwnImgSize = None
     device: Device = "auto"
     save_detections: Annotated[
@@ -58,9 +74,10 @@ class DetectRunConfig(DetectConfig):
     out: Annotated[
         PathSetting | None, Setting("Folder for the annotated images and detections.json.", default="runs/detect")
     ] = None
-    img_size: Annotated[ImgSize | None, Setting("Side of the square input.", unit="px", default="the checkpoint's")] = (
-        None
-    )
+    img_size: Annotated[
+        ImgSize | None,
+        Setting("Size of the input: the side of a square, or WIDTHxHEIGHT.", unit="px", default="the checkpoint's"),
+    ] = None
     device: Device = "auto"
 
 
@@ -72,6 +89,7 @@ class BenchConfig:
     split: Annotated[
         str | None, Setting("Split to score on.", default="test where there is one, else val", group="Data")
     ] = None
+    class_map: ClassMap = ()
     score: Annotated[bool, Setting("Measure mAP as well as cost and speed.", group="Data")] = True
     img_size: OwnImgSize = None
     device: Device = "auto"

@@ -17,7 +17,8 @@ from yolo_prune.commands.pruning.calibration import EXAMPLE_BATCH, iterate_examp
 from yolo_prune.commands.pruning.time_budgets import Stopwatch, make_time_budgets
 from yolo_prune.console import report
 from yolo_prune.darknet.cost import Cost, measure_cost
-from yolo_prune.darknet.layers import Conv, Network
+from yolo_prune.darknet.layers import Conv
+from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import PlanError
 from yolo_prune.files import load_json, measure_sha256
@@ -99,8 +100,8 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
         spec = find_data_of(config.data, checkpoint.provenance)
     model = checkpoint.make_model().eval()
     check_finite(model)
-    subject = _Subject(source, model, checkpoint.img_size, spec, make_device(config.device))
-    stopwatch = Stopwatch(model, checkpoint.img_size, subject.device) if config.is_timed else None
+    subject = _Subject(source, model, spec, make_device(config.device))
+    stopwatch = Stopwatch(model, subject.device) if config.is_timed else None
     if config.plan is not None:
         made = load_plan(config.plan, model.network)
         _check_checkpoint(config.plan, load_json(config.plan, PlanError, "").get(CHECKPOINT_SHA256), source, config)
@@ -118,8 +119,8 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
         model=model,
         short=short,
         made=made,
-        before=measure_cost(model.network, checkpoint.img_size),
-        after=measure_cost(slim, checkpoint.img_size),
+        before=measure_cost(model.network),
+        after=measure_cost(slim),
         slim=slim,
         latency_ms=None if stopwatch is None else stopwatch.measure(rebuild(short, made.plan)),
         spec=spec,
@@ -137,7 +138,7 @@ def choose_blocks_of(source: Path, config: PruneConfig) -> tuple[Block, ...]:
     checkpoint = load_checkpoint(source)
     spec = load_data_of(config.data, checkpoint.provenance, "--drop-blocks 0")
     model = checkpoint.make_model().eval()
-    return _choose_blocks(_Subject(source, model, checkpoint.img_size, spec, make_device(config.device)), config)
+    return _choose_blocks(_Subject(source, model, spec, make_device(config.device)), config)
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,6 @@ class _Subject:
 
     source: Path
     model: Detector
-    img_size: int
     spec: DataSpec | None
     device: torch.device
 
@@ -163,7 +163,7 @@ def _choose_blocks(subject: _Subject, config: PruneConfig) -> tuple[Block, ...]:
             right=f"use at most {len(blocks)}",
         )
     assert subject.spec is not None
-    data = pick_samples(subject.spec, "train", config.images, subject.img_size)
+    data = pick_samples(subject.spec, "train", config.images, subject.model.network.img_size)
     with _placed(subject.model, subject.device) as model:
         scores = score_blocks(model, blocks, iterate_images(data, subject.device))
     ranked = sorted(zip(scores, blocks, strict=True), key=lambda pair: pair[0])
@@ -175,8 +175,8 @@ def _choose_blocks(subject: _Subject, config: PruneConfig) -> tuple[Block, ...]:
 
 def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig, stopwatch: Stopwatch | None) -> Plan:
     graph = make_channel_graph(short.network)
-    original = measure_cost(subject.model.network, subject.img_size)
-    budgets = make_cost_budgets(config, short.network, graph, original, subject.img_size)
+    original = measure_cost(subject.model.network)
+    budgets = make_cost_budgets(config, short.network, graph, original)
     if stopwatch is not None:
         budgets += make_time_budgets(config, short, stopwatch)
     table, scores = None, None
@@ -193,7 +193,7 @@ def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig, stop
         if choice.criterion != "bn-gamma":
             config = fill_round_to(config, graph)
     if scores is None:
-        scores = score(short, graph, config, subject.spec, subject.img_size, subject.device)
+        scores = score(short, graph, config, subject.spec, subject.device)
     importance = scores if table is None else rank_by_damage(graph, scores, table)
     if config.scope != "global":
         importance = _spread(graph, scores, config)
@@ -237,7 +237,6 @@ def score(
     graph: ChannelGraph,
     config: ScoreConfig,
     spec: DataSpec | None,
-    img_size: int,
     device: torch.device,
 ) -> Float64Array:
     """Score every channel, (N,). Use training images of `spec` if the criterion needs images.
@@ -247,7 +246,7 @@ def score(
     """
     if config.criterion not in ON_IMAGES or spec is None:
         return score_channels(model, graph, config)
-    data = pick_samples(spec, "train", config.score_batches * EXAMPLE_BATCH, img_size)
+    data = pick_samples(spec, "train", config.score_batches * EXAMPLE_BATCH, model.network.img_size)
     with _placed(model, device):
         return score_channels(model, graph, config, iterate_examples(data, device))
 

@@ -176,9 +176,7 @@ def _are_at_zero(checkpoint: Checkpoint, config: PruneConfig) -> bool:
     model = checkpoint.make_model()
     if not any(layer.batch_normalize for _, layer in model.network.convs):
         return False
-    plan = GradualZeroing(
-        model, begin_removal(model.network), make_plan_config(config), checkpoint.img_size
-    ).make_plan()
+    plan = GradualZeroing(model, begin_removal(model.network), make_plan_config(config)).make_plan()
     return not _cuts_what_works(model, plan)
 
 
@@ -206,7 +204,7 @@ def _finish(pruned: _Pruned, source: Path, config: PruneConfig, folder: Path) ->
     """Score the network that is left and the original, and write the result."""
     planned, slim = pruned.planned, pruned.slim
     checkpoint = planned.checkpoint
-    damage = measure_damage(planned.model, slim, planned.spec, checkpoint.img_size, make_device(config.device))
+    damage = measure_damage(planned.model, slim, planned.spec, make_device(config.device))
     if not explain_high_ratio(config.least_ratio) and (advice := explain_high_ratio(planned.prune_ratio)):
         report(advice)
     details: dict[str, Any] = {
@@ -215,7 +213,7 @@ def _finish(pruned: _Pruned, source: Path, config: PruneConfig, folder: Path) ->
     }
     details |= {KEEPS_ZEROS: True} if checkpoint.keeps_zeros else {}
     provenance = make_provenance("prune", format_config(config), source, **details)
-    left = Checkpoint(slim.network, slim.state_dict(), checkpoint.names, checkpoint.img_size, provenance)
+    left = Checkpoint(slim.network, slim.state_dict(), checkpoint.names, provenance)
     return PruneResult(
         cfg=save_cfg(slim.network, folder / "pruned.cfg"),
         plan=_save_plan(folder, planned, source),

@@ -126,7 +126,7 @@ def _measure(
     folder: Path,
 ) -> SensitivityResult:
     device = make_device(config.device)
-    model = checkpoint.make_model().eval()
+    model = checkpoint.with_img_size(config.img_size).make_model().eval()
     check_finite(model)
     graph = make_channel_graph(model.network)
     groups = [group for group in graph.groups if not group.frozen]
@@ -138,14 +138,14 @@ def _measure(
     if table is not None and {group.writers for group in groups} <= {curve.layers for curve in table.groups}:
         report(f"{path}: all {len(groups)} groups are measured")
         return SensitivityResult(path, draw_sensitivity(folder / PLOT, table), table)
-    importance = score(model, graph, config, spec, checkpoint.img_size, device)
-    data = pick_samples(spec, "val", config.images, checkpoint.img_size)
+    importance = score(model, graph, config, spec, device)
+    data = pick_samples(spec, "val", config.images, model.network.img_size)
     judge = _make_judge(config.metric, data, device)
     # Rounding depends on the memory layout: use the same one whether or not the whole network was just measured.
     model.to(device).to(memory_format=torch.channels_last)
     with watch_signals() as stop:
         if table is None:
-            network, base = measure_network_sha256(model.network), judge(model)
+            network, base = measure_network_sha256(checkpoint.network), judge(model)
             if not isfinite(base):
                 right = "measure a trained checkpoint on validation images with objects"
                 raise PlanError(f"the whole network's {config.metric} is {base:g}", where=spec.source, right=right)

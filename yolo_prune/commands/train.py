@@ -96,9 +96,9 @@ def _start(
         start.model.load_state_dict(dict(load_checkpoint(start.parent).state))
     if config.pulls_gammas:
         say(f"balanced the γ of {balance_gammas_(start.model)} groups")
-    cost = measure_cost(start.model.network, start.img_size)
+    cost = measure_cost(start.model.network)
     say(
-        f"{stage}: {cost.params:,} params, {cost.macs / 1e9:.3g} G MACs at {start.img_size} px; "
+        f"{stage}: {cost.params:,} params, {cost.macs / 1e9:.3g} G MACs at {cost.img_size} px; "
         f"{len(spec.samples('train'))} images, {config.epochs} epochs, into {folder}"
     )
     run = make_run(config, spec, start, stage=stage, folder=folder, device=device, processes=processes)

@@ -5,26 +5,39 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
-from yolo_prune.darknet.layers import Anchors, Layer, Network, Yolo, change_layers
+from yolo_prune.darknet.layers import Anchors, Layer, Yolo
+from yolo_prune.darknet.network import Network, change_layers
 from yolo_prune.errors import CfgError
+from yolo_prune.image_size import AnySize, make_size
 
 
-def resize(network: Network, img_size: int) -> Network:
-    """Return the network for square inputs of `img_size` pixels, with scaled anchors.
+def set_img_size(network: Network, img_size: AnySize) -> Network:
+    """Return the network for inputs of another size; anchors stay as they are.
 
     Raises:
-        CfgError: `img_size` is not a multiple of the network's stride.
+        CfgError: `img_size` is not made of multiples of the network's stride.
     """
-    if network.width == network.height == img_size:
+    size = make_size(img_size)
+    return network if size == network.img_size else replace(network, width=size.width, height=size.height)
+
+
+def resize(network: Network, img_size: AnySize) -> Network:
+    """Return the network for inputs of another size, with anchors scaled as an image is that has the new shape.
+
+    Raises:
+        CfgError: `img_size` is not made of multiples of the network's stride.
+    """
+    size = make_size(img_size)
+    if size == network.img_size:
         return network
-    factor = img_size / network.width
+    factor = max(size.width / network.width, size.height / network.height)
     layers = tuple(
         replace(layer, anchors=tuple((round(w * factor, 2), round(h * factor, 2)) for w, h in layer.anchors))
         if isinstance(layer, Yolo)
         else layer
         for layer in network.layers
     )
-    return replace(network, width=img_size, height=img_size, layers=layers)
+    return replace(network, width=size.width, height=size.height, layers=layers)
 
 
 def get_anchors(network: Network) -> Anchors:

@@ -15,8 +15,10 @@ from math import prod
 from typing import TypeAlias
 
 from yolo_prune.darknet.anchors import resize
-from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Network, Route, Shortcut, Upsample, Yolo
-from yolo_prune.errors import CfgError
+from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Route, Shortcut, Upsample, Yolo
+from yolo_prune.darknet.network import Network
+from yolo_prune.errors import CfgError, ConfigError
+from yolo_prune.image_size import AnySize, ImageSize, parse_size
 
 Anchors: TypeAlias = tuple[tuple[float, float], ...]
 Options: TypeAlias = tuple[tuple[str, str], ...]
@@ -262,12 +264,12 @@ def make_network(
     arch: str = "yolov3",
     classes: int = 1,
     width: float = 1.0,
-    img_size: int = 416,
+    img_size: AnySize = 416,
     anchors: Anchors | None = None,
 ) -> Network:
     """Make a network of the YOLOv3 and YOLOv4 families; `width` scales the filters of all convolutions but the heads'.
 
-    `anchors` are (width, height) in pixels of an `img_size` input, in any order; by default the COCO ones are scaled.
+    `img_size` is the size of the input, or the side of a square; `anchors` are (width, height) in its pixels, in any order; by default the COCO ones are scaled.
 
     Raises:
         CfgError: an unknown architecture, a width or class count out of range, a size that is not a multiple of 32, or
@@ -279,10 +281,7 @@ def make_network(
         raise CfgError(f"{width:g} is out of range", where="--width", right="use a number above 0 and up to 8")
     if classes < 1:
         raise CfgError(f"{classes} is out of range", where="--classes", right="use at least 1")
-    if img_size < 32 or img_size % 32:
-        raise CfgError(
-            f"{img_size} is no multiple of 32", where="--img-size", right=f"use {max(32, round(img_size / 32) * 32)}"
-        )
+    size = _parse_size(img_size)
     architecture = _ARCHITECTURES[arch]
     if anchors is not None and (len(anchors) != len(architecture.anchors) or min(map(min, anchors)) <= 0):
         right = f"give {len(architecture.anchors)} pairs of positive width,height"
@@ -290,4 +289,11 @@ def make_network(
     net = _Builder(architecture.anchors if anchors is None else tuple(sorted(anchors, key=prod)), classes, width)
     architecture.build(net)
     network = Network(architecture.img_size, architecture.img_size, 3, tuple(net.layers))
-    return resize(network, img_size) if anchors is None else replace(network, width=img_size, height=img_size)
+    return resize(network, size) if anchors is None else replace(network, width=size.width, height=size.height)
+
+
+def _parse_size(img_size: AnySize) -> ImageSize:
+    try:
+        return parse_size(img_size)
+    except ConfigError as error:
+        raise CfgError(error.what, where="--img-size", right=error.right) from None

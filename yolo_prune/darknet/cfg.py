@@ -16,13 +16,16 @@ from yolo_prune.darknet.layers import (
     Gate,
     Layer,
     MaxPool,
-    Network,
     Options,
+    Reorg,
     Route,
+    Shape,
     Shortcut,
     Upsample,
     Yolo,
+    infer_layers,
 )
+from yolo_prune.darknet.network import Network
 from yolo_prune.darknet.sections import (
     Section,
     flag,
@@ -37,9 +40,11 @@ from yolo_prune.errors import CfgError
 from yolo_prune.files import save_text
 
 SECTIONS = (
-    *("convolutional", "maxpool", "avgpool", "upsample", "dropout", "route", "shortcut", "scale_channels", "sam"),
-    "yolo",
+    *("convolutional", "depthwise_convolutional", "maxpool", "avgpool", "upsample", "reorg3d", "reorg", "dropout"),
+    *("route", "shortcut", "scale_channels", "sam", "yolo"),
 )
+DEPTHWISE = ("depthwise_convolutional", "depthwise")
+"""Sections of MobileNet forks of Darknet: convolutions whose filters and groups are as many as the channels they read."""
 SAME_ACTIVATIONS = {"silu": "swish", "h_swish": "hard_swish", "hswish": "hard_swish"}
 """Other names of activations."""
 TRAINING_KEYS = (
@@ -58,6 +63,7 @@ NEUTRAL = {
         "flip": "0",
     },
     **{"dot": "0", "maxpool_depth": "0", "spatial": "0", "weights_type": "none", "reverse": "0", "scale": "1"},
+    **{"flatten": "0", "extra": "0"},
 }
 """Keys of which this value changes nothing; with another one they are unknown."""
 
@@ -119,15 +125,28 @@ def parse_cfg(text: str, source: str = "<cfg>") -> Network:
     width, height, channels = (
         net.take(key, positive, default) for key, default in (("width", 416), ("height", 416), ("channels", 3))
     )
-    layers = tuple(_parse_layer(section, index) for index, section in enumerate(rest))
+    layers: list[Layer] = []
     try:
-        return Network(width, height, channels, layers, net.take_rest())
+        for index, section in enumerate(rest):
+            if section.name in DEPTHWISE:
+                shapes = infer_layers(layers, Shape(channels, height, width))
+                _make_depthwise(section, shapes[-1].channels if shapes else channels)
+            layers.append(_parse_layer(section, index))
+        return Network(width, height, channels, tuple(layers), net.take_rest())
     except CfgError as error:
+        if error.where and not error.where.startswith("layer "):  # a section's own error, which names its line
+            raise
         place = int(error.where.split()[1]) if error.where else None
         where = source if place is None else f"{source}:{rest[place].line}"
         what = error.what if place is None else f"layer {place} [{rest[place].name}] {error.what}"
         what = re.sub(r"(and layer (\d+))", lambda found: f"{found[1]} (line {rest[int(found[2])].line})", what)
         raise CfgError(what, where=where, right=error.right) from None
+
+
+def _make_depthwise(section: Section, channels: int) -> None:
+    """Turn a section into that of a convolution with a filter for each of the `channels` that it reads."""
+    section.name = "convolutional"
+    section.values |= dict.fromkeys(("filters", "groups"), (str(channels), section.line))
 
 
 def _parse_layer(section: Section, index: int) -> Layer:
@@ -145,6 +164,9 @@ def _parse_layer(section: Section, index: int) -> Layer:
             layer, known = AvgPool(options), TRAINING_KEYS
         case "upsample":
             layer, known = Upsample(section.take("stride", positive, 2), options), ("stride",)
+        case "reorg3d" | "reorg":
+            layer = Reorg(section.take("stride", positive, 1), section.name == "reorg", options)
+            known = ("stride",)
         case "dropout":
             layer = Dropout((*options, *section.take_rest()))
         case "route":
@@ -278,6 +300,8 @@ def _format_layer(layer: Layer, index: int) -> str:
             return _format_section("avgpool", options)
         case Upsample():
             return _format_section("upsample", {"stride": layer.stride} | options)
+        case Reorg():
+            return _format_section("reorg" if layer.is_mixed else "reorg3d", {"stride": layer.stride} | options)
         case Dropout():
             return _format_section("dropout", options)
         case Route():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from yolo_prune.config import Setting, settings
+from yolo_prune.image_size import ImageSize
 from yolo_prune.shared_settings import ImgSize, Numbers, PathSetting, Seed, Words
 
 Arch = Literal["yolov3", "yolov3-spp", "yolov3-tiny", "yolov4", "yolov4-tiny"]
@@ -17,7 +18,9 @@ class CfgConfig:
     arch: Annotated[Arch, Setting("The network's architecture.")] = "yolov3"
     classes: Annotated[int, Setting("Classes to tell apart.", ge=1)] = 1
     width: Annotated[float, Setting("Factor on every convolution's filters but the heads'.", gt=0, le=8)] = 1.0
-    img_size: Annotated[ImgSize, Setting("Side of the square input.", unit="px")] = 416
+    img_size: Annotated[ImgSize, Setting("Size of the input: the side of a square, or WIDTHxHEIGHT.", unit="px")] = (
+        ImageSize(416, 416)
+    )
     anchors: Annotated[
         Numbers | None,
         Setting("Anchors in pixels of that input, as width,height pairs: 10,14,23,27.", default="COCO's, scaled"),
@@ -29,7 +32,10 @@ class CfgConfig:
 class ShowConfig:
     """How `cfg show` measures a network."""
 
-    img_size: Annotated[ImgSize | None, Setting("Side of the square input.", unit="px", default="the cfg's own")] = None
+    img_size: Annotated[
+        ImgSize | None,
+        Setting("Size of the input: the side of a square, or WIDTHxHEIGHT.", unit="px", default="the cfg's own"),
+    ] = None
 
 
 @settings
@@ -64,4 +70,12 @@ class ExportConfig:
         Literal["darknet", "pytorch-yolov3"],
         Setting("darknet: .weights; pytorch-yolov3: a state dict, A.pth, as other PyTorch implementations read it."),
     ] = "darknet"
+    img_size: Annotated[
+        ImgSize | None,
+        Setting(
+            "Size of the input that the cfg states: the side of a square, or WIDTHxHEIGHT.",
+            unit="px",
+            default="the checkpoint's",
+        ),
+    ] = None
     fold: Annotated[bool, Setting("Fold batch norm, so that OpenCV and every Darknet give the same outputs.")] = False

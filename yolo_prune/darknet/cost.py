@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
-from yolo_prune.darknet.layers import Conv, Layer, Network, Shape, infer_shapes
+from yolo_prune.darknet.layers import Conv, Layer, Shape
+from yolo_prune.darknet.network import Network, infer_shapes
+from yolo_prune.image_size import AnySize, ImageSize, make_size
 
 BYTES_PER_WEIGHT = 4
 """Weights are counted as fp32, in whatever type a checkpoint stores them."""
@@ -28,7 +30,7 @@ class LayerCost:
 class Cost:
     """A network's costs at one input size; MACs are those of the convolutions only, as in the case study."""
 
-    img_size: tuple[int, int]
+    img_size: ImageSize
     layers: tuple[LayerCost, ...]
 
     @property
@@ -60,20 +62,20 @@ class Cost:
         return [{**asdict(layer), "shape": list(layer.shape)} for layer in self.layers]
 
 
-def measure_cost(network: Network, img_size: int | None = None) -> Cost:
-    """Measure the costs of a network for square inputs of `img_size` pixels (default: the cfg's own size).
+def measure_cost(network: Network, img_size: AnySize | None = None) -> Cost:
+    """Measure the costs of a network for inputs of a size, by default the network's own.
 
     Raises:
         CfgError: the network cannot have that input size.
     """
-    height, width = (network.height, network.width) if img_size is None else (img_size, img_size)
-    shapes = infer_shapes(network, height, width)
-    inputs = (Shape(network.channels, height, width), *shapes)
+    size = network.img_size if img_size is None else make_size(img_size)
+    shapes = infer_shapes(network, size.height, size.width)
+    inputs = (Shape(network.channels, size.height, size.width), *shapes)
     layers = tuple(
         _measure_layer(index, layer, inputs[index].channels, shape)
         for index, (layer, shape) in enumerate(zip(network.layers, shapes, strict=True))
     )
-    return Cost((height, width), layers)
+    return Cost(size, layers)
 
 
 def _measure_layer(index: int, layer: Layer, channels_in: int, shape: Shape) -> LayerCost:
@@ -100,8 +102,7 @@ def format_cost(cost: Cost) -> str:
         shape = "x".join(map(str, layer.shape))
         figures = f"{layer.params:>13,}{layer.macs / 1e6:>11,.2f}M" if layer.params else ""
         lines.append(f"{layer.index:>5}  {layer.kind:<9}{shape:>15}{figures}")
-    height, width = cost.img_size
     lines.append(
-        f"{cost.params:,} params, {cost.macs / 1e9:.2f} G MACs at {width}x{height}, {cost.size_bytes / 1e6:.1f} MB"
+        f"{cost.params:,} params, {cost.macs / 1e9:.2f} G MACs at {cost.img_size} px, {cost.size_bytes / 1e6:.1f} MB"
     )
     return "\n".join(lines)

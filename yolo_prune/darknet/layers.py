@@ -1,20 +1,19 @@
-"""A Darknet network as plain data: immutable layers, and the shapes of their outputs.
+"""The layers of a Darknet network as plain data, and the shapes of their outputs.
 
-    Network ── layers ──► Conv  MaxPool  AvgPool  Upsample  Dropout  Route  Shortcut  Gate  Yolo
-                          │      │        │        │         │        │      │         │     └ a detection head
-                          │      │        │        │         │        │      │         └ multiplies `source` by the layer before it
-                          │      │        │        │         │        │      └ adds `source` to the layer before it
-                          │      │        │        │         │        └ concatenates `sources`
-                          └──────┴────────┴────────┴─────────┴ read the layer before them, as Yolo does
+    Network ── layers ──► Conv  MaxPool  AvgPool  Upsample  Reorg  Dropout  Route  Shortcut  Gate  Yolo
+                          │      │        │        │         │      │        │      │         │     └ a detection head
+                          │      │        │        │         │      │        │      │         └ multiplies `source` by the layer before it
+                          │      │        │        │         │      │        │      └ adds `source` to the layer before it
+                          │      │        │        │         │      │        └ concatenates `sources`
+                          └──────┴────────┴────────┴─────────┴──────┴ read the layer before them, as Yolo does
 
 Layer numbers are absolute, count every section but [net] from 0, and always refer to earlier layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from yolo_prune.errors import CfgError
@@ -73,6 +72,18 @@ class Upsample:
     """Nearest-neighbour upsampling. Source: [upsample]."""
 
     stride: int = 2
+    options: Options = ()
+
+
+@dataclass(frozen=True)
+class Reorg:
+    """Every block of `stride` × `stride` pixels as one pixel with the channels of all, row by row. Source: [reorg3d].
+
+    With `is_mixed`, rows and channels are mixed as in the first Darknet. Source: [reorg], reorg_cpu in blas.c.
+    """
+
+    stride: int = 2
+    is_mixed: bool = False
     options: Options = ()
 
 
@@ -147,7 +158,7 @@ class Yolo:
         return len(self.mask) * (5 + self.classes)
 
 
-Layer: TypeAlias = Conv | MaxPool | AvgPool | Upsample | Dropout | Route | Shortcut | Gate | Yolo
+Layer: TypeAlias = Conv | MaxPool | AvgPool | Upsample | Reorg | Dropout | Route | Shortcut | Gate | Yolo
 
 
 def get_sources(layer: Layer, index: int) -> tuple[int, ...]:
@@ -161,109 +172,23 @@ def get_sources(layer: Layer, index: int) -> tuple[int, ...]:
             return (index - 1,)
 
 
-@dataclass(frozen=True)
-class Network:
-    """A whole network. The image is (channels, height, width) in pixels; `options` keeps [net]'s other keys.
-
-    Raises:
-        CfgError: the layers do not fit together; `where` is then "layer N".
-    """
-
-    width: int
-    height: int
-    channels: int
-    layers: tuple[Layer, ...]
-    options: Options = ()
-
-    def __post_init__(self) -> None:
-        if not self.heads:
-            raise CfgError("the network has no [yolo] section", right="give it at least one detection head")
-        for index, head in self.heads:
-            before = self.layers[index - 1] if index else None
-            if not isinstance(before, Conv):
-                raise CfgError(
-                    "does not follow a convolution",
-                    where=f"layer {index}",
-                    right="put the convolution that makes its channels right before it",
-                )
-            if head.new_coords and before.activation != "logistic":
-                raise CfgError(
-                    f"has new_coords=1, but the convolution before it has activation={before.activation}",
-                    where=f"layer {index}",
-                    right="set activation=logistic there",
-                )
-            if head.classes != self.classes:
-                first, _ = self.heads[0]
-                raise CfgError(
-                    f"has {head.classes} classes, and layer {first} has {self.classes}",
-                    where=f"layer {index}",
-                    right="give all [yolo] sections the same number",
-                )
-        _ = self.shapes
-
-    @property
-    def convs(self) -> tuple[tuple[int, Conv], ...]:
-        """The convolutions, with their layer numbers."""
-        return tuple((index, layer) for index, layer in enumerate(self.layers) if isinstance(layer, Conv))
-
-    @property
-    def heads(self) -> tuple[tuple[int, Yolo], ...]:
-        """The detection heads, with their layer numbers."""
-        return tuple((index, layer) for index, layer in enumerate(self.layers) if isinstance(layer, Yolo))
-
-    @property
-    def head_convs(self) -> frozenset[int]:
-        """The numbers of the convolutions whose channels a detection head reads."""
-        return frozenset(index - 1 for index, _ in self.heads)
-
-    @cached_property
-    def reached(self) -> frozenset[int]:
-        """The numbers of the layers that some head depends on."""
-        reached = {index for index, _ in self.heads}
-        for index, layer in reversed([*enumerate(self.layers)]):
-            if index in reached:
-                reached.update(get_sources(layer, index))
-        return frozenset(reached - {-1})
-
-    @property
-    def classes(self) -> int:
-        """The number of classes of the heads."""
-        return self.heads[0][1].classes
-
-    @cached_property
-    def shapes(self) -> tuple[Shape, ...]:
-        """The output shape of every layer at the network's own input size."""
-        return infer_shapes(self, self.height, self.width)
-
-    def get_input_channels(self, index: int) -> int:
-        """Return the number of input channels of layer `index` (of a shortcut: of one of its inputs)."""
-        return self.channels if index == 0 else self.shapes[index - 1].channels
-
-    @property
-    def stride(self) -> int:
-        """The input's height and width must be multiples of this number of pixels."""
-        return max(self.width // self.shapes[index].width for index, _ in self.heads)
-
-
-def infer_shapes(network: Network, height: int, width: int) -> tuple[Shape, ...]:
-    """Return every layer's output shape for an image of `height` × `width` pixels.
-
-    Raises:
-        CfgError: two layers do not fit together, or the image is too small.
-    """
+def infer_layers(layers: Sequence[Layer], image: Shape) -> tuple[Shape, ...]:
+    """Return the output shapes of layers for an image, as `infer_shapes` does."""
     shapes: list[Shape] = []
-    for index, layer in enumerate(network.layers):
+    for index, layer in enumerate(layers):
         where = f"layer {index}"
         first = 0 if isinstance(layer, Route | Shortcut | Gate) else -1
         for source in get_sources(layer, index):
             if not first <= source < index:
                 right = f"name one of 0 … {index - 1}" if index else "put a convolution before it"
                 raise CfgError(f"reads layer {source}, which is not before it", where=where, right=right)
-        before = shapes[-1] if shapes else Shape(network.channels, height, width)
+        before = shapes[-1] if shapes else image
         shape = _infer_shape(layer, before, shapes, where)
         if min(shape) < 1:
             raise CfgError(
-                f"nothing is left of an image of {width}x{height} px", where=where, right="use a larger input"
+                f"nothing is left of an image of {image.width}x{image.height} px",
+                where=where,
+                right="use a larger input",
             )
         shapes.append(shape)
     return tuple(shapes)
@@ -299,6 +224,8 @@ def _infer_shape(layer: Layer, before: Shape, shapes: list[Shape], where: str) -
             return Shape(channels, 1, 1)
         case Upsample():
             return Shape(channels, height * layer.stride, width * layer.stride)
+        case Reorg():
+            return _infer_reorg(layer, before, where)
         case Dropout():
             return before
         case Route():
@@ -321,6 +248,18 @@ def _infer_shape(layer: Layer, before: Shape, shapes: list[Shape], where: str) -
                     right=f"set filters={layer.channels} in the convolution before it",
                 )
             return before
+
+
+def _infer_reorg(layer: Reorg, before: Shape, where: str) -> Shape:
+    channels, height, width = before
+    pixels = layer.stride**2
+    if height % layer.stride or width % layer.stride or (layer.is_mixed and channels % pixels):
+        raise CfgError(
+            f"stride={layer.stride} does not divide {format_shape(before)}",
+            where=where,
+            right="use an input size that the network's stride divides",
+        )
+    return Shape(channels * pixels, height // layer.stride, width // layer.stride)
 
 
 def _infer_gate(layer: Gate, before: Shape, source: Shape, where: str) -> Shape:
@@ -354,11 +293,3 @@ def _infer_route(layer: Route, sources: list[Shape], where: str) -> Shape:
 def format_shape(shape: Shape) -> str:
     """Return a shape as channels x height x width."""
     return "x".join(map(str, shape))
-
-
-LayerChange: TypeAlias = Callable[[int, Layer], Layer]
-
-
-def change_layers(network: Network, change: LayerChange) -> Network:
-    """Return the network with every layer replaced by `change(index, layer)`."""
-    return replace(network, layers=tuple(change(index, layer) for index, layer in enumerate(network.layers)))

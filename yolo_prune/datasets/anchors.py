@@ -1,6 +1,6 @@
 """Find anchors for a data set's boxes: k-means on their widths and heights, with 1 − IoU as the distance.
 
-    labels, image sizes ─► sides in pixels of the network's square ─► k-means++ and k-means, several times ─► the best
+    labels, image sizes ─► sides in pixels of the network's input ─► k-means++ and k-means, several times ─► the best
 
 Source: J. Redmon, A. Farhadi, "YOLO9000: Better, Faster, Stronger" (2017), §2, "Dimension Clusters".
 """
@@ -19,6 +19,7 @@ from yolo_prune.datasets.images import read_header
 from yolo_prune.datasets.labels import load_labels
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
+from yolo_prune.image_size import AnySize, make_size
 
 MOST_BOXES = 20_000
 """The most boxes to cluster; of more, a random sample is taken. This changes the anchors' score by less than 0.001."""
@@ -46,9 +47,9 @@ class AnchorFit:
 
 
 def load_sides(
-    samples: Sequence[Sample], classes: int, img_size: int, progress: Callable[[int, int], None] | None = None
+    samples: Sequence[Sample], classes: int, img_size: AnySize, progress: Callable[[int, int], None] | None = None
 ) -> Float64Array:
-    """Return width and height (N, 2) of all boxes, in pixels of the letterboxed square of `img_size`.
+    """Return width and height (N, 2) of all boxes, in pixels of the letterboxed input of `img_size`.
 
     Images are not decoded. Ignored boxes are left out. `progress` is called with the numbers of finished and of all
     images.
@@ -61,7 +62,7 @@ def load_sides(
         if len(labels := load_labels(sample.label, classes)):
             header = read_header(sample.image)
             size = np.array((header.width_px, header.height_px), np.float64)
-            sides.append(labels[:, 3:] * size * (img_size / size.max()))
+            sides.append(labels[:, 3:] * size * make_size(img_size).measure_scale(*size))
         if progress:
             progress(done, len(samples))
     return np.concatenate(sides)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from yolo_prune.arrays import Float32Array
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import GREY, ImageArray, fit_image
+from yolo_prune.image_size import AnySize, make_size
 
 ImageAndBoxes: TypeAlias = tuple[ImageArray, Float32Array]
 
@@ -28,59 +29,62 @@ MIN_SIDE_PX = 2.0
 """A box is dropped if one of its sides is shorter than this."""
 
 
-def augment(items: Sequence[ImageAndBoxes], size_px: int, config: AugmentConfig, rng: Generator) -> ImageAndBoxes:
-    """Make one square training image (size_px, size_px, 3) from one image, or from four as a mosaic."""
+def augment(items: Sequence[ImageAndBoxes], size: AnySize, config: AugmentConfig, rng: Generator) -> ImageAndBoxes:
+    """Make one training image (H, W, 3) of a size from one image, or from four as a mosaic."""
+    size = make_size(size)
     if len(items) == 4:
-        item, scale = mosaic(items, size_px, rng), 1.0
+        item, scale = mosaic(items, size, rng), 1.0
     else:
         (item,) = items
-        scale = size_px / max(item[0].shape)
-    image, boxes = affine(item, size_px, scale, config, rng)
+        scale = size.measure_scale(item[0].shape[1], item[0].shape[0])
+    image, boxes = affine(item, size, scale, config, rng)
     image = jitter_hsv(image, config, rng)
     return flip((image, boxes)) if rng.random() < config.flip else (image, boxes)
 
 
-def mosaic(items: Sequence[ImageAndBoxes], size_px: int, rng: Generator) -> ImageAndBoxes:
-    """Place four images around a random centre on a grey canvas (2 size_px, 2 size_px, 3), with long sides of size_px.
+def mosaic(items: Sequence[ImageAndBoxes], size: AnySize, rng: Generator) -> ImageAndBoxes:
+    """Place four images, each fitted into a size, around a random centre on a grey canvas (2 H, 2 W, 3).
 
     Boxes that the canvas cuts keep their full extent, so that `affine` can compute how much of them is left.
     Source: Bochkovskiy et al., "YOLOv4" (2020), §3.3.
     """
-    canvas = np.full((2 * size_px, 2 * size_px, 3), GREY, np.uint8)
-    centre_x, centre_y = rng.integers(size_px // 2, size_px + size_px // 2 + 1, size=2).tolist()
+    size = make_size(size)
+    canvas = np.full((2 * size.height, 2 * size.width, 3), GREY, np.uint8)
+    centre_x, centre_y = (int(rng.integers(side // 2, side + side // 2 + 1)) for side in size)
     rows = []
     for place, (image, boxes) in enumerate(items):
-        tile = fit_image(image, size_px)
+        tile = fit_image(image, size)
         height, width = tile.shape[:2]
         x = centre_x - width if place % 2 == 0 else centre_x
         y = centre_y - height if place < 2 else centre_y
         left, top = max(x, 0), max(y, 0)
-        visible = tile[top - y : 2 * size_px - y, left - x : 2 * size_px - x]
+        visible = tile[top - y : 2 * size.height - y, left - x : 2 * size.width - x]
         canvas[top : top + visible.shape[0], left : left + visible.shape[1]] = visible
         rows.append(_move(boxes, np.array([[width / image.shape[1], 0, x], [0, height / image.shape[0], y]])))
     return canvas, np.concatenate(rows)
 
 
-def affine(item: ImageAndBoxes, size_px: int, scale: float, config: AugmentConfig, rng: Generator) -> ImageAndBoxes:
-    """Scale, shift and rotate an image about its centre into a square (size_px, size_px, 3), with one resampling.
+def affine(item: ImageAndBoxes, size: AnySize, scale: float, config: AugmentConfig, rng: Generator) -> ImageAndBoxes:
+    """Scale, shift and rotate an image about its centre into an image (H, W, 3) of a size, with one resampling.
 
     Boxes are clipped. Those that keep less than `MIN_VISIBLE` of their area, or have a side below `MIN_SIDE_PX`, are
     dropped. Ignored boxes are never dropped unless nothing of them is left.
 
     Args:
-        scale: pixels of the square per pixel of the image, before `config.scale` varies it.
+        scale: pixels of the result per pixel of the image, before `config.scale` varies it.
     """
     image, boxes = item
+    size = make_size(size)
     height, width = image.shape[:2]
     scale *= 1 + config.scale * rng.uniform(-1, 1)
     angle = math.radians(config.degrees) * rng.uniform(-1, 1)
-    shift = size_px * (0.5 + config.translate * rng.uniform(-1, 1, size=2))
+    shift = np.array(size) * (0.5 + config.translate * rng.uniform(-1, 1, size=2))
     turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     matrix = np.column_stack((turn, shift - turn @ (width / 2, height / 2)))
     centres = matrix.copy()
     centres[:, 2] += turn @ (0.5, 0.5) - 0.5  # OpenCV counts from the centre of the first pixel, boxes from its edge
-    warped = cv2.warpAffine(image, centres, (size_px, size_px), flags=cv2.INTER_LINEAR, borderValue=(GREY,) * 3)
-    moved = _clip(_move(_clip(boxes, width, height), matrix), size_px, size_px)
+    warped = cv2.warpAffine(image, centres, size, flags=cv2.INTER_LINEAR, borderValue=(GREY,) * 3)
+    moved = _clip(_move(_clip(boxes, width, height), matrix), *size)
     sides = moved[:, 3:5] - moved[:, 1:3]
     whole = (boxes[:, 3:5] - boxes[:, 1:3]).prod(axis=1) * scale**2
     keep = (sides.prod(axis=1) >= MIN_VISIBLE * whole) & (sides >= MIN_SIDE_PX).all(axis=1)

@@ -23,6 +23,24 @@ def match_names(own: Sequence[str], others: Sequence[str]) -> tuple[int, ...] | 
     return tuple(others.index(name) if name in others else -1 for name in own)
 
 
+def rename(names: Sequence[str], changes: Sequence[str]) -> tuple[str, ...]:
+    """Return a network's class names as a data set calls them; each of `changes` is NETWORK=DATA, one name for another.
+
+    Raises:
+        ConfigError: one is not of that form, or the network has no such class.
+    """
+    renamed = list(names)
+    for change in changes:
+        own, sign, other = (part.strip() for part in change.partition("="))
+        if not (own and sign and other):
+            raise ConfigError(f"{change!r} is no NETWORK=DATA", where="class_map", right="write person=pedestrian")
+        if own not in names:
+            what = f"the network does not know the class {own}, but {list_names(names)}"
+            raise ConfigError(what, where="class_map", right="name one of its classes before the =")
+        renamed = [other if name == own else now for name, now in zip(names, renamed, strict=True)]
+    return tuple(renamed)
+
+
 def is_unnamed(names: Sequence[str]) -> bool:
     """Return whether classes are called by their numbers."""
     return all(name in (str(number), f"class_{number}") for number, name in enumerate(names))

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
+from yolo_prune.image_size import ImageSize
 from yolo_prune.shared_settings import ImgSize, PathSetting, Seed, Words
 from yolo_prune.shipped_configs import CfgPath
 
@@ -37,8 +38,8 @@ class CheckConfig:
     """How a data set is checked."""
 
     img_size: Annotated[
-        ImgSize, Setting("Side of the network's square input, at which box sizes are reported.", unit="px")
-    ] = 416
+        ImgSize, Setting("Size of the network's input, at which box sizes are reported.", unit="px")
+    ] = ImageSize(416, 416)
     near: Annotated[
         int,
         Setting("Most bits in which the perceptual hashes of near-duplicates differ, of 64.", ge=0, le=64, unit="bits"),
@@ -63,7 +64,9 @@ class AnchorsConfig:
         # No network has more than 256, and finding more would be slow.
         Setting("Anchors to find.", ge=1, le=256, default="as many as the cfg's heads use, or 9"),
     ] = None
-    img_size: Annotated[ImgSize, Setting("Side of the network's square input.", unit="px")] = 416
+    img_size: Annotated[
+        ImgSize, Setting("Size of the network's input: the side of a square, or WIDTHxHEIGHT.", unit="px")
+    ] = ImageSize(416, 416)
     split: Annotated[str, Setting("Split whose boxes count.")] = "train"
     cfg: Annotated[CfgPath | None, Setting("A Darknet cfg to compare with, a file or a shipped one.")] = None
     seed: Seed = 0

@@ -16,36 +16,48 @@ from numpy.typing import NDArray  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from yolo_prune.arrays import Float32Array  # noqa: E402
+from yolo_prune.console import report_once  # noqa: E402
 from yolo_prune.errors import DatasetError  # noqa: E402
+from yolo_prune.image_size import STRIDE_PX, AnySize, make_size  # noqa: E402
 
 ImageArray = NDArray[np.uint8]
 
 Image.MAX_IMAGE_PIXELS = None  # OpenCV decodes the images, and has the limit above
 
-STRIDE_PX = 32
-"""The sides of a rectangular input are multiples of this: the largest stride of the YOLO family."""
 GREY = 114
 """The grey value of the padding of letterboxed images."""
 ORIENTATION_TAG = 0x0112
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-JPEG_BLOCK_PX = 8
+FILLED_END = b"\x55" * 4 + JPEG_END
 RIGHT_IMAGE = "put a whole JPEG, PNG, WebP, BMP or TIFF there"
 
 
 def read_image(path: Path) -> ImageArray:
     """Read an image as RGB uint8 (H, W, 3), rotated as its EXIF data say; grey becomes RGB, alpha is dropped.
 
-    A JPEG that lacks nothing but its end mark is read.
+    A JPEG that lacks nothing but its end mark is read; this is reported of the first.
 
     Raises:
         DatasetError: the file is missing, cannot be read or is not an image.
     """
-    image = None
+    image, lacks_end = read_incomplete(path)
+    if lacks_end:
+        report_once("jpeg end", f"{path}: lacks the mark at a JPEG's end, and is read; others like it are not named")
+    return image
+
+
+def read_incomplete(path: Path) -> tuple[ImageArray, bool]:
+    """Return an image as `read_image` does, and whether it is a JPEG that lacks its end mark.
+
+    Raises:
+        DatasetError: as `read_image`.
+    """
+    image, lacks_end = None, False
     try:
         data = np.fromfile(path, np.uint8)
         image = _decode(data)
-        if image is None and lacks_end(data):
-            image = _decode_without_end(data)
+        if image is None and data[:2].tobytes() == JPEG_START and data[-2:].tobytes() != JPEG_END:
+            image, lacks_end = _decode_without_end(data), True
     except FileNotFoundError as error:
         raise DatasetError("there is no such image", where=path, right="name an image that exists") from error
     except OSError:
@@ -56,12 +68,7 @@ def read_image(path: Path) -> ImageArray:
             what = f"has {header.width_px} × {header.height_px} pixels, more than {MOST_PIXELS:,}"
             raise DatasetError(what, where=path, right="make it smaller")
         raise DatasetError("is not a readable image", where=path, right=RIGHT_IMAGE)
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def lacks_end(data: NDArray[np.uint8]) -> bool:
-    """Return whether a file (N,) begins as a JPEG does, and does not end as one."""
-    return data[:2].tobytes() == JPEG_START and data[-2:].tobytes() != JPEG_END
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), lacks_end
 
 
 def _decode(data: NDArray[np.uint8]) -> ImageArray | None:
@@ -76,11 +83,11 @@ def _decode(data: NDArray[np.uint8]) -> ImageArray | None:
 def _decode_without_end(data: NDArray[np.uint8]) -> ImageArray | None:
     """Return a JPEG decoded with an end mark added; None if more than that is missing.
 
-    A decoder fills what is missing with one colour, from some block to the end.
+    Bytes that are added to a whole image are not decoded. If some are missing, they stand for those.
     """
-    image = _decode(np.concatenate((data, np.frombuffer(JPEG_END, np.uint8))))
-    is_filled = image is not None and not np.ptp(image[-JPEG_BLOCK_PX:], axis=(0, 1)).any()
-    return None if is_filled else image
+    image, other = (_decode(np.concatenate((data, np.frombuffer(end, np.uint8)))) for end in (JPEG_END, FILLED_END))
+    is_whole = image is not None and other is not None and np.array_equal(image, other)
+    return image if is_whole else None
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,7 @@ def read_header(path: Path) -> Header:
 class Letterbox:
     """Position of an image in the network's input: x_input = x_image × scale + pad.
 
-    The input is a square by default. Coordinates count from edges, not from pixel centres. The two scales differ by
+    Coordinates count from edges, not from pixel centres. The two scales differ by
     less than half a pixel over the image, because the resized image has whole pixels.
     """
 
@@ -171,32 +178,38 @@ class Letterbox:
         return np.array((self.pad_x_px, self.pad_y_px) * 2, np.float32)
 
 
-def fit_image(image: ImageArray, long_side_px: int) -> ImageArray:
-    """Resize an image to a long side of `long_side_px`, keeping its aspect: by area to shrink, linearly to enlarge."""
+def is_larger(image: ImageArray, size: AnySize) -> bool:
+    """Return whether an image has to be made smaller to fit into a size."""
+    return make_size(size).measure_scale(image.shape[1], image.shape[0]) < 1
+
+
+def fit_image(image: ImageArray, size: AnySize) -> ImageArray:
+    """Resize an image to just fit into a size, keeping its aspect: by area to shrink, linearly to enlarge."""
     height, width = image.shape[:2]
-    if max(height, width) == long_side_px:
+    fitted = _fit(width, height, size)
+    if fitted == (width, height):
         return image
-    interpolation = cv2.INTER_AREA if max(height, width) > long_side_px else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, _fit(width, height, long_side_px), interpolation=interpolation), np.uint8)
+    interpolation = cv2.INTER_AREA if is_larger(image, size) else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, fitted, interpolation=interpolation), np.uint8)
 
 
-def make_letterbox(width_px: int, height_px: int, size_px: int, rectangular: bool = False) -> Letterbox:
-    """Return the position of an image in the square, or in a rectangle with sides that `STRIDE_PX` divides."""
-    width, height = _fit(width_px, height_px, size_px)
-    sides = [-(-side // STRIDE_PX) * STRIDE_PX if rectangular else size_px for side in (width, height)]
-    pads = [(side - inner) // 2 for side, inner in zip(sides, (width, height), strict=True)]
-    return Letterbox(width / width_px, height / height_px, pads[0], pads[1], sides[0], sides[1])
+def make_letterbox(width_px: int, height_px: int, size: AnySize, rectangular: bool = False) -> Letterbox:
+    """Return the position of an image in an input of a size, or with `rectangular` of the least sides that `STRIDE_PX` divides."""
+    fitted = _fit(width_px, height_px, size)
+    sides = [-(-side // STRIDE_PX) * STRIDE_PX for side in fitted] if rectangular else make_size(size)
+    pads = [(side - inner) // 2 for side, inner in zip(sides, fitted, strict=True)]
+    return Letterbox(fitted[0] / width_px, fitted[1] / height_px, pads[0], pads[1], sides[0], sides[1])
 
 
-def letterbox(image: ImageArray, size_px: int, rectangular: bool = False) -> tuple[ImageArray, Letterbox]:
-    """Fit an image into the middle of a grey square (size_px, size_px, 3) or rectangle, and return its position."""
-    box = make_letterbox(image.shape[1], image.shape[0], size_px, rectangular)
-    inner = fit_image(image, size_px)
-    square = np.full((box.height_px, box.width_px, 3), GREY, np.uint8)
-    square[box.pad_y_px : box.pad_y_px + inner.shape[0], box.pad_x_px : box.pad_x_px + inner.shape[1]] = inner
-    return square, box
+def letterbox(image: ImageArray, size: AnySize, rectangular: bool = False) -> tuple[ImageArray, Letterbox]:
+    """Fit an image into the middle of a grey input (H, W, 3) of a size, and return its position."""
+    box = make_letterbox(image.shape[1], image.shape[0], size, rectangular)
+    inner = fit_image(image, size)
+    padded = np.full((box.height_px, box.width_px, 3), GREY, np.uint8)
+    padded[box.pad_y_px : box.pad_y_px + inner.shape[0], box.pad_x_px : box.pad_x_px + inner.shape[1]] = inner
+    return padded, box
 
 
-def _fit(width_px: int, height_px: int, long_side_px: int) -> tuple[int, int]:
-    scale = long_side_px / max(width_px, height_px)
+def _fit(width_px: int, height_px: int, size: AnySize) -> tuple[int, int]:
+    scale = make_size(size).measure_scale(width_px, height_px)
     return max(1, round(width_px * scale)), max(1, round(height_px * scale))

@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from yolo_prune.datasets.augment import ImageAndBoxes, augment
 from yolo_prune.datasets.config import AugmentConfig
-from yolo_prune.datasets.images import Header, fit_image, letterbox, make_letterbox, read_header, read_image
+from yolo_prune.datasets.images import Header, fit_image, is_larger, letterbox, make_letterbox, read_header, read_image
 from yolo_prune.datasets.labels import Repairs, load_objects, locate_objects
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
+from yolo_prune.image_size import AnySize, ImageSize, make_size
 from yolo_prune.threads import count_cores
 
 CACHE_BYTES = 2 << 30
@@ -34,7 +35,7 @@ class Batch:
     """Images of one size and their objects."""
 
     images: Tensor
-    """(B, 3, H, W) uint8 RGB, channels last in memory; square unless the data set is rectangular."""
+    """(B, 3, H, W) uint8 RGB, channels last in memory."""
     targets: Tensor
     """(M, 7) float32 rows `index in batch, class, cx, cy, w, h, ignore`, in shares of width and height; ignore is 0 or 1."""
     indices: Tensor
@@ -67,7 +68,7 @@ class Batch:
 
 
 class DetectionDataset(Dataset[ImageAndBoxes]):
-    """Samples as square images with boxes. Decoded images, resized for use, stay in memory.
+    """Samples as images of one size with boxes. Decoded images, resized for use, stay in memory.
 
     Labels, and images as far as memory allows, are read at once, so that a bad file is reported before training starts.
     """
@@ -79,7 +80,7 @@ class DetectionDataset(Dataset[ImageAndBoxes]):
         self,
         samples: Sequence[Sample],
         classes: int,
-        img_size: int,
+        img_size: AnySize,
         *,
         augment: AugmentConfig | None = None,
         seed: int = 0,
@@ -88,14 +89,14 @@ class DetectionDataset(Dataset[ImageAndBoxes]):
         """Read the labels and fill the cache.
 
         Args:
-            cache_bytes: images beyond this are read from disk each time; all are stored with a long side of at most
+            cache_bytes: images beyond this are read from disk each time; all are stored so that they fit into
                 `img_size`.
 
         Raises:
             DatasetError: a label or an image cannot be read.
         """
         self.samples, self.classes = tuple(samples), classes
-        self.img_size, self.augment, self.seed = img_size, augment, seed
+        self.img_size, self.augment, self.seed = make_size(img_size), augment, seed
         self.repairs = Repairs()
         self.labels = tuple(load_objects(sample, classes, self.repairs) for sample in self.samples)
         self._cache: list[ImageAndBoxes] = []
@@ -116,31 +117,31 @@ class DetectionDataset(Dataset[ImageAndBoxes]):
         return self.make_item(index)
 
     def make_item(
-        self, index: int, *, epoch: int = 0, size_px: int | None = None, rectangular: bool = False
+        self, index: int, *, epoch: int = 0, size: AnySize | None = None, rectangular: bool = False
     ) -> ImageAndBoxes:
         """Return RGB uint8 (H, W, 3) and (N, 6) rows `class x1 y1 x2 y2 ignore` in its pixels.
 
         All randomness is determined by the data set's seed, the epoch and the index.
 
         Args:
-            size_px: the long side, by default `img_size`; the image is a square unless it is rectangular.
+            size: the size, by default `img_size`.
             rectangular: pad only to multiples of `STRIDE_PX`; for a data set without augmentation.
 
         Raises:
             DatasetError: an image outside the cache can no longer be read.
         """
-        size_px = size_px or self.img_size
+        size = self.img_size if size is None else make_size(size)
         item = self._load(index)
         if self.augment is None:
             image, boxes = item
-            padded, box = letterbox(image, size_px, rectangular)
+            padded, box = letterbox(image, size, rectangular)
             return padded, np.column_stack((boxes[:, 0], box.to_network(boxes[:, 1:5]), boxes[:, 5]))
         # numpy seeds (seed, epoch) and (seed, epoch, 0) equally, and the first is used for the order
         rng = np.random.default_rng((self.seed, epoch, index + 1))
         items = [item]
         if rng.random() < self.augment.mosaic:
             items += map(self._load, rng.integers(len(self), size=3).tolist())
-        return augment(items, size_px, self.augment, rng)
+        return augment(items, size, self.augment, rng)
 
     def count_objects(self) -> int:
         """Return the number of objects, without those to be ignored."""
@@ -158,7 +159,7 @@ class DetectionDataset(Dataset[ImageAndBoxes]):
 
     def _read(self, index: int) -> ImageAndBoxes:
         image = read_image(self.samples[index].image)
-        if max(image.shape) > self.img_size:
+        if is_larger(image, self.img_size):
             image = fit_image(image, self.img_size)
         return image, locate_objects(self.labels[index], image.shape[1], image.shape[0])
 
@@ -170,17 +171,15 @@ class _Epoch(Dataset["Batch | DatasetError"]):
     data: DetectionDataset
     epoch: int
     batches: list[list[int]]
-    sizes: list[int]
+    sizes: list[ImageSize]
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, number: int) -> Batch | DatasetError:
-        indices, size_px = self.batches[number], self.sizes[number]
+        indices, size = self.batches[number], self.sizes[number]
         try:
-            return _collate(
-                indices, [self.data.make_item(index, epoch=self.epoch, size_px=size_px) for index in indices]
-            )
+            return _collate(indices, [self.data.make_item(index, epoch=self.epoch, size=size) for index in indices])
         except DatasetError as error:
             return error
 
@@ -232,7 +231,7 @@ def make_loader(
     shuffle: bool,
     epoch: int,
     workers: int = 0,
-    sizes: Sequence[int] | None = None,
+    sizes: Sequence[AnySize] | None = None,
     pin_memory: bool = False,
     start: int = 0,
     share: Share | None = None,
@@ -241,14 +240,15 @@ def make_loader(
 
     Args:
         workers: number of processes that make batches; they share the cache. 0 makes them in this process.
-        sizes: sides in pixels, one of which each batch takes; by default `img_size`.
+        sizes: one of these each batch takes; by default `img_size`.
         start: number of the first batch.
         share: which images of every batch to make; by default all.
     """
     rng = np.random.default_rng((data.seed, epoch))
     order = (rng.permutation(len(data)) if shuffle else np.arange(len(data))).tolist()
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    chosen = rng.choice(sizes or [data.img_size], len(batches)).tolist()
+    sizes = list(map(make_size, sizes or [data.img_size]))
+    chosen = [sizes[number] for number in rng.choice(len(sizes), len(batches))]
     share = share or Share()
     batches = [batch[share.rank :: share.count] for batch in batches if len(batch) >= share.count]
     content = _Epoch(data, epoch, batches[start:], chosen[start : len(batches)])
@@ -272,7 +272,7 @@ def read_in_order(
 
     Args:
         indices: the images to yield; by default all.
-        rectangular: pad images to multiples of `STRIDE_PX`, not to squares; images of one shape share batches.
+        rectangular: pad images to multiples of `STRIDE_PX`, not to one size; images of one shape share batches.
 
     Raises:
         DatasetError: an image cannot be read.

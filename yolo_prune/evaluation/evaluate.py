@@ -24,9 +24,9 @@ from yolo_prune.evaluation.curves import Curve, SizeRecall, measure_curve, measu
 from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.matching import GroundTruth, Matches, match
 from yolo_prune.evaluation.predictor import Predictor, map_to_image
+from yolo_prune.image_size import AnySize
 from yolo_prune.model.checkpoint import Checkpoint
 from yolo_prune.model.detector import Detector
-from yolo_prune.shared_settings import check_img_size
 
 BATCH_SIZE = 16
 
@@ -51,23 +51,20 @@ def evaluate(
     samples: Sequence[Sample],
     names: Sequence[str],
     *,
-    img_size: int | None,
     device: torch.device,
 ) -> Evaluation:
-    """Score a checkpoint on images, at its own input size or another.
+    """Score a checkpoint on images.
 
     Raises:
-        ConfigError: the data set has a class that the network has not, or the network cannot have input size
-            `img_size`.
+        ConfigError: the data set has a class that the network has not.
         DatasetError: an image or a label cannot be read.
     """
-    dataset = make_dataset(samples, names, img_size or checkpoint.img_size)
+    dataset = make_dataset(samples, names, checkpoint.img_size)
     return score_detections(predict(checkpoint, dataset, names, device=device), _list_truths(dataset))
 
 
-def make_dataset(samples: Sequence[Sample], names: Sequence[str], img_size: int) -> DetectionDataset:
+def make_dataset(samples: Sequence[Sample], names: Sequence[str], img_size: AnySize) -> DetectionDataset:
     """Make a data set to score on: labels are read at once, images when needed."""
-    check_img_size(img_size)
     return DetectionDataset(samples, len(names), img_size, cache_bytes=0)
 
 
@@ -155,7 +152,7 @@ def predict_with(
     Raises:
         DatasetError: an image cannot be read.
     """
-    predictor = Predictor(model, dataset.img_size, device=device)
+    predictor = Predictor(model, device=device)
     found: dict[int, Detections] = {}
     with tqdm(desc="score", unit="image", total=len(indices), leave=False, disable=None) as bar:
         for batch in read_in_order(dataset, batch_size, indices, rectangular):

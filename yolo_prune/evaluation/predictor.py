@@ -18,7 +18,6 @@ from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import Detections, suppress
 from yolo_prune.model.decode import DecodedDetector, normalise
 from yolo_prune.model.detector import Detector
-from yolo_prune.shared_settings import check_img_size
 
 ImageLike: TypeAlias = Path | str | NDArray[np.uint8] | Image.Image
 """A file, RGB uint8 (H, W, 3), grey (H, W), or a PIL image."""
@@ -28,25 +27,20 @@ class Predictor:
     """A detector that takes images and gives detections.
 
     Args:
-        model: the network; it is used in evaluation mode, in place.
-        img_size: side of its square input in pixels.
+        model: the network; it is used in evaluation mode, in place, at its own input size.
         names: the classes' names.
         config: what counts as a detection.
         device: where it runs.
-
-    Raises:
-        ConfigError: `img_size` is no multiple of 32.
     """
 
     def __init__(
         self,
         model: Detector,
-        img_size: int,
         names: Sequence[str] = (),
         config: DetectConfig | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.model, self.img_size, self.names = model.eval(), check_img_size(img_size), tuple(names)
+        self.model, self.img_size, self.names = model.eval(), model.network.img_size, tuple(names)
         self.config, self.device = config or DetectConfig(), torch.device(device)
         self._engine = DecodedDetector(model).to(self.device)
 
@@ -76,8 +70,8 @@ class Predictor:
 
     def _detect_one(self, image: ImageLike) -> Detections:
         pixels = read_pixels(image)
-        square, box = letterbox(pixels, self.img_size)
-        (found,) = self.detect_letterboxed(torch.from_numpy(square).permute(2, 0, 1)[None])
+        padded, box = letterbox(pixels, self.img_size)
+        (found,) = self.detect_letterboxed(torch.from_numpy(padded).permute(2, 0, 1)[None])
         return map_to_image(found, box, pixels.shape[1], pixels.shape[0])
 
 

@@ -105,7 +105,7 @@ def draw_found(
 ) -> Image:
     """Draw the detections of a model in evaluation mode on one image of a data set, above the ground truth in white."""
     image, boxes = data.make_item(index)
-    predictor = Predictor(model, data.img_size, names, device=device)
+    predictor = Predictor(model, names, device=device)
     (found,) = predictor.detect_letterboxed(torch.from_numpy(image).permute(2, 0, 1)[None])
     return draw_detections(image, found, names, get_truth(boxes))
 

@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yolo_prune.darknet.anchors import set_img_size
 from yolo_prune.darknet.cfg import format_cfg, parse_cfg
-from yolo_prune.darknet.layers import Network
-from yolo_prune.errors import CfgError, CheckpointError
+from yolo_prune.darknet.network import Network
+from yolo_prune.errors import CfgError, CheckpointError, ConfigError
 from yolo_prune.files import measure_sha256, open_atomically
+from yolo_prune.image_size import AnySize, ImageSize, parse_size, read_size
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.sparse_storage import is_worth_packing, pack, unpack
 from yolo_prune.version import __version__
@@ -53,15 +55,22 @@ class Checkpoint:
     network: Network
     state: Mapping[str, Tensor]
     names: tuple[str, ...]
-    img_size: int
     provenance: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        """Set the network's own size to the one that it is used at, so that what is written of it says the same."""
-        if (self.network.width, self.network.height) != (self.img_size, self.img_size):
-            network = replace(self.network, width=self.img_size, height=self.img_size)
-            object.__setattr__(self, "network", network)
+    @property
+    def img_size(self) -> ImageSize:
+        """The size of the network's input."""
+        return self.network.img_size
+
+    def with_img_size(self, img_size: AnySize | str | None) -> Checkpoint:
+        """Return the checkpoint with another size of input, which may be a text, `640x384`; None keeps the size.
+
+        Raises:
+            ConfigError: a side is not a multiple of 32.
+            CfgError: the network cannot have that size.
+        """
+        return self if img_size is None else replace(self, network=set_img_size(self.network, parse_size(img_size)))
 
     @property
     def keeps_zeros(self) -> bool:
@@ -128,7 +137,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> Path:
         "cfg": format_cfg(checkpoint.network),
         "state": state,
         "names": list(checkpoint.names),
-        "img_size": checkpoint.img_size,
+        "img_size": checkpoint.img_size.plain,
         "provenance": checkpoint.provenance,
         "training": checkpoint.training,
     }
@@ -167,10 +176,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"has format version {content.get('format_version')}", where=path, right=right)
     try:
         network = parse_cfg(content["cfg"], f"{path}[cfg]")
-        names, img_size = tuple(map(str, content["names"])), int(content["img_size"])
-        training = dict(content["training"])
-        checkpoint = Checkpoint(network, content["state"], names, img_size, content["provenance"], training)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        network = set_img_size(network, read_size(content["img_size"]))  # an old file's cfg may state another
+        names, training = tuple(map(str, content["names"])), dict(content["training"])
+        checkpoint = Checkpoint(network, content["state"], names, content["provenance"], training)
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             f"lacks a part or holds a wrong one ({error})",
             where=path,

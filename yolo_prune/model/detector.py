@@ -18,13 +18,14 @@ from yolo_prune.darknet.layers import (
     Gate,
     Layer,
     MaxPool,
-    Network,
+    Reorg,
     Route,
     Shortcut,
     Upsample,
     Yolo,
     get_sources,
 )
+from yolo_prune.darknet.network import Network
 
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 """Of red, green and blue. Source: ITU-R BT.601, as OpenCV's."""
@@ -108,6 +109,28 @@ class ConvLayer(nn.Module):
             return functional.batch_norm(outputs, *statistics, norm.weight, norm.bias, False, 0.0, norm.eps)
         normalised: Tensor = norm(outputs)
         return normalised
+
+
+class ReorgLayer(nn.Module):
+    """Blocks of pixels as channels; see `Reorg`."""
+
+    def __init__(self, layer: Reorg) -> None:
+        super().__init__()
+        self.stride, self.is_mixed = layer.stride, layer.is_mixed
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C·stride², H/stride, W/stride)."""
+        batch, channels, height, width = inputs.shape
+        if not self.is_mixed:
+            return self._gather(inputs)
+        wide = inputs.reshape(batch, channels // self.stride**2, height * self.stride, width * self.stride)
+        return self._gather(wide).reshape(batch, -1, height // self.stride, width // self.stride)
+
+    def _gather(self, inputs: Tensor) -> Tensor:
+        batch, channels, height, width = inputs.shape
+        size = self.stride
+        blocks = inputs.reshape(batch, channels, height // size, size, width // size, size)
+        return blocks.permute(0, 3, 5, 1, 2, 4).reshape(batch, -1, height // size, width // size)
 
 
 class MaxPoolLayer(nn.Module):
@@ -227,6 +250,8 @@ def _make_module(network: Network, index: int, layer: Layer) -> nn.Module:
             return MaxPoolLayer(layer)
         case Upsample(stride=stride):
             return nn.Upsample(scale_factor=stride, mode="nearest")
+        case Reorg():
+            return ReorgLayer(layer)
         case AvgPool():
             return nn.AdaptiveAvgPool2d(1)
         case Dropout() | Route() | Shortcut() | Gate() | Yolo():

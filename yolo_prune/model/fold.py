@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from yolo_prune.darknet.layers import Conv, Layer, change_layers
+from yolo_prune.darknet.layers import Conv, Layer
+from yolo_prune.darknet.network import change_layers
 from yolo_prune.model.detector import ConvLayer, Detector
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from yolo_prune.darknet.layers import Network, Yolo
+from yolo_prune.darknet.layers import Yolo
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.assignment import Assignment, BatchTargets, assign_targets
 from yolo_prune.model.config import LossConfig

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from yolo_prune.arrays import Float32Array
-from yolo_prune.darknet.layers import Conv, Network
+from yolo_prune.darknet.layers import Conv
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import WeightsError
 from yolo_prune.files import open_atomically
 from yolo_prune.model.detector import ConvLayer, Detector

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-from yolo_prune.darknet.layers import Conv, Gate, Layer, Network, Route, Shortcut, Yolo, get_sources
+from yolo_prune.darknet.layers import Conv, Gate, Layer, Route, Shortcut, Yolo, get_sources
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import PlanError
 
 

@@ -4,6 +4,7 @@
     ────────────────────────────────   ──────────────────────────────────────────────────────────────
     conv                               emits new ids
     max-, avgpool, upsample, dropout   pass the ids on
+    reorg                              repeats the ids, once for every pixel of a block
     route                              concatenates the ids of its sources
     shortcut, gate                     unites the two inputs' ids element by element (union–find)
     yolo                               freezes the ids it reads (as are the image's)
@@ -24,7 +25,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from yolo_prune.darknet.layers import Conv, Gate, Network, Route, Shortcut, Yolo, get_sources
+from yolo_prune.darknet.layers import Conv, Gate, Reorg, Route, Shortcut, Yolo, get_sources
+from yolo_prune.darknet.network import Network
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -117,6 +119,9 @@ def make_channel_graph(network: Network) -> ChannelGraph:
                 else:
                     ids.unite(inputs, outputs)
                 frozen += [outputs] if layer.activation == "logistic" else []
+            case Reorg():
+                outputs = np.tile(inputs, layer.stride**2)
+                frozen += [inputs] if layer.is_mixed else []  # an output channel holds rows of several
             case Yolo():
                 frozen.append(inputs)
             case _:

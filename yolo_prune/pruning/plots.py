@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_prune.darknet.layers import Network
+from yolo_prune.darknet.network import Network
 from yolo_prune.files import open_atomically
 from yolo_prune.pruning.blocks import drop_blocks, list_kept_layers
 from yolo_prune.pruning.channels import make_channel_graph

@@ -57,7 +57,12 @@ class TrainConfig:
     ] = 1
     img_size: Annotated[
         ImgSize | None,
-        Setting("Side of the network's square input.", unit="px", default="the checkpoint's or cfg's", group=DATA),
+        Setting(
+            "Size of the network's input: the side of a square, or WIDTHxHEIGHT.",
+            unit="px",
+            default="the checkpoint's or cfg's",
+            group=DATA,
+        ),
     ] = None
     multi_scale: Annotated[
         float,
@@ -193,7 +198,7 @@ class TrainConfig:
     ] = 0
     rectangular: Annotated[
         bool,
-        Setting("Validate on images padded to multiples of 32 px instead of to a square.", group=VALIDATION),
+        Setting("Validate on images padded to multiples of 32 px instead of to the whole input.", group=VALIDATION),
     ] = False
     workers: Annotated[
         int | None,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.cost import measure_cost
-from yolo_prune.darknet.layers import Network
+from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.evaluation.evaluate import predict_with, score_found
 from yolo_prune.model.detector import Detector
@@ -49,11 +49,11 @@ def finish_epoch(
     row |= {"learning_rate": rates.learning_rate, "images_per_s": progress.stats.images_per_s, "val_map50": map50}
     row |= {"channels_below": int((gammas < GAMMA_THRESHOLD).sum()), "channels": int(np.isfinite(gammas).sum())}
     if config.remove:
-        left = measure_slimness(averaged, run.img_size, map50)
+        left = measure_slimness(averaged, map50)
         row |= {"params": left.params, "macs": left.macs}
     elif config.is_sparse:
         slim = make_slim(averaged, gammas, GAMMA_THRESHOLD)
-        left = measure_slimness(slim, run.img_size, _score(run, slim, val) if is_validated else None)
+        left = measure_slimness(slim, _score(run, slim, val) if is_validated else None)
         row |= {"pruned_params": left.params, "pruned_macs": left.macs, "pruned_map50": left.map50}
     if config.is_sparse:
         progress.gammas = [*progress.gammas, count_gammas(gammas)]
@@ -176,7 +176,7 @@ def make_slim(model: Detector, gammas: Float64Array, threshold: float) -> Detect
     return rebuild(model, plan, carry_constants(model, plan)).eval()
 
 
-def measure_slimness(slim: Detector, img_size: int, map50: float | None) -> Slimness:
-    """Return a slim network's parameters and its MACs at an input of `img_size` pixels, together with its AP50."""
-    cost = measure_cost(slim.network, img_size)
+def measure_slimness(slim: Detector, map50: float | None) -> Slimness:
+    """Return a slim network's parameters and MACs, together with its AP50."""
+    cost = measure_cost(slim.network)
     return Slimness(cost.params, cost.macs, map50)

@@ -12,7 +12,7 @@ import torch
 from yolo_prune.darknet.anchors import get_anchors, replace_anchors, resize
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import load_cfg
-from yolo_prune.darknet.layers import Network, infer_shapes
+from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.anchors import find_anchors, format_anchors, load_sides, measure_fit, round_anchors
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import ConfigError
@@ -35,10 +35,9 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Start:
-    """A model to train, the side of its input in pixels, and the checkpoint that it was loaded from, if any."""
+    """A model to train, and the checkpoint that it was loaded from, if any."""
 
     model: Detector
-    img_size: int
     parent: Path | None
     keeps_zeros: bool
     """Whether weights that are zero stay zero."""
@@ -67,20 +66,15 @@ def make_start(config: TrainConfig, classes: int, report: Report, samples: Seque
     if config.weights is not None and (is_own or (config.cfg is None and config.weights.suffix in SUFFIXES)):
         checkpoint = load_checkpoint(config.weights)
         _check_classes(checkpoint.network, classes, config.weights)
-        img_size = config.img_size or checkpoint.img_size
-        infer_shapes(checkpoint.network, img_size, img_size)
-        model = checkpoint.make_model()
+        model = checkpoint.with_img_size(config.img_size).make_model()
         model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
         keeps_zeros = checkpoint.keeps_zeros if config.keep_zeros is None else config.keep_zeros
-        return Start(model.requires_grad_(True), img_size, config.weights, keeps_zeros)
+        return Start(model.requires_grad_(True), config.weights, keeps_zeros)
     network = (
         make_network("yolov3", classes, DEFAULT_WIDTH, DEFAULT_IMG_SIZE) if config.cfg is None else load_cfg(config.cfg)
     )
     _check_classes(network, classes, config.cfg)
-    if network.width != network.height and config.img_size is None:
-        what = f"wants images of {network.width}x{network.height} px, and inputs are square here"
-        raise ConfigError(what, where=config.cfg, right="make width and height the same, or give --img-size")
-    network = resize(network, config.img_size or network.width)
+    network = resize(network, config.img_size or network.img_size)
     if config.auto_anchors:
         network = _fit_anchors(network, config, classes, report, samples)
     else:
@@ -88,19 +82,19 @@ def make_start(config: TrainConfig, classes: int, report: Report, samples: Seque
     model = Detector(network)
     if config.weights is not None:
         report(f"{config.weights}: {fill_weights(model, config.weights, config.prefix)}")
-    return Start(model, network.width, None, bool(config.keep_zeros))
+    return Start(model, None, bool(config.keep_zeros))
 
 
 def _fit_anchors(
     network: Network, config: TrainConfig, classes: int, report: Report, samples: Sequence[Sample]
 ) -> Network:
     old, ratio = np.array(get_anchors(network)), config.loss.anchor_ratio
-    sides = load_sides(samples, classes, network.width)
+    sides = load_sides(samples, classes, network.img_size)
     exact = find_anchors(sides, len(old), config.seed, where=f"{config.data}: train", report=report)
     new = round_anchors(exact)
     before, now = (measure_fit(sides, anchors, ratio) for anchors in (old, new))
     report(
-        f"anchors of {now.boxes:,} training boxes at {network.width} px: {format_anchors(new)}; recall {now.recall_50:.3f} "
+        f"anchors of {now.boxes:,} training boxes at {network.img_size} px: {format_anchors(new)}; recall {now.recall_50:.3f} "
         f"at IoU 0.5 instead of {before.recall_50:.3f}, mean IoU {now.mean_iou:.3f} instead of {before.mean_iou:.3f}"
     )
     return replace_anchors(network, tuple((width, height) for width, height in new.tolist()))
@@ -113,7 +107,7 @@ def _check_anchors(
         config.loss.anchor_ratio, LossConfig().anchor_ratio
     )  # with a stricter one the best anchor is still positive
     count = min(len(samples), CHECKED_IMAGES)
-    sides = load_sides([samples[number * len(samples) // count] for number in range(count)], classes, network.width)
+    sides = load_sides([samples[number * len(samples) // count] for number in range(count)], classes, network.img_size)
     if len(sides):
         fit = measure_fit(sides, np.array(get_anchors(network)), ratio)
         if fit.within_ratio < LEAST_WITHIN_RATIO:

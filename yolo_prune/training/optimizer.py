@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from yolo_prune.darknet.layers import Network
+from yolo_prune.darknet.network import Network
 from yolo_prune.pruning.plans.plan import Plan
 from yolo_prune.pruning.surgery.rebuild import slice_tensors
 from yolo_prune.training.config import TrainConfig

@@ -15,7 +15,7 @@ from yolo_prune.training.state import TrainingState, make_forward, prepare
 from yolo_prune.training.zero_mask import KeptZeros
 
 
-def remove_zeroed_(training: TrainingState, config: TrainConfig, img_size: int, least_share: float = 0.0) -> bool:
+def remove_zeroed_(training: TrainingState, config: TrainConfig, least_share: float = 0.0) -> bool:
     """Remove the zeroed channels, in place, if they are more than `least_share` of the prunable ones.
 
     The outputs do not change; they are compared in float64. Return whether channels were removed.
@@ -38,6 +38,6 @@ def remove_zeroed_(training: TrainingState, config: TrainConfig, img_size: int, 
     training.average.state = slice_tensors(model.network, plan, training.average.state)
     training.model, training.forward = slim, make_forward(slim, config, training.processes)
     training.sparsity = GammaSparsity(slim, make_channel_graph(slim.network))
-    training.zeroing = GradualZeroing(slim, zeroing.removal.after(plan, difference), config.removal_plan, img_size)
+    training.zeroing = GradualZeroing(slim, zeroing.removal.after(plan, difference), config.removal_plan)
     training.zeros = KeptZeros(slim) if config.keep_zeros else None
     return True

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.image_size import ImageSize
 from yolo_prune.model.checkpoint import Checkpoint, save_checkpoint
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import Processes
@@ -27,7 +28,7 @@ class Run:
     spec: DataSpec
     stage: str
     folder: Path
-    img_size: int
+    img_size: ImageSize
     provenance: dict[str, Any]
     device: torch.device
     processes: Processes = field(default_factory=Processes)
@@ -64,7 +65,7 @@ def save_last(run: Run, training: TrainingState, progress: Progress) -> None:
     stored["stats"] = {**asdict(progress.stats), "losses": progress.stats.losses.cpu()}
     stored |= training.format_state()
     model = training.model
-    state = Checkpoint(model.network, model.state_dict(), run.spec.names, run.img_size, run.provenance, stored)
+    state = Checkpoint(model.network, model.state_dict(), run.spec.names, run.provenance, stored)
     save_checkpoint(run.folder / "last.pt", state)
 
 
@@ -82,5 +83,5 @@ def restore(training: TrainingState, last: Checkpoint) -> Progress:
 def save_best(run: Run, training: TrainingState, metrics: dict[str, Any]) -> None:
     """Write best.pt: the averaged weights and their metrics."""
     state, provenance = training.average.state, {**run.provenance, "metrics": metrics}
-    best = Checkpoint(training.model.network, state, run.spec.names, run.img_size, provenance)
+    best = Checkpoint(training.model.network, state, run.spec.names, provenance)
     save_checkpoint(run.folder / "best.pt", best)

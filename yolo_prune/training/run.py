@@ -17,6 +17,7 @@ from yolo_prune.datasets.loader import DetectionDataset, Loader, Share, count_ba
 from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
 from yolo_prune.errors import DatasetError, TrainingError
 from yolo_prune.files import remove_scraps, save_text
+from yolo_prune.image_size import STRIDE_PX, AnySize, ImageSize, make_size
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
@@ -61,7 +62,7 @@ def make_run(
     facts: dict[str, Any] = {KEEPS_ZEROS: True} if start.keeps_zeros else {}
     facts["data"] = {"path": str(spec.source.resolve()), "fingerprint": measure_fingerprint(spec)}
     provenance = make_provenance(stage, format_config(config), start.parent, **facts)
-    return Run(config, spec, stage, folder, start.img_size, provenance, device, processes)
+    return Run(config, spec, stage, folder, start.model.network.img_size, provenance, device, processes)
 
 
 def load_last(folder: Path, changes: dict[str, Any]) -> tuple[TrainConfig, Checkpoint]:
@@ -190,7 +191,7 @@ def _iterate_epoch(active: _ActiveRun, bar: ProgressBar, log: TensorBoardLog, re
         after_look=bar.show,
     )
     if run.config.remove:
-        remove_zeroed_(active.training, run.config, run.img_size)
+        remove_zeroed_(active.training, run.config)
     rates = active.measure_rates(active.steps_per_epoch - 1)
     finish_epoch(run, active.training, progress, rates, active.val, report)
     bar.show(progress.stats)
@@ -219,7 +220,7 @@ def _make_step_hook(active: _ActiveRun) -> Callable[[EpochStats], None]:
         if code:
             leave(int(code))
         if run.config.remove:
-            remove_zeroed_(active.training, run.config, run.img_size, WORTH_CUTTING)
+            remove_zeroed_(active.training, run.config, WORTH_CUTTING)
 
     return between_steps
 
@@ -239,10 +240,11 @@ def _make_batches(active: _ActiveRun) -> Loader:
     )
 
 
-def list_sizes(img_size: int, multi_scale: float) -> list[int]:
-    """Return the input sizes in pixels for multi-scale training: multiples of 32 within a share of `img_size`."""
-    low, high = (img_size * (1 + sign * multi_scale) for sign in (-1, 1))
-    return [side for side in range(32, int(high) + 1, 32) if side >= low]
+def list_sizes(img_size: AnySize, multi_scale: float) -> list[ImageSize]:
+    """Return the input sizes for multi-scale training: multiples of 32 whose long side is within a share of `img_size`'s."""
+    size = make_size(img_size)
+    low, high = (max(size) * (1 + sign * multi_scale) for sign in (-1, 1))
+    return [size.with_long_side(side) for side in range(STRIDE_PX, int(high) + 1, STRIDE_PX) if side >= low]
 
 
 def count_workers(config: TrainConfig, device: torch.device) -> int:
@@ -317,7 +319,6 @@ def _make_training_state(
         processes=run.processes,
         moments=moments,
         removal=removal,
-        img_size=run.img_size,
     )
 
 

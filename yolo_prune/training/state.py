@@ -101,7 +101,6 @@ def make_training_state(
     processes: Processes | None = None,
     moments: Moments | None = None,
     removal: Removal | None = None,
-    img_size: int | None = None,
 ) -> TrainingState:
     """Make the training state of a model, which is changed in place, for a run of `steps` steps.
 
@@ -109,7 +108,6 @@ def make_training_state(
         class_counts: number of objects of each class in the training images.
         moments: moments of an optimizer of the same kind for the same parameters.
         removal: which channels `sparsity: auto` has removed from the model already; none by default.
-        img_size: input side in pixels at which MACs are counted; the network's own by default.
 
     Raises:
         ConfigError: `freeze` leaves no layer to train.
@@ -127,7 +125,7 @@ def make_training_state(
     zeroing = None
     if config.sparsity == AUTO:
         removal = removal or begin_removal(model.network)
-        zeroing = GradualZeroing(model, removal, config.removal_plan, img_size or model.network.width)
+        zeroing = GradualZeroing(model, removal, config.removal_plan)
     return TrainingState(
         model,
         optimizer,

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from yolo_prune.darknet.layers import Network
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.config import DistillConfig

@@ -264,9 +264,7 @@ def make_orphan(hands: Path, tiny_cfg: Path, folder: Path) -> Path:
         "parent": None,
         "data": {"path": str(folder / "moved/data.yaml"), "fingerprint": "x"},
     }
-    return save_checkpoint(
-        folder / "orphan.pt", Checkpoint(model.network, model.state_dict(), ("hand",), SIDE, provenance)
-    )
+    return save_checkpoint(folder / "orphan.pt", Checkpoint(model.network, model.state_dict(), ("hand",), provenance))
 
 
 def test_what_is_out_of_reach_is_rejected_before_training(trained: Path, tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def plant_everything() -> list[tuple[str, str]]:
     label(13).write_text(f"0 .5 .5 .02 {3.5 / 416:.4f}\n")
     label(14).write_text("0 .5 .5 .9 .1\n")
     label(15).write_text("0 .5 .5 .99 .98\n")
+    image(15).write_bytes(image(15).read_bytes()[:-2])
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.fromarray(make_noise(1)).save(TRAIN / "turned.jpg", exif=turned)
@@ -130,6 +131,7 @@ def plant_everything() -> list[tuple[str, str]]:
     return [
         ("unreadable_image", f"{image(0)}"),
         ("cut_image", f"{image(1)}"),
+        ("damaged_image", f"{image(15)}"),
         ("bad_label", f"{label(2)}:2"),
         ("bad_label", f"{label(2)}:5"),
         ("bad_label", f"{LABELS / '000002.ignore.txt'}:1"),

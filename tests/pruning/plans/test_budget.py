@@ -13,7 +13,8 @@ from networks import make_small_network, networks
 from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cost import measure_cost
-from yolo_prune.darknet.layers import Conv, Network, Shortcut
+from yolo_prune.darknet.layers import Conv, Shortcut
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import ConfigError, PlanError
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
@@ -71,7 +72,7 @@ def test_what_no_prefix_can_reach_is_reported_with_the_nearest() -> None:
 
 def plan_for(network: Network, importance: Float64Array, config: PlanConfig) -> tuple[Plan, Network]:
     graph, cost = make_channel_graph(network), measure_cost(network)
-    plan = make_plan(graph, importance, config, make_cost_budgets(config, network, graph, cost, network.width))
+    plan = make_plan(graph, importance, config, make_cost_budgets(config, network, graph, cost))
     check_plan(graph, plan)
     return plan, prune_network(network, plan, graph)
 

@@ -16,7 +16,8 @@ from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.cfg import load_cfg, parse_cfg
 from yolo_prune.darknet.cost import measure_cost
-from yolo_prune.darknet.layers import Conv, Network
+from yolo_prune.darknet.layers import Conv
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import ConfigError, PlanError
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
@@ -357,7 +358,7 @@ def test_with_a_floor_budgets_are_met_or_the_nearest_is_reported(
     order = rank_with_floor(GRAPH, importance, config, floor)
 
     def plan(config: PlanConfig) -> Plan:
-        return make_plan(GRAPH, order, config, make_cost_budgets(config, network, GRAPH, full, 64))
+        return make_plan(GRAPH, order, config, make_cost_budgets(config, network, GRAPH, full))
 
     try:
         made = plan(config)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from networks import make_plan_at_random, make_small_network, networks, randomise_
 
 from yolo_prune.darknet.architectures import make_network
-from yolo_prune.darknet.layers import Conv, Network, Shortcut
+from yolo_prune.darknet.layers import Conv, Shortcut
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.blocks import drop_blocks, find_blocks, pick_blocks

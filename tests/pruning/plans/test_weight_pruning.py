@@ -23,7 +23,8 @@ from torch.sparse._semi_structured_conversions import (  # what CUDA's kernels a
 from yolo_prune.config import parse_config
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.cost import measure_cost
-from yolo_prune.darknet.layers import Conv, Network
+from yolo_prune.darknet.layers import Conv
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import PlanError, YoloPruneError
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.config import WeightConfig
@@ -224,12 +225,12 @@ def test_what_is_left_is_counted_by_hand() -> None:
     pruned = zero_weights(model, make_weight_plan(model, WeightConfig("l1", 0.5, "layer")))
     cost = measure_cost(TINY, SIDE)
     zeroed = {layer: weights // 2 for layer, weights in PRUNABLE.items()}
-    left = count_nonzeros(pruned, SIDE)
+    left = count_nonzeros(pruned)
     assert left.params == cost.params - sum(zeroed.values())
     areas = {1: 16 * 16, 2: 16 * 16, 3: 16 * 16, 5: 8 * 8}
     assert left.macs == cost.macs - sum(zeroed[layer] * area for layer, area in areas.items())
     assert count_by_layer(pruned)[1] == (1, 576, 288)
-    assert count_nonzeros(model, SIDE).macs == cost.macs
+    assert count_nonzeros(model).macs == cost.macs
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def make_sparse(zeroed: float, size: float = 0.0, scale: float = 1.0) -> Detecto
 
 def choose(model: Detector, config: PlanConfig, has_images: bool = True) -> Choice:
     graph = make_channel_graph(NETWORK)
-    budgets = make_cost_budgets(config, NETWORK, graph, measure_cost(NETWORK, 16), 16)
+    budgets = make_cost_budgets(config, NETWORK, graph, measure_cost(NETWORK))
     return choose_criterion(model, graph, config, budgets, has_images)
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from networks import copy_state, is_same_state, make_images, make_small_network, networks, randomise_
 
 from yolo_prune.arrays import Float64Array
-from yolo_prune.darknet.layers import Conv, Network, Shortcut
+from yolo_prune.darknet.layers import Conv, Shortcut
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import ConfigError, PlanError
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.loss import DetectionLoss

@@ -11,7 +11,8 @@ from networks import copy_state, is_same_state, make_images, make_small_network,
 from test_importance import TARGETS
 
 from yolo_prune.arrays import Float64Array
-from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut
+from yolo_prune.darknet.layers import Conv, MaxPool, Route, Shortcut
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.loss import DetectionLoss

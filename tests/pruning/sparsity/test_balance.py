@@ -19,7 +19,8 @@ from networks import (
 from torch import Tensor
 
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
-from yolo_prune.darknet.layers import Conv, Network, Shortcut
+from yolo_prune.darknet.layers import Conv, Shortcut
+from yolo_prune.darknet.network import Network
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import Group, make_channel_graph
 from yolo_prune.pruning.sparsity.balance import MEAN_GAMMA, balance_gammas_

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from networks import copy_state, make_small_network, networks, randomise_
 from torch import Tensor
 
-from yolo_prune.darknet.layers import Conv, Network, Shortcut
+from yolo_prune.darknet.layers import Conv, Shortcut
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph

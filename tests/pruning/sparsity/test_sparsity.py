@@ -16,7 +16,7 @@ from tiny import PRUNABLE, SIDE, TINY_CFG, UNUSED_CFG, make_config
 from yolo_prune.commands.train import start_training
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.cost import measure_cost
-from yolo_prune.darknet.layers import Network
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
@@ -43,7 +43,7 @@ def make_sparsity(network: Network, seed: int = 0) -> tuple[Detector, GammaSpars
 
 
 def make_zeroing(model: Detector, ratio: float) -> GradualZeroing:
-    return GradualZeroing(model, begin_removal(model.network), PlanConfig(ratio=ratio), SIDE)
+    return GradualZeroing(model, begin_removal(model.network), PlanConfig(ratio=ratio))
 
 
 def list_shrinkages(config: TrainConfig, sparsity: float) -> list[float]:

@@ -11,7 +11,8 @@ from networks import make_small_network, networks, randomise_
 
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cost import measure_cost
-from yolo_prune.darknet.layers import Conv, Network
+from yolo_prune.darknet.layers import Conv
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import make_channel_graph
@@ -37,15 +38,14 @@ def zero_some_(model: Detector, share: float, random: np.random.Generator) -> De
 
 def remove(model: Detector, config: PlanConfig, random: np.random.Generator) -> tuple[Detector, Removal]:
     """Remove channels in steps, with new random scores for each and cuts at random."""
-    img_size = model.network.width
-    zeroing = GradualZeroing(model, begin_removal(model.network), config, img_size)
+    zeroing = GradualZeroing(model, begin_removal(model.network), config)
     for step in range(1, STEPS + 1):
         worth = torch.from_numpy(random.random(make_channel_graph(model.network).size))
         zeroing.zero_channels_(step / STEPS, worth)
         if step == STEPS or random.random() < 0.4:
             plan = zeroing.find_zeroed()
             model = rebuild(model, plan).eval()
-            zeroing = GradualZeroing(model, zeroing.removal.after(plan, 0.0), config, img_size)
+            zeroing = GradualZeroing(model, zeroing.removal.after(plan, 0.0), config)
     return model, zeroing.removal
 
 
@@ -70,7 +70,7 @@ def test_multiples_or_all_are_left_and_targets_met(
     model = zero_some_(randomise_(Detector(network), seed, double=False), zeros, random)
     config = PlanConfig(ratio, min_channels=min_channels, round_to=multiple, target_macs=macs)
     try:
-        GradualZeroing(model, begin_removal(network), config, SIDE).make_plan()
+        GradualZeroing(model, begin_removal(network), config).make_plan()
     except PlanError:
         return
     slim, removal = remove(model, config, random)
@@ -87,7 +87,7 @@ def test_any_network_is_left_with_multiples_or_all(network: Network, seed: int, 
     model = zero_some_(randomise_(Detector(network), seed, double=False), 0.2, random)
     config = PlanConfig(ratio, round_to=multiple)
     try:
-        GradualZeroing(model, begin_removal(network), config, network.width).make_plan()
+        GradualZeroing(model, begin_removal(network), config).make_plan()
     except PlanError:
         return
     assert find_unrounded(remove(model, config, random)[1], multiple) == []
@@ -117,6 +117,6 @@ def test_zeroed_channels_stay_where_a_multiple_needs_them(
             module.bn.weight[-count:] = 0
             module.bn.bias[-count:] = 0
     config = PlanConfig(0.0, round_to=round_to)
-    plan: Plan = GradualZeroing(model, begin_removal(network), config, network.width).find_zeroed()
+    plan: Plan = GradualZeroing(model, begin_removal(network), config).find_zeroed()
     graph = make_channel_graph(network)
     assert tuple(int(plan.keep[graph.writes[layer]].sum()) for layer in (0, 1)) == left

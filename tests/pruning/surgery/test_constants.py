@@ -23,7 +23,8 @@ from networks import (
 from torch import Tensor
 from torch.nn import functional
 
-from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample
+from yolo_prune.darknet.layers import Conv, MaxPool, Route, Shortcut, Upsample
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import Detector, Heads
 from yolo_prune.pruning.channels import make_channel_graph

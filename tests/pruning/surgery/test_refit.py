@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from yolo_prune.darknet.architectures import make_network
-from yolo_prune.darknet.layers import Conv, MaxPool, Network, Route, Shortcut, Upsample
+from yolo_prune.darknet.layers import Conv, MaxPool, Route, Shortcut, Upsample
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import Detector, Heads
 from yolo_prune.pruning.channels import make_channel_graph

@@ -15,6 +15,7 @@ from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.datasets.anchors import AnchorFit, find_anchors, format_anchors, load_sides, measure_fit, round_anchors
 from yolo_prune.datasets.config import AnchorsConfig
 from yolo_prune.datasets.spec import load_spec
+from yolo_prune.image_size import ImageSize, make_size
 from yolo_prune.model.config import LossConfig
 
 COUNT = 9
@@ -35,9 +36,9 @@ class AnchorsResult:
     """The anchors found for the boxes of a split, and how well they fit them."""
 
     split: str
-    img_size: int
+    img_size: ImageSize
     exact: Float64Array
-    """(K, 2) before rounding, in pixels of a square of `img_size`, sorted by area."""
+    """(K, 2) before rounding, in pixels of an input of `img_size`, sorted by area."""
     anchors: Float64Array
     """(K, 2) in whole pixels; `fit` is measured with these."""
     fit: AnchorFit
@@ -49,7 +50,7 @@ class AnchorsResult:
         """Return the result under the names that JSON output uses."""
         whole = [[round(side) for side in anchor] for anchor in self.anchors.tolist()]
         values = {"anchors": whole, "anchors_exact": self.exact.tolist(), **asdict(self.fit)}
-        values |= {"anchor_ratio": self.ratio, "img_size": self.img_size, "split": self.split}
+        values |= {"anchor_ratio": self.ratio, "img_size": self.img_size.plain, "split": self.split}
         if self.cfg is None:
             return values
         cfg = {"path": str(self.cfg.path), "anchors": self.cfg.anchors.tolist(), **asdict(self.cfg.fit)}
@@ -80,7 +81,7 @@ def find_data_anchors(data: Path, config: AnchorsConfig) -> AnchorsResult:
         DatasetError: the data set cannot be read, or has too few different boxes.
         CfgError: the cfg cannot be read, or its input cannot have that size.
     """
-    img_size, split, cfg = config.img_size, config.split, config.cfg
+    img_size, split, cfg = make_size(config.img_size), config.split, config.cfg
     old = None if cfg is None else np.array(get_anchors(resize(load_cfg(cfg), img_size)))
     spec, ratio = load_spec(data), LossConfig().anchor_ratio
     sides = load_sides(spec.samples(split), len(spec.names), img_size, report_progress("reading boxes"))

@@ -18,6 +18,7 @@ from yolo_prune.datasets.config import CheckConfig
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError, DatasetError, OutputError
 from yolo_prune.files import save_json
+from yolo_prune.image_size import make_size
 
 SHOWN = 20
 """The most issues of a kind that the text lists; report.json has all."""
@@ -53,7 +54,7 @@ class CheckResult:
         statistics = {split: part.as_dict(self.names) for split, part in self.statistics.items()}
         return {
             "data": str(self.data),
-            "img_size": self.config.img_size,
+            "img_size": make_size(self.config.img_size).plain,
             "near": self.config.near,
             "report": str(self.folder / "report.json"),
             "contact_sheet": str(self.folder / "contact_sheet.png"),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.image_size import AnySize
 from yolo_prune.model.decode import normalise
 from yolo_prune.pruning.scores.importance import Example
 
@@ -18,7 +19,7 @@ EXAMPLE_BATCH = 16
 """Images per batch of examples; the criterion taylor takes one gradient per batch."""
 
 
-def pick_samples(spec: DataSpec, split: str, images: int, img_size: int) -> DetectionDataset:
+def pick_samples(spec: DataSpec, split: str, images: int, img_size: AnySize) -> DetectionDataset:
     """Return up to `images` samples of a split, spread evenly over it.
 
     Raises:
@@ -31,12 +32,12 @@ def pick_samples(spec: DataSpec, split: str, images: int, img_size: int) -> Dete
 
 
 def iterate_images(data: DetectionDataset, device: torch.device) -> Iterator[Tensor]:
-    """Yield batches of images (B, 3, S, S) in 0 … 1."""
+    """Yield batches of images (B, 3, H, W) in 0 … 1."""
     for batch in make_loader(data, BATCH, shuffle=False, epoch=0):
         yield normalise(batch.images.to(device))
 
 
 def iterate_examples(data: DetectionDataset, device: torch.device) -> Iterator[Example]:
-    """Yield batches of images (B, 3, S, S) in 0 … 1 with their targets (M, 7), which stay on the CPU."""
+    """Yield batches of images (B, 3, H, W) in 0 … 1 with their targets (M, 7), which stay on the CPU."""
     for batch in make_loader(data, EXAMPLE_BATCH, shuffle=False, epoch=0):
         yield normalise(batch.images.to(device)), batch.targets

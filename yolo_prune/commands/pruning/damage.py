@@ -51,9 +51,7 @@ class Damage:
         )
 
 
-def measure_damage(
-    before: Detector, after: Detector, spec: DataSpec | None, img_size: int, device: torch.device
-) -> Damage | None:
+def measure_damage(before: Detector, after: Detector, spec: DataSpec | None, device: torch.device) -> Damage | None:
     """Score a network before and after pruning on validation images; return None if there are none.
 
     Raises:
@@ -61,7 +59,7 @@ def measure_damage(
     """
     if spec is None or not spec.splits.get("val"):
         return None
-    data = pick_samples(spec, "val", IMAGES, img_size)
+    data = pick_samples(spec, "val", IMAGES, before.network.img_size)
     scores = []
     for model in (before, after):
         placed = model.to(device).to(memory_format=torch.channels_last).eval()

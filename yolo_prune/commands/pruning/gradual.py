@@ -158,15 +158,15 @@ def _read(source: Path, config: PruneConfig, folder: Path, spec: DataSpec) -> tu
     latency_ms = None
     if config.is_timed:
         slim = load_checkpoint(folder / "best.pt").make_model().eval()
-        latency_ms = Stopwatch(model, checkpoint.img_size, make_device(config.device)).measure(slim)
+        latency_ms = Stopwatch(model, make_device(config.device)).measure(slim)
     planned = Planned(
         checkpoint=checkpoint,
         model=model,
         short=cut_blocks(model, blocks),
         made=BlockPlan(blocks, Plan(removal.kept)),
         slim=last.network,
-        before=measure_cost(model.network, checkpoint.img_size),
-        after=measure_cost(last.network, checkpoint.img_size),
+        before=measure_cost(model.network),
+        after=measure_cost(last.network),
         latency_ms=latency_ms,
         spec=spec,
     )

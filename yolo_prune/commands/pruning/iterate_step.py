@@ -15,7 +15,7 @@ from yolo_prune.commands.pruning.iterate_config import IterateConfig
 from yolo_prune.commands.pruning.time_budgets import Stopwatch, make_time_budgets
 from yolo_prune.config import format_config
 from yolo_prune.darknet.cost import Cost, measure_cost
-from yolo_prune.darknet.layers import Network
+from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import PlanError
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance, save_checkpoint
@@ -64,17 +64,17 @@ def cut(previous: Path, out: Path, config: IterateConfig, limits: Limits, spec: 
     model = checkpoint.make_last_step_model().eval()
     moments = load_moments(checkpoint)
     graph = make_channel_graph(model.network)
-    importance = _score(model, graph, moments, config, spec, checkpoint.img_size, device)
-    plan, meets_target = _plan(model, graph, importance, config, limits, checkpoint.img_size, device)
+    importance = _score(model, graph, moments, config, spec, device)
+    plan, meets_target = _plan(model, graph, importance, config, limits, device)
     verify(mask(model, plan), rebuild(model, plan), previous)
     slim = rebuild(model, plan, carry_constants(model, plan))
     ratio = 1 - int(make_channel_graph(slim.network).prunable.sum()) / _count_prunable(limits.original)
-    cost = measure_cost(slim.network, checkpoint.img_size)
+    cost = measure_cost(slim.network)
     made = Cut(ratio, cost.params, cost.macs, meets_target)
     details = {"data": checkpoint.provenance.get("data"), "metrics": asdict(made)}
     provenance = make_provenance("iterate", format_config(config), previous, **details)
     training = {"moments": slice_moments(model.network, plan, moments)}
-    left = Checkpoint(slim.network, slim.state_dict(), checkpoint.names, checkpoint.img_size, provenance, training)
+    left = Checkpoint(slim.network, slim.state_dict(), checkpoint.names, provenance, training)
     save_checkpoint(out, left)
     return made
 
@@ -93,13 +93,12 @@ def _score(
     moments: Moments,
     config: IterateConfig,
     spec: DataSpec,
-    img_size: int,
     device: torch.device,
 ) -> Float64Array:
     if config.criterion == "taylor" and moments.get(MEAN_SQUARE):
         scores = score_by_squares(model, graph, config, moments[MEAN_SQUARE])
     else:
-        scores = score(model, graph, config, spec, img_size, device)
+        scores = score(model, graph, config, spec, device)
     return rank_within_groups(graph, scores) if config.scope == "layer" else scores
 
 
@@ -109,7 +108,6 @@ def _plan(
     importance: Float64Array,
     config: IterateConfig,
     limits: Limits,
-    img_size: int,
     device: torch.device,
 ) -> tuple[Plan, bool]:
     """Return the plan for the step's ratio, or for the target if that prunes less, and whether the target is met."""
@@ -122,9 +120,9 @@ def _plan(
         target_macs=config.target_macs,
         target_latency_ms=config.target_latency_ms,
     )
-    budgets = make_cost_budgets(wanted, model.network, graph, limits.cost, img_size)
+    budgets = make_cost_budgets(wanted, model.network, graph, limits.cost)
     if config.target_latency_ms is not None:
-        budgets += make_time_budgets(wanted, model, Stopwatch(model, img_size, device))
+        budgets += make_time_budgets(wanted, model, Stopwatch(model, device))
     if not budgets:
         return step, False
     target = make_plan(graph, importance, wanted, budgets)
@@ -151,12 +149,12 @@ def cut_weights(previous: Path, out: Path, config: IterateConfig, limits: Limits
     meets_target = needed is not None and needed <= limits.ratio
     plan = make_weight_plan(model, replace(wanted, ratio=needed) if meets_target and needed is not None else wanted)
     pruned = zero_weights(model, plan)
-    nonzeros = count_nonzeros(pruned, checkpoint.img_size)
+    nonzeros = count_nonzeros(pruned)
     made = Cut(plan.ratio, nonzeros.params, nonzeros.macs, meets_target)
     details = {"data": checkpoint.provenance.get("data"), "metrics": asdict(made), KEEPS_ZEROS: True}
     provenance = make_provenance("iterate", format_config(config), previous, **details)
     training = {"moments": {kind: dict(tensors) for kind, tensors in load_moments(checkpoint).items()}}
-    left = Checkpoint(pruned.network, pruned.state_dict(), checkpoint.names, checkpoint.img_size, provenance, training)
+    left = Checkpoint(pruned.network, pruned.state_dict(), checkpoint.names, provenance, training)
     save_checkpoint(out, left)
     return made
 

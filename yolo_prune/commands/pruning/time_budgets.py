@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from yolo_prune.benchmarking.latency import Call, make_network_call, measure_latencies
+from yolo_prune.benchmarking.latency import Call, draw_inputs, make_network_call, measure_latencies
 from yolo_prune.engines.make import make_engine
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import Detector
@@ -27,7 +27,6 @@ class Stopwatch:
     """Times networks with decoding, at batch size 1 and with batch norm folded, interleaved with the same original."""
 
     original: Detector
-    img_size: int
     device: torch.device
     _original_call: Call = field(init=False)
 
@@ -42,8 +41,7 @@ class Stopwatch:
         return before.p50, after.p50
 
     def _make_call(self, model: Detector) -> Call:
-        shape = (1, model.network.channels, self.img_size, self.img_size)
-        images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        images = draw_inputs(model.network).to(self.device)
         return make_network_call(
             make_engine(model, "folded", self.device), images.to(memory_format=torch.channels_last)
         )

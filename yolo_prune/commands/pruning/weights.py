@@ -86,20 +86,20 @@ def prune_weights(source: Path, config: PruneConfig, folder: Path) -> WeightPrun
     """
     checkpoint = load_checkpoint(source)
     spec = load_data_of(config.data, checkpoint.provenance, "--recalibrate 0") if config.recalibrate else None
-    model, img_size = checkpoint.make_model().eval(), checkpoint.img_size
+    model = checkpoint.make_model().eval()
     plan = make_weight_plan(model, config.weights)
-    before, pruned = _measure(model, img_size), zero_weights(model, plan)
+    before, pruned = _measure(model), zero_weights(model, plan)
     difference = _verify(model, plan, pruned, source)
     seen = 0
     if spec is not None:
         device = make_device(config.device)
-        data = pick_samples(spec, "train", config.recalibrate, img_size)
+        data = pick_samples(spec, "train", config.recalibrate, checkpoint.img_size)
         seen = recalibrate_(pruned, iterate_images(data, device), device)
-    after = _measure(pruned, img_size)
+    after = _measure(pruned)
     metrics = {"prune_ratio": plan.ratio, "before": before, "after": after, "max_abs_difference": difference}
     details = {"metrics": metrics, "data": checkpoint.provenance.get("data"), KEEPS_ZEROS: True}
     provenance = make_provenance("prune", format_config(config), source, **details)
-    made = Checkpoint(pruned.network, pruned.state_dict(), checkpoint.names, img_size, provenance)
+    made = Checkpoint(pruned.network, pruned.state_dict(), checkpoint.names, provenance)
     path = save_checkpoint(folder / "pruned.pt", made)
     return WeightPruneResult(
         checkpoint=path,
@@ -113,10 +113,10 @@ def prune_weights(source: Path, config: PruneConfig, folder: Path) -> WeightPrun
     )
 
 
-def _measure(model: Detector, img_size: int) -> dict[str, int]:
+def _measure(model: Detector) -> dict[str, int]:
     """Return the costs of a model, with zeros counted and without."""
-    left = count_nonzeros(model, img_size)
-    cost = measure_cost(model.network, img_size).as_dict()
+    left = count_nonzeros(model)
+    cost = measure_cost(model.network).as_dict()
     return {**cost, "nonzero_params": left.params, "nonzero_macs": left.macs}
 
 

@@ -61,6 +61,9 @@ def _find_image_issues(images: Sequence[ScannedImage]) -> Iterator[Issue]:
         if not isinstance(content, Content):
             yield content
             continue
+        if content.damage:
+            right = "restore the file, or leave the image out"
+            yield Issue("damaged_image", where, f"is damaged ({content.damage})", right)
         if content.orientation != 1:
             details = {"orientation": content.orientation}
             yield Issue("turned_image", where, f"has EXIF orientation {content.orientation}", details=details)

@@ -37,6 +37,7 @@ KINDS: Mapping[str, Kind] = {
     "unreadable_labels": Kind("label files that cannot be read", is_error=True),
     "no_objects": Kind("splits without any object", is_error=True),
     "shared_labels": Kind("label files that serve two images", is_error=True),
+    "damaged_image": Kind("images that are damaged, of which a decoder makes what it can"),
     "two_splits": Kind("images in two splits"),
     "identical_images": Kind("identical images within a split"),
     "near_duplicates": Kind("groups of near-duplicates within a split"),

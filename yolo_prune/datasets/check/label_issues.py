@@ -15,16 +15,17 @@ from yolo_prune.datasets.images import make_letterbox
 from yolo_prune.datasets.labels import LabelLines, scan_labels
 from yolo_prune.datasets.spec import SUFFIXES
 from yolo_prune.errors import DatasetError
+from yolo_prune.image_size import AnySize
 
 _ANY_CLASS = 10_000
 """Upper limit of class numbers: no data set has as many."""
 
 
-def find_label_issues(images: Sequence[ScannedImage], names: Sequence[str], img_size: int) -> list[Issue]:
+def find_label_issues(images: Sequence[ScannedImage], names: Sequence[str], img_size: AnySize) -> list[Issue]:
     """Find bad lines, files and boxes. A label file that serves several images is checked once.
 
     Args:
-        img_size: side in pixels of the network's square, at which small boxes are judged.
+        img_size: the size of the network's input, at which small boxes are judged.
     """
     users: dict[Path, list[ScannedImage]] = {}
     for image in images:
@@ -36,7 +37,9 @@ def find_label_issues(images: Sequence[ScannedImage], names: Sequence[str], img_
     ]
 
 
-def _check_file(label: Path, sharing: Sequence[ScannedImage], names: Sequence[str], img_size: int) -> Iterator[Issue]:
+def _check_file(
+    label: Path, sharing: Sequence[ScannedImage], names: Sequence[str], img_size: AnySize
+) -> Iterator[Issue]:
     labels, sample = sharing[0].labels, sharing[0].sample
     if len(sharing) > 1 and not labels.is_missing:
         images = tuple(str(image.sample.image) for image in sharing)
@@ -90,7 +93,7 @@ def _measure_iou(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(common / (areas[:, None] + areas - common))
 
 
-def _find_suspicious_boxes(path: Path, lines: LabelLines, content: Content, img_size: int) -> Iterator[Issue]:
+def _find_suspicious_boxes(path: Path, lines: LabelLines, content: Content, img_size: AnySize) -> Iterator[Issue]:
     box = make_letterbox(content.width_px, content.height_px, img_size)
     seen = set()
     for number, row in zip(lines.numbers.tolist(), map(tuple, lines.rows.tolist()), strict=True):

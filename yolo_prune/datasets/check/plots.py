@@ -19,6 +19,7 @@ from yolo_prune.datasets.check.statistics import COCO_BOUNDS_PX, Figures, join_f
 from yolo_prune.datasets.images import letterbox, read_image
 from yolo_prune.datasets.labels import locate_objects
 from yolo_prune.files import open_atomically
+from yolo_prune.image_size import AnySize, make_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +69,7 @@ def save_contact_sheet(path: Path, images: Sequence[ScannedImage], splits: Seque
     return path
 
 
-def save_box_plots(path: Path, figures: Mapping[str, Figures], img_size: int) -> Path:
+def save_box_plots(path: Path, figures: Mapping[str, Figures], img_size: AnySize) -> Path:
     """Write a PNG of the boxes' sizes, shapes and positions and of the objects per image; return `path`.
 
     Raises:
@@ -170,18 +171,19 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
     return short
 
 
-def _plot_sides(axes: Axes, figures: Mapping[str, Figures], img_size: int) -> None:
-    edges = np.geomspace(2, img_size, 49)
+def _plot_sides(axes: Axes, figures: Mapping[str, Figures], img_size: AnySize) -> None:
+    longest = max(make_size(img_size))
+    edges = np.geomspace(2, longest, 49)
     for split, part in figures.items():
         _plot_shares(axes, part.box_sides_at_img_size_px, edges, split)
     top = max(1.0, axes.get_ylim()[1])  # without boxes the axis has no range
-    lows, highs = (2, *COCO_BOUNDS_PX), (*COCO_BOUNDS_PX, img_size)
+    lows, highs = (2, *COCO_BOUNDS_PX), (*COCO_BOUNDS_PX, longest)
     for low, high, name in zip(lows, highs, ("small", "medium", "large"), strict=True):
-        if low < img_size:
+        if low < longest:
             axes.axvline(low, color="dimgrey", linestyle=":")
-            axes.text(np.sqrt(low * min(high, img_size)), top * 1.03, name, ha="center", color="dimgrey")
-    ticks = [tick for tick in (2, 4, 8, 16, 32, 64, 96, 128, 256, 512, 1024) if tick <= img_size]
-    axes.set(xscale="log", xlim=(2, img_size), ylim=(0, top * 1.1))
+            axes.text(np.sqrt(low * min(high, longest)), top * 1.03, name, ha="center", color="dimgrey")
+    ticks = [tick for tick in (2, 4, 8, 16, 32, 64, 96, 128, 256, 512, 1024) if tick <= longest]
+    axes.set(xscale="log", xlim=(2, longest), ylim=(0, top * 1.1))
     _set_ticks(axes, ticks, list(map(str, ticks)))
     axes.set(title=f"box side √(width · height) at {img_size} px", xlabel="px", ylabel="% of the split's boxes")
     axes.legend(loc="upper left", bbox_to_anchor=(0, 0.93))

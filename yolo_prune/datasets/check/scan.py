@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import cv2
 import numpy as np
@@ -17,12 +19,14 @@ from PIL import Image, UnidentifiedImageError
 
 from yolo_prune.datasets.check.issues import Issue, make_issue
 from yolo_prune.datasets.check.perceptual_hash import Look, measure_look
-from yolo_prune.datasets.images import lacks_end, read_header, read_image
+from yolo_prune.datasets.images import read_header, read_incomplete
 from yolo_prune.datasets.labels import LabelLines, scan_labels
 from yolo_prune.datasets.spec import DataSpec, Sample
 from yolo_prune.errors import DatasetError
 from yolo_prune.threads import count_cores
 
+CHUNK = 16
+"""At least so many images are read between two reports of progress."""
 _NO_LINES = LabelLines(np.zeros(0, np.int64), np.zeros((0, 5)), ())
 
 
@@ -40,6 +44,8 @@ class Content:
     """SHA-256 of the size and the decoded pixels."""
     look: Look
     """The features by which near-duplicates are found."""
+    damage: str = ""
+    """What the decoder says of the file; empty if nothing."""
 
 
 @dataclass(frozen=True)
@@ -99,26 +105,20 @@ def read_images(
 def read_content(path: Path) -> Content | Issue:
     """Decode an image and return its properties, or an issue if that fails."""
     is_whole = _try_pillow(path)
-    if is_whole is False and not _can_be_read(path):
-        right = "restore the file, or leave the image out"
-        return Issue("cut_image", str(path), "is cut off or damaged", right)
     try:
-        image = read_image(path)
+        image, lacks_end = read_incomplete(path)
         orientation = read_header(path).orientation if is_whole else 1
     except DatasetError as error:
-        return make_issue("unreadable_image", error)
+        return _make_cut(path) if is_whole is False else make_issue("unreadable_image", error)
+    if is_whole is False and not lacks_end:
+        return _make_cut(path)
     height, width = image.shape[:2]
     digest = hashlib.sha256(f"{width} {height} ".encode() + image.tobytes()).digest()
-    return Content(width, height, orientation, digest, measure_look(image))
+    return Content(width, height, orientation, digest, measure_look(image), "lacks its end mark" if lacks_end else "")
 
 
-def _can_be_read(path: Path) -> bool:
-    """Return whether an image that Pillow finds incomplete lacks nothing but its end mark."""
-    try:
-        read_image(path)
-    except DatasetError:
-        return False
-    return lacks_end(np.fromfile(path, np.uint8))
+def _make_cut(path: Path) -> Issue:
+    return Issue("cut_image", str(path), "is cut off or damaged", "restore the file, or leave the image out")
 
 
 def read_labels(sample: Sample, classes: int) -> Labels:
@@ -145,12 +145,53 @@ def _read_contents(
     with _quiet():
         pool = ThreadPoolExecutor(workers)  # OpenCV, Pillow and hashlib release Python's lock
         try:
-            for done, content in enumerate(pool.map(read_content, paths), 1):
-                yield content
+            for first in range(0, len(paths), size := workers * max(4, -(-CHUNK // workers))):
+                chunk = paths[first : first + size]
+                yield from _read_chunk(chunk, pool)
                 if progress:
-                    progress(done, len(paths))
+                    progress(first + len(chunk), len(paths))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _read_chunk(paths: Sequence[Path], pool: ThreadPoolExecutor) -> list[Content | Issue]:
+    """Read some images; if a decoder complains of one, read each by itself to know of which."""
+    with capturing_stderr() as said:
+        contents = list(pool.map(read_content, paths))
+        if said():
+            contents = [_add_damage(content, said, path) for content, path in zip(contents, paths, strict=True)]
+    return contents
+
+
+def _add_damage(content: Content | Issue, said: Callable[[], str], path: Path) -> Content | Issue:
+    if not isinstance(content, Content) or content.damage:
+        return content
+    read_content(path)
+    return replace(content, damage=said())
+
+
+@contextmanager
+def capturing_stderr() -> Iterator[Callable[[], str]]:
+    """Keep what libraries write to file descriptor 2; yield a function that returns the last line of what is new.
+
+    libjpeg tells of damage there and nowhere else.
+    """
+    with TemporaryFile() as file:
+        before = os.dup(2)
+        os.dup2(file.fileno(), 2)
+
+        def take() -> str:
+            size = os.fstat(file.fileno()).st_size
+            lines = os.pread(file.fileno(), size, 0).decode(errors="replace").split("\n")
+            os.ftruncate(file.fileno(), 0)
+            os.lseek(2, 0, os.SEEK_SET)
+            return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+        try:
+            yield take
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
 
 
 @contextmanager

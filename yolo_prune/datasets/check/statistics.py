@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolo_prune.datasets.check.scan import Content, ScannedImage
+from yolo_prune.image_size import AnySize, make_size
 
 COCO_BOUNDS_PX = (32, 96)
 """COCO calls a box medium if it is between squares with these sides."""
@@ -109,7 +110,7 @@ class Statistics:
         return values
 
 
-def collect_figures(images: Sequence[ScannedImage], splits: Sequence[str], img_size: int) -> dict[str, Figures]:
+def collect_figures(images: Sequence[ScannedImage], splits: Sequence[str], img_size: AnySize) -> dict[str, Figures]:
     """Measure the images of each split; an image in two splits counts in both."""
     return {split: _collect([image for image in images if split in image.splits], img_size) for split in splits}
 
@@ -154,7 +155,7 @@ def measure_statistics(figures: Figures, classes: int) -> Statistics:
     )
 
 
-def _collect(images: Sequence[ScannedImage], img_size: int) -> Figures:
+def _collect(images: Sequence[ScannedImage], img_size: AnySize) -> Figures:
     objects = [image.labels.objects for image in images]
     counted = [rows[rows[:, 5] == 0] for rows in objects]
     sizes = [
@@ -171,7 +172,7 @@ def _collect(images: Sequence[ScannedImage], img_size: int) -> Figures:
         sum(map(len, objects)) - len(rows),
         rows[:, 1:3],
         rows[readable, 3:5] * of_objects[readable],
-        img_size / of_objects[readable].max(axis=1),
+        (np.array(make_size(img_size)) / of_objects[readable]).min(axis=1),
     )
 
 

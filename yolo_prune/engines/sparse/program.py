@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Route, Shortcut, Upsample, Yolo, get_sources, infer_shapes
+from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Route, Shortcut, Upsample, Yolo, get_sources
+from yolo_prune.darknet.network import infer_shapes
 from yolo_prune.engines.sparse.packing import PackedWeights
 from yolo_prune.engines.sparse.planes import Planes
 from yolo_prune.engines.sparse.steps import (

@@ -16,7 +16,8 @@ import numpy as np
 
 from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.cost import Cost, measure_cost
-from yolo_prune.darknet.layers import Conv, Layer, Network, change_layers
+from yolo_prune.darknet.layers import Conv, Layer
+from yolo_prune.darknet.network import Network, change_layers
 from yolo_prune.errors import PlanError
 from yolo_prune.pruning.channels import BoolArray, ChannelGraph, Group, IntArray, make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
@@ -94,16 +95,14 @@ def make_threshold_plan(graph: ChannelGraph, importance: Float64Array, threshold
     return Plan(~(candidates & ~floor & (importance < threshold)))
 
 
-def make_cost_budgets(
-    config: PlanConfig, network: Network, graph: ChannelGraph, original: Cost, img_size: int
-) -> list[Budget[Plan]]:
+def make_cost_budgets(config: PlanConfig, network: Network, graph: ChannelGraph, original: Cost) -> list[Budget[Plan]]:
     """Return the budgets of `target_params` and `target_macs` for plans of `network`, as shares of `original`."""
 
     def make_budget(where: str, share: float, count: Callable[[Cost], int]) -> Budget[Plan]:
         return Budget(
             where=where,
             limit=share,
-            measure=lambda plan: count(measure_cost(prune_network(network, plan, graph), img_size)) / count(original),
+            measure=lambda plan: count(measure_cost(prune_network(network, plan, graph))) / count(original),
             say=lambda cost: f"{cost:.4g} of the original",
             nearest=lambda cost: f"at least {math.ceil(1e5 * cost) / 1e5:g}",
         )

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from yolo_prune.darknet.cfg import format_cfg
-from yolo_prune.darknet.layers import Network
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import PlanError
 from yolo_prune.files import load_json, save_text
 from yolo_prune.pruning.blocks import Block, drop_blocks, pick_blocks

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_prune.darknet.layers import Network, infer_shapes
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.config import WeightConfig
@@ -136,9 +136,9 @@ def count_by_layer(model: Detector) -> tuple[tuple[int, int, int], ...]:
 
 
 @torch.no_grad()
-def count_nonzeros(model: Detector, img_size: int) -> NonZeros:
-    """Count a model's non-zero parameters, and its MACs with non-zero weights at a square input of `img_size` px."""
-    shapes = infer_shapes(model.network, img_size, img_size)
+def count_nonzeros(model: Detector) -> NonZeros:
+    """Count a model's non-zero parameters, and its MACs with non-zero weights."""
+    shapes = model.network.shapes
     return NonZeros(
         sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
         sum(left * prod(shapes[index][1:]) for index, _, left in count_by_layer(model)),

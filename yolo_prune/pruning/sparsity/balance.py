@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_prune.darknet.layers import Conv, Gate, Network, Shortcut
+from yolo_prune.darknet.layers import Conv, Gate, Shortcut
+from yolo_prune.darknet.network import Network
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import BoolArray, ChannelGraph, make_channel_graph
 

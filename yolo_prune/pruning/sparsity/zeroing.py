@@ -21,7 +21,7 @@ from torch import Tensor
 from yolo_prune.arrays import Float64Array
 from yolo_prune.darknet.cfg import format_cfg, parse_cfg
 from yolo_prune.darknet.cost import Cost, measure_cost
-from yolo_prune.darknet.layers import Network
+from yolo_prune.darknet.network import Network
 from yolo_prune.model.detector import ConvLayer, Detector
 from yolo_prune.pruning.channels import BoolArray, ChannelGraph, make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
@@ -76,18 +76,18 @@ class GradualZeroing:
             is out of reach.
     """
 
-    def __init__(self, model: Detector, removal: Removal, config: PlanConfig, img_size: int) -> None:
+    def __init__(self, model: Detector, removal: Removal, config: PlanConfig) -> None:
         self.removal = removal
         self._graph = make_channel_graph(model.network)
         self._gammas = GammaSparsity(model, self._graph)
         self._config = replace(config, spare=tuple(sorted({*config.spare, *_find_fixed(model)})))
         self._network = model.network
         original = make_channel_graph(removal.original)
-        self._original_cost = measure_cost(removal.original, img_size)
+        self._original_cost = measure_cost(removal.original, model.network.img_size)
         self._wanted = round(config.least_ratio * count_candidates(original, self._config))
         self._removed = int((~removal.kept).sum())
-        self._unit_costs = measure_unit_costs(self._network, self._graph, config, img_size, self._original_cost)
-        self._budgets = make_cost_budgets(config, self._network, self._graph, self._original_cost, img_size)
+        self._unit_costs = measure_unit_costs(self._network, self._graph, config, self._original_cost)
+        self._budgets = make_cost_budgets(config, self._network, self._graph, self._original_cost)
 
     def make_plan(self, worth: Tensor | None = None) -> Plan:
         """Return the plan to reach in the end, by the channels' present worth: (N,) `worth`, by default their |γ|.
@@ -143,16 +143,14 @@ class GradualZeroing:
         return make_plan(self._graph, importance, replace(self._config, ratio=ratio), self._budgets)
 
 
-def measure_unit_costs(
-    network: Network, graph: ChannelGraph, config: PlanConfig, img_size: int, original: Cost
-) -> Float64Array:
+def measure_unit_costs(network: Network, graph: ChannelGraph, config: PlanConfig, original: Cost) -> Float64Array:
     """Return (N,) the parameters or MACs, whichever `config` has a target for, that dropping each channel alone saves.
 
     They are shares of the original's; with both targets they are added. Without such a target every channel has cost 1.
     Source: the greedy solution of a knapsack, Dantzig, "Discrete-Variable Extremum Problems" (1957).
     """
     costs = np.zeros(graph.size)
-    layers = measure_cost(network, img_size).layers
+    layers = measure_cost(network).layers
     for index in graph.conv_layers:
         share = layers[index].macs / original.macs if config.target_macs is not None else 0.0
         share += layers[index].params / original.params if config.target_params is not None else 0.0

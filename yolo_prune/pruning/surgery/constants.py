@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from yolo_prune.darknet.layers import Gate, Route, Shortcut, get_sources
+from yolo_prune.darknet.layers import Gate, Reorg, Route, Shortcut, get_sources
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import ConvLayer, Detector, activate, add_first, evaluating
 from yolo_prune.pruning.channels import IntArray, make_channel_graph
@@ -39,6 +39,8 @@ def carry_constants(model: Detector, plan: Plan) -> Constants:
             constants[index] = torch.zeros_like(sources[1])
         elif isinstance(layer, Route):
             constants[index] = torch.cat([source.chunk(layer.groups)[layer.group_id] for source in sources])
+        elif isinstance(layer, Reorg):
+            constants[index] = sources[0].repeat(layer.stride**2)
         else:
             constants[index] = sources[0]
         constants[index] = _clear_kept(constants[index], plan, graph.writes[index])

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from yolo_prune.darknet.layers import Conv, Network, Yolo, get_sources
+from yolo_prune.darknet.layers import Conv, Yolo, get_sources
+from yolo_prune.darknet.network import Network
 from yolo_prune.model.detector import ConvLayer, Detector, run_layer
 from yolo_prune.pruning.blocks import Block, drop_blocks, list_kept_layers
 from yolo_prune.pruning.channels import make_channel_graph

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from yolo_prune.darknet.layers import Network, get_sources
+from yolo_prune.darknet.layers import get_sources
+from yolo_prune.darknet.network import Network
 from yolo_prune.errors import PlanError
+from yolo_prune.image_size import ImageSize
 from yolo_prune.model.detector import Detector, evaluating
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
 from yolo_prune.pruning.plans.plan import Plan
@@ -37,9 +39,9 @@ MAX_PIXELS = 2**24
 """Limit on the pixels of all images together: more do not repay their time and memory."""
 
 
-def count_images(wanted: int, img_size: int) -> int:
-    """Return how many square images to fit on: `wanted`, or fewer if they have more than `MAX_PIXELS` pixels."""
-    return max(1, min(wanted, MAX_PIXELS // img_size**2))
+def count_images(wanted: int, img_size: ImageSize) -> int:
+    """Return how many images to fit on: `wanted`, or fewer if they have more than `MAX_PIXELS` pixels."""
+    return max(1, min(wanted, MAX_PIXELS // img_size.pixels))
 
 
 @torch.no_grad()

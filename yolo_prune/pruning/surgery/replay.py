@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from yolo_prune.darknet.layers import Network, get_sources
+from yolo_prune.darknet.layers import get_sources
+from yolo_prune.darknet.network import Network
 from yolo_prune.model.detector import Detector, run_layer
 
 STORED_BYTES = 768 * 2**20
