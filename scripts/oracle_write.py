@@ -27,6 +27,7 @@ from yolo_prune.darknet.layers import (
     Gate,
     Layer,
     MaxPool,
+    Reorg,
     Route,
     Shortcut,
     Upsample,
@@ -121,6 +122,8 @@ def list_blocks() -> Iterator[tuple[str, tuple[Layer, ...]]]:
     yield SLICES_OF_TWO, (conv, conv, Route((0, 1), 2, 1), conv)
     yield "shortcut-of-more", (conv, half, Shortcut(0), conv)
     yield "shortcut-of-less", (half, conv, Shortcut(0), conv)
+    even = (replace(conv, stride=2), Upsample(2))
+    yield "reorg", (*even, Reorg(2, is_mixed=True), Conv(8, 1))  # OpenCV does not know [reorg3d]
     yield "dropout", (conv, Dropout((("probability", ".2"),)), conv)
     plain = Conv(4, 1, batch_normalize=False, activation="swish")
     squeeze = (AvgPool(), plain, replace(plain, filters=8, activation="logistic"))
