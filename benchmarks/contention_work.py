@@ -66,7 +66,7 @@ def make_unit(command: str, folder: Path, batch_size: int) -> Unit:
             images = find_images(folder / "hands/images/val")
             return lambda: len(detect(source, images, DetectRunConfig(out=out, device="cpu")).images)
         case "bench":
-            timed = BenchConfig(score=False, engine="eager", runs=RUNS, device="cpu")
+            timed = BenchConfig(score=False, engine=("eager",), runs=RUNS, device="cpu")
             return lambda: RUNS * len(bench({"Original": source}, timed).rows)
         case "sparse":
             return make_sparse_unit(source)
@@ -126,7 +126,7 @@ def make_sparse_unit(source: Path) -> Unit:
         if index and index not in checkpoint.network.head_convs:
             sizes = module.conv.weight.abs()
             module.conv.weight[sizes <= sizes.flatten().kthvalue(round(SPARSITY * sizes.numel())).values] = 0
-    engine, image = SparseDetector(model), draw_inputs(checkpoint.network)
+    engine, image = SparseDetector(model), draw_inputs(checkpoint.img_size)
 
     def run() -> int:
         for _ in range(RUNS):

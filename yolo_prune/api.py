@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-
 from yolo_prune.darknet.network import Network
+from yolo_prune.engines.exported.model import ExportedModel
+from yolo_prune.errors import CheckpointError
 from yolo_prune.evaluation.config import DetectConfig
+from yolo_prune.evaluation.models import load_model, make_predictor
 from yolo_prune.evaluation.predictor import Predictor
 from yolo_prune.image_size import AnySize
-from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.device import make_device
 from yolo_prune.overlay import overlay_call
 from yolo_prune.training.config import TrainConfig
@@ -35,21 +35,29 @@ if TYPE_CHECKING:
 
 
 class LoadedDetector(Predictor):
-    """A predictor from a checkpoint, which it remembers."""
+    """A predictor from a checkpoint or an exported file, which it remembers."""
 
     def __init__(self, path: Path, config: DetectConfig, device: str, img_size: AnySize | str | None) -> None:
-        checkpoint = load_checkpoint(path).with_img_size(img_size)
+        model = load_model(path).with_img_size(img_size)
         self.path = path
-        """The checkpoint's file."""
-        self.provenance = checkpoint.provenance
-        """How it was made, and what it scored then."""
-        model = checkpoint.make_model().to(memory_format=torch.channels_last)
-        super().__init__(model, checkpoint.names, config, make_device(device))
+        """The file."""
+        self.provenance = model.provenance
+        """How a checkpoint was made, and what it scored then."""
+        self._network = None if isinstance(model, ExportedModel) else model.network
+        made = make_predictor(model, config, make_device(device), "folded")
+        super().__init__(made.engine, model.img_size, model.names, config, made.device)
 
     @property
     def network(self) -> Network:
-        """The network as data."""
-        return self.model.network
+        """The network of a checkpoint as data.
+
+        Raises:
+            CheckpointError: the file is an exported one.
+        """
+        if self._network is None:
+            right = "load the checkpoint that it was exported from"
+            raise CheckpointError("holds no network as data", where=self.path, right=right)
+        return self._network
 
 
 Source: TypeAlias = LoadedDetector | Path | str
@@ -64,10 +72,10 @@ def load(
     device: str = "auto",
     img_size: AnySize | str | None = None,
 ) -> LoadedDetector:
-    """Load a checkpoint as a function from images to detections.
+    """Load a checkpoint, or an exported file, as a function from images to detections.
 
     Args:
-        path: a .pt file of `train`, `prune`, `finetune`, `iterate` or `import`.
+        path: a .pt file of `train`, `prune`, `finetune`, `iterate` or `import`, or an .onnx or .xml of `export`.
         confidence: least score of a detection.
         nms_iou: of two boxes of one class that overlap by more, the lower-scored is dropped.
         device: auto, cpu, cuda or cuda:N.

@@ -71,7 +71,7 @@ def read_size(value: Any) -> ImageSize:
     Raises:
         ConfigError: it is none of these.
     """
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d{1,9})(?:\s*[xX×]\s*(\d{1,9}))?\s*", value)):
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*(-?\d{1,9})(?:\s*[xX×]\s*(-?\d{1,9}))?\s*", value)):
         width, height = match.groups()
         value = ImageSize(int(width), int(height or width))
     elif isinstance(value, int) and not isinstance(value, bool):

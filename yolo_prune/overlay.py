@@ -76,9 +76,9 @@ def take_changes(base: Any, given: Given, others: Mapping[str, Any]) -> tuple[st
 
 
 def parse_option(entry: Entry, value: Any) -> Any:
-    """Return an option's value as the setting takes it: lists from text with commas, numbers or words where both may be."""
+    """Return an option's value as the setting takes it: lists from texts with commas, numbers or words where both may be."""
     if entry.is_list:
-        texts = [text.strip() for text in str(value).split(",")]
+        texts = [text.strip() for part in value for text in part.split(",")]
         return texts if str in get_args(entry.kind) else [_read(text) for text in texts]
     return _read(value) if entry.is_union and isinstance(value, str) else value
 

@@ -40,9 +40,6 @@ class FakeEngine:
         assert not detector.training
         FakeEngine.sizes = []
 
-    def to(self, device: torch.device) -> FakeEngine:
-        return self
-
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         assert images.shape[:2] == (1, 3)
         assert float(images.max()) <= 1
@@ -53,7 +50,7 @@ class FakeEngine:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("yolo_prune.evaluation.predictor.DecodedDetector", FakeEngine)
+    monkeypatch.setattr("yolo_prune.evaluation.models.make_engine", lambda model, engine, device: FakeEngine(model))
 
 
 def run(trained: Path, images: list[Path], out: Path, **changes: Any) -> DetectResult:

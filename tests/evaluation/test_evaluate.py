@@ -34,9 +34,6 @@ class FakeEngine:
     def __init__(self, detector: Detector) -> None:
         assert not detector.training
 
-    def to(self, device: torch.device) -> FakeEngine:
-        return self
-
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         chosen = [next(self.outputs) for _ in images]
         most = max(len(scores) for _, scores in chosen)
@@ -68,7 +65,7 @@ def samples(tmp_path: Path) -> list[Sample]:
 def score(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, samples: list[Sample], outputs: Outputs
 ) -> Evaluation:
-    monkeypatch.setattr("yolo_prune.evaluation.predictor.DecodedDetector", FakeEngine)
+    monkeypatch.setattr("yolo_prune.evaluation.models.make_engine", lambda model, engine, device: FakeEngine(model))
     FakeEngine.outputs = iter(outputs)
     evaluation = evaluate(checkpoint, samples, ("hand",), device=CPU)
     assert next(FakeEngine.outputs, None) is None

@@ -6,7 +6,19 @@ from hypothesis import given, settings
 from networks import make_small_network, networks
 
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
-from yolo_prune.darknet.layers import AvgPool, Conv, Gate, Layer, MaxPool, Route, Shortcut, Upsample, Yolo, get_sources
+from yolo_prune.darknet.layers import (
+    AvgPool,
+    Conv,
+    Gate,
+    Layer,
+    MaxPool,
+    Reorg,
+    Route,
+    Shortcut,
+    Upsample,
+    Yolo,
+    get_sources,
+)
 from yolo_prune.darknet.network import Network
 from yolo_prune.pruning.channels import make_channel_graph
 
@@ -52,6 +64,9 @@ def tie_slowly(network: Network) -> tuple[list[list[Node]], list[set[Node]], set
                 outputs[index] = inputs
                 for one, other in zip(inputs, outputs[source], strict=False):
                     tie(one, other)
+            case Reorg(stride=stride, is_mixed=is_mixed):
+                outputs[index] = inputs * stride**2
+                frozen |= set(inputs) if is_mixed else set()
             case Gate(source=source, factors=factors):
                 outputs[index] = outputs[source]
                 if factors == "pixels":
@@ -158,6 +173,7 @@ def test_the_five_rules_by_hand() -> None:
         ((Conv(2, 1), Conv(3, 1), Shortcut(0)), [[3, 4], [3, 4, 5], [3, 4, 5]]),
         ((Conv(2, 1), AvgPool(), Conv(2, 1), Gate(0, "channels")), [[3, 4]] * 4),
         ((Conv(2, 1), Conv(1, 1), Gate(0, "pixels")), [[3, 4], [5], [3, 4]]),
+        ((Conv(2, 1), Reorg(2)), [[3, 4], [3, 4] * 4]),
     ],
 )
 def test_ties_by_hand(layers: tuple[Layer, ...], writes: list[list[int]]) -> None:

@@ -23,6 +23,7 @@ from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.evaluate import predict_with
+from yolo_prune.evaluation.models import make_predictor_of
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.config import DistillConfig, LossConfig
 from yolo_prune.model.detector import Detector
@@ -145,7 +146,7 @@ def test_rectangles_find_what_squares_find(trained: Path, wide_hands: Path) -> N
     model = load_checkpoint(trained).make_model().eval()
     data = DetectionDataset(load_spec(wide_hands).samples("val"), 1, SIDE)
     found = [
-        predict_with(model, data, range(len(data)), device=CPU, batch_size=4, rectangular=rectangular)
+        predict_with(make_predictor_of(model), data, range(len(data)), batch_size=4, rectangular=rectangular)
         for rectangular in (False, True)
     ]
     assert found[0].keys() == found[1].keys() == set(range(len(data)))

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from yolo_prune.console import report
 from yolo_prune.contention import count_free_cores
-from yolo_prune.darknet.network import Network
 from yolo_prune.engines.make import Engine
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import suppress
+from yolo_prune.image_size import ImageSize
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def measure_latencies(calls: Sequence[Call], *, runs: int, warmup: int, device: 
     return [Latency(*map(float, np.percentile(column, (5, 50, 95)))) for column in times_ms.T]
 
 
-def draw_inputs(network: Network, batch_size: int = 1) -> Tensor:
-    """Return random images (B, C, H, W) in 0 … 1 of the network's size, always the same."""
-    shape = (batch_size, network.channels, network.height, network.width)
+def draw_inputs(size: ImageSize, channels: int = 3, batch_size: int = 1) -> Tensor:
+    """Return random images (B, C, H, W) in 0 … 1, always the same."""
+    shape = (batch_size, channels, size.height, size.width)
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 

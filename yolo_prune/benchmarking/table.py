@@ -41,6 +41,8 @@ class Row:
     latency_ms: Latency
     nms_ms: Latency
     scores: Scores | None
+    engine: str = ""
+    """What ran it; empty in results of older versions."""
     file_bytes: int | None = None
     """Size of the checkpoint on disk; None in results of older versions, which did not measure it."""
     is_stored_sparse: bool = False
@@ -90,8 +92,10 @@ def explain_ruined(rows: Sequence[Row]) -> str | None:
     return f"{', '.join(names)}: mAP is under a tenth of the first row's, {what} ruined; prune less, or finetune longer"
 
 
+ENGINE_HEADING, ENGINE_COLUMN = "engine", 1
+"""Heading of the column next to the name, if there are several engines."""
 HEADINGS = ("model", "params", "size", "FLOPs (MACs)", "inference", "mAP")
-FILE_HEADING, FILE_COLUMN = "file", 3
+FILE_HEADING = "file"
 """Heading of the column next to the size, if some file stores zeros as single bits."""
 
 
@@ -102,10 +106,16 @@ def format_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
         (*line[:-1], f"{line[-1]} {RUINED_MARK}") if is_ruined else line
         for line, is_ruined in zip(cells[1:], find_ruined(rows), strict=True)
     ]
+    if len({row.engine for row in rows}) > 1:
+        engines = [ENGINE_HEADING, *(row.engine for row in rows)]
+        cells = [
+            (*line[:ENGINE_COLUMN], engine, *line[ENGINE_COLUMN:]) for line, engine in zip(cells, engines, strict=True)
+        ]
     if not has_sparse_files(rows):
         return cells
+    place = cells[0].index("size") + 1
     files = [FILE_HEADING, *(_format_file(row, rows[0] if number else None) for number, row in enumerate(rows))]
-    return [(*line[:FILE_COLUMN], file, *line[FILE_COLUMN:]) for line, file in zip(cells, files, strict=True)]
+    return [(*line[:place], file, *line[place:]) for line, file in zip(cells, files, strict=True)]
 
 
 def has_sparse_files(rows: Sequence[Row]) -> bool:

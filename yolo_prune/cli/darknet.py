@@ -9,7 +9,8 @@ import typer
 
 from yolo_prune.cli.options import Checkpoint, with_settings
 from yolo_prune.commands.results import Result
-from yolo_prune.darknet.config import CfgConfig, ExportConfig, ImportConfig, ShowConfig
+from yolo_prune.darknet.config import CfgConfig, ImportConfig, ShowConfig
+from yolo_prune.export.config import ExportConfig
 
 app = typer.Typer(help="Make Darknet cfg files and show what they cost.", rich_markup_mode="markdown")
 
@@ -38,15 +39,19 @@ def import_(
     settings: ImportConfig, cfg: Annotated[Path, typer.Argument(help="A Darknet cfg file, or a shipped one's name.")]
 ) -> Result:
     """Make a checkpoint of a Darknet cfg and its weights, and print its path."""
-    from yolo_prune.commands.import_export import import_darknet
+    from yolo_prune.commands.import_darknet import import_darknet
 
     return import_darknet(cfg, settings)
 
 
 @with_settings(ExportConfig())
 def export(settings: ExportConfig, checkpoint: Checkpoint = None) -> Result:
-    """Write a checkpoint as Darknet cfg and .weights, and print the .weights' path."""
-    from yolo_prune.commands.import_export import export_darknet
+    """Write a checkpoint for Darknet, ONNX Runtime, OpenVINO or others, and print the path of each file.
+
+    yoloprune export best.pt --format onnx,openvino
+    yoloprune export best.pt --out hand.onnx --img-size 640x384
+    """
+    from yolo_prune.commands.export import export as run
     from yolo_prune.commands.run_folders import TRAINED, resolve_checkpoint
 
-    return export_darknet(resolve_checkpoint(checkpoint, *TRAINED), settings)
+    return run(resolve_checkpoint(checkpoint, *TRAINED), settings)

@@ -65,7 +65,9 @@ def with_settings(
         @wraps(command)
         def run(as_json: bool, more: list[str] | None = None, **values: Any) -> None:
             given = {one.name: values.pop(one.name) for one in entries}
-            given = {one.name: parse_option(one, given[one.name]) for one in entries if given[one.name] is not None}
+            given = {
+                one.name: parse_option(one, given[one.name]) for one in entries if given[one.name] not in (None, [])
+            }
             for text in more or ():
                 set_by_path(given, text)
             flags = {one.name: one.flag for one in entries if one.name in given}
@@ -120,7 +122,7 @@ def _name_value(entry: Entry) -> str | None:
 
 
 def _make_option(entry: Entry, default: Any) -> inspect.Parameter:
-    kind = entry.kind if entry.kind in (int, float, bool, Path) else str
+    kind: Any = entry.kind if entry.kind in (int, float, bool, Path) else list[str] if entry.is_list else str
     flag = f"{entry.flag}/--no-{entry.flag.removeprefix('--')}" if kind is bool else entry.flag
     choices = "|".join(entry.choices)
     is_long = len(choices) > LONGEST_METAVAR

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -37,12 +39,15 @@ from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.class_names import rename
 from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.engines.exported.model import RUNTIMES, ExportedModel
 from yolo_prune.engines.make import Engine, make_engine
 from yolo_prune.engines.precision import choose_precision, computing_in
 from yolo_prune.errors import ConfigError, OutputError
 from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate
+from yolo_prune.evaluation.models import Model, load_model
+from yolo_prune.export.writers import SUFFIXES, describe, write_model
 from yolo_prune.files import save_json, save_text
 from yolo_prune.model.checkpoint import AVERAGE, Checkpoint, is_stored_packed, load_checkpoint
 from yolo_prune.model.device import make_device
@@ -135,18 +140,31 @@ def choose_rows(arguments: Sequence[Path] | None) -> dict[str, Path]:
     return find_lineage(paths[0]) if not arguments or list(arguments) == [Path("-")] else name_rows(paths)
 
 
-def describe_weights(checkpoint: Checkpoint) -> str:
+def describe_weights(model: Model) -> str:
     """Return the end of a log line: the weights used of an unfinished run's last.pt, and its epoch; else ''."""
-    training = checkpoint.training
+    training = model.training if isinstance(model, Checkpoint) else {}
     if AVERAGE not in training or training.get("is_done", True):
         return ""
-    epochs = checkpoint.provenance.get("recipe", {}).get("epochs", "?")
+    epochs = model.provenance.get("recipe", {}).get("epochs", "?")
     return f", with the averaged weights after epoch {training.get('epoch', '?')} of {epochs}"
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A row to be: a model in an engine."""
+
+    name: str
+    path: Path
+    model: Model
+    engine: str
+
+
 @torch.inference_mode()
-def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | None = None) -> BenchResult:
-    """Measure cost, speed and score of checkpoints, keyed by row name. With `folder`, write bench.json and bench.md.
+def bench(checkpoints: Mapping[str, Path], config: BenchConfig, out: Path | None = None) -> BenchResult:
+    """Measure cost, speed and score of checkpoints and exported files, keyed by row name.
+
+    Each checkpoint is timed in every engine of the settings, an exported file in its own. With `out`, write bench.json
+    and bench.md.
 
     Raises:
         ConfigError, CheckpointError, DatasetError: an input is invalid.
@@ -155,67 +173,99 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, folder: Path | N
     loaded = {name: load_for_scoring(path, config) for name, path in checkpoints.items()}
     if not loaded:
         raise ConfigError("no checkpoint to bench", where="CHECKPOINT", right="name at least one")
-    trained = [
-        checkpoint.provenance for checkpoint in loaded.values() if checkpoint.provenance.get("data")
-    ]  # not imported
+    trained = [model.provenance for model in loaded.values() if model.provenance.get("data")]  # not imported
     spec = load_data_of(config.data, trained[0] if trained else {}, "--no-score") if config.score else None
     split = None if spec is None else choose_split(spec, config.split)
-    engines = [
-        make_engine(checkpoint.make_model().eval(), config.engine, device, config.precision)
-        for checkpoint in loaded.values()
-    ]
-    scores = dict.fromkeys(loaded) if spec is None or split is None else _score(loaded, spec, split, config, device)
-    precision = choose_precision(config.engine, config.precision, device)
-    with timing_threads(config.threads), computing_in(precision):
-        latencies = _time(loaded, engines, config, device)
-        environment = {
-            **describe_environment(device, config.engine, precision),
-            "batch_size": config.batch_size,
-            "runs": config.runs,
-            "warmup": config.warmup,
-        }
-    result = BenchResult(_make_rows(checkpoints, loaded, scores, latencies, config), environment, split)
-    if folder is not None:
-        save_json(folder / "bench.json", result.as_dict())
-        save_text(folder / "bench.md", result.format(markdown=True) + "\n")
+    entries = _list_entries(checkpoints, loaded, config)
+    precisions = [_choose_precision(entry, config, device) for entry in entries]
+    with TemporaryDirectory() as folder:
+        # What cannot be made is an error before anything is scored. Exported files are loaded with the threads of the timing.
+        makers = [_prepare(entry, config, device, Path(folder, str(number))) for number, entry in enumerate(entries)]
+        scores = dict.fromkeys(loaded) if spec is None or split is None else _score(loaded, spec, split, config, device)
+        with timing_threads(config.threads), computing_in(precisions[0]):
+            latencies = _time(entries, [make() for make in makers], config, device)
+            environment = {
+                **describe_environment(device, _join(entry.engine for entry in entries), _join(precisions)),
+                "batch_size": config.batch_size,
+                "runs": config.runs,
+                "warmup": config.warmup,
+            }
+    result = BenchResult(_make_rows(entries, scores, latencies), environment, split)
+    if out is not None:
+        save_json(out / "bench.json", result.as_dict())
+        save_text(out / "bench.md", result.format(markdown=True) + "\n")
     return result
 
 
-def load_for_scoring(path: Path, config: EvaluateConfig | BenchConfig) -> Checkpoint:
-    """Load a checkpoint, with the input size and the class names that settings give it.
+def load_for_scoring(path: Path, config: EvaluateConfig | BenchConfig) -> Model:
+    """Load a checkpoint or an exported file, with the input size and the class names that settings give it.
 
     Raises:
         CheckpointError, CfgError, ConfigError: the file or a setting is invalid.
     """
-    checkpoint = load_checkpoint(path).with_img_size(config.img_size)
-    return replace(checkpoint, names=rename(checkpoint.names, config.class_map))
+    model = load_model(path).with_img_size(config.img_size)
+    return model.with_names(rename(model.names, config.class_map))
+
+
+def _join(words: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(words))
+
+
+def _list_entries(checkpoints: Mapping[str, Path], loaded: Mapping[str, Model], config: BenchConfig) -> list[_Entry]:
+    return [
+        _Entry(name, checkpoints[name], model, engine)
+        for name, model in loaded.items()
+        for engine in ((model.runtime,) if isinstance(model, ExportedModel) else config.engine)
+    ]
+
+
+def _choose_precision(entry: _Entry, config: BenchConfig, device: torch.device) -> str:
+    if isinstance(entry.model, ExportedModel):
+        return entry.model.metadata.precision
+    return choose_precision(entry.engine, config.precision, device)
+
+
+def _prepare(entry: _Entry, config: BenchConfig, device: torch.device, stem: Path) -> Callable[[], Engine]:
+    """Return what makes a row's engine; a checkpoint for an engine of exported files is written below `stem` first."""
+    if isinstance(entry.model, ExportedModel):
+        return entry.model.make_engine
+    if entry.engine in SUFFIXES:
+        path = stem.with_suffix(SUFFIXES[entry.engine])
+        write_model(entry.model, describe(entry.model, ""), path, config.batch_size)
+        return partial(RUNTIMES[path.suffix].make_engine, path)
+    engine = make_engine(entry.model.make_model().eval(), entry.engine, device, config.precision)
+    return lambda: engine
 
 
 def _make_rows(
-    checkpoints: Mapping[str, Path],
-    loaded: Mapping[str, Checkpoint],
-    scores: Mapping[str, Evaluation | None],
-    latencies: Sequence[tuple[Any, Any]],
-    config: BenchConfig,
+    entries: Sequence[_Entry], scores: Mapping[str, Evaluation | None], latencies: Sequence[tuple[Any, Any]]
 ) -> tuple[Row, ...]:
     first = next(iter(scores.values()))
     rows = []
-    for (name, checkpoint), (network_ms, nms_ms) in zip(loaded.items(), latencies, strict=True):
-        cost, score = measure_cost(checkpoint.network), scores[name]
+    for entry, (network_ms, nms_ms) in zip(entries, latencies, strict=True):
+        score = scores[entry.name]
         rows.append(
             Row(
-                name=name,
-                checkpoint=str(checkpoints[name]),
-                img_size=cost.img_size.plain,
-                **cost.as_dict(),
+                name=entry.name,
+                engine=entry.engine,
+                checkpoint=str(entry.path),
+                img_size=entry.model.img_size.plain,
+                **_get_costs(entry.model),
                 latency_ms=network_ms,
                 nms_ms=nms_ms,
                 scores=None if score is None else _summarise(score, first),
-                file_bytes=checkpoints[name].stat().st_size,
-                is_stored_sparse=is_stored_packed(checkpoint),
+                file_bytes=entry.path.stat().st_size,
+                is_stored_sparse=isinstance(entry.model, Checkpoint) and is_stored_packed(entry.model),
             )
         )
     return tuple(rows)
+
+
+def _get_costs(model: Model) -> dict[str, int]:
+    if isinstance(model, Checkpoint):
+        return measure_cost(model.network).as_dict()
+    facts = model.metadata
+    return {"params": facts.params, "macs": facts.macs, "flops": 2 * facts.macs, "size_bytes": facts.size_bytes}
 
 
 def _summarise(score: Evaluation, first: Evaluation | None) -> Scores:
@@ -224,26 +274,30 @@ def _summarise(score: Evaluation, first: Evaluation | None) -> Scores:
 
 
 def _score(
-    loaded: Mapping[str, Checkpoint], spec: DataSpec, split: str, config: BenchConfig, device: torch.device
+    loaded: Mapping[str, Model], spec: DataSpec, split: str, config: BenchConfig, device: torch.device
 ) -> dict[str, Evaluation | None]:
     samples = spec.samples(split)
     scores: dict[str, Evaluation | None] = {}
-    for name, checkpoint in loaded.items():
-        report(f"scoring {name} on the {split} split: {len(samples)} images{describe_weights(checkpoint)}")
-        scores[name] = evaluate(checkpoint, samples, spec.names, device=device)
+    for name, model in loaded.items():
+        report(f"scoring {name} on the {split} split: {len(samples)} images{describe_weights(model)}")
+        scores[name] = evaluate(model, samples, spec.names, device=device)
     return scores
 
 
 def _time(
-    loaded: Mapping[str, Checkpoint], engines: Sequence[Engine], config: BenchConfig, device: torch.device
+    entries: Sequence[_Entry], engines: Sequence[Engine], config: BenchConfig, device: torch.device
 ) -> list[tuple[Any, Any]]:
-    """Return each checkpoint's latency: of the network with decoding, and of NMS alone."""
+    """Return each row's latency: of the network with decoding, and of NMS alone."""
     network_calls, suppression_calls = [], []
-    for checkpoint, engine in zip(loaded.values(), engines, strict=True):
-        images = draw_inputs(checkpoint.network, config.batch_size)
-        images = images.to(device, memory_format=torch.channels_last)
+    for entry, engine in zip(entries, engines, strict=True):
+        channels = entry.model.network.channels if isinstance(entry.model, Checkpoint) else 3
+        if entry.engine in SUFFIXES:
+            images = draw_inputs(entry.model.img_size, 3, config.batch_size)
+        else:
+            images = draw_inputs(entry.model.img_size, channels, config.batch_size)
+            images = images.to(device, memory_format=torch.channels_last)
         network_calls.append(make_network_call(engine, images))
         suppression_calls.append(make_suppression_call(engine, images, DetectConfig()))
-    report(f"timing {len(network_calls)} checkpoints, {config.runs} interleaved runs each")
+    report(f"timing {len(network_calls)} rows, {config.runs} interleaved runs each")
     times = measure_latencies(network_calls + suppression_calls, runs=config.runs, warmup=config.warmup, device=device)
-    return list(zip(times[: len(loaded)], times[len(loaded) :], strict=True))
+    return list(zip(times[: len(entries)], times[len(entries) :], strict=True))

@@ -12,9 +12,10 @@ from yolo_prune.commands.config import FINETUNE, PruneConfig, RunConfig, Sensiti
 from yolo_prune.commands.measure_config import BenchConfig, DetectRunConfig, EvaluateConfig
 from yolo_prune.commands.pruning.iterate_config import IterateConfig
 from yolo_prune.config import Entry, format_config, list_settings
-from yolo_prune.darknet.config import CfgConfig, ExportConfig, ImportConfig, ShowConfig
+from yolo_prune.darknet.config import CfgConfig, ImportConfig, ShowConfig
 from yolo_prune.datasets.config import AnchorsConfig, CheckConfig, ConvertConfig, SyntheticConfig, VggHandConfig
 from yolo_prune.errors import ConfigError
+from yolo_prune.export.config import ExportConfig
 from yolo_prune.training.config import TrainConfig
 
 OF_FILES: dict[str, Any] = {

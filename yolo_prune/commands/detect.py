@@ -13,11 +13,11 @@ from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.spec import find_images
 from yolo_prune.errors import DatasetError
 from yolo_prune.evaluation.detections import Detections
+from yolo_prune.evaluation.models import load_model, make_predictor
 from yolo_prune.evaluation.predictor import Predictor
 from yolo_prune.evaluation.previews import draw_detections, save_image
 from yolo_prune.evaluation.results import format_results
 from yolo_prune.files import save_json
-from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.device import make_device
 
 
@@ -61,12 +61,12 @@ def detect(source: Path, images: Sequence[Path], config: DetectRunConfig) -> Det
         CheckpointError, DatasetError, ConfigError: an input is invalid; all images are read before any is written.
     """
     folder = config.out or make_run_folder("detect", "detect")
-    checkpoint = load_checkpoint(source).with_img_size(config.img_size)
-    predictor = Predictor(checkpoint.make_model(), checkpoint.names, config, make_device(config.device))
+    model = load_model(source).with_img_size(config.img_size)
+    predictor = make_predictor(model, config, make_device(config.device), "folded")
     paths, found, unread = _detect_all(predictor, images)
     names = _name_images(paths, folder)
     for path, name, detections in zip(paths, names, found, strict=True):
-        save_image(name, draw_detections(read_image(path), detections, checkpoint.names, min_score=config.confidence))
+        save_image(name, draw_detections(read_image(path), detections, model.names, min_score=config.confidence))
     results = format_results([str(path) for path in paths], found)
     return DetectResult(save_json(folder / "detections.json", results), tuple(names), results, unread)
 

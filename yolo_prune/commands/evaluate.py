@@ -19,9 +19,9 @@ from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.curve_plots import draw_curves
 from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.evaluate import Evaluation, load_truths, make_dataset, predict, score_detections
+from yolo_prune.evaluation.models import Model
 from yolo_prune.evaluation.results import ImageIds, format_results, load_image_ids, load_results, name_images
 from yolo_prune.files import save_json
-from yolo_prune.model.checkpoint import Checkpoint
 from yolo_prune.model.device import make_device
 
 
@@ -154,7 +154,7 @@ def evaluate_models(checkpoints: Sequence[Path], results: Sequence[Path], config
     return result
 
 
-def _load_data(config: EvaluateConfig, checkpoints: Sequence[Checkpoint]) -> DataSpec:
+def _load_data(config: EvaluateConfig, checkpoints: Sequence[Model]) -> DataSpec:
     if checkpoints:
         return load_data_of(config.data, checkpoints[0].provenance)
     if config.data is None:

@@ -18,6 +18,10 @@ ClassMap = Annotated[
     ),
 ]
 
+ENGINES = (
+    *("eager", "folded", "compile", "compile-max", "cudagraph", "sparse", "half", "half-2:4"),
+    *("onnxruntime", "openvino"),
+)
 TIMED = "What is timed"
 
 DataOfCheckpoint = Annotated[PathSetting | None, Setting("A data.yaml.", default="the checkpoint's", group="Data")]
@@ -94,14 +98,14 @@ class BenchConfig:
     img_size: OwnImgSize = None
     device: Device = "auto"
     engine: Annotated[
-        Literal["eager", "folded", "compile", "compile-max", "cudagraph", "sparse", "half", "half-2:4"],
+        Words,
         Setting(
-            "eager: the network as trained; folded: batch norm folded into the convolutions; compile: folded, by torch.compile; compile-max: "
+            "One or several, each of which runs every checkpoint. eager: the network as trained; folded: batch norm folded into the convolutions; compile: folded, by torch.compile; compile-max: "
             "the same with max-autotune; cudagraph: folded, as one CUDA graph; sparse: folded, zero weights skipped, on the CPU; half: folded, "
-            "in float16, on CUDA; half-2:4: the same, weights pruned 2:4 skipped in 1×1 convolutions.",
+            "in float16, on CUDA; half-2:4: the same, weights pruned 2:4 skipped in 1×1 convolutions; onnxruntime, openvino: exported, on the CPU.",
             group=TIMED,
         ),
-    ] = "folded"
+    ] = ("folded",)
     precision: Annotated[
         Literal["fp32", "tf32", "bf16", "fp16"] | None,
         Setting(
@@ -115,3 +119,11 @@ class BenchConfig:
         int | None,
         Setting("CPU threads while timing.", ge=1, default="one per core that others leave free", group=TIMED),
     ] = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError if an engine is unknown, or named twice."""
+        for one in self.engine:
+            if one not in ENGINES:
+                raise ConfigError(f"unknown engine {one}", where="engine", right=f"use one of {', '.join(ENGINES)}")
+        if len(set(self.engine)) < max(1, len(self.engine)):
+            raise ConfigError("names an engine twice, or none", where="engine", right="name each once")

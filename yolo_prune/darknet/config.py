@@ -56,26 +56,3 @@ class ImportConfig:
     ] = None
     out: Annotated[PathSetting | None, Setting("File to write.", default="runs/import/CFG.pt")] = None
     seed: Seed = 0
-
-
-@settings
-class ExportConfig:
-    """What `export` writes."""
-
-    out: Annotated[
-        PathSetting | None,
-        Setting("Where to write, without suffix: A makes A.cfg and A.weights.", default="beside the checkpoint"),
-    ] = None
-    format: Annotated[
-        Literal["darknet", "pytorch-yolov3"],
-        Setting("darknet: .weights; pytorch-yolov3: a state dict, A.pth, as other PyTorch implementations read it."),
-    ] = "darknet"
-    img_size: Annotated[
-        ImgSize | None,
-        Setting(
-            "Size of the input that the cfg states: the side of a square, or WIDTHxHEIGHT.",
-            unit="px",
-            default="the checkpoint's",
-        ),
-    ] = None
-    fold: Annotated[bool, Setting("Fold batch norm, so that OpenCV and every Darknet give the same outputs.")] = False

@@ -23,9 +23,9 @@ from yolo_prune.evaluation.coco_ap import measure_coco_ap
 from yolo_prune.evaluation.curves import Curve, SizeRecall, measure_curve, measure_size_recalls
 from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.matching import GroundTruth, Matches, match
+from yolo_prune.evaluation.models import Model, make_predictor, make_predictor_of
 from yolo_prune.evaluation.predictor import Predictor, map_to_image
 from yolo_prune.image_size import AnySize
-from yolo_prune.model.checkpoint import Checkpoint
 from yolo_prune.model.detector import Detector
 
 BATCH_SIZE = 16
@@ -47,20 +47,20 @@ class Evaluation:
 
 
 def evaluate(
-    checkpoint: Checkpoint,
+    model: Model,
     samples: Sequence[Sample],
     names: Sequence[str],
     *,
     device: torch.device,
 ) -> Evaluation:
-    """Score a checkpoint on images.
+    """Score a checkpoint, or an exported file, on images.
 
     Raises:
         ConfigError: the data set has a class that the network has not.
         DatasetError: an image or a label cannot be read.
     """
-    dataset = make_dataset(samples, names, checkpoint.img_size)
-    return score_detections(predict(checkpoint, dataset, names, device=device), _list_truths(dataset))
+    dataset = make_dataset(samples, names, model.img_size)
+    return score_detections(predict(model, dataset, names, device=device), _list_truths(dataset))
 
 
 def make_dataset(samples: Sequence[Sample], names: Sequence[str], img_size: AnySize) -> DetectionDataset:
@@ -68,10 +68,8 @@ def make_dataset(samples: Sequence[Sample], names: Sequence[str], img_size: AnyS
     return DetectionDataset(samples, len(names), img_size, cache_bytes=0)
 
 
-def predict(
-    checkpoint: Checkpoint, dataset: DetectionDataset, names: Sequence[str], *, device: torch.device
-) -> list[Detections]:
-    """Return a checkpoint's detections in each image of a data set, whose classes are called `names`.
+def predict(model: Model, dataset: DetectionDataset, names: Sequence[str], *, device: torch.device) -> list[Detections]:
+    """Return the detections of a checkpoint or an exported file in each image of a data set, whose classes are called `names`.
 
     Classes are matched by their names, in whatever order the two number them; those that the data set has not are left
     out.
@@ -80,15 +78,14 @@ def predict(
         ConfigError: the data set has a class that the network has not.
         DatasetError: an image cannot be read.
     """
-    places = match_names(checkpoint.names, names)
-    if places is None and checkpoint.network.classes != dataset.classes:
-        what = f"the checkpoint has {checkpoint.network.classes} classes, the data set {dataset.classes}"
+    places = match_names(model.names, names)
+    if places is None and len(model.names) != dataset.classes:
+        what = f"the checkpoint has {len(model.names)} classes, the data set {dataset.classes}"
         raise ConfigError(what, where="--data", right="use a data set with the checkpoint's classes")
-    if missing := [] if places is None else [name for name in names if name not in checkpoint.names]:
-        what = f"the network does not know the class {missing[0]}, but {list_names(checkpoint.names)}"
+    if missing := [] if places is None else [name for name in names if name not in model.names]:
+        what = f"the network does not know the class {missing[0]}, but {list_names(model.names)}"
         raise ConfigError(what, where="--data", right="use a data set with the checkpoint's classes")
-    model = checkpoint.make_model().to(device).to(memory_format=torch.channels_last).eval()
-    found = predict_with(model, dataset, range(len(dataset)), device=device, batch_size=BATCH_SIZE)
+    found = predict_with(make_predictor(model, device=device), dataset, range(len(dataset)), batch_size=BATCH_SIZE)
     every = [found[index] for index in range(len(dataset))]
     if places is None:
         return every
@@ -128,7 +125,8 @@ def score_detections(found: Sequence[Detections], truths: Sequence[GroundTruth])
 
 def measure_score_of(model: Detector, dataset: DetectionDataset, *, device: torch.device, batch_size: int) -> Score:
     """Score a model in evaluation mode on a data set without augmentation, without bootstrap intervals."""
-    found = predict_with(model, dataset, range(len(dataset)), device=device, batch_size=batch_size)
+    predictor = make_predictor_of(model, device=device)
+    found = predict_with(predictor, dataset, range(len(dataset)), batch_size=batch_size)
     return score_found(found, dataset)
 
 
@@ -139,20 +137,18 @@ def score_found(found: Mapping[int, Detections], dataset: DetectionDataset) -> S
 
 @torch.inference_mode()
 def predict_with(
-    model: Detector,
+    predictor: Predictor,
     dataset: DetectionDataset,
     indices: Sequence[int],
     *,
-    device: torch.device,
     batch_size: int,
     rectangular: bool = False,
 ) -> dict[int, Detections]:
-    """Return the detections of a model in evaluation mode in images of a data set without augmentation, keyed by index.
+    """Return the detections in images of a data set without augmentation, keyed by index.
 
     Raises:
         DatasetError: an image cannot be read.
     """
-    predictor = Predictor(model, device=device)
     found: dict[int, Detections] = {}
     with tqdm(desc="score", unit="image", total=len(indices), leave=False, disable=None) as bar:
         for batch in read_in_order(dataset, batch_size, indices, rectangular):

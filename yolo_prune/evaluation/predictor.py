@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from yolo_prune.datasets.images import ImageArray, Letterbox, letterbox, read_image
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import Detections, suppress
-from yolo_prune.model.decode import DecodedDetector, normalise
-from yolo_prune.model.detector import Detector
+from yolo_prune.image_size import ImageSize
+from yolo_prune.model.decode import normalise
 
 ImageLike: TypeAlias = Path | str | NDArray[np.uint8] | Image.Image
 """A file, RGB uint8 (H, W, 3), grey (H, W), or a PIL image."""
@@ -27,7 +27,8 @@ class Predictor:
     """A detector that takes images and gives detections.
 
     Args:
-        model: the network; it is used in evaluation mode, in place, at its own input size.
+        engine: maps images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C).
+        img_size: the size of its input.
         names: the classes' names.
         config: what counts as a detection.
         device: where it runs.
@@ -35,14 +36,15 @@ class Predictor:
 
     def __init__(
         self,
-        model: Detector,
+        engine: nn.Module,
+        img_size: ImageSize,
         names: Sequence[str] = (),
         config: DetectConfig | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.model, self.img_size, self.names = model.eval(), model.network.img_size, tuple(names)
+        self.img_size, self.names = img_size, tuple(names)
         self.config, self.device = config or DetectConfig(), torch.device(device)
-        self._engine = DecodedDetector(model).to(self.device)
+        self.engine = engine
 
     @overload
     def __call__(self, images: ImageLike) -> Detections: ...  # type: ignore[overload-overlap]  # str is a path, not a sequence
@@ -65,7 +67,7 @@ class Predictor:
     def detect_letterboxed(self, images: Tensor) -> list[Detections]:
         """Detect objects in a batch of letterboxed images, uint8 (B, 3, H, W); boxes are in the network's pixels."""
         pixels = normalise(images.to(self.device)).to(memory_format=torch.channels_last)
-        boxes, scores = self._engine(pixels)
+        boxes, scores = self.engine(pixels)
         return suppress(boxes, scores, self.config)
 
     def _detect_one(self, image: ImageLike) -> Detections:

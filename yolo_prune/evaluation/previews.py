@@ -14,7 +14,7 @@ from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.matching import GroundTruth
-from yolo_prune.evaluation.predictor import Predictor
+from yolo_prune.evaluation.models import make_predictor_of
 from yolo_prune.files import open_atomically
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
@@ -105,7 +105,7 @@ def draw_found(
 ) -> Image:
     """Draw the detections of a model in evaluation mode on one image of a data set, above the ground truth in white."""
     image, boxes = data.make_item(index)
-    predictor = Predictor(model, names, device=device)
+    predictor = make_predictor_of(model, names, device)
     (found,) = predictor.detect_letterboxed(torch.from_numpy(image).permute(2, 0, 1)[None])
     return draw_detections(image, found, names, get_truth(boxes))
 

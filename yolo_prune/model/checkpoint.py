@@ -72,6 +72,10 @@ class Checkpoint:
         """
         return self if img_size is None else replace(self, network=set_img_size(self.network, parse_size(img_size)))
 
+    def with_names(self, names: tuple[str, ...]) -> Checkpoint:
+        """Return the checkpoint with other names for its classes."""
+        return replace(self, names=names)
+
     @property
     def keeps_zeros(self) -> bool:
         """Whether weights were pruned to zero, and must stay zero when training continues."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -45,17 +47,23 @@ def decode_boxes(
     return torch.cat((centres, factors * anchors), -1)
 
 
-def decode_heads(heads: Heads, yolos: tuple[Yolo, ...], img_height: int) -> tuple[Tensor, Tensor]:
+def decode_heads(
+    heads: Heads, yolos: tuple[Yolo, ...], img_height: int, strides: Sequence[float] | None = None
+) -> tuple[Tensor, Tensor]:
     """Decode all heads into boxes_xyxy (B, N, 4) in pixels of the network's input and scores (B, N, C) in 0 … 1.
 
     A score is objectness times class probability. Boxes come head by head, anchor by anchor, row by row.
+
+    Args:
+        strides: pixels per cell of each head, where `img_height` must not be divided: it may change after tracing.
     """
     boxes, scores = [], []
-    for raw, yolo in zip(heads, yolos, strict=True):
+    for number, (raw, yolo) in enumerate(zip(heads, yolos, strict=True)):
         values = split_head(raw, yolo)
         batch, anchors, height, width, _ = values.shape
         sizes = values.new_tensor(yolo.own_anchors).view(anchors, 1, 1, 2)
-        grid, stride = make_grid(height, width, values), img_height / height
+        stride = img_height / height if strides is None else strides[number]
+        grid = make_grid(height, width, values)
         cxcywh = decode_boxes(values[..., :4], grid, sizes, stride, yolo.scale_x_y, yolo.new_coords)
         centres, halves = cxcywh[..., :2], cxcywh[..., 2:] / 2
         boxes.append(torch.cat((centres - halves, centres + halves), -1).reshape(batch, -1, 4))
@@ -71,11 +79,12 @@ def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 class DecodedDetector(nn.Module):
     """A detector with its decoding in one module, for timing, compiling and export."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, strides: Sequence[float] | None = None) -> None:
+        """Take a detector; `strides` as for `decode_heads`."""
         super().__init__()
-        self.detector = detector
+        self.detector, self.strides = detector, strides
         self.yolos = tuple(yolo for _, yolo in detector.network.heads)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
-        return decode_heads(self.detector(images), self.yolos, images.shape[-2])
+        return decode_heads(self.detector(images), self.yolos, images.shape[-2], self.strides)

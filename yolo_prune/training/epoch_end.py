@@ -15,6 +15,7 @@ from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.evaluation.evaluate import predict_with, score_found
+from yolo_prune.evaluation.models import make_predictor_of
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import PlanConfig
@@ -161,7 +162,8 @@ def measure_map50(
 ) -> float:
     """Return a model's AP50 on a data set, in all processes; each process runs the model on its share of the images."""
     indices = range(processes.rank, len(data), processes.count)
-    found = predict_with(model, data, indices, device=device, batch_size=batch_size, rectangular=rectangular)
+    predictor = make_predictor_of(model, device=device)
+    found = predict_with(predictor, data, indices, batch_size=batch_size, rectangular=rectangular)
     parts = processes.gather(found)
     score = (
         score_found({index: one for part in parts for index, one in part.items()}, data) if processes.is_first else None

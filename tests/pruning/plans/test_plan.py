@@ -353,7 +353,7 @@ def test_with_a_floor_budgets_are_met_or_the_nearest_is_reported(
     seed: int, params: float, macs: float, floor: float, round_to: int
 ) -> None:
     network = make_network("yolov3", width=0.1)
-    importance, full = make_importance(GRAPH, seed), measure_cost(network, 64)
+    importance, full = make_importance(GRAPH, seed), measure_cost(network)
     config = PlanConfig(target_params=params, target_macs=macs, round_to=round_to)
     order = rank_with_floor(GRAPH, importance, config, floor)
 

@@ -41,7 +41,7 @@ class Stopwatch:
         return before.p50, after.p50
 
     def _make_call(self, model: Detector) -> Call:
-        images = draw_inputs(model.network).to(self.device)
+        images = draw_inputs(model.network.img_size, model.network.channels).to(self.device)
         return make_network_call(
             make_engine(model, "folded", self.device), images.to(memory_format=torch.channels_last)
         )

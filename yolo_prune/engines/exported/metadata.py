@@ -1,0 +1,96 @@
+"""What every exported file carries: how to feed it, what its outputs are, and which checkpoint it was made from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from yolo_prune.errors import CheckpointError, ConfigError
+from yolo_prune.image_size import ImageSize, read_size
+
+KEY = "yolo_prune"
+"""The name under which a file holds the metadata."""
+INPUT = (
+    "images: float32 (batch, 3, height, width), RGB, 0 to 1. Resize the image to just fit in, by area to shrink and "
+    "linearly to enlarge, rounding its sides, and put it in the middle of grey 114/255 (half of the padding, rounded down, left and above)."
+)
+OUTPUTS = {
+    "yoloprune": (
+        "boxes: float32 (batch, N, 4), x1 y1 x2 y2 in pixels of the input; scores: float32 (batch, N, classes), 0 to 1, "
+        "objectness times class probability. NMS is left to do: per class, at IoU 0.5."
+    ),
+    "ultralytics": (
+        "output0: float32 (batch, 4 + classes, N), rows cx cy w h in pixels of the input, then a score for each class. "
+        "NMS is left to do: per class, at IoU 0.5."
+    ),
+}
+"""What each layout of the outputs means."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The facts about an exported network."""
+
+    names: tuple[str, ...]
+    img_size: ImageSize
+    layout: str
+    """A key of `OUTPUTS`."""
+    precision: str
+    """The type of the weights."""
+    dynamic: str
+    """What may change: none, the number of images (batch), or also height and width (size)."""
+    params: int
+    macs: int
+    size_bytes: int
+    """Bytes of the weights in fp32, with BN statistics."""
+    anchors: tuple[tuple[tuple[float, float], ...], ...]
+    """Width and height in pixels of the anchors of each head."""
+    checkpoint_sha256: str
+    stage: str
+    """The command that made the checkpoint."""
+    data_fingerprint: str | None
+    version: str
+
+    def format(self) -> str:
+        """Return the metadata as JSON text, together with what input and outputs are."""
+        values = {**asdict(self), "img_size": self.img_size.plain}
+        return json.dumps({**values, "input": INPUT, "outputs": OUTPUTS[self.layout]})
+
+
+def parse_metadata(text: str | None, path: Path) -> Metadata:
+    """Parse what `Metadata.format` wrote.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged; names the file.
+    """
+    if text is None:
+        right = "export it with yoloprune export"
+        raise CheckpointError("does not say what its inputs and outputs are", where=path, right=right)
+    try:
+        values = json.loads(text)
+        return Metadata(
+            names=tuple(map(str, values["names"])),
+            img_size=read_size(values["img_size"]),
+            layout=_take_layout(values),
+            precision=str(values["precision"]),
+            dynamic=str(values["dynamic"]),
+            params=int(values["params"]),
+            macs=int(values["macs"]),
+            size_bytes=int(values["size_bytes"]),
+            anchors=tuple(tuple((float(w), float(h)) for w, h in head) for head in values["anchors"]),
+            checkpoint_sha256=str(values["checkpoint_sha256"]),
+            stage=str(values["stage"]),
+            data_fingerprint=values["data_fingerprint"],
+            version=str(values["version"]),
+        )
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"holds damaged metadata ({error})", where=path, right="export it again") from error
+
+
+def _take_layout(values: dict[str, Any]) -> str:
+    layout = str(values["layout"])
+    if layout not in OUTPUTS:
+        raise ValueError(f"unknown layout {layout}")
+    return layout
