@@ -47,7 +47,7 @@ from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate
 from yolo_prune.evaluation.models import Model, load_model
-from yolo_prune.export.writers import SUFFIXES, describe, write_model
+from yolo_prune.export.writers import ENGINE_SUFFIXES, describe, write_model
 from yolo_prune.files import save_json, save_text
 from yolo_prune.model.checkpoint import AVERAGE, Checkpoint, is_stored_packed, load_checkpoint
 from yolo_prune.model.device import make_device
@@ -229,10 +229,10 @@ def _prepare(entry: _Entry, config: BenchConfig, device: torch.device, stem: Pat
     """Return what makes a row's engine; a checkpoint for an engine of exported files is written below `stem` first."""
     if isinstance(entry.model, ExportedModel):
         return entry.model.make_engine
-    if entry.engine in SUFFIXES:
-        path = stem.with_suffix(SUFFIXES[entry.engine])
+    if entry.engine in ENGINE_SUFFIXES:
+        path = stem.with_name(stem.name + ENGINE_SUFFIXES[entry.engine])
         write_model(entry.model, describe(entry.model, ""), path, config.batch_size)
-        return partial(RUNTIMES[path.suffix].make_engine, path)
+        return partial(RUNTIMES[ENGINE_SUFFIXES[entry.engine]].make_engine, path)
     engine = make_engine(entry.model.make_model().eval(), entry.engine, device, config.precision)
     return lambda: engine
 
@@ -291,7 +291,7 @@ def _time(
     network_calls, suppression_calls = [], []
     for entry, engine in zip(entries, engines, strict=True):
         channels = entry.model.network.channels if isinstance(entry.model, Checkpoint) else 3
-        if entry.engine in SUFFIXES:
+        if entry.engine in ENGINE_SUFFIXES:
             images = draw_inputs(entry.model.img_size, 3, config.batch_size)
         else:
             images = draw_inputs(entry.model.img_size, channels, config.batch_size)

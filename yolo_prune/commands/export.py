@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,18 +14,23 @@ import torch
 from torch import Tensor
 
 from yolo_prune.commands.data import find_data_of
+from yolo_prune.commands.exported_score import ScoreDifference, compare_scores
 from yolo_prune.commands.pruning.calibration import pick_samples
 from yolo_prune.console import report
 from yolo_prune.darknet.cfg import save_cfg
+from yolo_prune.datasets.loader import DetectionDataset
+from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.engines.exported.metadata import Metadata
 from yolo_prune.engines.exported.model import load_exported
-from yolo_prune.errors import OutputError
-from yolo_prune.export.config import FORMATS, RUN, ExportConfig
-from yolo_prune.export.verify import IMAGES, Parity, check_parity, measure_parity
+from yolo_prune.errors import CheckpointError, ConfigError, OutputError
+from yolo_prune.export.card import write_card
+from yolo_prune.export.config import ExportConfig
+from yolo_prune.export.formats import FORMATS, find_format
+from yolo_prune.export.verify import IMAGES, Parity, check_parity, describe_parity, measure_parity
 from yolo_prune.export.writers import describe, write_model
 from yolo_prune.files import measure_sha256
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.model.decode import normalise
-from yolo_prune.model.detector import Detector
 from yolo_prune.model.fold import fold_batchnorm
 from yolo_prune.model.state_dicts import save_foreign_weights
 from yolo_prune.model.weights import save_weights
@@ -31,11 +38,13 @@ from yolo_prune.model.weights import save_weights
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The file of each format, the cfg where one was written, and how near the outputs are."""
+    """The file of each format, and for those that run how near their outputs are and what they score."""
 
-    files: dict[str, Path]
-    cfg: Path | None
-    parity: dict[str, Parity]
+    files: dict[str, Path] = field(default_factory=dict)
+    cfg: Path | None = None
+    card: Path | None = None
+    parity: dict[str, Parity] = field(default_factory=dict)
+    scores: dict[str, ScoreDifference] = field(default_factory=dict)
 
     @property
     def stdout(self) -> str:
@@ -44,10 +53,13 @@ class ExportResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON output."""
-        cfg = {} if self.cfg is None else {"cfg": str(self.cfg)}
-        weights = {"weights": str(self.files["darknet"])} if "darknet" in self.files else {}
-        files = {name: str(path) for name, path in self.files.items()}
-        return {**cfg, **weights, "files": files, "parity": {name: one.as_dict() for name, one in self.parity.items()}}
+        extra = {"cfg": self.cfg, "card": self.card, "weights": self.files.get("darknet")}
+        return {
+            **{name: str(path) for name, path in extra.items() if path is not None},
+            "files": {name: str(path) for name, path in self.files.items()},
+            "parity": {name: parity.as_dict() for name, parity in self.parity.items()},
+            "scores": {name: asdict(score) for name, score in self.scores.items()},
+        }
 
 
 def export(source: Path, config: ExportConfig) -> ExportResult:
@@ -60,73 +72,124 @@ def export(source: Path, config: ExportConfig) -> ExportResult:
         CheckpointError, ConfigError: the checkpoint cannot be read, cannot have the size, or a package is missing.
         OutputError: a file cannot be written, or its outputs are not the checkpoint's; what was there before stays.
     """
-    checkpoint = load_checkpoint(source).with_img_size(config.img_size)
-    model = checkpoint.make_model().eval()
-    stem = source.with_suffix("") if config.out is None else _cut_suffix(config.out)
-    files: dict[str, Path] = {}
-    parity: dict[str, Parity] = {}
-    cfg = None
+    exporter = _Exporter(source, load_checkpoint(source).with_img_size(config.img_size), config)
+    result = ExportResult()
+    cfg = card = None
     for name in config.formats:
-        path = stem.with_name(f"{stem.name}{FORMATS[name]}")
-        if name in RUN:
-            found = _write(source, checkpoint, model, name, config, path)
-            files[name] = path
-            parity |= {} if found is None else {name: found}
+        path = exporter.stem.with_name(f"{exporter.stem.name}{FORMATS[name].suffix}")
+        if FORMATS[name].holds_network:
+            exporter.write_network(name, path, result)
         else:
-            chosen = fold_batchnorm(model) if config.fold else model
-            cfg = save_cfg(chosen.network, stem.with_name(f"{stem.name}.cfg"))
-            files[name] = (save_weights if name == "darknet" else save_foreign_weights)(chosen, path)
-    return ExportResult(files, cfg, parity)
+            chosen = fold_batchnorm(exporter.model) if config.fold else exporter.model
+            cfg = save_cfg(chosen.network, path.with_name(f"{exporter.stem.name}.cfg"))
+            (save_weights if name == "darknet" else save_foreign_weights)(chosen, path)
+        result.files[name] = path
+    if config.card:
+        card = write_card(exporter.stem, result.files, exporter.facts)
+    return replace(result, cfg=cfg, card=card)
 
 
-def _cut_suffix(path: Path) -> Path:
-    return path.with_suffix("") if path.suffix in FORMATS.values() else path
+class _Exporter:
+    """Writes a checkpoint by the settings, and compares what it writes."""
 
+    def __init__(self, source: Path, checkpoint: Checkpoint, config: ExportConfig) -> None:
+        self.source, self.checkpoint, self.config = source, checkpoint, config
+        self.model = checkpoint.make_model().eval()
+        self.stem = source.with_suffix("") if config.out is None else _cut_suffix(config.out)
+        self.spec = find_data_of(config.data, checkpoint.provenance)
+        self.facts: dict[str, Metadata] = {}
 
-def _write(
-    source: Path, checkpoint: Checkpoint, model: Detector, name: str, config: ExportConfig, path: Path
-) -> Parity | None:
-    """Write a file that runs by itself, first to a folder beside its place, and verify it there."""
-    precision = config.precision or ("fp16" if name == "openvino" else "fp32")
-    metadata = describe(
-        checkpoint, measure_sha256(source), precision=precision, layout=config.layout, dynamic=config.dynamic
-    )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=path.parent) as folder:
-            made = write_model(checkpoint, metadata, Path(folder, path.name))
-            parity = _verify(model, made, checkpoint, config, path) if config.verify else None
-            for part in sorted(Path(folder).iterdir()):
-                part.replace(path.with_name(part.name))
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", where=path, right="choose another --out") from error
-    return parity
-
-
-def _verify(model: Detector, made: Path, checkpoint: Checkpoint, config: ExportConfig, path: Path) -> Parity:
-    exported = load_exported(made)
-    engine = exported.make_engine()
-    parity = measure_parity(model, engine, _list_images(checkpoint, config))
-    check_parity(parity, exported.metadata.precision, path)
-    report(
-        f"{path}: outputs equal the checkpoint's on {parity.images} images to {parity.score:.1e} in scores and "
-        f"{parity.box:.1e} of a box's side ({parity.compared_boxes} boxes)"
-    )
-    return parity
-
-
-def _list_images(checkpoint: Checkpoint, config: ExportConfig) -> Iterator[Tensor]:
-    """Yield images (1, 3, H, W) of the validation split, or noise where there is no data set."""
-    size = checkpoint.img_size
-    spec = find_data_of(config.data, checkpoint.provenance)
-    if spec is None:
-        report(
-            "the data set that the checkpoint was trained on is not there: outputs are compared on noise; --data names one"
+    def write_network(self, name: str, path: Path, result: ExportResult) -> None:
+        """Write a file that runs by itself, first to a folder beside its place, and verify it there."""
+        config = self.config
+        precision = config.precision or FORMATS[name].precisions[0]
+        facts = describe(
+            self.checkpoint,
+            measure_sha256(self.source),
+            precision=precision,
+            layout=config.layout,
+            dynamic=config.dynamic,
+            nms=config.detection if config.nms else None,
         )
-        noise = torch.rand(IMAGES, 3, size.height, size.width, generator=torch.Generator().manual_seed(0))
-        yield from torch.split(noise, 1)
-        return
-    data = pick_samples(spec, "val" if spec.splits.get("val") else "train", IMAGES, size)
+        calibration = self._list_calibration() if precision == "int8" else []
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=path.parent) as folder:
+                made = Path(folder, path.name)
+                with naming(made, path):
+                    write_model(self.checkpoint, facts, made, calibration=calibration)
+                    self._verify(name, made, facts, path, result)
+                for part in sorted(Path(folder).iterdir()):
+                    _replace(part, path.with_name(part.name))
+        except OSError as error:
+            raise OutputError(
+                f"cannot be written ({error.strerror})", where=path, right="choose another --out"
+            ) from error
+        self.facts[name] = facts
+
+    def _verify(self, name: str, made: Path, facts: Metadata, path: Path, result: ExportResult) -> None:
+        if not FORMATS[name].is_run_here:
+            report(f"{path}: converted, not run: it runs on Apple's systems alone")
+            return
+        exported = load_exported(made)
+        if self.config.verify:
+            parity = measure_parity(self.model, exported.make_engine(), self._list_images(), exported.metadata)
+            check_parity(parity, facts, path)
+            report(f"{path}: {describe_parity(parity, facts)}")
+            result.parity[name] = parity
+        if self.config.verify_map:
+            score = compare_scores(self.checkpoint, exported, self._need_data("--verify-map"))
+            report(f"{path}: {score.describe()}")
+            result.scores[name] = score
+
+    def _need_data(self, purpose: str) -> DataSpec:
+        if self.spec is None:
+            what = "needs a data set, and the one that the checkpoint was trained on is not there"
+            raise ConfigError(what, where=purpose, right="name one with --data")
+        return self.spec
+
+    def _list_calibration(self) -> Sequence[Tensor]:
+        data = pick_samples(
+            self._need_data("--precision int8"), "train", self.config.calibration_images, self.checkpoint.img_size
+        )
+        return list(_iterate(data))
+
+    def _list_images(self) -> Iterator[Tensor]:
+        """Yield images (1, 3, H, W) of the validation split, or noise where there is no data set."""
+        size = self.checkpoint.img_size
+        if self.spec is None:
+            report(
+                "the data set that the checkpoint was trained on is not there: outputs are compared on noise; --data names one"
+            )
+            noise = torch.rand(IMAGES, 3, size.height, size.width, generator=torch.Generator().manual_seed(0))
+            return iter(torch.split(noise, 1))
+        split = "val" if self.spec.splits.get("val") else "train"
+        return _iterate(pick_samples(self.spec, split, IMAGES, size))
+
+
+@contextmanager
+def naming(made: Path, path: Path) -> Iterator[None]:
+    """Name the final place of a file in errors about the one that is made for it."""
+    try:
+        yield
+    except (OutputError, CheckpointError) as error:
+        if error.where != str(made):
+            raise
+        raise OutputError(error.what, where=path, right=error.right) from error
+
+
+def _iterate(data: DetectionDataset) -> Iterator[Tensor]:
     for index in range(len(data)):
         image, _ = data.make_item(index)
         yield normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
+
+
+def _cut_suffix(path: Path) -> Path:
+    format = find_format(path.name)
+    return path if format is None else path.with_name(path.name.removesuffix(FORMATS[format].suffix))
+
+
+def _replace(made: Path, path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)  # a Core ML package
+    made.replace(path)

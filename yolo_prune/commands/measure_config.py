@@ -20,7 +20,7 @@ ClassMap = Annotated[
 
 ENGINES = (
     *("eager", "folded", "compile", "compile-max", "cudagraph", "sparse", "half", "half-2:4"),
-    *("onnxruntime", "openvino"),
+    *("onnxruntime", "openvino", "ncnn", "litert", "executorch", "pt2"),
 )
 TIMED = "What is timed"
 

@@ -6,17 +6,10 @@ from typing import Annotated, Literal
 
 from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
+from yolo_prune.evaluation.config import DetectConfig
+from yolo_prune.export.formats import FORMATS, SUFFIXES, find_format, list_formats_with
 from yolo_prune.shared_settings import ImgSize, PathSetting, Words
 
-FORMATS = {
-    "darknet": ".weights",
-    "pytorch-yolov3": ".pth",
-    "onnx": ".onnx",
-    "openvino": ".xml",
-}
-"""The formats, and the suffix of each one's file."""
-RUN = ("onnx", "openvino")
-"""Formats that are run by themselves, with decoding inside."""
 FILES, INSIDE, CHECK = "Files", "What is inside", "Check"
 
 
@@ -27,8 +20,8 @@ class ExportConfig:
     format: Annotated[
         Words,
         Setting(
-            "One or several of darknet (cfg and .weights), pytorch-yolov3 (a state dict, .pth, as other PyTorch implementations read it), "
-            "onnx and openvino (with decoding inside).",
+            f"One or several of {', '.join(FORMATS)}. Decoding is inside all but the first two, which are weights for Darknet and for "
+            "other PyTorch implementations.",
             default="by the suffix of --out, else darknet",
             group=FILES,
         ),
@@ -41,6 +34,9 @@ class ExportConfig:
             group=FILES,
         ),
     ] = None
+    card: Annotated[
+        bool, Setting("Write a model card (A.md) and an example in Python beside files that run.", group=FILES)
+    ] = True
     img_size: Annotated[
         ImgSize | None,
         Setting(
@@ -51,10 +47,10 @@ class ExportConfig:
         ),
     ] = None
     precision: Annotated[
-        Literal["fp32", "fp16"] | None,
+        Literal["fp32", "fp16", "int8"] | None,
         Setting(
-            "Of the weights, in onnx and openvino; decoding stays in fp32.",
-            default="fp16 in openvino, else fp32",
+            "fp32 or fp16 weights, or int8 weights and activations, measured on training images; decoding stays in fp32.",
+            default="fp16 in openvino, ncnn and coreml, else fp32",
             group=INSIDE,
         ),
     ] = None
@@ -66,6 +62,11 @@ class ExportConfig:
         Literal["yoloprune", "ultralytics"],
         Setting("yoloprune: boxes and scores; ultralytics: one output, as its tools read it.", group=INSIDE),
     ] = "yoloprune"
+    nms: Annotated[bool, Setting("Put NMS inside: one output of detections, the best first.", group=INSIDE)] = False
+    detection: Annotated[DetectConfig, Setting("What NMS keeps.", group=INSIDE)] = DetectConfig()
+    calibration_images: Annotated[
+        int, Setting("Training images that the ranges of int8 are measured on.", ge=1, group=INSIDE)
+    ] = 300
     fold: Annotated[
         bool,
         Setting(
@@ -75,11 +76,18 @@ class ExportConfig:
         ),
     ] = False
     verify: Annotated[
-        bool, Setting("Compare the outputs of onnx and openvino files with the checkpoint's, on images.", group=CHECK)
+        bool, Setting("Compare the outputs of files that run with the checkpoint's, on images.", group=CHECK)
     ] = True
+    verify_map: Annotated[
+        bool, Setting("Score files that run, too, and show the difference to the checkpoint.", group=CHECK)
+    ] = False
     data: Annotated[
         PathSetting | None,
-        Setting("A data.yaml whose images are compared on.", default="the checkpoint's, else noise", group=CHECK),
+        Setting(
+            "A data.yaml: its validation images are compared on, its training images measured on for int8.",
+            default="the checkpoint's, else noise",
+            group=CHECK,
+        ),
     ] = None
 
     def __post_init__(self) -> None:
@@ -89,15 +97,19 @@ class ExportConfig:
                 raise ConfigError(f"unknown format {one}", where="format", right=f"use one of {', '.join(FORMATS)}")
         if len(set(self.format)) < len(self.format):
             raise ConfigError("names a format twice", where="format", right="name each once")
-        given = {
-            "precision": self.precision is not None,
-            "dynamic": self.dynamic != "none",
-            "layout": self.layout != "yoloprune",
-        }
-        for key, is_given in given.items():
-            if is_given and not set(self.formats) & set(RUN):
-                what = f"has no meaning for {' and '.join(self.formats)}"
-                raise ConfigError(what, where=key, right=f"leave it out, or use --format {' or '.join(RUN)}")
+        given = {"precision": self.precision, "dynamic": self.dynamic, "layout": self.layout}
+        defaults = {"precision": None, "dynamic": "none", "layout": "yoloprune"}
+        for key, value in given.items():
+            if value != defaults[key]:
+                self._check(key, str(value), list_formats_with(key, value))
+        if self.nms:
+            self._check("nms", "", [name for name, form in FORMATS.items() if form.has_nms])
+
+    def _check(self, key: str, value: str, allowed: list[str]) -> None:
+        wrong = [name for name in self.formats if name not in allowed]
+        if wrong:
+            what = f"{value} has no meaning for {' and '.join(wrong)}".strip()
+            raise ConfigError(what, where=key, right=f"leave it out, or use --format {' or '.join(allowed)}")
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -106,11 +118,10 @@ class ExportConfig:
         Raises:
             ConfigError: none is given, and the suffix of `out` is that of none.
         """
-        suffix = "" if self.out is None else self.out.suffix
-        if self.format or not suffix:
+        if self.format or self.out is None:
             return self.format or ("darknet",)
-        found = [name for name, own in FORMATS.items() if own == suffix]
-        if not found:
-            right = f"use {', '.join(FORMATS.values())}, or name the --format"
-            raise ConfigError(f"{suffix} is the suffix of no format", where="out", right=right)
-        return (found[0],)
+        found = find_format(self.out.name)
+        if found is None and self.out.suffix:
+            right = f"use {', '.join(SUFFIXES)}, or name the --format"
+            raise ConfigError(f"{self.out.suffix} is the suffix of no format", where="out", right=right)
+        return (found or "darknet",)

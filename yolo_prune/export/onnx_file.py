@@ -7,44 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from yolo_prune.engines.exported.layout import NAMES
 from yolo_prune.engines.exported.metadata import KEY, Metadata
 from yolo_prune.engines.exported.packages import import_package
+from yolo_prune.export.onnx_int8 import quantize_onnx
+from yolo_prune.export.onnx_nms import append_nms
+from yolo_prune.export.request import Request
 from yolo_prune.export.tracing import make_dynamic_shapes
 from yolo_prune.files import open_atomically
 
 OPSET = 18
 INPUT_NAME = "images"
-LOCAL = "pkg."
-"""The beginning of the metadata in which PyTorch stores paths of this machine."""
 
 
-def export_onnx(module: nn.Module, images: Tensor, metadata: Metadata, path: Path, dynamic: str) -> Path:
-    """Write a module that maps images (B, 3, H, W) to the outputs of `metadata.layout`; return `path`.
-
-    Raises:
-        ConfigError: a package is not installed.
-        OutputError: the file cannot be written.
-    """
+def export_onnx(request: Request, path: Path) -> Path:
+    """Write an ONNX file; see `Writer`."""
     onnx = import_package("onnx", "--format onnx")
-    import_package("onnxscript", "--format onnx")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyTorch's own exporter
-        program = torch.onnx.export(
-            module,
-            (images,),
-            dynamo=True,
-            input_names=[INPUT_NAME],
-            output_names=list(NAMES[metadata.layout]),
-            dynamic_shapes=make_dynamic_shapes(dynamic),
-            opset_version=OPSET,
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    _strip(model)
+    metadata = request.metadata
+    model = make_onnx_model(request)
+    if metadata.precision == "int8":
+        model = quantize_onnx(model, request.calibration)
+    if metadata.nms is not None:
+        append_nms(model, metadata)
     for key, value in {KEY: metadata.format(), **_list_ultralytics_keys(metadata)}.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
@@ -52,6 +37,31 @@ def export_onnx(module: nn.Module, images: Tensor, metadata: Metadata, path: Pat
     with open_atomically(path) as file:
         file.write(model.SerializeToString())
     return path
+
+
+def make_onnx_model(request: Request) -> Any:
+    """Return an ONNX model, without metadata, in float: the outputs are those of the module.
+
+    Raises:
+        ConfigError: a package is not installed.
+    """
+    import_package("onnxscript", "--format onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch's own exporter
+        program = torch.onnx.export(
+            request.module,
+            (request.images,),
+            dynamo=True,
+            input_names=[INPUT_NAME],
+            output_names=list(NAMES["yoloprune" if request.metadata.nms else request.metadata.layout]),
+            dynamic_shapes=make_dynamic_shapes(request.metadata.dynamic),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    return model
 
 
 def _strip(model: Any) -> None:
@@ -83,4 +93,5 @@ def _list_ultralytics_keys(metadata: Metadata) -> dict[str, str]:
         "imgsz": repr([metadata.img_size.height, metadata.img_size.width]),
         "batch": "1",
         "channels": "3",
+        "args": repr({"nms": metadata.nms is not None, "dynamic": metadata.dynamic != "none"}),
     }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from yolo_prune.engines.exported.layout import JoinedOutputs
 from yolo_prune.engines.half import HalfDetector
+from yolo_prune.export.pools import replace_pools
 from yolo_prune.image_size import STRIDE_PX, ImageSize
 from yolo_prune.model.decode import DecodedDetector
 from yolo_prune.model.detector import Detector
@@ -28,8 +29,10 @@ def make_module(model: Detector, layout: str, is_half: bool) -> nn.Module:
     folded = HalfDetector(model, torch.float16) if is_half else fold_batchnorm(model)
     network = model.network
     strides = [network.height / network.shapes[index].height for index, _ in network.heads]
+    replace_pools(folded)
     decoded: nn.Module = DecodedDetector(folded, strides).eval()
-    return decoded if layout == "yoloprune" else JoinedOutputs(decoded)
+    module = decoded if layout == "yoloprune" else JoinedOutputs(decoded)
+    return module.to(memory_format=torch.contiguous_format)
 
 
 def make_example(size: ImageSize, dynamic: str, batch_size: int = 1) -> Tensor:

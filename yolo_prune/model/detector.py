@@ -236,8 +236,13 @@ def add_first(one: Tensor, other: Tensor, dim: int = 0) -> Tensor:
     if count == more:
         return one + other
     both = min(count, more)
-    added = one.narrow(dim, 0, both) + other.narrow(dim, 0, both)
-    return added if both == count else torch.cat((added, one.narrow(dim, both, count - both)), dim)
+
+    if more > both:
+        other = torch.split(other, [both, more - both], dim)[0]
+    if count == both:
+        return one + other
+    first, rest = torch.split(one, [both, count - both], dim)
+    return torch.cat((first + other, rest), dim)
 
 
 def _make_module(network: Network, index: int, layer: Layer) -> nn.Module:

@@ -1,16 +1,23 @@
-"""The outputs of exported files: boxes and scores, or one array as ultralytics' tools read it."""
+"""The outputs of exported files: boxes and scores, one array as ultralytics' tools read it, or detections after NMS."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from yolo_prune.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from yolo_prune.engines.exported.metadata import Metadata
+
 NAMES = {"yoloprune": ("boxes", "scores"), "ultralytics": ("output0",)}
 """The names of the outputs of each layout."""
+NMS_NAMES = {"yoloprune": ("detections",), "ultralytics": ("output0",)}
+"""The same with NMS inside."""
 
 
 class JoinedOutputs(nn.Module):
@@ -27,16 +34,28 @@ class JoinedOutputs(nn.Module):
         return torch.cat(((low + high) / 2, high - low, scores), -1).transpose(1, 2)
 
 
-def split_outputs(outputs: Sequence[Tensor], layout: str, where: str) -> tuple[Tensor, Tensor]:
-    """Return boxes_xyxy (B, N, 4) and scores (B, N, C) from a file's outputs, in the order of `NAMES`.
+def list_output_names(metadata: Metadata) -> tuple[str, ...]:
+    """Return the names of a file's outputs, in their order."""
+    return (NMS_NAMES if metadata.nms else NAMES)[metadata.layout]
+
+
+def split_outputs(outputs: Sequence[Tensor], metadata: Metadata, where: str) -> tuple[Tensor, Tensor]:
+    """Return boxes_xyxy (B, N, 4) and scores (B, N, C) from a file's outputs, in the order of `list_output_names`.
+
+    Of a file with NMS inside these are what NMS left: each row has one score that is not 0.
 
     Raises:
         CheckpointError: the file has another number of outputs.
     """
-    if len(outputs) != len(NAMES[layout]):
-        what = f"has {len(outputs)} outputs, and the layout {layout} has {len(NAMES[layout])}"
+    names = list_output_names(metadata)
+    if len(outputs) != len(names):
+        what = f"has {len(outputs)} outputs, and the layout {metadata.layout} has {len(names)}"
         raise CheckpointError(what, where=where, right="export it again")
-    if layout == "yoloprune":
+    if metadata.nms:
+        (rows,) = outputs
+        classes = functional.one_hot(rows[..., 5].long(), len(metadata.names))
+        return rows[..., :4], rows[..., 4:5] * classes
+    if metadata.layout == "yoloprune":
         return outputs[0], outputs[1]
     rows = outputs[0].transpose(1, 2)
     centres, halves = rows[..., :2], rows[..., 2:4] / 2

@@ -12,6 +12,8 @@ from yolo_prune.image_size import ImageSize, read_size
 
 KEY = "yolo_prune"
 """The name under which a file holds the metadata."""
+NMS_LEFT = "NMS is left to do: per class, at IoU 0.5."
+NMS_DONE = "float32 (batch, M, 6), rows x1 y1 x2 y2 in pixels of the input, score, class; the best first; rows of score 0 are empty."
 INPUT = (
     "images: float32 (batch, 3, height, width), RGB, 0 to 1. Resize the image to just fit in, by area to shrink and "
     "linearly to enlarge, rounding its sides, and put it in the middle of grey 114/255 (half of the padding, rounded down, left and above)."
@@ -19,11 +21,10 @@ INPUT = (
 OUTPUTS = {
     "yoloprune": (
         "boxes: float32 (batch, N, 4), x1 y1 x2 y2 in pixels of the input; scores: float32 (batch, N, classes), 0 to 1, "
-        "objectness times class probability. NMS is left to do: per class, at IoU 0.5."
+        f"objectness times class probability. {NMS_LEFT}"
     ),
     "ultralytics": (
-        "output0: float32 (batch, 4 + classes, N), rows cx cy w h in pixels of the input, then a score for each class. "
-        "NMS is left to do: per class, at IoU 0.5."
+        f"output0: float32 (batch, 4 + classes, N), rows cx cy w h in pixels of the input, then a score for each class. {NMS_LEFT}"
     ),
 }
 """What each layout of the outputs means."""
@@ -38,7 +39,7 @@ class Metadata:
     layout: str
     """A key of `OUTPUTS`."""
     precision: str
-    """The type of the weights."""
+    """fp32, fp16 (weights) or int8 (weights and activations)."""
     dynamic: str
     """What may change: none, the number of images (batch), or also height and width (size)."""
     params: int
@@ -52,11 +53,20 @@ class Metadata:
     """The command that made the checkpoint."""
     data_fingerprint: str | None
     version: str
+    nms: dict[str, float] | None = None
+    """The settings of detection, if NMS is inside."""
+
+    @property
+    def outputs(self) -> str:
+        """What the outputs are, in words."""
+        if self.nms is None:
+            return OUTPUTS[self.layout]
+        return f"{'detections' if self.layout == 'yoloprune' else 'output0'}: {NMS_DONE}"
 
     def format(self) -> str:
         """Return the metadata as JSON text, together with what input and outputs are."""
         values = {**asdict(self), "img_size": self.img_size.plain}
-        return json.dumps({**values, "input": INPUT, "outputs": OUTPUTS[self.layout]})
+        return json.dumps({**values, "input": INPUT, "outputs": self.outputs})
 
 
 def parse_metadata(text: str | None, path: Path) -> Metadata:
@@ -84,6 +94,7 @@ def parse_metadata(text: str | None, path: Path) -> Metadata:
             stage=str(values["stage"]),
             data_fingerprint=values["data_fingerprint"],
             version=str(values["version"]),
+            nms=values.get("nms"),
         )
     except (ValueError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"holds damaged metadata ({error})", where=path, right="export it again") from error

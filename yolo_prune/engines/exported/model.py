@@ -9,9 +9,13 @@ from typing import Any
 
 from torch import nn
 
+from yolo_prune.engines.exported.executorch import ExecutorchEngine, read_executorch_metadata
+from yolo_prune.engines.exported.litert import LitertEngine, read_litert_metadata
 from yolo_prune.engines.exported.metadata import Metadata
+from yolo_prune.engines.exported.ncnn import PARAM, NcnnEngine, read_ncnn_metadata
 from yolo_prune.engines.exported.onnx_runtime import OnnxRuntimeEngine, read_onnx_metadata
 from yolo_prune.engines.exported.open_vino import OpenVinoEngine, read_openvino_metadata
+from yolo_prune.engines.exported.pt2 import Pt2Engine, read_pt2_metadata
 from yolo_prune.errors import CheckpointError, ConfigError
 from yolo_prune.image_size import AnySize, ImageSize, parse_size
 
@@ -29,8 +33,14 @@ class Runtime:
 RUNTIMES = {
     ".onnx": Runtime("onnxruntime", OnnxRuntimeEngine, read_onnx_metadata),
     ".xml": Runtime("openvino", OpenVinoEngine, read_openvino_metadata),
+    PARAM: Runtime("ncnn", NcnnEngine, read_ncnn_metadata),
+    ".tflite": Runtime("litert", LitertEngine, read_litert_metadata),
+    ".pte": Runtime("executorch", ExecutorchEngine, read_executorch_metadata),
+    ".pt2": Runtime("pt2", Pt2Engine, read_pt2_metadata),
 }
 """By the suffix of their files."""
+ELSEWHERE = (".mlpackage",)
+"""Suffixes of files that run on other systems alone."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,7 @@ class ExportedModel:
     @property
     def runtime(self) -> str:
         """The name of the engine that runs it."""
-        return RUNTIMES[self.path.suffix].name
+        return find_runtime(self.path).name
 
     def make_engine(self) -> nn.Module:
         """Load the file: a callable from images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) and scores (B, N, C).
@@ -83,12 +93,25 @@ class ExportedModel:
         Raises:
             CheckpointError: the file cannot be read.
         """
-        return RUNTIMES[self.path.suffix].make_engine(self.path)
+        return find_runtime(self.path).make_engine(self.path)
 
 
 def is_exported(path: Path) -> bool:
-    """Return whether a file is one that `load_exported` reads, by its suffix."""
-    return path.suffix in RUNTIMES
+    """Return whether a file is an exported one, by the end of its name."""
+    return path.name.endswith((*RUNTIMES, *ELSEWHERE))
+
+
+def find_runtime(path: Path) -> Runtime:
+    """Return what runs a file, by the end of its name.
+
+    Raises:
+        CheckpointError: it runs on another system alone.
+    """
+    for suffix, runtime in RUNTIMES.items():
+        if path.name.endswith(suffix):
+            return runtime
+    what = f"{path.suffix} files run on Apple's systems alone"
+    raise CheckpointError(what, where=path, right="use another format, or the checkpoint")
 
 
 def load_exported(path: Path) -> ExportedModel:
@@ -98,6 +121,6 @@ def load_exported(path: Path) -> ExportedModel:
         ConfigError: the package that runs it is not installed.
         CheckpointError: there is no such file, or it cannot be read.
     """
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError("there is no such file", where=path, right="name a file that yoloprune export wrote")
-    return ExportedModel(path, RUNTIMES[path.suffix].read_metadata(path))
+    return ExportedModel(path, find_runtime(path).read_metadata(path))

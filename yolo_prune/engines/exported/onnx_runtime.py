@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from yolo_prune.engines.exported.layout import NAMES, split_outputs
+from yolo_prune.engines.exported.layout import list_output_names, split_outputs
 from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.errors import CheckpointError
@@ -41,8 +41,8 @@ class OnnxRuntimeEngine(nn.Module):
 
     def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         feed = {self._session.get_inputs()[0].name: images.contiguous().numpy()}
-        outputs = self._session.run(list(NAMES[self.metadata.layout]), feed)
-        return split_outputs([torch.from_numpy(output) for output in outputs], self.metadata.layout, str(self.path))
+        outputs = self._session.run(list(list_output_names(self.metadata)), feed)
+        return split_outputs([torch.from_numpy(output) for output in outputs], self.metadata, str(self.path))
 
 
 def read_onnx_metadata(path: Path) -> Metadata:

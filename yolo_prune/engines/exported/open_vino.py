@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from yolo_prune.engines.exported.layout import NAMES, split_outputs
+from yolo_prune.engines.exported.layout import list_output_names, split_outputs
 from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
+from yolo_prune.engines.exported.signal_stack import keeping_signal_stack
 from yolo_prune.errors import CheckpointError
 
 
@@ -28,7 +31,6 @@ class OpenVinoEngine(nn.Module):
         """
         super().__init__()
         self.path = path
-        openvino = import_package("openvino", str(path))
         model = _read(path)
         self.metadata: Metadata = _take_metadata(model, path)
         shape = model.inputs[0].partial_shape
@@ -38,7 +40,7 @@ class OpenVinoEngine(nn.Module):
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        self._request = openvino.compile_model(model, "CPU", settings).create_infer_request()
+        self._request = _get_core().compile_model(model, "CPU", settings).create_infer_request()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
@@ -48,8 +50,8 @@ class OpenVinoEngine(nn.Module):
 
     def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         found = self._request.infer([images.contiguous().numpy()], share_inputs=True)
-        outputs = [torch.from_numpy(found[name]) for name in NAMES[self.metadata.layout]]
-        return split_outputs(outputs, self.metadata.layout, str(self.path))
+        outputs = [torch.from_numpy(found[name]) for name in list_output_names(self.metadata)]
+        return split_outputs(outputs, self.metadata, str(self.path))
 
 
 def read_openvino_metadata(path: Path) -> Metadata:
@@ -62,15 +64,24 @@ def read_openvino_metadata(path: Path) -> Metadata:
     return _take_metadata(_read(path), path)
 
 
-def _read(path: Path):  # type: ignore[no-untyped-def]  # the package ships no types
-    openvino = import_package("openvino", str(path))
+@cache
+def _get_core() -> Any:
+    """Return OpenVINO's core, one for the whole process."""
+    with keeping_signal_stack():
+        core = import_package("openvino", "").Core()
+        core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the CPU's part, which sets the signal stack
+    return core
+
+
+def _read(path: Path) -> Any:
+    import_package("openvino", str(path))
     try:
-        return openvino.Core().read_model(path)
+        return _get_core().read_model(path)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CheckpointError(f"cannot be read by OpenVINO ({reason})", where=path, right="export it again") from error
 
 
-def _take_metadata(model, path: Path) -> Metadata:  # type: ignore[no-untyped-def]  # the package ships no types
+def _take_metadata(model: Any, path: Path) -> Metadata:
     text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
     return parse_metadata(text, path)

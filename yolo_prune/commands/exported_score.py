@@ -1,0 +1,45 @@
+"""What an exported file scores, beside its checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from yolo_prune.commands.data import choose_split
+from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.engines.exported.model import ExportedModel
+from yolo_prune.evaluation.bootstrap import paired_difference
+from yolo_prune.evaluation.evaluate import evaluate
+from yolo_prune.model.checkpoint import Checkpoint
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class ScoreDifference:
+    """AP50 of a checkpoint and of a file made from it, on the same images."""
+
+    split: str
+    images: int
+    checkpoint: float
+    exported: float
+    difference: tuple[float, float, float]
+    """The difference, and the ends of its paired 95 % bootstrap interval over images."""
+
+    def describe(self) -> str:
+        """Return the scores as a sentence."""
+        value, low, high = self.difference
+        return (
+            f"AP50 {self.exported:.4f}, the checkpoint's {self.checkpoint:.4f} ({value:+.4f} [{low:+.3f}, {high:+.3f}]), "
+            f"on {self.images} images of the {self.split} split"
+        )
+
+
+def compare_scores(checkpoint: Checkpoint, exported: ExportedModel, spec: DataSpec) -> ScoreDifference:
+    """Score both on the test split, or on the validation split where there is none, which is told."""
+    split = choose_split(spec, None)
+    samples = spec.samples(split)
+    one, other = (evaluate(model, samples, spec.names, device=CPU) for model in (checkpoint, exported))
+    difference = paired_difference(one.matches, other.matches)
+    return ScoreDifference(split, len(samples), one.score.map50, other.score.map50, difference)

@@ -1,0 +1,66 @@
+"""LiteRT files, on the CPU."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from yolo_prune.engines.exported.layout import list_output_names, split_outputs
+from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
+from yolo_prune.engines.exported.packages import import_package
+from yolo_prune.errors import CheckpointError
+
+FACTS = f"{KEY}.json"
+"""The name of the metadata in the archive at the end of a file."""
+
+
+class LitertEngine(nn.Module):
+    """A .tflite file as an engine, one image at a time, with as many threads as PyTorch has now."""
+
+    def __init__(self, path: Path) -> None:
+        """Load a file.
+
+        Raises:
+            ConfigError: LiteRT is not installed.
+            CheckpointError: it cannot be read.
+        """
+        super().__init__()
+        self.path, self.metadata = path, read_litert_metadata(path)
+        interpreter = import_package("ai_edge_litert.interpreter", str(path), "litert")
+        try:
+            self._interpreter = interpreter.Interpreter(str(path), num_threads=torch.get_num_threads())
+            self._run = self._interpreter.get_signature_runner()
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise CheckpointError(
+                f"cannot be read by LiteRT ({reason})", where=path, right="export it again"
+            ) from error
+        (self._input,) = self._run.get_input_details()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
+        parts = [self._run_one(image) for image in torch.split(images, 1)]
+        boxes, scores = zip(*parts, strict=True)
+        return torch.cat(boxes), torch.cat(scores)
+
+    def _run_one(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        found = self._run(**{self._input: image.contiguous().numpy()})
+        names = [f"output_{number}" for number in range(len(list_output_names(self.metadata)))]
+        return split_outputs([torch.from_numpy(found[name]) for name in names], self.metadata, str(self.path))
+
+
+def read_litert_metadata(path: Path) -> Metadata:
+    """Read the metadata of a .tflite file.
+
+    Raises:
+        CheckpointError: the file says nothing of its inputs and outputs.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            text = archive.read(FACTS).decode()
+    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError):
+        return parse_metadata(None, path)
+    return parse_metadata(text, path)

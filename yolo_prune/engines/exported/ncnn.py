@@ -1,0 +1,73 @@
+"""ncnn files, on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from yolo_prune.engines.exported.layout import list_output_names, split_outputs
+from yolo_prune.engines.exported.metadata import Metadata, parse_metadata
+from yolo_prune.engines.exported.packages import import_package
+from yolo_prune.errors import CheckpointError
+
+PARAM, WEIGHTS, FACTS = ".ncnn.param", ".ncnn.bin", ".ncnn.json"
+"""Ends of the names of the three files: the layers, the weights, and what they expect and give."""
+INPUT = "in0"
+
+
+class NcnnEngine(nn.Module):
+    """An ncnn network as an engine, with as many threads as PyTorch has now; it computes in float32, one image at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Load the files beside `path`, the .ncnn.param.
+
+        Raises:
+            ConfigError: ncnn is not installed.
+            CheckpointError: a file cannot be read.
+        """
+        super().__init__()
+        ncnn = import_package("ncnn", str(path), "ncnn")
+        self.path, self.metadata = path, read_ncnn_metadata(path)
+        self._mat = ncnn.Mat
+        self._net = ncnn.Net()
+        options = self._net.opt
+        options.num_threads = torch.get_num_threads()
+        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
+        options.use_bf16_storage = False
+        weights = _find(path, WEIGHTS)
+        if self._net.load_param(str(path)) or not weights.is_file() or self._net.load_model(str(weights)):
+            what = f"cannot be read by ncnn together with {weights.name}"
+            raise CheckpointError(what, where=path, right="export it again")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
+        parts = [self._run(image) for image in images]
+        boxes, scores = (torch.stack(part) for part in zip(*parts, strict=True))
+        return split_outputs([boxes, scores], self.metadata, str(self.path))
+
+    def _run(self, image: Tensor) -> list[Tensor]:
+        extractor = self._net.create_extractor()
+        pixels = image.contiguous().numpy()  # a Mat does not own the memory that it is made from
+        extractor.input(INPUT, self._mat(pixels))
+        names = [f"out{number}" for number in range(len(list_output_names(self.metadata)))]
+        return [torch.from_numpy(np.array(extractor.extract(name)[1])) for name in names]
+
+
+def read_ncnn_metadata(path: Path) -> Metadata:
+    """Read what the .ncnn.json beside a .ncnn.param says.
+
+    Raises:
+        CheckpointError: it is not there, or damaged.
+    """
+    facts = _find(path, FACTS)
+    try:
+        return parse_metadata(facts.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"needs {facts.name} beside it", where=path, right="export it again") from error
+
+
+def _find(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name.removesuffix(PARAM) + suffix)

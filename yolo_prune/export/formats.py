@@ -1,0 +1,59 @@
+"""The formats that `export` writes, and what may be asked for in each: facts alone, imported without PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Format:
+    """What is known of a format."""
+
+    suffix: str
+    """The end of its file's name."""
+    precisions: tuple[str, ...] = ()
+    """Types of the weights, the default first; empty for formats of weights alone, which hold float32."""
+    dynamic: tuple[str, ...] = ("none",)
+    """What may change from call to call."""
+    layouts: tuple[str, ...] = ("yoloprune",)
+    """Names of the layouts of its outputs."""
+    has_nms: bool = False
+    """Whether NMS can be inside."""
+    is_run_here: bool = True
+    """Whether a file can be run on this kind of machine, to be compared and benched."""
+
+    @property
+    def holds_network(self) -> bool:
+        """Whether a file runs by itself, with decoding inside."""
+        return bool(self.precisions)
+
+
+FORMATS = {
+    "darknet": Format(".weights"),
+    "pytorch-yolov3": Format(".pth"),
+    "onnx": Format(
+        ".onnx", ("fp32", "fp16", "int8"), ("none", "batch", "size"), ("yoloprune", "ultralytics"), has_nms=True
+    ),
+    "openvino": Format(
+        ".xml", ("fp16", "fp32", "int8"), ("none", "batch", "size"), ("yoloprune", "ultralytics"), has_nms=True
+    ),
+    "ncnn": Format(".ncnn.param", ("fp16", "fp32")),
+    "litert": Format(".tflite", ("fp32", "int8")),
+    "executorch": Format(".pte", ("fp32",)),
+    "pt2": Format(".pt2", ("fp32",), ("none", "batch", "size"), ("yoloprune", "ultralytics")),
+    "coreml": Format(".mlpackage", ("fp16", "fp32"), is_run_here=False),
+}
+"""By their names."""
+SUFFIXES = {form.suffix: name for name, form in FORMATS.items()}
+"""The format of each suffix."""
+
+
+def find_format(name: str) -> str | None:
+    """Return the format that the end of a file's name stands for, or None."""
+    return next((format for suffix, format in SUFFIXES.items() if name.endswith(suffix)), None)
+
+
+def list_formats_with(key: str, value: object) -> list[str]:
+    """Return the names of the formats that allow a value of the setting `precision`, `dynamic` or `layout`."""
+    field = {"precision": "precisions", "dynamic": "dynamic", "layout": "layouts"}[key]
+    return [name for name, form in FORMATS.items() if form.holds_network and value in getattr(form, field)]

@@ -1,0 +1,58 @@
+"""int8 in LiteRT: ai-edge-quantizer, on everything up to the detection heads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from yolo_prune.engines.exported.packages import import_package
+
+CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
+SIGNATURE = "serving_default"
+
+
+def quantize_litert(path: Path, images: Sequence[Tensor]) -> None:
+    """Quantize a .tflite file in place; what decodes stays in float32.
+
+    Args:
+        path: a file in float32.
+        images: training images (1, 3, H, W) in 0 … 1.
+
+    Raises:
+        ConfigError: a package is not installed.
+    """
+    quantizer = import_package("ai_edge_quantizer.quantizer", "--precision int8", "litert")
+    recipe = import_package("ai_edge_quantizer.recipe", "--precision int8", "litert")
+    files = import_package("ai_edge_quantizer.utils.tfl_flatbuffer_utils", "--precision int8", "litert")
+    types = import_package("ai_edge_quantizer.qtyping", "--precision int8", "litert")
+    model = files.read_model(str(path))
+    made = quantizer.Quantizer(str(path), recipe.static_wi8_ai8())
+    for scope in list_decoding_scopes(model, files):
+        made.update_quantization_recipe(
+            re.escape(scope), types.TFLOperationName.ALL_SUPPORTED, algorithm_key="no_quantize"
+        )
+    (name,) = (item.name.decode() for item in model.signatureDefs[0].inputs)
+    ranges = made.calibrate({SIGNATURE: [{name: image.numpy()} for image in images]})
+    made.quantize(ranges).export_model(str(path), overwrite=True)
+
+
+def list_decoding_scopes(model: Any, files: Any) -> list[str]:
+    """Return the scopes of the operators between the heads' convolutions and the outputs: those that decode."""
+    graph = model.subgraphs[0]
+    maker_of = {tensor: operator for operator in graph.operators for tensor in operator.outputs}
+    kinds = {value: name for name, value in vars(files.schema.BuiltinOperator).items() if name.isupper()}
+    scopes: set[str] = set()
+    left = list(graph.outputs)
+    while left:
+        operator = maker_of.get(left.pop())
+        if operator is None or kinds[model.operatorCodes[operator.opcodeIndex].builtinCode] in CONVOLUTIONS:
+            continue
+        scope = files.get_op_scope(operator, graph.tensors)
+        if scope not in scopes:
+            scopes.add(scope)
+            left.extend(operator.inputs)
+    return sorted(scopes)
