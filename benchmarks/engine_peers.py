@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_prune.darknet.network import Network
+from yolo_prune.engines.exported.open_vino import get_core
 from yolo_prune.model.detector import Detector
 
 Call: TypeAlias = Callable[[], Any]
@@ -65,10 +66,10 @@ def make_onnxruntime_call(onnxruntime: Any, path: Path, images: Tensor, threads:
     return partial(session.run, None, {"images": images.numpy()})
 
 
-def make_openvino_call(openvino: Any, path: Path, images: Tensor, threads: int, **options: object) -> Call:
+def make_openvino_call(path: Path, images: Tensor, threads: int, **options: object) -> Call:
     """Return a call of OpenVINO in fp32 that gives its outputs by node."""
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    core = openvino.Core()
+    core = get_core()
     compiled = core.compile_model(core.read_model(path), "CPU", {**settings, **options})
     return partial(compiled.create_infer_request().infer, [images.numpy()])
 

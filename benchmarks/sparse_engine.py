@@ -164,8 +164,8 @@ def make_peers(folded: Detector, images: Tensor, path: Path, threads: int) -> di
         calls[f"ONNX Runtime {onnxruntime.__version__}"] = make_onnxruntime_call(onnxruntime, path, images, threads)
     if (openvino := find_module("openvino")) is not None:
         name = f"OpenVINO {openvino.__version__.split('-')[0]}"
-        calls[name] = make_openvino_call(openvino, path, images, threads)
-        sparse = make_openvino_call(openvino, path, images, threads, CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE=0.8)
+        calls[name] = make_openvino_call(path, images, threads)
+        sparse = make_openvino_call(path, images, threads, CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE=0.8)
         calls["OpenVINO, sparse weights"] = sparse
     return calls
 

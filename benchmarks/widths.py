@@ -252,7 +252,7 @@ def make_calls(
                 case "onnxruntime":
                     call = make_onnxruntime_call(find_module(engine), path, images, threads)
                 case _:
-                    call = make_openvino_call(find_module(engine), path, images, threads)
+                    call = make_openvino_call(path, images, threads)
             calls[engine, threads] = call
             check_outputs(engine, run_folded(folded, images, threads), call())
     return calls

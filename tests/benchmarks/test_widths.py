@@ -57,8 +57,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> dict[Path, torch.nn.Module]:
     def make_call(_: object, path: Path, images: Tensor, threads: int) -> engine_peers.Call:
         return partial(widths.run_folded, exported[path], images, threads)
 
-    def make_openvino_call(module: object, path: Path, images: Tensor, threads: int) -> engine_peers.Call:
-        call = make_call(module, path, images, threads)
+    def make_openvino_call(path: Path, images: Tensor, threads: int) -> engine_peers.Call:
+        call = make_call(None, path, images, threads)
         return lambda: dict(enumerate(call()))
 
     monkeypatch.setattr(widths, "find_module", lambda name: np)

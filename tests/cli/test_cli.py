@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shlex
@@ -179,6 +180,47 @@ def test_bench_json(cli: Cli, trained: Path) -> None:
     assert first["map50_difference"] is None
     assert second["map50_difference"] == [0, 0, 0]
     assert second["map50"] == first["map50"]
+
+
+def test_bench_as_csv_has_every_number(cli: Cli, trained: Path) -> None:
+    words = ("bench", trained, "--no-score", "--runs", 3, "--batch-size", 2, "--engine", "eager,folded")
+    rows = list(csv.DictReader(cli(*words, "--csv").out.splitlines()))
+    assert [row["engine"] for row in rows] == ["eager", "folded"]
+    for row in rows:
+        assert 0 < float(row["latency_ms_p5"]) <= float(row["latency_ms_p50"]) <= float(row["latency_ms_p95"])
+        assert 0 < float(row["decode_ms_p50"]) < float(row["latency_ms_p50"])
+        assert int(row["memory_bytes"]) > int(row["size_bytes"]) / 2
+        assert row["bound"].split()[0] in ("compute", "memory", "launch")
+        assert row["map50"] == ""
+    json_rows = read_json(cli(*words, "--json"))
+    assert json_rows["environment"]["nms_on"] == "noise"
+    assert json_rows["environment"]["ceilings"].keys() == {"macs_per_s", "bytes_per_s", "launch_s"}
+
+
+def test_bench_tells_how_times_spread(cli: Cli, trained: Path) -> None:
+    table, conditions, details = cli("bench", trained, "--runs", 1, "--device", "cpu").out.strip().split("\n\n")
+    assert details.split("\n")[0].split()[:6] == ["model", "engine", "p5", "p50", "p95", "images/s"]
+    assert "ms per image on images of the test split" in conditions
+    assert table.startswith("model")
+
+
+def test_bench_brings_the_lineage_of_each_checkpoint(cli: Cli, trained: Path) -> None:
+    words = ("--one-shot", "--ratio", 0.5, "--recalibrate", 0, "--device", "cpu")
+    pruned: list[str] = [cli("prune", trained, *words, "--criterion", name).out.strip() for name in ("l1", "l2")]
+    rows = read_json(cli("bench", *pruned, "--lineage", "--no-score", "--runs", 1, "--json"))["rows"]
+    assert [Path(row["checkpoint"]).resolve() for row in rows] == [
+        path.resolve() for path in (trained, *map(Path, pruned))
+    ]
+
+
+def test_the_clock_of_the_cpu_is_for_one_thread(cli: Cli, trained: Path) -> None:
+    words = ("bench", trained, "--no-score", "--runs", 1, "--device", "cpu", "--clock", "cpu")
+    assert ", CPU time)" in cli(*words, "--threads", 1).out
+    outcome = cli(*words, "--threads", 2)
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1].startswith(
+        "error: --clock: the CPU's clock measures nothing where several threads"
+    )
 
 
 def test_bench_prints_the_same_table_in_markdown(cli: Cli, trained: Path) -> None:

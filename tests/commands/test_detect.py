@@ -121,3 +121,15 @@ def test_nothing_is_written_where_an_input_is_wrong(trained: Path, image: Path, 
     with pytest.raises(ConfigError, match="img_size: 50 is no multiple of 32; use 64"):
         run(trained, [image], tmp_path / "out", img_size=50)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 3}, {"engine": "eager"}, {"engine": "onnxruntime"}])
+def test_batches_and_engines_find_the_same(trained: Path, hands: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    if changes.get("engine") == "onnxruntime":
+        pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    images = sorted((hands.parent / "images/val").iterdir()) + sorted((hands.parent / "images/test").iterdir())
+    one = run(trained, images, tmp_path / "one", confidence=0.004)
+    other = run(trained, images, tmp_path / "other", confidence=0.004, **changes)
+    best, same = ({each["image_id"]: each["score"] for each in result.detections[::-1]} for result in (one, other))
+    assert list(best.values()) == pytest.approx([same[image] for image in best], abs=1e-4)
+    assert len(best) == len(images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,15 +19,16 @@ from tiny import PRUNABLE, SIDE, TINY_CFG, Cli, is_same, read_json
 from torch import Tensor
 
 from yolo_prune.benchmarking.latency import Latency
+from yolo_prune.benchmarking.latency_table import LatencyTable
 from yolo_prune.commands.pruning import time_budgets as timing
 from yolo_prune.commands.pruning.calibration import iterate_images, pick_samples
 from yolo_prune.commands.pruning.damage import explain_high_ratio
 from yolo_prune.darknet.cfg import parse_cfg
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.layers import Conv, Shortcut
+from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from yolo_prune.model.decode import DecodedDetector
 from yolo_prune.model.detector import Detector
 
 COSTS = {"params", "macs", "flops", "size_bytes"}
@@ -106,12 +108,20 @@ def two_blocks(workplace: Path, hands: Path) -> Callable[[float, float], Path]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every network take `MS_PER_MAC` per multiply–accumulate, on any machine."""
 
-    def pretend(engines: list[DecodedDetector], **conditions: Any) -> list[Latency]:
-        times = [MS_PER_MAC * measure_cost(engine.detector.network, SIDE).macs for engine in engines]
+    def pretend(networks: list[Network], **conditions: Any) -> list[Latency]:
+        times = [MS_PER_MAC * measure_cost(network, SIDE).macs for network in networks]
         return [Latency(ms, ms, ms) for ms in times]
 
-    monkeypatch.setattr(timing, "make_network_call", lambda engine, images: engine)
+    monkeypatch.setattr(timing, "make_timed_call", lambda model, engine, device: model.network)
     monkeypatch.setattr(timing, "measure_latencies", pretend)
+    monkeypatch.setattr(timing, "measure_table", lambda *parts: PretendedTable({}))
+
+
+class PretendedTable(LatencyTable):
+    """Knows a share of what every network takes."""
+
+    def sum_layers(self, network: Network) -> float:
+        return 0.7 * MS_PER_MAC * measure_cost(network, SIDE).macs
 
 
 @pytest.mark.parametrize("criterion", ["bn-gamma", "l1", "l2", "fpgm"])
@@ -246,6 +256,40 @@ def test_a_time_that_the_original_takes_is_rejected(cli: Cli, trained: Path) -> 
     assert outcome.err == (
         f"error: --target-latency-ms: 6 ms is above the original's cost, which is {FULL_MS:.2f} ms here; use less\n"
     )
+
+
+def test_times_that_spread_are_no_measure(
+    cli: Cli, trained: Path, clock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm, drift = vars(timing)["measure_latencies"], itertools.cycle((1.0, 1.6, 0.7))
+
+    def measure(calls: list[Any], **conditions: Any) -> list[Latency]:
+        share = next(drift)
+        return [Latency(*(share * value for value in (one.p5, one.p50, one.p95))) for one in calm(calls, **conditions)]
+
+    monkeypatch.setattr(timing, "measure_latencies", measure)
+    outcome = cli("prune", *AT_ONCE, trained, "--target-speedup", 1.5)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "times are no measure here: medians of 7 runs go from " in outcome.err
+    assert not list(Path("runs").rglob("pruned*"))
+
+
+def test_a_time_that_is_missed_on_the_clock_is_an_error(
+    cli: Cli, trained: Path, clock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pruned networks take as long as the original, whatever the table says."""
+    calm = vars(timing)["measure_latencies"]
+
+    def measure(calls: list[Any], **conditions: Any) -> list[Latency]:
+        first, other = calm(calls, **conditions)
+        is_thin = other.p50 < 0.2 * first.p50
+        return [first, other if is_thin else first]
+
+    monkeypatch.setattr(timing, "measure_latencies", measure)
+    outcome = cli("prune", *AT_ONCE, trained, "--target-speedup", 2)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--target-speedup: the plan that should meet it takes" in outcome.err or "cannot be reached" in outcome.err
+    assert not list(Path("runs").rglob("pruned*"))
 
 
 def test_a_real_clock_tells_a_time(cli: Cli, trained: Path) -> None:

@@ -144,6 +144,7 @@ del first
 gc.collect()
 del second
 gc.collect()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where tests run in the background
 try:
     signal.raise_signal(signal.SIGINT)
 except KeyboardInterrupt:

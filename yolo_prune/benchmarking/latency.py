@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,12 @@ from torch import Tensor
 from yolo_prune.console import report
 from yolo_prune.contention import count_free_cores
 from yolo_prune.engines.make import Engine
+from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import suppress
 from yolo_prune.image_size import ImageSize
+from yolo_prune.model.decode import DecodedDetector
+from yolo_prune.threads import count_cores
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class Latency:
     p5: float
     p50: float
     p95: float
+
+    def divide(self, number: int) -> Latency:
+        """Return the milliseconds of one of `number` equal parts of a call."""
+        return Latency(self.p5 / number, self.p50 / number, self.p95 / number)
 
 
 Call = Callable[[], object]
@@ -52,8 +60,15 @@ def timing_threads(wanted: int | None) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def measure_latencies(calls: Sequence[Call], *, runs: int, warmup: int, device: torch.device) -> list[Latency]:
-    """Time each call `runs` times, after `warmup` rounds that are not counted. Each round makes all calls in turn."""
+def measure_latencies(
+    calls: Sequence[Call], *, runs: int, warmup: int, device: torch.device, clock: str = "wall"
+) -> list[Latency]:
+    """Time each call `runs` times, after `warmup` rounds that are not counted. Each round makes all calls in turn.
+
+    Args:
+        clock: wall for the time that passes, cpu for the time that this process computes.
+    """
+    read = time.perf_counter if clock == "wall" else time.process_time
     for _ in range(warmup):
         for call in calls:
             call()
@@ -61,10 +76,10 @@ def measure_latencies(calls: Sequence[Call], *, runs: int, warmup: int, device: 
     for run in range(runs):
         for column, call in enumerate(calls):
             _synchronise(device)
-            started = time.perf_counter()
+            started = read()
             call()
             _synchronise(device)
-            times_ms[run, column] = 1e3 * (time.perf_counter() - started)
+            times_ms[run, column] = 1e3 * (read() - started)
     return [Latency(*map(float, np.percentile(column, (5, 50, 95)))) for column in times_ms.T]
 
 
@@ -80,10 +95,50 @@ def make_network_call(engine: Engine, images: Tensor) -> Call:
 
 
 @torch.inference_mode()
+def make_decoding_call(engine: Engine, images: Tensor) -> Call | None:
+    """Return a call that decodes the network's outputs for `images`, or None if that cannot be done apart."""
+    if not isinstance(engine, DecodedDetector):
+        return None
+    heads = engine.detector(images)
+    return lambda: engine.decode(heads, images.shape[-2])
+
+
+@torch.inference_mode()
 def make_suppression_call(engine: Engine, images: Tensor, config: DetectConfig) -> Call:
     """Return a call that runs NMS on the network's outputs for `images`, without the network itself."""
     boxes, scores = engine(images)
     return lambda: suppress(boxes, scores, config)
+
+
+def choose_clock(wanted: str | None, device: torch.device) -> str:
+    """Return the clock to time with, and warn where other processes want more than the cores.
+
+    Raises:
+        ConfigError: the CPU's clock is asked for with several threads, or on another device.
+    """
+    is_single = torch.get_num_threads() == 1 and device.type == "cpu"
+    if wanted == "cpu" and not is_single:
+        what = "the CPU's clock measures nothing where several threads or a GPU compute"
+        raise ConfigError(what, where="clock", right="use --threads 1 on the CPU, or --clock wall")
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, count_cores()
+    if load <= cores or wanted == "cpu":
+        return wanted or "wall"
+    clock = wanted or ("cpu" if is_single else "wall")
+    how = "the time that this process computes is measured" if clock == "cpu" else "times are too long, and spread"
+    report(f"processes want {load:.1f} cores, and there are {cores}: {how}")
+    return clock
+
+
+@torch.inference_mode()
+def measure_peak_bytes(call: Call, device: torch.device) -> int | None:
+    """Return the most bytes that PyTorch holds on CUDA during a call, or None on another device."""
+    if device.type != "cuda":
+        return None
+    call()
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device)
 
 
 def _synchronise(device: torch.device) -> None:

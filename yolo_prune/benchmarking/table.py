@@ -47,6 +47,19 @@ class Row:
     """Size of the checkpoint on disk; None in results of older versions, which did not measure it."""
     is_stored_sparse: bool = False
     """Whether the file stores zeros as single bits."""
+    batch_size: int = 1
+    """Images of a timed call."""
+    decode_ms: Latency | None = None
+    """Of decoding alone; None where it is inside the engine, and in results of older versions."""
+    memory_bytes: int | None = None
+    """On CUDA the peak that was measured; on the CPU what weights and outputs that are alive at once take."""
+    bound: str | None = None
+    """What bounds the network most, and the share of its time that this would take at the device's best rate."""
+
+    @property
+    def images_per_s(self) -> float:
+        """Images per second, at the median."""
+        return 1e3 * self.batch_size / self.latency_ms.p50
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row under the names that JSON output uses, with the scores at the same level."""
@@ -59,8 +72,8 @@ def parse_row(values: Mapping[str, Any]) -> Row:
     """Make a row from the dictionary of `as_dict`, read from JSON; raise KeyError or TypeError if it is not one."""
     values = {key: value for key, value in values.items() if key != IS_RUINED}  # computed from the scores
     scores = {field.name: values.pop(field.name) for field in fields(Scores)}
-    for name in ("latency_ms", "nms_ms"):
-        values[name] = Latency(**values[name])
+    for name in ("latency_ms", "nms_ms", "decode_ms"):
+        values[name] = Latency(**values[name]) if values.get(name) is not None else None
     if scores["map50_interval"] is None:
         return Row(**values, scores=None)
     for name, value in scores.items():
@@ -168,7 +181,11 @@ def _format_score(row: Row) -> str:
 
 def format_text(rows: Sequence[Row]) -> str:
     """Return the table as text columns for a terminal."""
-    cells = format_rows(rows)
+    return align(format_rows(rows))
+
+
+def align(cells: Sequence[tuple[str, ...]]) -> str:
+    """Return cells, the headings first, as text columns."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])
@@ -176,7 +193,11 @@ def format_text(rows: Sequence[Row]) -> str:
 
 def format_markdown(rows: Sequence[Row]) -> str:
     """Return the table in Markdown."""
-    cells = format_rows(rows)
+    return format_cells_markdown(format_rows(rows))
+
+
+def format_cells_markdown(cells: Sequence[tuple[str, ...]]) -> str:
+    """Return cells, the headings first, in Markdown."""
     head, *body = (f"| {' | '.join(line)} |" for line in cells)
     return "\n".join([head, "|" + " --- |" * len(cells[0]), *body])
 
@@ -187,9 +208,11 @@ def format_conditions(environment: dict[str, Any], rows: Sequence[Row], split: s
     lines = [
         f"Inference: network with decoding, batch {environment['batch_size']}, {environment['precision']}, {environment['engine']} engine, "
         f"{' and '.join(map(str, sizes))} px, median of {environment['runs']} interleaved runs on {environment['device']} "
-        f"({environment['threads']} threads); NMS apart, median "
+        f"({environment['threads']} threads{', CPU time' if environment.get('clock') == 'cpu' else ''}); NMS apart, median "
         + ", ".join(f"{row.nms_ms.p50:.2f}" for row in rows)
-        + " ms.",
+        + f" ms per image on {environment.get('nms_on', 'noise')}.",
+        "Memory is the measured peak on CUDA, and on the CPU what weights and the outputs that are alive at once take. Bound by: the highest of "
+        "multiply–accumulates, bytes and launches over the device's best rates, measured in the same run, and its share of the time.",
         "FLOPs are multiply–accumulates of the convolutions; size is fp32 weights with BN statistics.",
     ]
     if has_sparse_files(rows):

@@ -13,7 +13,7 @@ import typer
 
 from yolo_prune.cli import config, darknet, data
 from yolo_prune.cli.darknet import export, import_
-from yolo_prune.cli.measure import bench, detect, evaluate
+from yolo_prune.cli.measure import bench, detect, evaluate, profile
 from yolo_prune.cli.prune import iterate, plan, prune, sensitivity
 from yolo_prune.cli.train import finetune, run, train
 from yolo_prune.contention import watch_contention
@@ -31,7 +31,7 @@ app = typer.Typer(
 app.add_typer(darknet.app, name="cfg")
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
-for command in (train, sensitivity, plan, prune, iterate, finetune, bench, evaluate, detect, run, export):
+for command in (train, sensitivity, plan, prune, iterate, finetune, bench, profile, evaluate, detect, run, export):
     app.command()(command)
 app.command("import")(import_)
 

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from yolo_prune.cli.options import Checkpoints, Config, Markdown, with_settings
-from yolo_prune.commands.measure_config import BenchConfig, DetectRunConfig, EvaluateConfig
+from yolo_prune.commands.measure_config import BenchConfig, DetectRunConfig, EvaluateConfig, ProfileConfig
 from yolo_prune.commands.results import Result
 
 _DETECTIONS = typer.Option(help="COCO results of any tool on the same images, repeatable.", rich_help_panel="Data")
+_CSV = typer.Option("--csv", help="Print the rows as CSV, with every number.", rich_help_panel="Output")
 
 
 @with_settings(BenchConfig())
@@ -21,6 +22,7 @@ def bench(
     checkpoints: Checkpoints = None,
     config: Config = None,
     markdown: Markdown = False,
+    csv: Annotated[bool, _CSV] = False,
 ) -> Result:
     """Print params, size, MACs, latency and mAP of checkpoints, each with its change against the first.
 
@@ -31,7 +33,8 @@ def bench(
     from yolo_prune.commands.bench import bench as make_bench
     from yolo_prune.commands.bench import choose_rows
 
-    return replace(make_bench(choose_rows(checkpoints), settings), markdown=markdown)
+    result = make_bench(choose_rows(checkpoints, settings.lineage), settings)
+    return replace(result, form="csv" if csv else "markdown" if markdown else "text")
 
 
 @with_settings(EvaluateConfig())
@@ -67,3 +70,15 @@ def detect(
     from yolo_prune.commands.run_folders import resolve_checkpoint
 
     return make_detections(resolve_checkpoint(checkpoint), images, settings)
+
+
+@with_settings(ProfileConfig())
+def profile(settings: ProfileConfig, checkpoints: Checkpoints = None) -> Result:
+    """Print the time, multiply–accumulates and bytes of every layer, of a checkpoint or of two: before and after.
+
+    yoloprune profile runs/train/best.pt runs/finetune/best.pt --engine openvino --plot profile.png
+    """
+    from yolo_prune.commands.profile import profile as make_profile
+    from yolo_prune.commands.run_folders import resolve_checkpoints
+
+    return make_profile(resolve_checkpoints(checkpoints), settings)

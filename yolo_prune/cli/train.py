@@ -70,4 +70,4 @@ def run(
     """
     from yolo_prune.commands.run import load_run, run_stages
 
-    return replace(run_stages(overlay(load_run(config), None, given)).bench, markdown=markdown)
+    return replace(run_stages(overlay(load_run(config), None, given)).bench, form="markdown" if markdown else "text")

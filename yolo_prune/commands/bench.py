@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from yolo_prune.benchmarking.ceilings import Ceilings, count_peak_bytes, explain_bound, measure_ceilings
+from yolo_prune.benchmarking.details import format_csv, format_details
 from yolo_prune.benchmarking.latency import (
+    Call,
+    Latency,
+    choose_clock,
     describe_environment,
     draw_inputs,
+    make_decoding_call,
     make_network_call,
     make_suppression_call,
     measure_latencies,
+    measure_peak_bytes,
     timing_threads,
 )
 from yolo_prune.benchmarking.table import (
@@ -25,8 +33,10 @@ from yolo_prune.benchmarking.table import (
     RUINED_MARK,
     Row,
     Scores,
+    align,
     explain_ruined,
     find_ruined,
+    format_cells_markdown,
     format_conditions,
     format_markdown,
     format_text,
@@ -34,12 +44,13 @@ from yolo_prune.benchmarking.table import (
 )
 from yolo_prune.commands.data import choose_split, load_data_of
 from yolo_prune.commands.measure_config import BenchConfig, EvaluateConfig
+from yolo_prune.commands.pruning.calibration import pick_samples
 from yolo_prune.commands.run_folders import resolve_checkpoints
 from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.class_names import rename
 from yolo_prune.datasets.spec import DataSpec
-from yolo_prune.engines.exported.model import RUNTIMES, ExportedModel
+from yolo_prune.engines.exported.model import RUNTIMES, ExportedModel, is_exported
 from yolo_prune.engines.make import Engine, make_engine
 from yolo_prune.engines.precision import choose_precision, computing_in
 from yolo_prune.errors import ConfigError, OutputError
@@ -50,8 +61,11 @@ from yolo_prune.evaluation.models import Model, load_model
 from yolo_prune.export.writers import ENGINE_SUFFIXES, describe, write_model
 from yolo_prune.files import save_json, save_text
 from yolo_prune.model.checkpoint import AVERAGE, Checkpoint, is_stored_packed, load_checkpoint
+from yolo_prune.model.decode import normalise
 from yolo_prune.model.device import make_device
 
+NMS_IMAGES = 8
+"""Images that NMS is timed on."""
 ROW_NAMES = {"train": "Original", "import": "Original", "sparse": "Sparse", "prune": "Pruned", "finetune": "Finetuned"}
 
 
@@ -62,8 +76,8 @@ class BenchResult:
     rows: tuple[Row, ...]
     environment: dict[str, Any]
     split: str | None
-    markdown: bool = False
-    """Whether stdout is in Markdown."""
+    form: str = "text"
+    """What stdout is: text, markdown or csv."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result under the names that JSON output uses."""
@@ -79,13 +93,15 @@ class BenchResult:
     @property
     def stdout(self) -> str:
         """The table and its conditions."""
-        return self.format(self.markdown)
+        return format_csv(self.rows) if self.form == "csv" else self.format(self.form == "markdown")
 
     def format(self, markdown: bool = False) -> str:
         """Return the table and its conditions as text for a terminal, or in Markdown."""
         table = format_markdown(self.rows) if markdown else format_text(self.rows)
+        details = format_details(self.rows)
+        more = format_cells_markdown(details) if markdown else align(details)
         advice, conditions = explain_ruined(self.rows), format_conditions(self.environment, self.rows, self.split)
-        return "\n\n".join([table, *([] if advice is None else [f"{RUINED_MARK} {advice}."]), conditions])
+        return "\n\n".join([table, *([] if advice is None else [f"{RUINED_MARK} {advice}."]), conditions, more])
 
 
 def load_bench(path: Path) -> BenchResult:
@@ -127,17 +143,22 @@ def name_rows(paths: list[Path]) -> dict[str, Path]:
     return rows
 
 
-def choose_rows(arguments: Sequence[Path] | None) -> dict[str, Path]:
+def choose_rows(arguments: Sequence[Path] | None, has_lineage: bool = False) -> dict[str, Path]:
     """Return the checkpoints to bench, keyed by row name: the given ones, or one with its ancestors.
 
-    One that is read from stdin (`-`), or the newest without any, brings its ancestors.
+    One that is read from stdin (`-`), or the newest without any, brings its ancestors; with `has_lineage` each does.
 
     Raises:
         ConfigError: there is none.
         CheckpointError: a file cannot be read.
     """
     paths = resolve_checkpoints(arguments)
-    return find_lineage(paths[0]) if not arguments or list(arguments) == [Path("-")] else name_rows(paths)
+    if not arguments or list(arguments) == [Path("-")]:
+        return find_lineage(paths[0])
+    if not has_lineage:
+        return name_rows(paths)
+    lines = [find_lineage(path).values() if not is_exported(path) else [path] for path in paths]
+    return name_rows(list(dict.fromkeys(path for line in lines for path in line)))
 
 
 def describe_weights(model: Model) -> str:
@@ -182,15 +203,21 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, out: Path | None
         # What cannot be made is an error before anything is scored. Exported files are loaded with the threads of the timing.
         makers = [_prepare(entry, config, device, Path(folder, str(number))) for number, entry in enumerate(entries)]
         scores = dict.fromkeys(loaded) if spec is None or split is None else _score(loaded, spec, split, config, device)
+        images = _pick_images(entries, spec, split, config)
         with timing_threads(config.threads), computing_in(precisions[0]):
-            latencies = _time(entries, [make() for make in makers], config, device)
+            clock = choose_clock(config.clock, device)
+            times = _time(entries, [make() for make in makers], images, config, device, clock)
+            ceilings = measure_ceilings(device)
             environment = {
                 **describe_environment(device, _join(entry.engine for entry in entries), _join(precisions)),
                 "batch_size": config.batch_size,
                 "runs": config.runs,
                 "warmup": config.warmup,
+                "clock": clock,
+                "nms_on": "noise" if spec is None else f"images of the {split} split",
+                "ceilings": asdict(ceilings),
             }
-    result = BenchResult(_make_rows(entries, scores, latencies), environment, split)
+    result = BenchResult(_make_rows(entries, scores, times, config.batch_size, ceilings), environment, split)
     if out is not None:
         save_json(out / "bench.json", result.as_dict())
         save_text(out / "bench.md", result.format(markdown=True) + "\n")
@@ -238,24 +265,37 @@ def _prepare(entry: _Entry, config: BenchConfig, device: torch.device, stem: Pat
 
 
 def _make_rows(
-    entries: Sequence[_Entry], scores: Mapping[str, Evaluation | None], latencies: Sequence[tuple[Any, Any]]
+    entries: Sequence[_Entry],
+    scores: Mapping[str, Evaluation | None],
+    times: Sequence[_Times],
+    batch_size: int,
+    ceilings: Ceilings,
 ) -> tuple[Row, ...]:
     first = next(iter(scores.values()))
     rows = []
-    for entry, (network_ms, nms_ms) in zip(entries, latencies, strict=True):
+    for entry, time in zip(entries, times, strict=True):
         score = scores[entry.name]
+        costs = _get_costs(entry.model)
+        network = entry.model.network if isinstance(entry.model, Checkpoint) else None
+        memory = time.memory_bytes if network is None or time.memory_bytes else count_peak_bytes(network, batch_size)
         rows.append(
             Row(
                 name=entry.name,
                 engine=entry.engine,
                 checkpoint=str(entry.path),
                 img_size=entry.model.img_size.plain,
-                **_get_costs(entry.model),
-                latency_ms=network_ms,
-                nms_ms=nms_ms,
+                **costs,
+                latency_ms=time.network,
+                nms_ms=time.nms,
                 scores=None if score is None else _summarise(score, first),
                 file_bytes=entry.path.stat().st_size,
                 is_stored_sparse=isinstance(entry.model, Checkpoint) and is_stored_packed(entry.model),
+                batch_size=batch_size,
+                decode_ms=time.decoding,
+                memory_bytes=memory,
+                bound=None
+                if network is None
+                else explain_bound(network, costs["macs"], batch_size, time.network.p50, ceilings),
             )
         )
     return tuple(rows)
@@ -284,20 +324,70 @@ def _score(
     return scores
 
 
+@dataclass(frozen=True)
+class _Times:
+    """Of a row: the network with decoding per call, decoding alone per call, NMS per image."""
+
+    network: Latency
+    decoding: Latency | None
+    nms: Latency
+    memory_bytes: int | None
+    """The peak on CUDA."""
+
+
+def _pick_images(
+    entries: Sequence[_Entry], spec: DataSpec | None, split: str | None, config: BenchConfig
+) -> list[Tensor]:
+    """Return images (B, C, H, W) for each row that NMS is timed on: of the split, or noise without a data set."""
+    count = max(1, NMS_IMAGES // config.batch_size) * config.batch_size
+    images = []
+    for entry in entries:
+        size, channels = entry.model.img_size, _get_channels(entry)
+        if spec is None or split is None:
+            images.append(draw_inputs(size, channels, count))
+            continue
+        data = pick_samples(spec, split, count, size)
+        pixels = [torch.from_numpy(data.make_item(index % len(data))[0]).permute(2, 0, 1) for index in range(count)]
+        images.append(normalise(torch.stack(pixels)))
+    return images
+
+
+def _get_channels(entry: _Entry) -> int:
+    is_ours = isinstance(entry.model, Checkpoint) and entry.engine not in ENGINE_SUFFIXES
+    return entry.model.network.channels if is_ours and isinstance(entry.model, Checkpoint) else 3
+
+
 def _time(
-    entries: Sequence[_Entry], engines: Sequence[Engine], config: BenchConfig, device: torch.device
-) -> list[tuple[Any, Any]]:
-    """Return each row's latency: of the network with decoding, and of NMS alone."""
-    network_calls, suppression_calls = [], []
-    for entry, engine in zip(entries, engines, strict=True):
-        channels = entry.model.network.channels if isinstance(entry.model, Checkpoint) else 3
-        if entry.engine in ENGINE_SUFFIXES:
-            images = draw_inputs(entry.model.img_size, 3, config.batch_size)
-        else:
-            images = draw_inputs(entry.model.img_size, channels, config.batch_size)
-            images = images.to(device, memory_format=torch.channels_last)
-        network_calls.append(make_network_call(engine, images))
-        suppression_calls.append(make_suppression_call(engine, images, DetectConfig()))
-    report(f"timing {len(network_calls)} rows, {config.runs} interleaved runs each")
-    times = measure_latencies(network_calls + suppression_calls, runs=config.runs, warmup=config.warmup, device=device)
-    return list(zip(times[: len(entries)], times[len(entries) :], strict=True))
+    entries: Sequence[_Entry],
+    engines: Sequence[Engine],
+    images: Sequence[Tensor],
+    config: BenchConfig,
+    device: torch.device,
+    clock: str,
+) -> list[_Times]:
+    """Time all rows, interleaved."""
+    calls: list[tuple[int, str, Call]] = []
+    memory: list[int | None] = []
+    for number, (entry, engine, real) in enumerate(zip(entries, engines, images, strict=True)):
+        inputs = draw_inputs(entry.model.img_size, _get_channels(entry), config.batch_size)
+        if entry.engine not in ENGINE_SUFFIXES:
+            inputs, real = (part.to(device, memory_format=torch.channels_last) for part in (inputs, real))
+        calls.append((number, "network", make_network_call(engine, inputs)))
+        if (decoding := make_decoding_call(engine, inputs)) is not None:
+            calls.append((number, "decoding", decoding))
+        calls.append((number, "nms", make_suppression_call(engine, real, DetectConfig())))
+        memory.append(measure_peak_bytes(make_network_call(engine, inputs), device))
+    report(f"timing {len(entries)} rows, {config.runs} interleaved runs each")
+    found = measure_latencies(
+        [call for _, _, call in calls], runs=config.runs, warmup=config.warmup, device=device, clock=clock
+    )
+    by_row = {(number, part): latency for (number, part, _), latency in zip(calls, found, strict=True)}
+    return [
+        _Times(
+            network=by_row[number, "network"],
+            decoding=by_row.get((number, "decoding")),
+            nms=by_row[number, "nms"].divide(len(images[number])),
+            memory_bytes=memory[number],
+        )
+        for number in range(len(entries))
+    ]

@@ -82,6 +82,13 @@ class DetectRunConfig(DetectConfig):
         ImgSize | None,
         Setting("Size of the input: the side of a square, or WIDTHxHEIGHT.", unit="px", default="the checkpoint's"),
     ] = None
+    engine: Annotated[
+        Literal["eager", "folded", "sparse", "cudagraph", "onnxruntime", "openvino", "ncnn"],
+        Setting("What runs a checkpoint, as in bench; an exported file runs in its own."),
+    ] = "folded"
+    batch_size: Annotated[
+        int | None, Setting("Images that go through the network at a time.", ge=1, default="16 on CUDA, else 1")
+    ] = None
     device: Device = "auto"
 
 
@@ -94,6 +101,7 @@ class BenchConfig:
         str | None, Setting("Split to score on.", default="test where there is one, else val", group="Data")
     ] = None
     class_map: ClassMap = ()
+    lineage: Annotated[bool, Setting("Bench the checkpoints that each was made from as well.", group="Data")] = False
     score: Annotated[bool, Setting("Measure mAP as well as cost and speed.", group="Data")] = True
     img_size: OwnImgSize = None
     device: Device = "auto"
@@ -115,6 +123,14 @@ class BenchConfig:
     batch_size: Annotated[int, Setting("Images per timed call.", ge=1, group=TIMED)] = 1
     runs: Annotated[int, Setting("Timed calls of each checkpoint, interleaved.", ge=1, group=TIMED)] = 30
     warmup: Annotated[int, Setting("Calls of each checkpoint before the timed ones.", ge=0, group=TIMED)] = 5
+    clock: Annotated[
+        Literal["wall", "cpu"] | None,
+        Setting(
+            "wall: the time that passes; cpu: the time that the process computes, for one thread on a busy machine.",
+            default="cpu with one thread where other processes want more than the cores, else wall",
+            group=TIMED,
+        ),
+    ] = None
     threads: Annotated[
         int | None,
         Setting("CPU threads while timing.", ge=1, default="one per core that others leave free", group=TIMED),
@@ -127,3 +143,20 @@ class BenchConfig:
                 raise ConfigError(f"unknown engine {one}", where="engine", right=f"use one of {', '.join(ENGINES)}")
         if len(set(self.engine)) < max(1, len(self.engine)):
             raise ConfigError("names an engine twice, or none", where="engine", right="name each once")
+
+
+@settings
+class ProfileConfig:
+    """How the layers of networks are timed."""
+
+    engine: Annotated[
+        Literal["folded", "cudagraph", "onnxruntime", "openvino"],
+        Setting("What runs the layers; onnxruntime and openvino on the CPU.", group=TIMED),
+    ] = "folded"
+    img_size: OwnImgSize = None
+    device: Device = "auto"
+    threads: Annotated[
+        int | None,
+        Setting("CPU threads while timing.", ge=1, default="one per core that others leave free", group=TIMED),
+    ] = None
+    plot: Annotated[PathSetting | None, Setting("Plot to write, such as profile.png.", default="none")] = None

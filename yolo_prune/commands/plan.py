@@ -14,7 +14,7 @@ from yolo_prune.arrays import Float64Array
 from yolo_prune.commands.config import PruneConfig
 from yolo_prune.commands.data import find_data_of, load_data_of
 from yolo_prune.commands.pruning.calibration import EXAMPLE_BATCH, iterate_examples, iterate_images, pick_samples
-from yolo_prune.commands.pruning.time_budgets import Stopwatch, make_time_budgets
+from yolo_prune.commands.pruning.time_budgets import Stopwatch, TimeTargets
 from yolo_prune.console import report
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Conv
@@ -43,7 +43,7 @@ from yolo_prune.pruning.scores.auto import choose_criterion
 from yolo_prune.pruning.scores.importance import check_finite, score_blocks, score_channels
 from yolo_prune.pruning.scores.sensitivity import Sensitivity, load_sensitivity, rank_by_damage
 from yolo_prune.pruning.sparsity.gamma_sparsity import GAMMA_THRESHOLD
-from yolo_prune.pruning.surgery.rebuild import cut_blocks, rebuild
+from yolo_prune.pruning.surgery.rebuild import cut_blocks
 
 CHECKPOINT_SHA256 = "checkpoint_sha256"
 """The key of a plan.json that says which checkpoint it was made for."""
@@ -101,7 +101,7 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
     model = checkpoint.make_model().eval()
     check_finite(model)
     subject = _Subject(source, model, spec, make_device(config.device))
-    stopwatch = Stopwatch(model, subject.device) if config.is_timed else None
+    latency_ms: tuple[float, float] | None = None
     if config.plan is not None:
         made = load_plan(config.plan, model.network)
         _check_checkpoint(config.plan, load_json(config.plan, PlanError, "").get(CHECKPOINT_SHA256), source, config)
@@ -112,7 +112,8 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
         short = cut_blocks(model, blocks)
         numbers = number_kept_layers(model.network, blocks)
         renumbered = replace(config, spare=tuple(numbers[layer] for layer in config.spare))
-        made = BlockPlan(blocks, _plan_channels(subject, short, renumbered, stopwatch))
+        plan, latency_ms = _plan_channels(subject, short, renumbered)
+        made = BlockPlan(blocks, plan)
     slim = prune_network(short.network, made.plan)
     return Planned(
         checkpoint=checkpoint,
@@ -122,7 +123,7 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
         before=measure_cost(model.network),
         after=measure_cost(slim),
         slim=slim,
-        latency_ms=None if stopwatch is None else stopwatch.measure(rebuild(short, made.plan)),
+        latency_ms=latency_ms,
         spec=spec,
     )
 
@@ -173,12 +174,15 @@ def _choose_blocks(subject: _Subject, config: PruneConfig) -> tuple[Block, ...]:
     return tuple(sorted((block for _, block in ranked[:count]), key=lambda block: block.shortcut))
 
 
-def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig, stopwatch: Stopwatch | None) -> Plan:
+def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig) -> tuple[Plan, tuple[float, float] | None]:
+    """Return the plan, and the milliseconds before and after if a target is a time."""
     graph = make_channel_graph(short.network)
     original = measure_cost(subject.model.network)
     budgets = make_cost_budgets(config, short.network, graph, original)
-    if stopwatch is not None:
-        budgets += make_time_budgets(config, short, stopwatch)
+    targets = None
+    if config.is_timed:
+        targets = TimeTargets(config, short, Stopwatch(subject.model, subject.device, config.engine))
+        budgets += targets.make_budgets()
     table, scores = None, None
     if config.from_sensitivity is not None:
         table = _load_table(config.from_sensitivity, short.network, config)
@@ -197,10 +201,13 @@ def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig, stop
     importance = scores if table is None else rank_by_damage(graph, scores, table)
     if config.scope != "global":
         importance = _spread(graph, scores, config)
-    plan = make_plan(graph, importance, config, budgets)
+    plan, latency_ms = make_plan(graph, importance, config, budgets), None
+    if targets is not None:
+        costs = make_cost_budgets(config, short.network, graph, original)
+        plan, latency_ms = targets.settle(lambda times: make_plan(graph, importance, config, [*costs, *times]))
     if config.criterion == "bn-gamma" and config.normalize == "none":
         _warn_of_active_channels(graph, scores, plan)
-    return plan
+    return plan, latency_ms
 
 
 def fill_round_to(config: PruneConfig, graph: ChannelGraph) -> PruneConfig:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
@@ -13,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from yolo_prune.datasets.images import ImageArray, Letterbox, letterbox, read_image
-from yolo_prune.errors import ConfigError
+from yolo_prune.errors import ConfigError, DatasetError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import Detections, suppress
 from yolo_prune.image_size import ImageSize
@@ -21,6 +25,10 @@ from yolo_prune.model.decode import normalise
 
 ImageLike: TypeAlias = Path | str | NDArray[np.uint8] | Image.Image
 """A file, RGB uint8 (H, W, 3), grey (H, W), or a PIL image."""
+READERS = 2
+"""Threads that read images ahead of the network."""
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 class Predictor:
@@ -60,8 +68,29 @@ class Predictor:
             ConfigError: an array is not of a shape or type that an image has.
         """
         if isinstance(images, Path | str | np.ndarray | Image.Image):
-            return self._detect_one(images)
-        return [self._detect_one(image) for image in images]
+            return self._detect([_Prepared.of(images, self.img_size)])[0]
+        all_found = []
+        for found in self.detect_each(images):
+            if isinstance(found, DatasetError):
+                raise found
+            all_found.append(found)
+        return all_found
+
+    def detect_each(self, images: Iterable[ImageLike], batch_size: int = 1) -> Iterator[Detections | DatasetError]:
+        """Yield the detections of each image, in their order, or the error of a file that is no image.
+
+        Images are read ahead in threads, and go through the network `batch_size` at a time.
+
+        Raises:
+            ConfigError: an array is not of a shape or type that an image has.
+        """
+        with ThreadPoolExecutor(READERS) as pool:
+            ahead = _map_ahead(
+                pool, lambda image: _Prepared.of_file(image, self.img_size), images, READERS + batch_size
+            )
+            while batch := list(islice(ahead, batch_size)):
+                found = iter(self._detect([one for one in batch if isinstance(one, _Prepared)]))
+                yield from (one if isinstance(one, DatasetError) else next(found) for one in batch)
 
     @torch.inference_mode()
     def detect_letterboxed(self, images: Tensor) -> list[Detections]:
@@ -70,11 +99,48 @@ class Predictor:
         boxes, scores = self.engine(pixels)
         return suppress(boxes, scores, self.config)
 
-    def _detect_one(self, image: ImageLike) -> Detections:
+    def _detect(self, prepared: Sequence[_Prepared]) -> list[Detections]:
+        if not prepared:
+            return []
+        batch = torch.from_numpy(np.stack([one.padded for one in prepared])).permute(0, 3, 1, 2)
+        found = self.detect_letterboxed(batch)
+        return [
+            map_to_image(each, one.box, one.width_px, one.height_px) for each, one in zip(found, prepared, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An image as the network reads it, and where it lies in the input."""
+
+    padded: ImageArray
+    box: Letterbox
+    width_px: int
+    height_px: int
+
+    @staticmethod
+    def of(image: ImageLike, size: ImageSize) -> _Prepared:
         pixels = read_pixels(image)
-        padded, box = letterbox(pixels, self.img_size)
-        (found,) = self.detect_letterboxed(torch.from_numpy(padded).permute(2, 0, 1)[None])
-        return map_to_image(found, box, pixels.shape[1], pixels.shape[0])
+        return _Prepared(*letterbox(pixels, size), pixels.shape[1], pixels.shape[0])
+
+    @staticmethod
+    def of_file(image: ImageLike, size: ImageSize) -> _Prepared | DatasetError:
+        """Return the error instead of raising it."""
+        try:
+            return _Prepared.of(image, size)
+        except DatasetError as error:
+            return error
+
+
+def _map_ahead(pool: ThreadPoolExecutor, function: Callable[[A], B], values: Iterable[A], ahead: int) -> Iterator[B]:
+    """Yield the results of a function in the order of the values, computing at most `ahead` before they are asked for."""
+    waiting: deque[Future[B]] = deque()
+    for value in values:
+        waiting.append(pool.submit(function, value))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def map_to_image(found: Detections, box: Letterbox, width_px: int, height_px: int) -> Detections:

@@ -87,4 +87,8 @@ class DecodedDetector(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
-        return decode_heads(self.detector(images), self.yolos, images.shape[-2], self.strides)
+        return self.decode(self.detector(images), images.shape[-2])
+
+    def decode(self, heads: Heads, img_height: int) -> tuple[Tensor, Tensor]:
+        """Map the detector's raw heads to boxes and scores."""
+        return decode_heads(heads, self.yolos, img_height, self.strides)

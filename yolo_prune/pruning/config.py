@@ -130,6 +130,12 @@ class PlanConfig:
             group=AMOUNT,
         ),
     ] = None
+    engine: Annotated[
+        Literal["folded", "cudagraph", "onnxruntime", "openvino"],
+        Setting(
+            "What the targets in time are met in; onnxruntime and openvino on the CPU.", of="channel", group=AMOUNT
+        ),
+    ] = "folded"
     spare: Annotated[
         WholeNumbers,
         Setting("Layers to leave alone, with all that is tied to them, as `cfg show` numbers them: 84,96.", group=KEPT),

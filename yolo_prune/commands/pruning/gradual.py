@@ -17,12 +17,12 @@ from typing import Any
 
 from yolo_prune.commands.config import DEFAULT_EFFORT, LEAST_EFFORT, PruneConfig
 from yolo_prune.commands.plan import Planned, choose_blocks_of, make_planned
-from yolo_prune.commands.pruning.time_budgets import Stopwatch
+from yolo_prune.commands.pruning.time_budgets import Stopwatch, measure_used_share
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import format_config, parse_config
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
-from yolo_prune.errors import ConfigError
+from yolo_prune.errors import ConfigError, PlanError
 from yolo_prune.files import load_json, measure_sha256, save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from yolo_prune.model.device import make_device
@@ -37,6 +37,8 @@ from yolo_prune.training.config import TrainConfig
 JOURNAL = "prune.json"
 CHANGEABLE = ("device", "max_minutes")
 """Settings that may be changed when a run is resumed."""
+DRIFT = 0.1
+"""Share by which a pruned network may be slower after training than the target allows: the machine's times drift."""
 VALIDATIONS = 4
 """How many times, evenly spaced, a run measures AP50."""
 
@@ -158,7 +160,15 @@ def _read(source: Path, config: PruneConfig, folder: Path, spec: DataSpec) -> tu
     latency_ms = None
     if config.is_timed:
         slim = load_checkpoint(folder / "best.pt").make_model().eval()
-        latency_ms = Stopwatch(model, make_device(config.device)).measure(slim)
+        latency_ms = Stopwatch(model, make_device(config.device), config.engine).measure(slim)
+        if (used := measure_used_share(config, *latency_ms)) > 1 + DRIFT:
+            what = (
+                f"the pruned network takes {latency_ms[1]:.2f} ms, and the original {latency_ms[0]:.2f} ms, which is {used:.2f} times what the "
+                "target allows; when its channels were chosen it met the target"
+            )
+            name = "target_latency_ms" if config.target_latency_ms is not None else "target_speedup"
+            right = f"stop other processes, and time it again with --resume {folder}"
+            raise PlanError(what, where=name, right=right)
     planned = Planned(
         checkpoint=checkpoint,
         model=model,

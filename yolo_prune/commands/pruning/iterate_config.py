@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from yolo_prune.commands.config import FINETUNE
 from yolo_prune.commands.measure_config import DataOfCheckpoint
@@ -63,6 +63,10 @@ class IterateConfig(ScoreConfig):
             "End once an image takes no longer, measured on the device.", ge=0, unit="ms", of="channel", group=AMOUNT
         ),
     ] = None
+    engine: Annotated[
+        Literal["folded", "cudagraph", "onnxruntime", "openvino"],
+        Setting("What that time is met in; onnxruntime and openvino on the CPU.", of="channel", group=AMOUNT),
+    ] = "folded"
     min_channels: Annotated[int, Setting("Channels that every group keeps.", ge=1, group=KEPT)] = 2
     spare: Annotated[
         WholeNumbers, Setting("Layers to leave alone, as `cfg show` numbers them: 84,96.", group=KEPT)

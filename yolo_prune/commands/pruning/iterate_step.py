@@ -12,7 +12,7 @@ from yolo_prune.arrays import Float64Array
 from yolo_prune.commands.plan import score
 from yolo_prune.commands.prune import verify
 from yolo_prune.commands.pruning.iterate_config import IterateConfig
-from yolo_prune.commands.pruning.time_budgets import Stopwatch, make_time_budgets
+from yolo_prune.commands.pruning.time_budgets import Stopwatch, TimeTargets
 from yolo_prune.config import format_config
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.network import Network
@@ -122,10 +122,12 @@ def _plan(
     )
     budgets = make_cost_budgets(wanted, model.network, graph, limits.cost)
     if config.target_latency_ms is not None:
-        budgets += make_time_budgets(wanted, model, Stopwatch(model, device))
-    if not budgets:
+        targets = TimeTargets(wanted, model, Stopwatch(model, device, config.engine))
+        target, _ = targets.settle(lambda times: make_plan(graph, importance, wanted, [*budgets, *times]))
+    elif budgets:
+        target = make_plan(graph, importance, wanted, budgets)
+    else:
         return step, False
-    target = make_plan(graph, importance, wanted, budgets)
     is_nearer = int(np.count_nonzero(~target.keep)) <= int(np.count_nonzero(~step.keep))
     return (target, True) if is_nearer else (step, False)
 

@@ -1,95 +1,201 @@
-"""Targets in time: candidate networks are rebuilt and timed, interleaved with the original run by run."""
+"""Targets in time: plans are made by a table of latencies, and what they make is timed, interleaved with the original."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
+import numpy as np
 import torch
 
-from yolo_prune.benchmarking.latency import Call, draw_inputs, make_network_call, measure_latencies
-from yolo_prune.engines.make import make_engine
-from yolo_prune.errors import PlanError
+from yolo_prune.benchmarking.latency import Call, measure_latencies
+from yolo_prune.benchmarking.latency_table import LatencyTable, measure_table
+from yolo_prune.commands.timed_calls import make_timed_call
+from yolo_prune.darknet.layers import Conv, Layer
+from yolo_prune.darknet.network import Network, change_layers
+from yolo_prune.errors import CfgError, PlanError
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plans.budget import Budget
-from yolo_prune.pruning.plans.plan import Plan
+from yolo_prune.pruning.plans.plan import Plan, prune_network
 from yolo_prune.pruning.surgery.rebuild import rebuild
 
-RUNS = 15
-WARMUP = 3
-STEPS = 64
-"""Number of candidate plans, from the mildest to the most severe, that a search in time chooses from."""
+RUNS, WARMUP, BLOCKS = 7, 3, 3
+"""A time is the median of the medians of blocks of interleaved runs."""
+SPREAD = 0.25
+"""Times are no measure where the medians of blocks differ by more than this share."""
+TRIALS = 3
+"""Measurements before times are called no measure."""
+ATTEMPTS = 5
+"""Plans that are made and timed before a target is called missed."""
+CLOSE = 0.92
+"""A plan that takes at least this share of the time that is allowed removes no more than it must."""
+THIN, LEAST = 16, 2
+"""The thin network that is timed to set the table has one of so many channels, and at least so many."""
 
 
 @dataclass
 class Stopwatch:
-    """Times networks with decoding, at batch size 1 and with batch norm folded, interleaved with the same original."""
+    """Times networks with decoding, one image at a time, in an engine, interleaved with the same original."""
 
     original: Detector
     device: torch.device
-    _original_call: Call = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._original_call = self._make_call(self.original)
+    engine: str = "folded"
 
     def measure(self, model: Detector) -> tuple[float, float]:
-        """Return the median milliseconds of the original and of `model`, measured in alternating runs."""
-        before, after = measure_latencies(
-            [self._original_call, self._make_call(model)], runs=RUNS, warmup=WARMUP, device=self.device
-        )
-        return before.p50, after.p50
+        """Return the median milliseconds of the original and of `model`, measured in alternating runs.
 
-    def _make_call(self, model: Detector) -> Call:
-        images = draw_inputs(model.network.img_size, model.network.channels).to(self.device)
-        return make_network_call(
-            make_engine(model, "folded", self.device), images.to(memory_format=torch.channels_last)
-        )
-
-
-def make_time_budgets(config: PlanConfig, model: Detector, stopwatch: Stopwatch) -> list[Budget[Plan]]:
-    """Return the budgets that `target_latency_ms` and `target_speedup` set for plans of `model`.
-
-    Raises:
-        PlanError: the original is already as fast.
-    """
-    budgets: list[Budget[Plan]] = []
-
-    def measure(plan: Plan) -> tuple[float, float]:
-        return stopwatch.measure(rebuild(model, plan))
-
-    if (limit := config.target_latency_ms) is not None:
-        _, already = stopwatch.measure(stopwatch.original)
-        if already <= limit:
-            raise PlanError(
-                f"{limit:g} ms is above the original's cost, which is {already:.2f} ms here",
-                where="target_latency_ms",
-                right="use less",
+        Raises:
+            PlanError: the times spread so far that they are no measure.
+        """
+        calls = [self._original_call, make_timed_call(model, self.engine, self.device)]
+        for _ in range(TRIALS):
+            blocks = np.array(
+                [
+                    [time.p50 for time in measure_latencies(calls, runs=RUNS, warmup=WARMUP, device=self.device)]
+                    for _ in range(BLOCKS)
+                ]
             )
-        budgets.append(
-            Budget(
-                where="target_latency_ms",
-                limit=limit,
-                measure=lambda plan: measure(plan)[1],
-                say=lambda cost: f"{cost:.4g} ms",
-                nearest=lambda cost: f"at least {math.ceil(1e3 * cost) / 1e3:.3f}",
-                steps=STEPS,
-            )
+            middle = np.median(blocks, 0)
+            if (np.ptp(blocks, 0) <= SPREAD * middle).all():
+                return float(middle[0]), float(middle[1])
+        low, high = blocks.min(0), blocks.max(0)
+        what = (
+            f"times are no measure here: medians of {RUNS} runs go from {low[0]:.2f} to {high[0]:.2f} ms for the original, and from "
+            f"{low[1]:.2f} to {high[1]:.2f} ms for the pruned network"
         )
+        raise PlanError(what, where="engine", right="stop other processes, or set a target in MACs")
+
+    @cached_property
+    def _original_call(self) -> Call:
+        return make_timed_call(self.original, self.engine, self.device)
+
+
+@dataclass
+class TimeTargets:
+    """The targets in time of a plan, and what they are measured with."""
+
+    config: PlanConfig
+    model: Detector
+    """What is pruned."""
+    stopwatch: Stopwatch
+    table: LatencyTable = field(init=False)
+    before_ms: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Set up the table by timing the original and a very thin network.
+
+        Raises:
+            PlanError: the original is already as fast, or times are no measure here.
+            ConfigError: layers cannot be timed in the engine.
+        """
+        watch = self.stopwatch
+        self.table = measure_table(watch.original.network, watch.engine, watch.device)
+        thin = make_thin(self.model.network)
+        self.before_ms, thin_ms = watch.measure(Detector(thin).eval())
+        self.table.correct(thin, thin_ms)
+        self.table.correct(watch.original.network, self.before_ms)
+        limit = self.config.target_latency_ms
+        if limit is not None and self.before_ms <= limit:
+            what = f"{limit:g} ms is above the original's cost, which is {self.before_ms:.2f} ms here"
+            raise PlanError(what, where="target_latency_ms", right="use less")
+
+    def settle(self, make: Callable[[Sequence[Budget[Plan]]], Plan]) -> tuple[Plan, tuple[float, float]]:
+        """Return a plan that meets the targets on the clock, and the milliseconds before and after.
+
+        What a plan makes is timed, the table corrected by it, and another plan made, until one meets the targets and removes little
+        more than it must.
+
+        Args:
+            make: makes a plan from budgets.
+
+        Raises:
+            PlanError: no plan meets the targets, or times are no measure here.
+        """
+        best: tuple[Plan, tuple[float, float]] | None = None
+        last: Plan | None = None
+        margin = 1.0
+        for _ in range(ATTEMPTS):
+            plan = make(self.make_budgets(margin))
+            times = self.stopwatch.measure(rebuild(self.model, plan))
+            used = self._get_used_share(*times)
+            if used <= 1 and (best is None or self._get_used_share(*best[1]) < used):
+                best = plan, times
+            if CLOSE <= used <= 1 or plan.keep.all() or (last is not None and np.array_equal(plan.keep, last.keep)):
+                break
+            last = plan
+            if used > 1:
+                margin *= 0.97
+            self.before_ms = times[0]
+            self.table.correct(prune_network(self.model.network, plan), times[1])
+        if best is None:
+            before, after = times
+            what = f"the plan that should meet it takes {after:.2f} ms, and the original {before:.2f} ms"
+            name = "target_latency_ms" if self.config.target_latency_ms is not None else "target_speedup"
+            raise PlanError(what, where=name, right="ask for less, or stop other processes")
+        return best
+
+    def is_met(self, before_ms: float, after_ms: float) -> bool:
+        """Return whether times meet the targets."""
+        return self._get_used_share(before_ms, after_ms) <= 1
+
+    def _get_used_share(self, before_ms: float, after_ms: float) -> float:
+        return measure_used_share(self.config, before_ms, after_ms)
+
+    def make_budgets(self, margin: float = 1.0) -> list[Budget[Plan]]:
+        """Return the budgets for plans by the table; `margin` is the share of what is allowed that is used."""
+        network = self.model.network
+        budgets: list[Budget[Plan]] = []
+
+        def estimate(plan: Plan) -> float:
+            return self.table.estimate(prune_network(network, plan))
+
+        if (limit := self.config.target_latency_ms) is not None:
+            budgets.append(
+                Budget(
+                    where="target_latency_ms",
+                    limit=limit * margin,
+                    measure=estimate,
+                    say=lambda cost: f"{cost:.4g} ms",
+                    nearest=lambda cost: f"at least {math.ceil(1e3 * cost) / 1e3:.3f}",
+                )
+            )
+        if (speedup := self.config.target_speedup) is not None:
+            budgets.append(
+                Budget(
+                    where="target_speedup",
+                    limit=margin / speedup,
+                    measure=lambda plan: estimate(plan) / self.before_ms,
+                    say=lambda cost: f"{1 / cost:.3g} times the original's speed",
+                    nearest=lambda cost: f"at most {math.floor(100 / cost) / 100:.2f}",
+                )
+            )
+        return budgets
+
+
+def measure_used_share(config: PlanConfig, before_ms: float, after_ms: float) -> float:
+    """Return the largest share of what a target in time allows that is used; above 1 one is missed."""
+    shares = []
+    if config.target_latency_ms is not None:
+        shares.append(after_ms / config.target_latency_ms)
     if config.target_speedup is not None:
+        shares.append(after_ms / before_ms * config.target_speedup)
+    return max(shares)
 
-        def measure_share(plan: Plan) -> float:
-            before, after = measure(plan)
-            return after / before
 
-        budgets.append(
-            Budget(
-                where="target_speedup",
-                limit=1 / config.target_speedup,
-                measure=measure_share,
-                say=lambda cost: f"{1 / cost:.3g} times the original's speed",
-                nearest=lambda cost: f"at most {math.floor(100 / cost) / 100:.2f}",
-                steps=STEPS,
-            )
-        )
-    return budgets
+def make_thin(network: Network) -> Network:
+    """Return a network of the same layers with few channels, or the same one where grouped convolutions do not allow it."""
+    heads = network.head_convs
+
+    def change(index: int, layer: Layer) -> Layer:
+        if not isinstance(layer, Conv) or index in heads:
+            return layer
+        filters = min(layer.filters, max(LEAST, layer.filters // THIN))
+        return replace(layer, filters=filters, groups=filters if layer.groups == layer.filters else layer.groups)
+
+    try:
+        return change_layers(network, change)
+    except CfgError:
+        return network

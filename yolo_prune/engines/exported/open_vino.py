@@ -40,7 +40,7 @@ class OpenVinoEngine(nn.Module):
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        self._request = _get_core().compile_model(model, "CPU", settings).create_infer_request()
+        self._request = get_core().compile_model(model, "CPU", settings).create_infer_request()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
@@ -65,8 +65,8 @@ def read_openvino_metadata(path: Path) -> Metadata:
 
 
 @cache
-def _get_core() -> Any:
-    """Return OpenVINO's core, one for the whole process."""
+def get_core() -> Any:
+    """Return OpenVINO's core, one for the whole process; OpenVINO must be installed."""
     with keeping_signal_stack():
         core = import_package("openvino", "").Core()
         core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the CPU's part, which sets the signal stack
@@ -76,7 +76,7 @@ def _get_core() -> Any:
 def _read(path: Path) -> Any:
     import_package("openvino", str(path))
     try:
-        return _get_core().read_model(path)
+        return get_core().read_model(path)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CheckpointError(f"cannot be read by OpenVINO ({reason})", where=path, right="export it again") from error

@@ -1,0 +1,107 @@
+"""What the machine could do at best, measured in the same run, and which of it bounds a network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch.nn import functional
+
+from yolo_prune.darknet.layers import get_sources
+from yolo_prune.darknet.network import Network
+
+RUNS, WARMUP = 5, 2
+SIDE, CHANNELS = 52, 128
+"""Of the convolution that the highest rate is measured with: large enough, and one that YOLOv3 has."""
+COPIED_FLOATS = 32 * 1024 * 1024
+SMALL_CALLS = 200
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The best rates of a device with the threads that it is timed with, in float32."""
+
+    macs_per_s: float
+    """Of a large 3×3 convolution."""
+    bytes_per_s: float
+    """Read and written by a large copy."""
+    launch_s: float
+    """The time of one operation on one number."""
+
+
+@torch.inference_mode()
+def measure_ceilings(device: torch.device) -> Ceilings:
+    """Measure what a device can do at best."""
+    images = torch.rand(1, CHANNELS, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
+    weights = torch.rand(CHANNELS, CHANNELS, 3, 3, device=device).to(memory_format=torch.channels_last)
+    source = torch.rand(COPIED_FLOATS, device=device)
+    target, small = torch.empty_like(source), torch.rand(1, device=device)
+
+    def call_small() -> None:
+        for _ in range(SMALL_CALLS):
+            small.add_(1)
+
+    conv_s = _time(lambda: functional.conv2d(images, weights, padding=1), device)
+    copy_s = _time(lambda: target.copy_(source), device)
+    return Ceilings(
+        macs_per_s=9 * CHANNELS**2 * SIDE**2 / conv_s,
+        bytes_per_s=2 * 4 * COPIED_FLOATS / copy_s,
+        launch_s=_time(call_small, device) / SMALL_CALLS,
+    )
+
+
+def _time(call: Callable[[], object], device: torch.device) -> float:
+    times = []
+    for run in range(WARMUP + RUNS):
+        started = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if run >= WARMUP:
+            times.append(time.perf_counter() - started)
+    return median(times)
+
+
+def explain_bound(network: Network, macs: int, batch_size: int, time_ms: float, ceilings: Ceilings) -> str:
+    """Return what bounds a network most, and the share of its time that this would take at the device's best rate.
+
+    Args:
+        macs: multiply–accumulates of one image.
+        time_ms: of one call with `batch_size` images.
+    """
+    shares = {
+        "compute": macs * batch_size / ceilings.macs_per_s,
+        "memory": count_moved_bytes(network, batch_size) / ceilings.bytes_per_s,
+        "launch": len(network.layers) * ceilings.launch_s,
+    }
+    name = max(shares, key=lambda key: shares[key])
+    return f"{name} ({1e3 * shares[name] / time_ms:.0%})"
+
+
+def count_moved_bytes(network: Network, batch_size: int) -> int:
+    """Return the bytes that layers read and write in float32 if nothing stays in caches: weights once, outputs twice."""
+    outputs = sum(shape.channels * shape.height * shape.width for shape in network.shapes)
+    return 4 * (2 * batch_size * outputs + count_weights(network))
+
+
+def count_peak_bytes(network: Network, batch_size: int) -> int:
+    """Return the bytes of the weights, and of the outputs that are alive at once, in float32."""
+    sizes = [shape.channels * shape.height * shape.width for shape in network.shapes]
+    last = {index: reader for reader, layer in enumerate(network.layers) for index in get_sources(layer, reader)}
+    kept = {index for index, _ in network.heads}
+    peak = network.channels * network.height * network.width
+    for now in range(len(sizes)):
+        alive = (size for index, size in enumerate(sizes[: now + 1]) if index in kept or last.get(index, index) >= now)
+        peak = max(peak, sum(alive))
+    return 4 * (batch_size * peak + count_weights(network))
+
+
+def count_weights(network: Network) -> int:
+    """Return the number of weights and biases with batch norm folded."""
+    return sum(
+        conv.filters * (network.get_input_channels(index) // conv.groups * conv.size**2 + 1)
+        for index, conv in network.convs
+    )

@@ -1,0 +1,158 @@
+"""Latency of any width of a network, from times of its layers at several widths, measured once on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from yolo_prune.benchmarking.latency import describe_environment
+from yolo_prune.benchmarking.layer_timing import LayerCase, list_cases, make_layer_timer
+from yolo_prune.console import report
+from yolo_prune.darknet.network import Network
+from yolo_prune.files import save_json
+
+SHARES = (0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)
+"""Widths that are timed, as shares of the widest layer of a family."""
+MULTIPLE = 8
+"""Widths are timed, and looked up, as multiples of so many channels, which is how engines compute them."""
+CACHE = "YOLO_PRUNE_CACHE"
+"""The environment variable that names the folder of stored tables."""
+
+
+@dataclass
+class Grid:
+    """Milliseconds of a family of layers at widths in and out; they never fall where a width grows."""
+
+    inputs: list[int]
+    outputs: list[int]
+    times_ms: list[list[float]]
+    """A row for each width in, a column for each width out."""
+
+    def look_up(self, inputs: int, outputs: int) -> float:
+        """Return the milliseconds at any width, by linear interpolation in both."""
+        table = np.maximum.accumulate(np.maximum.accumulate(np.array(self.times_ms), 0), 1)
+        row = [np.interp(_round_up(outputs), self.outputs, times) for times in table]
+        return float(np.interp(_round_up(inputs), self.inputs, row))
+
+
+@dataclass
+class LatencyTable:
+    """Times of families of layers in one engine on one machine.
+
+    `estimate` is affine in their sum: `scale` and `constant_ms` stand for all that is not in single layers (decoding, concatenation,
+    calls, caches), and are set by whole networks that were timed.
+    """
+
+    grids: dict[LayerCase, Grid]
+    scale: float = 1.0
+    constant_ms: float = 0.0
+    _seen: list[tuple[float, float]] = field(default_factory=list)
+
+    def sum_layers(self, network: Network) -> float:
+        """Return the sum of the milliseconds of a network's layers."""
+        return sum(self.grids[case.family].look_up(case.inputs, case.outputs) for _, case in list_cases(network))
+
+    def estimate(self, network: Network) -> float:
+        """Return the milliseconds of a network, one image at a time, whose layers are of the table's families."""
+        return self.scale * self.sum_layers(network) + self.constant_ms
+
+    def correct(self, network: Network, measured_ms: float) -> None:
+        """Make the estimate agree with the time of a whole network, and as well as possible with those given before.
+
+        One network sets the constant, or the scale where its layers' sum is more than it takes; two set both.
+        """
+        self._seen = [*self._seen, (self.sum_layers(network), measured_ms)][-2:]
+        (total, time_ms) = self._seen[-1]
+        if len(self._seen) == 2 and abs(self._seen[0][0] - total) > 0.05 * total:
+            (other, other_ms) = self._seen[0]
+            scale = (other_ms - time_ms) / (other - total)
+            if scale > 0 and time_ms - scale * total >= 0:
+                self.scale, self.constant_ms = scale, time_ms - scale * total
+                return
+        self.scale, self.constant_ms = min(1.0, time_ms / max(total, 1e-9)), max(0.0, time_ms - total)
+
+
+def measure_table(network: Network, engine: str, device: torch.device) -> LatencyTable:
+    """Time the layers of a network at several widths, or read what was timed before in the same engine on this machine.
+
+    Raises:
+        ConfigError: layers cannot be timed in the engine, or its package is not installed.
+    """
+    path = _find_path(engine, device)
+    stored = _load(path)
+    widest: dict[LayerCase, tuple[int, int]] = {}
+    for _, case in list_cases(network):
+        inputs, outputs = widest.get(case.family, (0, 0))
+        widest[case.family] = max(inputs, case.inputs), max(outputs, case.outputs)
+    missing = {
+        family: widths
+        for family, widths in widest.items()
+        if family not in stored or not _covers(stored[family], widths)
+    }
+    if missing:
+        report(f"timing {len(missing)} kinds of layers at several widths in {engine}")
+        timer = make_layer_timer(engine, device)
+        for family, (inputs, outputs) in missing.items():
+            stored[family] = _measure_grid(family, inputs, outputs, timer)
+        _save(path, stored)
+    return LatencyTable({family: stored[family] for family in widest})
+
+
+def _measure_grid(family: LayerCase, inputs: int, outputs: int, timer: Callable[[LayerCase], float]) -> Grid:
+    is_flat = family.kind != "conv" or family.groups > 1  # as many channels out as in
+    rows, columns = _list_widths(inputs), [_round_up(outputs)] if is_flat else _list_widths(outputs)
+    times = [[timer(family.with_widths(row, column)) for column in columns] for row in rows]
+    return Grid(rows, columns, times)
+
+
+def _list_widths(most: int) -> list[int]:
+    """Return the widths that are timed; the image's channels are not rounded."""
+    if most < MULTIPLE:
+        return [most]
+    return sorted({_round_up(max(1, round(share * most))) for share in SHARES})
+
+
+def _round_up(width: int) -> int:
+    return width if width < MULTIPLE else -(-width // MULTIPLE) * MULTIPLE
+
+
+def _covers(grid: Grid, widths: tuple[int, int]) -> bool:
+    return grid.inputs[-1] >= _round_up(widths[0]) and (
+        len(grid.outputs) == 1 or grid.outputs[-1] >= _round_up(widths[1])
+    )
+
+
+def _find_path(engine: str, device: torch.device) -> Path:
+    """Return where the table of an engine, its version, the device and the number of threads is stored."""
+    version = torch.__version__ if engine in ("folded", "cudagraph") else import_module(engine).__version__
+    environment = describe_environment(device, engine)
+    facts = [version, *(str(environment[key]) for key in ("device", "threads", "engine"))]
+    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    folder = os.environ.get(CACHE) or Path.home() / ".cache/yolo_prune"
+    return Path(folder) / f"latency-{engine}-{name}.json"
+
+
+def _load(path: Path) -> dict[LayerCase, Grid]:
+    try:
+        entries: Sequence[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return {LayerCase(*entry["family"]): Grid(**entry["grid"]) for entry in entries}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # not there yet, or of another version: it is measured again
+
+
+def _save(path: Path, grids: Mapping[LayerCase, Grid]) -> None:
+    entries = [{"family": list(astuple(family)), "grid": asdict(grid)} for family, grid in grids.items()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_json(path, entries)
+    except OSError:
+        return  # a table that cannot be stored is measured again next time
