@@ -101,14 +101,18 @@ def test_whole_networks_correct_the_estimate(monkeypatch: pytest.MonkeyPatch) ->
     thin = make_network("yolov3-tiny", 1, 0.125, 64)
     table, _ = make_pretended(network, monkeypatch)
     total, less = table.sum_layers(network), table.sum_layers(thin)
-    table.correct(network, total + 3)
-    assert (table.scale, table.constant_ms) == pytest.approx((1, 3))
-    table.correct(network, total / 2)
-    assert (table.scale, table.constant_ms) == pytest.approx((0.5, 0))
-    table.correct(thin, 1.2 * less + 1)
-    table.correct(network, 1.2 * total + 1)
-    assert table.estimate(network) == pytest.approx(1.2 * total + 1)
-    assert (table.scale, table.constant_ms) == pytest.approx((1.2, 1))
+    assert table.estimate(network) == total
+    table.correct(network, 3 * total)
+    assert table.estimate(network) == pytest.approx(3 * total)
+    assert table.estimate(thin) == pytest.approx(3 * less)
+    table.correct(thin, 2 * less)
+    assert (table.estimate(thin), table.estimate(network)) == pytest.approx((2 * less, 3 * total))
+    between = make_network("yolov3-tiny", 1, 0.25, 64)
+    assert 2 * less < table.estimate(between) < 3 * total
+    wider = make_network("yolov3-tiny", 1, 1.0, 64)
+    table, _ = make_pretended(wider, monkeypatch)
+    table.correct(network, 3 * total)
+    assert table.estimate(wider) > 3 * total
 
 
 def test_a_damaged_table_is_measured_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,8 @@ class Latency:
 
 
 Call = Callable[[], object]
+PAUSE_S = 0.01
+"""After this the threads of engines that wait for work no longer spin."""
 
 
 @contextmanager
@@ -61,12 +63,20 @@ def timing_threads(wanted: int | None) -> Iterator[None]:
 
 @torch.inference_mode()
 def measure_latencies(
-    calls: Sequence[Call], *, runs: int, warmup: int, device: torch.device, clock: str = "wall"
+    calls: Sequence[Call],
+    *,
+    runs: int,
+    warmup: int,
+    device: torch.device,
+    clock: str = "wall",
+    settles: bool = False,
 ) -> list[Latency]:
     """Time each call `runs` times, after `warmup` rounds that are not counted. Each round makes all calls in turn.
 
     Args:
         clock: wall for the time that passes, cpu for the time that this process computes.
+        settles: wait before each timed call until threads of other engines sleep, and make the call once untimed, so that caches and
+            cores are as in a stream of images. Engines with threads of their own need it.
     """
     read = time.perf_counter if clock == "wall" else time.process_time
     for _ in range(warmup):
@@ -75,6 +85,9 @@ def measure_latencies(
     times_ms = np.empty((runs, len(calls)))
     for run in range(runs):
         for column, call in enumerate(calls):
+            if settles:
+                time.sleep(PAUSE_S)
+                call()
             _synchronise(device)
             started = read()
             call()

@@ -39,8 +39,10 @@ class Grid:
 
     def look_up(self, inputs: int, outputs: int) -> float:
         """Return the milliseconds at any width, by linear interpolation in both."""
-        table = np.maximum.accumulate(np.maximum.accumulate(np.array(self.times_ms), 0), 1)
-        row = [np.interp(_round_up(outputs), self.outputs, times) for times in table]
+        times = np.array(self.times_ms)
+        for axis in (0, 1):  # a time that is longer than that of a wider layer was disturbed
+            times = np.flip(np.minimum.accumulate(np.flip(times, axis), axis), axis)
+        row = [np.interp(_round_up(outputs), self.outputs, line) for line in times]
         return float(np.interp(_round_up(inputs), self.inputs, row))
 
 
@@ -48,37 +50,32 @@ class Grid:
 class LatencyTable:
     """Times of families of layers in one engine on one machine.
 
-    `estimate` is affine in their sum: `scale` and `constant_ms` stand for all that is not in single layers (decoding, concatenation,
-    calls, caches), and are set by whole networks that were timed.
+    Layers alone are not all of a network: decoding, concatenation, calls and caches take time as well. So whole networks are timed,
+    and the time of another is interpolated between theirs, by the sums of their layers' times.
     """
 
     grids: dict[LayerCase, Grid]
-    scale: float = 1.0
-    constant_ms: float = 0.0
-    _seen: list[tuple[float, float]] = field(default_factory=list)
+    wholes: dict[float, float] = field(default_factory=dict)
+    """Milliseconds of whole networks that were timed, by the sum of their layers' times."""
 
     def sum_layers(self, network: Network) -> float:
         """Return the sum of the milliseconds of a network's layers."""
         return sum(self.grids[case.family].look_up(case.inputs, case.outputs) for _, case in list_cases(network))
 
+    def correct(self, network: Network, measured_ms: float) -> None:
+        """Make the estimate of a network agree with the time that it takes as a whole."""
+        self.wholes[self.sum_layers(network)] = measured_ms
+
     def estimate(self, network: Network) -> float:
         """Return the milliseconds of a network, one image at a time, whose layers are of the table's families."""
-        return self.scale * self.sum_layers(network) + self.constant_ms
-
-    def correct(self, network: Network, measured_ms: float) -> None:
-        """Make the estimate agree with the time of a whole network, and as well as possible with those given before.
-
-        One network sets the constant, or the scale where its layers' sum is more than it takes; two set both.
-        """
-        self._seen = [*self._seen, (self.sum_layers(network), measured_ms)][-2:]
-        (total, time_ms) = self._seen[-1]
-        if len(self._seen) == 2 and abs(self._seen[0][0] - total) > 0.05 * total:
-            (other, other_ms) = self._seen[0]
-            scale = (other_ms - time_ms) / (other - total)
-            if scale > 0 and time_ms - scale * total >= 0:
-                self.scale, self.constant_ms = scale, time_ms - scale * total
-                return
-        self.scale, self.constant_ms = min(1.0, time_ms / max(total, 1e-9)), max(0.0, time_ms - total)
+        total = self.sum_layers(network)
+        if not self.wholes:
+            return total
+        sums = np.array(sorted(self.wholes))
+        times = np.maximum.accumulate([self.wholes[one] for one in sums])
+        if total < sums[0]:
+            return float(times[0] * total / sums[0])
+        return float(np.interp(total, sums, times) + max(0.0, total - sums[-1]) * times[-1] / sums[-1])
 
 
 def measure_table(network: Network, engine: str, device: torch.device) -> LatencyTable:

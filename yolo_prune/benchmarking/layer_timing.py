@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
@@ -121,7 +120,7 @@ class LayerModule(nn.Module):
 
 
 def make_layer_timer(engine: str, device: torch.device) -> Callable[[LayerCase], float]:
-    """Return a function from a layer to the milliseconds that it takes, the median of some runs, for one image.
+    """Return a function from a layer to the milliseconds that it takes for one image, the least of some runs.
 
     Raises:
         ConfigError: layers cannot be timed in the engine, or its package is not installed.
@@ -155,7 +154,7 @@ def _time_torch(case: LayerCase, device: torch.device, is_graph: bool) -> float:
         call()
         _synchronise(device)
         times.append(time.perf_counter() - started)
-    return 1e3 * median(times)
+    return 1e3 * min(times)
 
 
 def _synchronise(device: torch.device) -> None:
@@ -179,7 +178,7 @@ def _time_openvino(case: LayerCase) -> float:
         if run >= WARMUP:
             counted = [part for part in request.get_profiling_info() if part.node_type not in OF_MEMORY]
             times.append(sum(part.real_time.total_seconds() for part in counted))
-    return 1e3 * float(median(times))
+    return 1e3 * float(min(times))
 
 
 def _time_onnxruntime(case: LayerCase) -> float:
@@ -202,7 +201,7 @@ def _time_onnxruntime(case: LayerCase) -> float:
         kind = event.get("args", {}).get("op_name")
         if kind is not None and kind not in OF_MEMORY and event["name"].endswith("_kernel_time"):
             counted.setdefault(event["name"], []).append(event["dur"])
-    return 1e-3 * sum(median(times[WARMUP:]) for times in counted.values())
+    return 1e-3 * sum(min(times[WARMUP:]) for times in counted.values())
 
 
 def _draw(case: LayerCase) -> Any:

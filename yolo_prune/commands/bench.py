@@ -379,7 +379,12 @@ def _time(
         memory.append(measure_peak_bytes(make_network_call(engine, inputs), device))
     report(f"timing {len(entries)} rows, {config.runs} interleaved runs each")
     found = measure_latencies(
-        [call for _, _, call in calls], runs=config.runs, warmup=config.warmup, device=device, clock=clock
+        [call for _, _, call in calls],
+        runs=config.runs,
+        warmup=config.warmup,
+        device=device,
+        clock=clock,
+        settles=any(entry.engine in ENGINE_SUFFIXES for entry in entries),
     )
     by_row = {(number, part): latency for (number, part, _), latency in zip(calls, found, strict=True)}
     return [

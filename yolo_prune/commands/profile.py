@@ -72,8 +72,8 @@ class ProfileResult:
             cells.append((title, "", "", "", "", _change(f"{one:.3f}", f"{other:.3f}", first is not last) + " ms"))
         environment = self.environment
         conditions = (
-            f"{' → '.join(network.name for network in self.networks)}: milliseconds for one image in {environment['engine']}, medians, on "
-            f"{environment['device']} ({environment['threads']} threads). Each layer is timed alone; the whole has decoding, concatenation "
+            f"{' → '.join(network.name for network in self.networks)}: milliseconds for one image in {environment['engine']} on "
+            f"{environment['device']} ({environment['threads']} threads). Each layer is timed alone, the least of some runs; the whole is a median, and has decoding, concatenation "
             "and the calls between layers as well."
         )
         return f"{align(cells)}\n\n{conditions}"
@@ -122,7 +122,7 @@ def profile(checkpoints: Sequence[Path], config: ProfileConfig) -> ProfileResult
     with timing_threads(config.threads):
         calls = [make_timed_call(one.make_model().eval(), config.engine, device) for one in loaded]  # exports, maybe
         with computing_in("fp32"):
-            wholes = measure_latencies(calls, runs=RUNS, warmup=WARMUP, device=device)
+            wholes = measure_latencies(calls, runs=RUNS, warmup=WARMUP, device=device, settles=True)
             networks = tuple(
                 NetworkProfile(str(path), _profile_layers(checkpoint.network, known, timer), whole.p50)
                 for path, checkpoint, whole in zip(checkpoints, loaded, wholes, strict=True)

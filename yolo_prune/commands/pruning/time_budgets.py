@@ -16,6 +16,7 @@ from yolo_prune.commands.timed_calls import make_timed_call
 from yolo_prune.darknet.layers import Conv, Layer
 from yolo_prune.darknet.network import Network, change_layers
 from yolo_prune.errors import CfgError, PlanError
+from yolo_prune.export.writers import ENGINE_SUFFIXES
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plans.budget import Budget
@@ -51,13 +52,13 @@ class Stopwatch:
             PlanError: the times spread so far that they are no measure.
         """
         calls = [self._original_call, make_timed_call(model, self.engine, self.device)]
+        settles = self.engine in ENGINE_SUFFIXES
         for _ in range(TRIALS):
-            blocks = np.array(
-                [
-                    [time.p50 for time in measure_latencies(calls, runs=RUNS, warmup=WARMUP, device=self.device)]
-                    for _ in range(BLOCKS)
-                ]
-            )
+            rounds = [
+                measure_latencies(calls, runs=RUNS, warmup=WARMUP, device=self.device, settles=settles)
+                for _ in range(BLOCKS)
+            ]
+            blocks = np.array([[time.p50 for time in times] for times in rounds])
             middle = np.median(blocks, 0)
             if (np.ptp(blocks, 0) <= SPREAD * middle).all():
                 return float(middle[0]), float(middle[1])
@@ -118,7 +119,12 @@ class TimeTargets:
         last: Plan | None = None
         margin = 1.0
         for _ in range(ATTEMPTS):
-            plan = make(self.make_budgets(margin))
+            try:
+                plan = make(self.make_budgets(margin))
+            except PlanError:
+                if best is None:
+                    raise
+                break
             times = self.stopwatch.measure(rebuild(self.model, plan))
             used = self._get_used_share(*times)
             if used <= 1 and (best is None or self._get_used_share(*best[1]) < used):
@@ -128,8 +134,8 @@ class TimeTargets:
             last = plan
             if used > 1:
                 margin *= 0.97
-            self.before_ms = times[0]
-            self.table.correct(prune_network(self.model.network, plan), times[1])
+            before, after = times  # as a share of the original's time beside it, which drifts with the machine
+            self.table.correct(prune_network(self.model.network, plan), self.before_ms * after / before)
         if best is None:
             before, after = times
             what = f"the plan that should meet it takes {after:.2f} ms, and the original {before:.2f} ms"
