@@ -174,6 +174,15 @@ def test_the_library_is_found_where_it_is_the_only_one(tmp_path: Path, names: li
     assert find_libgomp(tmp_path) == (None if found is None else Path(found))
 
 
+def test_of_several_libraries_pytorch_s_own_is_taken(tmp_path: Path) -> None:
+    own = Path(torch.__file__).parent / "lib/libgomp.so.1"
+    names = (f"{tmp_path}/ncnn.libs/libgomp-e985bcbb.so.1", own)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    lines = [f"7f8a{number}000-7f8a{number}800 r-xp 00000000 fe:00 12   {name}" for number, name in enumerate(names)]
+    (tmp_path / "proc/self/maps").write_text("\n".join(lines))
+    assert find_libgomp(tmp_path) == own
+
+
 @needs_libgomp
 class TestPool:
     def test_it_starts_and_ends_with_its_threads(self) -> None:

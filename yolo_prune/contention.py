@@ -273,13 +273,18 @@ def make_second_pool(root: Path = ROOT) -> SecondPool | None:
 
 
 def find_libgomp(root: Path = ROOT) -> Path | None:
-    """Return the loaded libgomp; None if there is none, several, or another OpenMP library as well."""
+    """Return the loaded libgomp, of several PyTorch's own; None if there is none, or another OpenMP library as well.
+
+    scikit-learn and ncnn bring a libgomp of their own.
+    """
     try:
         lines = (root / "proc/self/maps").read_text(errors="replace").splitlines()
     except OSError:
         return None
     paths = {Path(fields[5]) for line in lines if len(fields := line.split(maxsplit=5)) > 5}
     found = [path for path in paths if path.name.startswith("libgomp")]
+    home = getattr(sys.modules.get("torch"), "__file__", None)
+    found = [path for path in found if home is not None and Path(home).parent in path.parents] or found
     has_rival = any(path.name.startswith(RIVALS) for path in paths)
     return found[0] if len(found) == 1 and not has_rival else None
 
