@@ -61,20 +61,36 @@ def export_all(sources: Sequence[Path], formats: Sequence[str], data: Path, out:
     """Export each checkpoint in every precision of the formats; what cannot be made is reported."""
     made = []
     for source in sources:
-        for format in formats:
-            for precision in FORMATS[format].precisions:
-                config = ExportConfig(
-                    format=(format,),
-                    out=out / f"{source.stem}-{precision}",
-                    precision=precision,  # type: ignore[arg-type]  # one of the format's own
-                    data=data,
-                    verify_map=FORMATS[format].is_run_here,
-                    card=False,
-                )
-                try:
-                    made.append(Export(source, format, precision, export(source, config)))
-                except YoloPruneError as error:
-                    report(f"{source.stem}, {format}, {precision}: {error}")
+        for precision in ("fp32", "fp16", "int8"):
+            wanted = tuple(format for format in formats if precision in FORMATS[format].precisions)
+            try:
+                result = _export(source, wanted, precision, data, out)
+                made += [Export(source, format, precision, result) for format in wanted]
+            except YoloPruneError as error:
+                report(f"{source.stem}, {precision}, with the others: {error}")
+                made += _export_each(source, wanted, precision, data, out)
+    return made
+
+
+def _export(source: Path, formats: Sequence[str], precision: str, data: Path, out: Path) -> ExportResult:
+    config = ExportConfig(
+        format=tuple(formats),
+        out=out / f"{source.stem}-{precision}",
+        precision=precision,  # type: ignore[arg-type]  # one of three
+        data=data,
+        verify_map=True,
+        card=False,
+    )
+    return export(source, config)
+
+
+def _export_each(source: Path, formats: Sequence[str], precision: str, data: Path, out: Path) -> list[Export]:
+    made = []
+    for format in formats:
+        try:
+            made.append(Export(source, format, precision, _export(source, [format], precision, data, out)))
+        except YoloPruneError as error:
+            report(f"{source.stem}, {format}, {precision}: {error}")
     return made
 
 

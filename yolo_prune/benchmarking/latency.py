@@ -40,7 +40,7 @@ class Latency:
 
 
 Call = Callable[[], object]
-PAUSE_S = 0.01
+SETTLING_S = 0.01
 """After this the threads of engines that wait for work no longer spin."""
 
 
@@ -75,8 +75,8 @@ def measure_latencies(
 
     Args:
         clock: wall for the time that passes, cpu for the time that this process computes.
-        settles: wait before each timed call until threads of other engines sleep, and make the call once untimed, so that caches and
-            cores are as in a stream of images. Engines with threads of their own need it.
+        settles: repeat each call untimed for some milliseconds before it is timed, so that threads of other engines no longer spin, and
+            caches and cores are as in a stream of images. Engines with threads of their own need it.
     """
     read = time.perf_counter if clock == "wall" else time.process_time
     for _ in range(warmup):
@@ -86,14 +86,20 @@ def measure_latencies(
     for run in range(runs):
         for column, call in enumerate(calls):
             if settles:
-                time.sleep(PAUSE_S)
-                call()
+                _repeat(call)
             _synchronise(device)
             started = read()
             call()
             _synchronise(device)
             times_ms[run, column] = 1e3 * (read() - started)
     return [Latency(*map(float, np.percentile(column, (5, 50, 95)))) for column in times_ms.T]
+
+
+def _repeat(call: Call) -> None:
+    end = time.perf_counter() + SETTLING_S
+    call()
+    while time.perf_counter() < end:
+        call()
 
 
 def draw_inputs(size: ImageSize, channels: int = 3, batch_size: int = 1) -> Tensor:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from yolo_prune.commands.data import find_data_of
-from yolo_prune.commands.exported_score import ScoreDifference, compare_scores
+from yolo_prune.commands.exported_score import ScoreDifference, Scorer
 from yolo_prune.commands.pruning.calibration import pick_samples
 from yolo_prune.console import report
 from yolo_prune.darknet.cfg import save_cfg
@@ -138,9 +139,13 @@ class _Exporter:
             report(f"{path}: {describe_parity(parity, facts)}")
             result.parity[name] = parity
         if self.config.verify_map:
-            score = compare_scores(self.checkpoint, exported, self._need_data("--verify-map"))
+            score = self._scorer.compare(exported)
             report(f"{path}: {score.describe()}")
             result.scores[name] = score
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(self.checkpoint, self._need_data("--verify-map"))
 
     def _need_data(self, purpose: str) -> DataSpec:
         if self.spec is None:

@@ -36,10 +36,16 @@ class ScoreDifference:
         )
 
 
-def compare_scores(checkpoint: Checkpoint, exported: ExportedModel, spec: DataSpec) -> ScoreDifference:
-    """Score both on the test split, or on the validation split where there is none, which is told."""
-    split = choose_split(spec, None)
-    samples = spec.samples(split)
-    one, other = (evaluate(model, samples, spec.names, device=CPU) for model in (checkpoint, exported))
-    difference = paired_difference(one.matches, other.matches)
-    return ScoreDifference(split, len(samples), one.score.map50, other.score.map50, difference)
+class Scorer:
+    """Scores exported files on the test split, or on the validation split where there is none, which is told."""
+
+    def __init__(self, checkpoint: Checkpoint, spec: DataSpec) -> None:
+        self.spec, self.split = spec, choose_split(spec, None)
+        self.samples = spec.samples(self.split)
+        self.own = evaluate(checkpoint, self.samples, spec.names, device=CPU)
+
+    def compare(self, exported: ExportedModel) -> ScoreDifference:
+        """Score a file beside its checkpoint."""
+        other = evaluate(exported, self.samples, self.spec.names, device=CPU)
+        difference = paired_difference(self.own.matches, other.matches)
+        return ScoreDifference(self.split, len(self.samples), self.own.score.map50, other.score.map50, difference)

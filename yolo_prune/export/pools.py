@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,8 +25,13 @@ class ReplicatePool(nn.Module):
         """Map (B, C, H, W) to (B, C, H', W')."""
         before = self.layer.padding // 2
         after = self.layer.padding - before
-        padded = functional.pad(inputs, (before, after, before, after), mode="replicate")
-        return functional.max_pool2d(padded, self.layer.size, self.layer.stride)
+        return functional.max_pool2d(_repeat_edges(inputs, before, after), self.layer.size, self.layer.stride)
+
+
+def _repeat_edges(images: Tensor, before: int, after: int) -> Tensor:
+    """Pad height and width with the values at the edges, by concatenation: PyTorch's exporter makes gathers of a padding."""
+    wide = torch.cat((*before * [images[..., :1]], images, *after * [images[..., -1:]]), -1)
+    return torch.cat((*before * [wide[..., :1, :]], wide, *after * [wide[..., -1:, :]]), -2)
 
 
 def replace_pools(module: nn.Module) -> None:
