@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from yolo_prune.engines.exported.litert import FACTS
 from yolo_prune.engines.exported.packages import import_package
-from yolo_prune.export.litert_int8 import quantize_litert
+from yolo_prune.export.litert_int8 import quantize_litert, replace_leaky
 from yolo_prune.export.request import Request
 from yolo_prune.files import open_atomically
 
@@ -23,8 +23,10 @@ def export_litert(request: Request, path: Path) -> Path:
         logging.disable(logging.WARNING)
         try:
             made = Path(folder, "model.tflite")
-            litert.convert(request.module, (request.images,)).export(str(made))
-            if request.metadata.precision == "int8":
+            is_int8 = request.metadata.precision == "int8"
+            module = replace_leaky(request.module, request.images) if is_int8 else request.module
+            litert.convert(module, (request.images,)).export(str(made))
+            if is_int8:
                 quantize_litert(made, request.calibration)
         finally:
             logging.disable(logging.NOTSET)

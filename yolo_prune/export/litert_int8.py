@@ -7,12 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from yolo_prune.engines.exported.packages import import_package
 
 CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
 SIGNATURE = "serving_default"
+
+
+def replace_leaky(network: nn.Module, images: Tensor) -> nn.Module:
+    """Return a module that computes leaky ReLU as a maximum, which the quantizer knows."""
+    program = torch.export.export(network, (images,))
+    leaky = torch.ops.aten.leaky_relu.default
+    changed = program.run_decompositions({leaky: lambda values, slope=0.01: torch.maximum(values, values * slope)})
+    module: nn.Module = changed.module()
+    return module
 
 
 def quantize_litert(path: Path, images: Sequence[Tensor]) -> None:
@@ -31,20 +41,22 @@ def quantize_litert(path: Path, images: Sequence[Tensor]) -> None:
     types = import_package("ai_edge_quantizer.qtyping", "--precision int8", "litert")
     model = files.read_model(str(path))
     made = quantizer.Quantizer(str(path), recipe.static_wi8_ai8())
-    for scope in list_decoding_scopes(model, files):
+    for scope in list_decoding_scopes(model, files, types.BuiltinOperator):
         made.update_quantization_recipe(
-            re.escape(scope), types.TFLOperationName.ALL_SUPPORTED, algorithm_key="no_quantize"
+            f"^{re.escape(scope)}$", types.TFLOperationName.ALL_SUPPORTED, algorithm_key="no_quantize"
         )
+    for operation in (types.TFLOperationName.INPUT, types.TFLOperationName.OUTPUT):  # they stay in float32
+        made.update_quantization_recipe(".*", operation, algorithm_key="no_quantize")
     (name,) = (item.name.decode() for item in model.signatureDefs[0].inputs)
     ranges = made.calibrate({SIGNATURE: [{name: image.numpy()} for image in images]})
     made.quantize(ranges).export_model(str(path), overwrite=True)
 
 
-def list_decoding_scopes(model: Any, files: Any) -> list[str]:
+def list_decoding_scopes(model: Any, files: Any, operators: Any) -> list[str]:
     """Return the scopes of the operators between the heads' convolutions and the outputs: those that decode."""
     graph = model.subgraphs[0]
     maker_of = {tensor: operator for operator in graph.operators for tensor in operator.outputs}
-    kinds = {value: name for name, value in vars(files.schema.BuiltinOperator).items() if name.isupper()}
+    kinds = {value: name for name, value in vars(operators).items() if name.isupper()}
     scopes: set[str] = set()
     left = list(graph.outputs)
     while left:
