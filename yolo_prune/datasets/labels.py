@@ -99,15 +99,19 @@ def format_labels(
     """Format objects, (N,) classes and (N, 4) boxes in pixels of an image, as lines with six decimals."""
     boxes = boxes_xyxy.astype(np.float64) / (width_px, height_px, width_px, height_px)
     rows = np.column_stack((classes, (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]))
-    return "".join("{:.0f} {:.6f} {:.6f} {:.6f} {:.6f}\n".format(*row) for row in rows)
+    return "".join("{:.0f} {:.6f} {:.6f} {:.6f} {:.6f}\n".format(*row) for row in rows.tolist())
 
 
 def save_objects(sample: Sample, objects: Objects, width_px: float, height_px: float) -> None:
     """Write the label file of an image, and its file of ignored boxes where it has any; folders are made as needed."""
-    sample.label.parent.mkdir(parents=True, exist_ok=True)
     for path, chosen in ((sample.label, ~objects.ignore), (sample.ignored, objects.ignore)):
         if path == sample.label or chosen.any():
-            path.write_text(format_labels(objects.classes[chosen], objects.boxes_xyxy[chosen], width_px, height_px))
+            text = format_labels(objects.classes[chosen], objects.boxes_xyxy[chosen], width_px, height_px)
+            try:
+                path.write_text(text)
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
 
 
 def load_labels(path: Path, classes: int, repairs: Repairs | None = None) -> Float32Array:

@@ -287,10 +287,14 @@ def make_set(names: tuple[str, ...], images: Iterable[LabelledImage]) -> Labelle
 
 def place_image(image: Path, target: Path, link: bool) -> None:
     """Copy an image's bytes to a new place, or link to it from there; folders are made as needed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     if link:
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(image.resolve())
-    else:
+        return
+    try:
+        shutil.copyfile(image, target)
+    except FileNotFoundError:
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(image, target)
 
 
