@@ -75,7 +75,7 @@ def load(
     """Load a checkpoint, or an exported file, as a function from images to detections.
 
     Args:
-        path: a .pt file of `train`, `prune`, `finetune`, `iterate` or `import`, or an .onnx or .xml of `export`.
+        path: a .pt file of `train`, `prune`, `finetune`, `iterate` or `import`, or a file of `export` that runs by itself.
         confidence: least score of a detection.
         nms_iou: of two boxes of one class that overlap by more, the lower-scored is dropped.
         device: auto, cpu, cuda or cuda:N.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
@@ -13,6 +13,8 @@ from yolo_prune.image_size import STRIDE_PX, AnySize, ImageSize, parse_size
 
 PathSetting = Annotated[Path, Field(strict=False), AfterValidator(Path.expanduser)]
 """A path, `~` for the home folder."""
+TableEngine: TypeAlias = Literal["folded", "cudagraph", "onnxruntime", "openvino"]
+"""Engines whose layers can be timed one by one."""
 Numbers = Annotated[tuple[float, ...], Field(strict=False)]
 WholeNumbers = Annotated[tuple[int, ...], Field(strict=False)]
 Words = Annotated[tuple[str, ...], Field(strict=False)]

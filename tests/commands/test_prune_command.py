@@ -288,7 +288,7 @@ def test_a_time_that_is_missed_on_the_clock_is_an_error(
     monkeypatch.setattr(timing, "measure_latencies", measure)
     outcome = cli("prune", *AT_ONCE, trained, "--target-speedup", 2)
     assert (outcome.code, outcome.out) == (2, "")
-    assert "--target-speedup: the plan that should meet it takes" in outcome.err or "cannot be reached" in outcome.err
+    assert "error: --target-speedup: the plan that should meet it takes" in outcome.err
     assert not list(Path("runs").rglob("pruned*"))
 
 

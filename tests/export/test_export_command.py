@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exporting import formats, list_formats, make_checkpoint
+from exporting import PACKAGES, formats, list_formats, make_checkpoint, skip_without_packages
 from tiny import TINY_CFG, Cli, read_json
 from torch import Tensor, nn
 
@@ -208,14 +208,24 @@ def random_checkpoint(workplace: Path) -> Path:
     return Path("random.pt")
 
 
-@pytest.mark.parametrize("words", [(), ("--nms",), ("--layout", "ultralytics")])
-@formats
+WORDS: dict[str, tuple[str, ...]] = {"plain": (), "nms": ("--nms",), "ultralytics": ("--layout", "ultralytics")}
+WITH_NMS = [name for name, form in FORMATS.items() if form.has_nms]
+JOINED = [name for name in PACKAGES if "ultralytics" in FORMATS[name].layouts]
+
+
+@pytest.mark.parametrize(
+    ("format", "kind"),
+    [
+        *((name, "plain") for name in PACKAGES),
+        *((name, "nms") for name in WITH_NMS),
+        *((name, "ultralytics") for name in JOINED),
+    ],
+)
 def test_the_example_finds_what_detect_finds(
-    cli: Cli, random_checkpoint: Path, hands: Path, format: str, words: tuple[str, ...]
+    cli: Cli, random_checkpoint: Path, hands: Path, format: str, kind: str
 ) -> None:
-    form = FORMATS[format]
-    if (words == ("--nms",) and not form.has_nms) or (words[:1] == ("--layout",) and "ultralytics" not in form.layouts):
-        return
+    skip_without_packages(format)
+    words = WORDS[kind]
     precision = ("--precision", "fp32")
     outcome = cli("export", random_checkpoint, "--format", format, "--out", "net", "--data", hands, *words, *precision)
     assert outcome.code == 0, outcome.err

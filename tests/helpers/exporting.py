@@ -30,10 +30,20 @@ PACKAGES = {
 """What each format that is run here needs."""
 
 
-def _make_parameter(name: str) -> Any:
+def _explain_absent(name: str) -> str | None:
     absent = [package for package in PACKAGES[name] if find_spec(package) is None]
-    reason = f"not installed: {', '.join(absent)}"
-    return pytest.param(name, marks=[pytest.mark.skipif(bool(absent), reason=reason)])
+    return f"not installed: {', '.join(absent)}" if absent else None
+
+
+def skip_without_packages(name: str) -> None:
+    """Skip the test, aloud, if what a format needs is not installed."""
+    if (reason := _explain_absent(name)) is not None:
+        pytest.skip(reason)
+
+
+def _make_parameter(name: str) -> Any:
+    reason = _explain_absent(name)
+    return pytest.param(name, marks=[] if reason is None else [pytest.mark.skip(reason=reason)])
 
 
 def list_formats(*names: str) -> list[Any]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 from torch.nn import functional
 
+from yolo_prune.benchmarking.latency import Call, measure_latencies
 from yolo_prune.darknet.layers import get_sources
 from yolo_prune.darknet.network import Network
 
@@ -44,25 +42,19 @@ def measure_ceilings(device: torch.device) -> Ceilings:
         for _ in range(SMALL_CALLS):
             small.add_(1)
 
-    conv_s = _time(lambda: functional.conv2d(images, weights, padding=1), device)
-    copy_s = _time(lambda: target.copy_(source), device)
-    return Ceilings(
-        macs_per_s=9 * CHANNELS**2 * SIDE**2 / conv_s,
-        bytes_per_s=2 * 4 * COPIED_FLOATS / copy_s,
-        launch_s=_time(call_small, device) / SMALL_CALLS,
+    calls: list[Call] = [
+        lambda: functional.conv2d(images, weights, padding=1),
+        lambda: target.copy_(source),
+        call_small,
+    ]
+    conv_ms, copy_ms, small_ms = (
+        latency.p50 for latency in measure_latencies(calls, runs=RUNS, warmup=WARMUP, device=device)
     )
-
-
-def _time(call: Callable[[], object], device: torch.device) -> float:
-    times = []
-    for run in range(WARMUP + RUNS):
-        started = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if run >= WARMUP:
-            times.append(time.perf_counter() - started)
-    return median(times)
+    return Ceilings(
+        macs_per_s=1e3 * 9 * CHANNELS**2 * SIDE**2 / conv_ms,
+        bytes_per_s=1e3 * 2 * 4 * COPIED_FLOATS / copy_ms,
+        launch_s=1e-3 * small_ms / SMALL_CALLS,
+    )
 
 
 def explain_bound(network: Network, macs: int, batch_size: int, time_ms: float, ceilings: Ceilings) -> str:

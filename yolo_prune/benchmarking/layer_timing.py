@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,9 +21,9 @@ from yolo_prune.engines.exported.open_vino import get_core
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.detector import activate
+from yolo_prune.shared_settings import TableEngine
 
-TABLE_ENGINES = ("folded", "cudagraph", "onnxruntime", "openvino")
-"""Engines whose layers can be timed one by one."""
+TABLE_ENGINES = get_args(TableEngine)
 RUNS, WARMUP = 9, 3
 OF_MEMORY = ("Reorder", "ReorderInput", "ReorderOutput", "Parameter", "Input", "Result", "Output")
 """Operations that single layers have, and layers inside a network have not."""

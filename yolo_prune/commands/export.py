@@ -132,6 +132,8 @@ class _Exporter:
         if not FORMATS[name].is_run_here:
             report(f"{path}: converted, not run: it runs on Apple's systems alone")
             return
+        if not (self.config.verify or self.config.verify_map):
+            return
         exported = load_exported(made)
         if self.config.verify:
             parity = measure_parity(self.model, exported.make_engine(), self._list_images(), exported.metadata)

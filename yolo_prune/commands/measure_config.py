@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import DetectConfig
-from yolo_prune.shared_settings import Device, ImgSize, PathSetting, Words
+from yolo_prune.shared_settings import Device, ImgSize, PathSetting, TableEngine, Words
 
 ClassMap = Annotated[
     Words,
@@ -150,7 +150,7 @@ class ProfileConfig:
     """How the layers of networks are timed."""
 
     engine: Annotated[
-        Literal["folded", "cudagraph", "onnxruntime", "openvino"],
+        TableEngine,
         Setting("What runs the layers; onnxruntime and openvino on the CPU.", group=TIMED),
     ] = "folded"
     img_size: OwnImgSize = None

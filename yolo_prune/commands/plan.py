@@ -178,11 +178,11 @@ def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig) -> t
     """Return the plan, and the milliseconds before and after if a target is a time."""
     graph = make_channel_graph(short.network)
     original = measure_cost(subject.model.network)
-    budgets = make_cost_budgets(config, short.network, graph, original)
+    costs = make_cost_budgets(config, short.network, graph, original)
     targets = None
     if config.is_timed:
         targets = TimeTargets(config, short, Stopwatch(subject.model, subject.device, config.engine))
-        budgets += targets.make_budgets()
+    budgets = costs if targets is None else [*costs, *targets.make_budgets()]
     table, scores = None, None
     if config.from_sensitivity is not None:
         table = _load_table(config.from_sensitivity, short.network, config)
@@ -201,9 +201,10 @@ def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig) -> t
     importance = scores if table is None else rank_by_damage(graph, scores, table)
     if config.scope != "global":
         importance = _spread(graph, scores, config)
-    plan, latency_ms = make_plan(graph, importance, config, budgets), None
-    if targets is not None:
-        costs = make_cost_budgets(config, short.network, graph, original)
+    latency_ms = None
+    if targets is None:
+        plan = make_plan(graph, importance, config, costs)
+    else:
         plan, latency_ms = targets.settle(lambda times: make_plan(graph, importance, config, [*costs, *times]))
     if config.criterion == "bn-gamma" and config.normalize == "none":
         _warn_of_active_channels(graph, scores, plan)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
-from yolo_prune.shared_settings import Seed, WholeNumbers
+from yolo_prune.shared_settings import Seed, TableEngine, WholeNumbers
 
 AUTO: Literal["auto"] = "auto"
 """The criterion that chooses one of the others; see `auto.py`."""
@@ -131,7 +131,7 @@ class PlanConfig:
         ),
     ] = None
     engine: Annotated[
-        Literal["folded", "cudagraph", "onnxruntime", "openvino"],
+        TableEngine,
         Setting(
             "What the targets in time are met in; onnxruntime and openvino on the CPU.", of="channel", group=AMOUNT
         ),

@@ -17,7 +17,7 @@ from typing import Any
 
 from yolo_prune.commands.config import DEFAULT_EFFORT, LEAST_EFFORT, PruneConfig
 from yolo_prune.commands.plan import Planned, choose_blocks_of, make_planned
-from yolo_prune.commands.pruning.time_budgets import Stopwatch, measure_used_share
+from yolo_prune.commands.pruning.time_budgets import Stopwatch, measure_used_share, name_target
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import format_config, parse_config
 from yolo_prune.darknet.cost import measure_cost
@@ -166,9 +166,8 @@ def _read(source: Path, config: PruneConfig, folder: Path, spec: DataSpec) -> tu
                 f"the pruned network takes {latency_ms[1]:.2f} ms, and the original {latency_ms[0]:.2f} ms, which is {used:.2f} times what the "
                 "target allows; when its channels were chosen it met the target"
             )
-            name = "target_latency_ms" if config.target_latency_ms is not None else "target_speedup"
             right = f"stop other processes, and time it again with --resume {folder}"
-            raise PlanError(what, where=name, right=right)
+            raise PlanError(what, where=name_target(config), right=right)
     planned = Planned(
         checkpoint=checkpoint,
         model=model,

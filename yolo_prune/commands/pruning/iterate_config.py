@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 from yolo_prune.commands.config import FINETUNE
 from yolo_prune.commands.measure_config import DataOfCheckpoint
@@ -20,7 +20,7 @@ from yolo_prune.pruning.config import (
     WeightConfig,
     make_weight_config,
 )
-from yolo_prune.shared_settings import Device, MaxMinutes, RunName, WholeNumbers
+from yolo_prune.shared_settings import Device, MaxMinutes, RunName, TableEngine, WholeNumbers
 from yolo_prune.training.config import TrainConfig
 
 STEPS = "Steps"
@@ -64,7 +64,7 @@ class IterateConfig(ScoreConfig):
         ),
     ] = None
     engine: Annotated[
-        Literal["folded", "cudagraph", "onnxruntime", "openvino"],
+        TableEngine,
         Setting("What that time is met in; onnxruntime and openvino on the CPU.", of="channel", group=AMOUNT),
     ] = "folded"
     min_channels: Annotated[int, Setting("Channels that every group keeps.", ge=1, group=KEPT)] = 2

@@ -130,7 +130,7 @@ class TimeTargets:
         """
         best: tuple[Plan, tuple[float, float]] | None = None
         last: Plan | None = None
-        margin = 1.0
+        best_used, margin = 0.0, 1.0
         for _ in range(ATTEMPTS):
             try:
                 plan = make(self.make_budgets(margin))
@@ -139,9 +139,9 @@ class TimeTargets:
                     raise
                 break
             times = self.stopwatch.measure(rebuild(self.model, plan))
-            used = self._get_used_share(*times)
-            if used <= 1 and (best is None or self._get_used_share(*best[1]) < used):
-                best = plan, times
+            used = measure_used_share(self.config, *times)
+            if best_used < used <= 1:
+                best, best_used = (plan, times), used
             if CLOSE <= used <= 1 or plan.keep.all() or (last is not None and np.array_equal(plan.keep, last.keep)):
                 break
             last = plan
@@ -152,16 +152,8 @@ class TimeTargets:
         if best is None:
             before, after = times
             what = f"the plan that should meet it takes {after:.2f} ms, and the original {before:.2f} ms"
-            name = "target_latency_ms" if self.config.target_latency_ms is not None else "target_speedup"
-            raise PlanError(what, where=name, right="ask for less, or stop other processes")
+            raise PlanError(what, where=name_target(self.config), right="ask for less, or stop other processes")
         return best
-
-    def is_met(self, before_ms: float, after_ms: float) -> bool:
-        """Return whether times meet the targets."""
-        return self._get_used_share(before_ms, after_ms) <= 1
-
-    def _get_used_share(self, before_ms: float, after_ms: float) -> float:
-        return measure_used_share(self.config, before_ms, after_ms)
 
     def make_budgets(self, margin: float = 1.0) -> list[Budget[Plan]]:
         """Return the budgets for plans by the table; `margin` is the share of what is allowed that is used."""
@@ -202,6 +194,11 @@ def measure_used_share(config: PlanConfig, before_ms: float, after_ms: float) ->
     if config.target_speedup is not None:
         shares.append(after_ms / before_ms * config.target_speedup)
     return max(shares)
+
+
+def name_target(config: PlanConfig) -> str:
+    """Return the setting that a target in time comes from."""
+    return "target_latency_ms" if config.target_latency_ms is not None else "target_speedup"
 
 
 def make_thin(network: Network) -> Network:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from yolo_prune.engines.exported.layout import split_outputs
+from yolo_prune.engines.exported.base import ExportedEngine
 from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.errors import CheckpointError
 
 
-class ExecutorchEngine(nn.Module):
+class ExecutorchEngine(ExportedEngine):
     """A .pte file as an engine, one image at a time, with as many threads as its runtime takes."""
 
     def __init__(self, path: Path) -> None:
@@ -24,21 +24,14 @@ class ExecutorchEngine(nn.Module):
             ConfigError: ExecuTorch is not installed.
             CheckpointError: it cannot be read.
         """
-        super().__init__()
-        self.path = path
-        self._program = _load(path)
-        self.metadata = _take_metadata(self._program, path)
-        self._method = self._program.load_method("forward")
+        program = _load(path)
+        super().__init__(path, _take_metadata(program, path), 1)
+        self._program = program  # its methods do not keep it
+        self._method = program.load_method("forward")
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
-        parts = [self._run(image) for image in torch.split(images, 1)]
-        boxes, scores = zip(*parts, strict=True)
-        return torch.cat(boxes), torch.cat(scores)
-
-    def _run(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = [output.clone() for output in self._method.execute([image.contiguous()])]
-        return split_outputs(outputs, self.metadata, str(self.path))
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        """Run the method, whose outputs lie in memory that the next call uses again."""
+        return [output.clone() for output in self._method.execute([images])]
 
 
 def read_executorch_metadata(path: Path) -> Metadata:

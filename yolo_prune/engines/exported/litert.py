@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from yolo_prune.engines.exported.layout import list_output_names, split_outputs
+from yolo_prune.engines.exported.base import ExportedEngine
+from yolo_prune.engines.exported.layout import list_output_names
 from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.errors import CheckpointError
@@ -17,7 +19,7 @@ FACTS = f"{KEY}.json"
 """The name of the metadata in the archive at the end of a file."""
 
 
-class LitertEngine(nn.Module):
+class LitertEngine(ExportedEngine):
     """A .tflite file as an engine, one image at a time, with as many threads as PyTorch has now."""
 
     def __init__(self, path: Path) -> None:
@@ -27,29 +29,23 @@ class LitertEngine(nn.Module):
             ConfigError: LiteRT is not installed.
             CheckpointError: it cannot be read.
         """
-        super().__init__()
-        self.path, self.metadata = path, read_litert_metadata(path)
+        super().__init__(path, read_litert_metadata(path), 1)
         interpreter = import_package("ai_edge_litert.interpreter", str(path), "litert")
         try:
             self._interpreter = interpreter.Interpreter(str(path), num_threads=torch.get_num_threads())
-            self._run = self._interpreter.get_signature_runner()
+            self._runner = self._interpreter.get_signature_runner()
         except (ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise CheckpointError(
                 f"cannot be read by LiteRT ({reason})", where=path, right="export it again"
             ) from error
-        (self._input,) = self._run.get_input_details()
+        (self._input,) = self._runner.get_input_details()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
-        parts = [self._run_one(image) for image in torch.split(images, 1)]
-        boxes, scores = zip(*parts, strict=True)
-        return torch.cat(boxes), torch.cat(scores)
-
-    def _run_one(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        found = self._run(**{self._input: image.contiguous().numpy()})
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        """Run the signature."""
+        found = self._runner(**{self._input: images.numpy()})
         names = [f"output_{number}" for number in range(len(list_output_names(self.metadata)))]
-        return split_outputs([torch.from_numpy(found[name]) for name in names], self.metadata, str(self.path))
+        return [torch.from_numpy(found[name]) for name in names]
 
 
 def read_litert_metadata(path: Path) -> Metadata:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from yolo_prune.engines.exported.layout import list_output_names, split_outputs
+from yolo_prune.engines.exported.base import ExportedEngine
+from yolo_prune.engines.exported.layout import list_output_names
 from yolo_prune.engines.exported.metadata import Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.errors import CheckpointError
@@ -18,7 +20,7 @@ PARAM, WEIGHTS, FACTS = ".ncnn.param", ".ncnn.bin", ".ncnn.json"
 INPUT = "in0"
 
 
-class NcnnEngine(nn.Module):
+class NcnnEngine(ExportedEngine):
     """An ncnn network as an engine, with as many threads as PyTorch has now; it computes in float32, one image at a time."""
 
     def __init__(self, path: Path) -> None:
@@ -28,9 +30,8 @@ class NcnnEngine(nn.Module):
             ConfigError: ncnn is not installed.
             CheckpointError: a file cannot be read.
         """
-        super().__init__()
         ncnn = import_package("ncnn", str(path), "ncnn")
-        self.path, self.metadata = path, read_ncnn_metadata(path)
+        super().__init__(path, read_ncnn_metadata(path), 1)
         self._mat = ncnn.Mat
         self._net = ncnn.Net()
         options = self._net.opt
@@ -42,18 +43,13 @@ class NcnnEngine(nn.Module):
             what = f"cannot be read by ncnn together with {weights.name}"
             raise CheckpointError(what, where=path, right="export it again")
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
-        parts = [self._run(image) for image in images]
-        boxes, scores = (torch.stack(part) for part in zip(*parts, strict=True))
-        return split_outputs([boxes, scores], self.metadata, str(self.path))
-
-    def _run(self, image: Tensor) -> list[Tensor]:
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        """Run the network on one image."""
         extractor = self._net.create_extractor()
-        pixels = image.contiguous().numpy()  # a Mat does not own the memory that it is made from
+        pixels = images[0].numpy()  # a Mat does not own the memory that it is made from
         extractor.input(INPUT, self._mat(pixels))
         names = [f"out{number}" for number in range(len(list_output_names(self.metadata)))]
-        return [torch.from_numpy(np.array(extractor.extract(name)[1])) for name in names]
+        return [torch.from_numpy(np.array(extractor.extract(name)[1]))[None] for name in names]
 
 
 def read_ncnn_metadata(path: Path) -> Metadata:

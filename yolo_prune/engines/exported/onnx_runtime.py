@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from yolo_prune.engines.exported.layout import list_output_names, split_outputs
+from yolo_prune.engines.exported.base import ExportedEngine
+from yolo_prune.engines.exported.layout import list_output_names
 from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.errors import CheckpointError
@@ -16,7 +19,7 @@ QUIET = 3
 """ONNX Runtime's severity from which messages are shown: errors."""
 
 
-class OnnxRuntimeEngine(nn.Module):
+class OnnxRuntimeEngine(ExportedEngine):
     """An ONNX file as an engine, with as many threads as PyTorch has now."""
 
     def __init__(self, path: Path) -> None:
@@ -26,23 +29,17 @@ class OnnxRuntimeEngine(nn.Module):
             ConfigError: ONNX Runtime is not installed.
             CheckpointError: the file cannot be read.
         """
-        super().__init__()
-        self.path = path
-        self._session = _open(path)
-        self.metadata: Metadata = parse_metadata(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
-        batch = self._session.get_inputs()[0].shape[0]
-        self._batch = batch if isinstance(batch, int) else None
+        session = _open(path)
+        source = session.get_inputs()[0]
+        super().__init__(
+            path, _take_metadata(session, path), source.shape[0] if isinstance(source.shape[0], int) else None
+        )
+        self._session, self._input = session, source.name
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
-        parts = [self._run(part) for part in (torch.split(images, self._batch) if self._batch else [images])]
-        boxes, scores = zip(*parts, strict=True)
-        return torch.cat(boxes), torch.cat(scores)
-
-    def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        feed = {self._session.get_inputs()[0].name: images.contiguous().numpy()}
-        outputs = self._session.run(list(list_output_names(self.metadata)), feed)
-        return split_outputs([torch.from_numpy(output) for output in outputs], self.metadata, str(self.path))
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        """Run the session."""
+        outputs = self._session.run(list(list_output_names(self.metadata)), {self._input: images.numpy()})
+        return [torch.from_numpy(output) for output in outputs]
 
 
 def read_onnx_metadata(path: Path) -> Metadata:
@@ -52,14 +49,20 @@ def read_onnx_metadata(path: Path) -> Metadata:
         ConfigError: ONNX Runtime is not installed.
         CheckpointError: the file cannot be read, or says nothing of its inputs and outputs.
     """
-    return parse_metadata(_open(path).get_modelmeta().custom_metadata_map.get(KEY), path)
+    return _take_metadata(_open(path, optimises=False), path)
 
 
-def _open(path: Path):  # type: ignore[no-untyped-def]  # the package ships no types
+def _take_metadata(session: Any, path: Path) -> Metadata:
+    return parse_metadata(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+
+
+def _open(path: Path, optimises: bool = True) -> Any:
     runtime = import_package("onnxruntime", str(path))
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = QUIET
+    if not optimises:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions derive from Exception alone

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from yolo_prune.engines.exported.layout import list_output_names, split_outputs
+from yolo_prune.engines.exported.base import ExportedEngine
+from yolo_prune.engines.exported.layout import list_output_names
 from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.engines.exported.signal_stack import keeping_signal_stack
 from yolo_prune.errors import CheckpointError
 
 
-class OpenVinoEngine(nn.Module):
+class OpenVinoEngine(ExportedEngine):
     """An OpenVINO file as an engine, with as many threads as PyTorch has now.
 
     It computes in float32, also where the weights are stored in float16: OpenVINO itself would take bfloat16 where the CPU has it.
@@ -29,12 +31,9 @@ class OpenVinoEngine(nn.Module):
             ConfigError: OpenVINO is not installed.
             CheckpointError: the file cannot be read.
         """
-        super().__init__()
-        self.path = path
         model = _read(path)
-        self.metadata: Metadata = _take_metadata(model, path)
-        shape = model.inputs[0].partial_shape
-        self._batch = None if shape[0].is_dynamic else shape[0].get_length()
+        count = model.inputs[0].partial_shape[0]
+        super().__init__(path, _take_metadata(model, path), None if count.is_dynamic else count.get_length())
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
@@ -42,16 +41,10 @@ class OpenVinoEngine(nn.Module):
         }
         self._request = get_core().compile_model(model, "CPU", settings).create_infer_request()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
-        parts = [self._run(part) for part in (torch.split(images, self._batch) if self._batch else [images])]
-        boxes, scores = zip(*parts, strict=True)
-        return torch.cat(boxes), torch.cat(scores)
-
-    def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        found = self._request.infer([images.contiguous().numpy()], share_inputs=True)
-        outputs = [torch.from_numpy(found[name]) for name in list_output_names(self.metadata)]
-        return split_outputs(outputs, self.metadata, str(self.path))
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        """Run the request."""
+        found = self._request.infer([images.numpy()], share_inputs=True)
+        return [torch.from_numpy(found[name]) for name in list_output_names(self.metadata)]
 
 
 def read_openvino_metadata(path: Path) -> Metadata:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from yolo_prune.engines.exported.layout import split_outputs
+from yolo_prune.engines.exported.base import ExportedEngine
 from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
 from yolo_prune.errors import CheckpointError
 
 
-class Pt2Engine(nn.Module):
+class Pt2Engine(ExportedEngine):
     """A .pt2 file as an engine."""
 
     def __init__(self, path: Path) -> None:
@@ -22,21 +23,14 @@ class Pt2Engine(nn.Module):
         Raises:
             CheckpointError: it cannot be read.
         """
-        super().__init__()
-        self.path = path
-        program, self.metadata = _load(path)
+        program, metadata = _load(path)
+        super().__init__(path, metadata, 1 if metadata.dynamic == "none" else None)
         self._module = program.module()
-        self._batch = 1 if self.metadata.dynamic == "none" else None
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
-        parts = [self._run(part) for part in (torch.split(images, self._batch) if self._batch else [images])]
-        boxes, scores = zip(*parts, strict=True)
-        return torch.cat(boxes), torch.cat(scores)
-
-    def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        """Run the program."""
         found = self._module(images)
-        return split_outputs([found] if isinstance(found, Tensor) else found, self.metadata, str(self.path))
+        return [found] if isinstance(found, Tensor) else list(found)
 
 
 def read_pt2_metadata(path: Path) -> Metadata:
