@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from yolo_prune.benchmarking.ceilings import Ceilings, count_peak_bytes, explain_bound, measure_ceilings
 from yolo_prune.benchmarking.details import format_csv, format_details
 from yolo_prune.benchmarking.latency import (
-    Call,
-    Latency,
     choose_clock,
     describe_environment,
-    draw_inputs,
-    make_decoding_call,
-    make_network_call,
-    make_suppression_call,
-    measure_latencies,
-    measure_peak_bytes,
     timing_threads,
 )
 from yolo_prune.benchmarking.table import (
@@ -42,30 +32,32 @@ from yolo_prune.benchmarking.table import (
     format_text,
     parse_row,
 )
+from yolo_prune.commands.bench_rows import (
+    Entry,
+    Times,
+    choose_entry_precision,
+    list_entries,
+    pick_images,
+    prepare_engine,
+    time_rows,
+)
 from yolo_prune.commands.data import choose_split, load_data_of
 from yolo_prune.commands.measure_config import BenchConfig, EvaluateConfig
-from yolo_prune.commands.pruning.calibration import pick_samples
 from yolo_prune.commands.run_folders import resolve_checkpoints
 from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.class_names import rename
 from yolo_prune.datasets.spec import DataSpec
-from yolo_prune.engines.exported.model import RUNTIMES, ExportedModel, is_exported
-from yolo_prune.engines.make import Engine, make_engine
-from yolo_prune.engines.precision import choose_precision, computing_in
+from yolo_prune.engines.exported.model import is_exported
+from yolo_prune.engines.precision import computing_in
 from yolo_prune.errors import ConfigError, OutputError
 from yolo_prune.evaluation.bootstrap import paired_difference
-from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate
 from yolo_prune.evaluation.models import Model, load_model
-from yolo_prune.export.writers import ENGINE_SUFFIXES, describe, write_model
 from yolo_prune.files import save_json, save_text
 from yolo_prune.model.checkpoint import AVERAGE, Checkpoint, is_stored_packed, load_checkpoint
-from yolo_prune.model.decode import normalise
 from yolo_prune.model.device import make_device
 
-NMS_IMAGES = 8
-"""Images that NMS is timed on."""
 ROW_NAMES = {"train": "Original", "import": "Original", "sparse": "Sparse", "prune": "Pruned", "finetune": "Finetuned"}
 
 
@@ -170,16 +162,6 @@ def describe_weights(model: Model) -> str:
     return f", with the averaged weights after epoch {training.get('epoch', '?')} of {epochs}"
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A row to be: a model in an engine."""
-
-    name: str
-    path: Path
-    model: Model
-    engine: str
-
-
 @torch.inference_mode()
 def bench(checkpoints: Mapping[str, Path], config: BenchConfig, out: Path | None = None) -> BenchResult:
     """Measure cost, speed and score of checkpoints and exported files, keyed by row name.
@@ -197,16 +179,18 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, out: Path | None
     trained = [model.provenance for model in loaded.values() if model.provenance.get("data")]  # not imported
     spec = load_data_of(config.data, trained[0] if trained else {}, "--no-score") if config.score else None
     split = None if spec is None else choose_split(spec, config.split)
-    entries = _list_entries(checkpoints, loaded, config)
-    precisions = [_choose_precision(entry, config, device) for entry in entries]
+    entries = list_entries(checkpoints, loaded, config)
+    precisions = [choose_entry_precision(entry, config, device) for entry in entries]
     with TemporaryDirectory() as folder:
         # What cannot be made is an error before anything is scored. Exported files are loaded with the threads of the timing.
-        makers = [_prepare(entry, config, device, Path(folder, str(number))) for number, entry in enumerate(entries)]
+        makers = [
+            prepare_engine(entry, config, device, Path(folder, str(number))) for number, entry in enumerate(entries)
+        ]
         scores = dict.fromkeys(loaded) if spec is None or split is None else _score(loaded, spec, split, config, device)
-        images = _pick_images(entries, spec, split, config)
+        images = pick_images(entries, spec, split, config)
         with timing_threads(config.threads), computing_in(precisions[0]):
             clock = choose_clock(config.clock, device)
-            times = _time(entries, [make() for make in makers], images, config, device, clock)
+            times = time_rows(entries, [make() for make in makers], images, config, device, clock)
             ceilings = measure_ceilings(device)
             environment = {
                 **describe_environment(device, _join(entry.engine for entry in entries), _join(precisions)),
@@ -238,36 +222,10 @@ def _join(words: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(words))
 
 
-def _list_entries(checkpoints: Mapping[str, Path], loaded: Mapping[str, Model], config: BenchConfig) -> list[_Entry]:
-    return [
-        _Entry(name, checkpoints[name], model, engine)
-        for name, model in loaded.items()
-        for engine in ((model.runtime,) if isinstance(model, ExportedModel) else config.engine)
-    ]
-
-
-def _choose_precision(entry: _Entry, config: BenchConfig, device: torch.device) -> str:
-    if isinstance(entry.model, ExportedModel):
-        return entry.model.metadata.precision
-    return choose_precision(entry.engine, config.precision, device)
-
-
-def _prepare(entry: _Entry, config: BenchConfig, device: torch.device, stem: Path) -> Callable[[], Engine]:
-    """Return what makes a row's engine; a checkpoint for an engine of exported files is written below `stem` first."""
-    if isinstance(entry.model, ExportedModel):
-        return entry.model.make_engine
-    if entry.engine in ENGINE_SUFFIXES:
-        path = stem.with_name(stem.name + ENGINE_SUFFIXES[entry.engine])
-        write_model(entry.model, describe(entry.model, ""), path, config.batch_size)
-        return partial(RUNTIMES[ENGINE_SUFFIXES[entry.engine]].make_engine, path)
-    engine = make_engine(entry.model.make_model().eval(), entry.engine, device, config.precision)
-    return lambda: engine
-
-
 def _make_rows(
-    entries: Sequence[_Entry],
+    entries: Sequence[Entry],
     scores: Mapping[str, Evaluation | None],
-    times: Sequence[_Times],
+    times: Sequence[Times],
     batch_size: int,
     ceilings: Ceilings,
 ) -> tuple[Row, ...]:
@@ -322,77 +280,3 @@ def _score(
         report(f"scoring {name} on the {split} split: {len(samples)} images{describe_weights(model)}")
         scores[name] = evaluate(model, samples, spec.names, device=device)
     return scores
-
-
-@dataclass(frozen=True)
-class _Times:
-    """Of a row: the network with decoding per call, decoding alone per call, NMS per image."""
-
-    network: Latency
-    decoding: Latency | None
-    nms: Latency
-    memory_bytes: int | None
-    """The peak on CUDA."""
-
-
-def _pick_images(
-    entries: Sequence[_Entry], spec: DataSpec | None, split: str | None, config: BenchConfig
-) -> list[Tensor]:
-    """Return images (B, C, H, W) for each row that NMS is timed on: of the split, or noise without a data set."""
-    count = max(1, NMS_IMAGES // config.batch_size) * config.batch_size
-    images = []
-    for entry in entries:
-        size, channels = entry.model.img_size, _get_channels(entry)
-        if spec is None or split is None:
-            images.append(draw_inputs(size, channels, count))
-            continue
-        data = pick_samples(spec, split, count, size)
-        pixels = [torch.from_numpy(data.make_item(index % len(data))[0]).permute(2, 0, 1) for index in range(count)]
-        images.append(normalise(torch.stack(pixels)))
-    return images
-
-
-def _get_channels(entry: _Entry) -> int:
-    is_ours = isinstance(entry.model, Checkpoint) and entry.engine not in ENGINE_SUFFIXES
-    return entry.model.network.channels if is_ours and isinstance(entry.model, Checkpoint) else 3
-
-
-def _time(
-    entries: Sequence[_Entry],
-    engines: Sequence[Engine],
-    images: Sequence[Tensor],
-    config: BenchConfig,
-    device: torch.device,
-    clock: str,
-) -> list[_Times]:
-    """Time all rows, interleaved."""
-    calls: list[tuple[int, str, Call]] = []
-    memory: list[int | None] = []
-    for number, (entry, engine, real) in enumerate(zip(entries, engines, images, strict=True)):
-        inputs = draw_inputs(entry.model.img_size, _get_channels(entry), config.batch_size)
-        if entry.engine not in ENGINE_SUFFIXES:
-            inputs, real = (part.to(device, memory_format=torch.channels_last) for part in (inputs, real))
-        calls.append((number, "network", make_network_call(engine, inputs)))
-        if (decoding := make_decoding_call(engine, inputs)) is not None:
-            calls.append((number, "decoding", decoding))
-        calls.append((number, "nms", make_suppression_call(engine, real, DetectConfig())))
-        memory.append(measure_peak_bytes(make_network_call(engine, inputs), device))
-    report(f"timing {len(entries)} rows, {config.runs} interleaved runs each")
-    found = measure_latencies(
-        [call for _, _, call in calls],
-        runs=config.runs,
-        warmup=config.warmup,
-        device=device,
-        clock=clock,
-        settles=any(entry.engine in ENGINE_SUFFIXES for entry in entries),
-    )
-    by_row = {(number, part): latency for (number, part, _), latency in zip(calls, found, strict=True)}
-    return [
-        _Times(
-            network=by_row[number, "network"],
-            decoding=by_row.get((number, "decoding")),
-            nms=by_row[number, "nms"].divide(len(images[number])),
-            memory_bytes=memory[number],
-        )
-        for number in range(len(entries))
-    ]

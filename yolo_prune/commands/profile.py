@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,9 @@ def profile(checkpoints: Sequence[Path], config: ProfileConfig) -> ProfileResult
     return ProfileResult(networks, environment, plot)
 
 
-def _profile_layers(network: Network, known: dict[LayerCase, float], timer: Any) -> tuple[LayerProfile, ...]:
+def _profile_layers(
+    network: Network, known: dict[LayerCase, float], timer: Callable[[LayerCase], float]
+) -> tuple[LayerProfile, ...]:
     costs = measure_cost(network).layers
     layers = []
     for index, case in list_cases(network):

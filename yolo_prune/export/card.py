@@ -7,17 +7,8 @@ from pathlib import Path
 
 from yolo_prune.engines.exported.metadata import INPUT, Metadata
 from yolo_prune.export.example import has_example, make_example_program
+from yolo_prune.export.formats import FORMATS
 from yolo_prune.files import save_text
-
-_RUNTIMES = {
-    "onnx": "ONNX Runtime, OpenCV, TensorRT and others",
-    "openvino": "OpenVINO",
-    "ncnn": "ncnn",
-    "litert": "LiteRT (TensorFlow Lite)",
-    "executorch": "ExecuTorch, with XNNPACK",
-    "pt2": "PyTorch, `torch.export.load`",
-    "coreml": "Core ML, on Apple's systems; it was converted, and not run",
-}
 
 
 def write_card(stem: Path, files: Mapping[str, Path], facts: Mapping[str, Metadata]) -> Path | None:
@@ -44,7 +35,7 @@ def _format_card(
 ) -> str:
     first = next(iter(facts.values()))
     rows = [
-        f"| {files[name].name} | {_RUNTIMES[name]} | {fact.precision} | {files[name].stat().st_size / 1e6:.2f} MB | "
+        f"| {files[name].name} | {FORMATS[name].runs_in} | {fact.precision} | {files[name].stat().st_size / 1e6:.2f} MB | "
         f"{programs.get(name, '–')} |"
         for name, fact in facts.items()
     ]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -36,12 +34,7 @@ def export_coreml(request: Request, path: Path) -> Path:
         )
     model.short_description = "An object detector. Its metadata says how to feed it."
     model.user_defined_metadata[KEY] = request.metadata.format()
-    with TemporaryDirectory() as folder:
-        made = Path(folder, path.name)
-        model.save(str(made))
-        if path.exists():
-            shutil.rmtree(path)
-        shutil.copytree(made, path)
+    model.save(str(path))
     return path
 
 

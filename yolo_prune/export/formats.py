@@ -11,6 +11,8 @@ class Format:
 
     suffix: str
     """The end of its file's name."""
+    runs_in: str
+    """What reads its files, in words."""
     precisions: tuple[str, ...] = ()
     """Types of the weights, the default first; empty for formats of weights alone, which hold float32."""
     dynamic: tuple[str, ...] = ("none",)
@@ -29,19 +31,33 @@ class Format:
 
 
 FORMATS = {
-    "darknet": Format(".weights"),
-    "pytorch-yolov3": Format(".pth"),
+    "darknet": Format(".weights", "Darknet, OpenCV 4"),
+    "pytorch-yolov3": Format(".pth", "other PyTorch implementations"),
     "onnx": Format(
-        ".onnx", ("fp32", "fp16", "int8"), ("none", "batch", "size"), ("yoloprune", "ultralytics"), has_nms=True
+        ".onnx",
+        "ONNX Runtime, OpenCV 5, TensorRT and others",
+        ("fp32", "fp16", "int8"),
+        ("none", "batch", "size"),
+        ("yoloprune", "ultralytics"),
+        has_nms=True,
     ),
     "openvino": Format(
-        ".xml", ("fp16", "fp32", "int8"), ("none", "batch", "size"), ("yoloprune", "ultralytics"), has_nms=True
+        ".xml",
+        "OpenVINO",
+        ("fp16", "fp32", "int8"),
+        ("none", "batch", "size"),
+        ("yoloprune", "ultralytics"),
+        has_nms=True,
     ),
-    "ncnn": Format(".ncnn.param", ("fp16", "fp32")),
-    "litert": Format(".tflite", ("fp32", "int8")),
-    "executorch": Format(".pte", ("fp32",)),
-    "pt2": Format(".pt2", ("fp32",), ("none", "batch", "size"), ("yoloprune", "ultralytics")),
-    "coreml": Format(".mlpackage", ("fp16", "fp32"), is_run_here=False),
+    "ncnn": Format(".ncnn.param", "ncnn", ("fp16", "fp32")),
+    "litert": Format(".tflite", "LiteRT (TensorFlow Lite)", ("fp32", "int8")),
+    "executorch": Format(".pte", "ExecuTorch, with XNNPACK", ("fp32",)),
+    "pt2": Format(
+        ".pt2", "PyTorch, `torch.export.load`", ("fp32",), ("none", "batch", "size"), ("yoloprune", "ultralytics")
+    ),
+    "coreml": Format(
+        ".mlpackage", "Core ML, on Apple's systems; it was converted, and not run", ("fp16", "fp32"), is_run_here=False
+    ),
 }
 """By their names."""
 SUFFIXES = {form.suffix: name for name, form in FORMATS.items()}
