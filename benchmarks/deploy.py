@@ -20,7 +20,7 @@ from yolo_prune.commands.measure_config import BenchConfig
 from yolo_prune.console import report
 from yolo_prune.errors import YoloPruneError
 from yolo_prune.export.config import ExportConfig
-from yolo_prune.export.formats import FORMATS
+from yolo_prune.export.formats import FORMATS, measure_bytes
 
 PACKAGES = {
     "onnx": ("onnx", "onnxruntime"),
@@ -47,14 +47,6 @@ class Export:
     def path(self) -> Path:
         """The file."""
         return self.result.files[self.format]
-
-    @property
-    def weights_bytes(self) -> int:
-        """The size of the file, or of the one beside it that holds the weights."""
-        beside = {"openvino": self.path.with_suffix(".bin"), "ncnn": self.path.with_suffix(".bin")}.get(self.format)
-        if self.path.is_dir():
-            return sum(part.stat().st_size for part in self.path.rglob("*") if part.is_file())
-        return self.path.stat().st_size + (beside.stat().st_size if beside is not None else 0)
 
 
 def export_all(sources: Sequence[Path], formats: Sequence[str], data: Path, out: Path) -> list[Export]:
@@ -94,16 +86,19 @@ def _export_each(source: Path, formats: Sequence[str], precision: str, data: Pat
     return made
 
 
-def time_all(sources: Sequence[Path], made: Sequence[Export], threads: int, runs: int) -> dict[str, float]:
-    """Return the median milliseconds of each file, and of each checkpoint as `PATH eager` and `PATH folded`."""
+def time_all(
+    sources: Sequence[Path], made: Sequence[Export], threads: Sequence[int], runs: int
+) -> dict[int, dict[str, float]]:
+    """Return by threads the median milliseconds of each file, and of each checkpoint as `PATH eager` and `PATH folded`."""
     run_here = [one.path for one in made if FORMATS[one.format].is_run_here]
     rows = {str(path): path for path in (*sources, *run_here)}
-    config = BenchConfig(engine=("eager", "folded"), score=False, device="cpu", runs=runs, threads=threads)
+    config = BenchConfig(engine=("eager", "folded"), score=False, device="cpu", runs=runs, threads=tuple(threads))
     result = bench(rows, config)
-    times = {}
+    times: dict[int, dict[str, float]] = {number: {} for number in threads}
     for row in result.rows:
         is_file = row.checkpoint not in map(str, sources)
-        times[row.checkpoint if is_file else f"{row.checkpoint} {row.engine}"] = row.latency_ms.p50
+        assert row.threads is not None
+        times[row.threads][row.checkpoint if is_file else f"{row.checkpoint} {row.engine}"] = row.latency_ms.p50
     return times
 
 
@@ -125,7 +120,7 @@ def format_table(sources: Sequence[Path], made: Sequence[Export], times: dict[in
         for one in (each for each in made if each.source == source):
             cells = [_format_time(of, str(one.path), first) for of in times.values()]
             lines.append(
-                f"| {source.stem} | {one.format} | {one.precision} | {_format_parity(one)} | {one.weights_bytes / 1e6:.2f} MB | "
+                f"| {source.stem} | {one.format} | {one.precision} | {_format_parity(one)} | {measure_bytes(one.path) / 1e6:.2f} MB | "
                 f"{' | '.join(cells)} | {_format_score(one)} |"
             )
     return lines
@@ -166,10 +161,7 @@ def main() -> None:
     given = parser.parse_args()
     formats = given.formats.split(",")
     made = export_all(given.checkpoints, formats, given.data, given.out)
-    times = {
-        int(threads): time_all(given.checkpoints, made, int(threads), given.runs)
-        for threads in given.threads.split(",")
-    }
+    times = time_all(given.checkpoints, made, [int(number) for number in given.threads.split(",")], given.runs)
     print("\n".join(format_table(given.checkpoints, made, times)))
     used = {one.format for one in made}
     versions = [

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from yolo_prune.config import LARGEST_SEED, RUN, Setting
 from yolo_prune.errors import ConfigError
@@ -15,9 +15,16 @@ PathSetting = Annotated[Path, Field(strict=False), AfterValidator(Path.expanduse
 """A path, `~` for the home folder."""
 TableEngine: TypeAlias = Literal["folded", "cudagraph", "onnxruntime", "openvino"]
 """Engines whose layers can be timed one by one."""
-Numbers = Annotated[tuple[float, ...], Field(strict=False)]
-WholeNumbers = Annotated[tuple[int, ...], Field(strict=False)]
-Words = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+def _make_list(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float | str) and not isinstance(value, bool) else value
+
+
+_ONE_OR_SEVERAL = BeforeValidator(_make_list)
+Numbers = Annotated[tuple[float, ...], Field(strict=False), _ONE_OR_SEVERAL]
+WholeNumbers = Annotated[tuple[int, ...], Field(strict=False), _ONE_OR_SEVERAL]
+Words = Annotated[tuple[str, ...], Field(strict=False), _ONE_OR_SEVERAL]
 
 
 def _check_run_name(name: str) -> str:

@@ -49,6 +49,14 @@ PRUNED = Row(
 ENVIRONMENT = {"batch_size": 1, "precision": "fp32", "engine": "folded", "runs": 30, "device": "a CPU", "threads": 2}
 
 
+def test_times_of_several_batch_sizes_are_compared_by_image() -> None:
+    twice = replace(ORIGINAL, batch_size=2, latency_ms=Latency(23.0, 24.0, 25.0))
+    headings, *cells = format_rows([ORIGINAL, twice])
+    assert headings == ("model", "batch", "params", "size", "FLOPs (MACs)", "inference/image", "mAP")
+    assert [(line[1], line[5]) for line in cells] == [("1", "15.0ms"), ("2", "12.0ms (-20%)")]
+    assert format_rows([twice, twice])[1][4] == "24.0ms"
+
+
 def test_the_cells_of_a_hand_worked_table() -> None:
     assert format_rows([ORIGINAL, PRUNED]) == [
         ("model", "params", "size", "FLOPs (MACs)", "inference", "mAP"),

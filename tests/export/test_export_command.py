@@ -23,7 +23,7 @@ from yolo_prune.datasets.images import read_image
 from yolo_prune.engines.exported.model import find_runtime
 from yolo_prune.errors import CheckpointError, ConfigError
 from yolo_prune.export import tracing, writers
-from yolo_prune.export.formats import FORMATS
+from yolo_prune.export.formats import FORMATS, measure_bytes
 from yolo_prune.export.writers import describe, write_model
 from yolo_prune.model.checkpoint import load_checkpoint, save_checkpoint
 
@@ -267,6 +267,24 @@ def test_the_card_says_what_the_files_are(cli: Cli, trained: Path, hands: Path) 
         assert word in card
     assert cli("export", trained, "--out", "other.onnx", "--data", hands, "--no-card").code == 0
     assert {path.name for path in Path().glob("other*")} == {"other.onnx"}
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("net.onnx", {"net.onnx": 3, "net.bin": 5}),
+        ("net.xml", {"net.xml": 3, "net.bin": 5}),
+        ("net.ncnn.param", {"net.ncnn.param": 3, "net.ncnn.bin": 5, "net.ncnn.json": 7, "net.bin": 9}),
+        ("net.mlpackage", {"net.mlpackage/Manifest.json": 3, "net.mlpackage/Data/weights.bin": 5}),
+        ("best.pt", {"best.pt": 3}),
+    ],
+)
+def test_the_size_of_a_file_is_that_of_all_its_parts(tmp_path: Path, name: str, parts: dict[str, int]) -> None:
+    for part, size in parts.items():
+        (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / part).write_bytes(bytes(size))
+    sizes = {"net.onnx": 3, "net.xml": 8, "net.ncnn.param": 15, "net.mlpackage": 8, "best.pt": 3}
+    assert measure_bytes(tmp_path / name) == sizes[name]
 
 
 @pytest.mark.parametrize("format", list_formats("onnx", "openvino", "litert"))

@@ -7,20 +7,20 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from yolo_prune.benchmarking.table import Row
+from yolo_prune.benchmarking.table import Row, add_conditions
 
-HEADINGS = ("model", "engine", "p5", "p50", "p95", "images/s", "decoding", "NMS", "memory", "bound by")
+HEADINGS = ("model", "p5", "p50", "p95", "images/s", "decoding", "NMS", "memory", "bound by")
 
 
 def format_details(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """Return the cells, with the headings first; milliseconds per call, NMS and throughput per image."""
-    return [HEADINGS, *(_format_row(row) for row in rows)]
+    return add_conditions([HEADINGS, *(_format_row(row) for row in rows)], rows, always=("engine",))
 
 
 def _format_row(row: Row) -> tuple[str, ...]:
     times = row.latency_ms
     return (
-        *(row.name, row.engine or "–", f"{times.p5:.2f}ms", f"{times.p50:.2f}ms", f"{times.p95:.2f}ms"),
+        *(row.name, f"{times.p5:.2f}ms", f"{times.p50:.2f}ms", f"{times.p95:.2f}ms"),
         f"{row.images_per_s:.0f}" if row.images_per_s >= 10 else f"{row.images_per_s:.1f}",
         "inside" if row.decode_ms is None else f"{row.decode_ms.p50:.2f}ms",
         f"{row.nms_ms.p50:.2f}ms",

@@ -70,21 +70,26 @@ def measure_latencies(
     device: torch.device,
     clock: str = "wall",
     settles: bool = False,
+    prepare: Sequence[Call] | None = None,
 ) -> list[Latency]:
     """Time each call `runs` times, after `warmup` rounds that are not counted. Each round makes all calls in turn.
 
     Args:
         clock: wall for the time that passes, cpu for the time that this process computes.
         settles: repeat each call untimed for some milliseconds before it is timed, so that threads of other engines no longer spin, and
-            caches and cores are as in a stream of images. Engines with threads of their own need it.
+            caches and cores are as in a stream of images. Engines with threads of their own need it, and so do rows of several threads.
+        prepare: for each call what is called before it, untimed, such as what sets the threads.
     """
     read = time.perf_counter if clock == "wall" else time.process_time
+    settings = prepare or [_do_nothing] * len(calls)
     for _ in range(warmup):
-        for call in calls:
+        for call, prepare_call in zip(calls, settings, strict=True):
+            prepare_call()
             call()
     times_ms = np.empty((runs, len(calls)))
     for run in range(runs):
-        for column, call in enumerate(calls):
+        for column, (call, prepare_call) in enumerate(zip(calls, settings, strict=True)):
+            prepare_call()
             if settles:
                 _repeat(call)
             _synchronise(device)
@@ -93,6 +98,10 @@ def measure_latencies(
             _synchronise(device)
             times_ms[run, column] = 1e3 * (read() - started)
     return [Latency(*map(float, np.percentile(column, (5, 50, 95)))) for column in times_ms.T]
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _repeat(call: Call) -> None:
@@ -129,13 +138,13 @@ def make_suppression_call(engine: Engine, images: Tensor, config: DetectConfig) 
     return lambda: suppress(boxes, scores, config)
 
 
-def choose_clock(wanted: str | None, device: torch.device) -> str:
-    """Return the clock to time with, and warn where other processes want more than the cores.
+def choose_clock(wanted: str | None, device: torch.device, threads: int) -> str:
+    """Return the clock to time calls of at most so many threads with, and warn where other processes want more than the cores.
 
     Raises:
         ConfigError: the CPU's clock is asked for with several threads, or on another device.
     """
-    is_single = torch.get_num_threads() == 1 and device.type == "cpu"
+    is_single = threads == 1 and device.type == "cpu"
     if wanted == "cpu" and not is_single:
         what = "the CPU's clock measures nothing where several threads or a GPU compute"
         raise ConfigError(what, where="clock", right="use --threads 1 on the CPU, or --clock wall")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -47,8 +47,12 @@ class Row:
     """Size of the checkpoint on disk; None in results of older versions, which did not measure it."""
     is_stored_sparse: bool = False
     """Whether the file stores zeros as single bits."""
+    precision: str = ""
+    """In what it computed; empty in results of older versions."""
     batch_size: int = 1
     """Images of a timed call."""
+    threads: int | None = None
+    """CPU threads; None in results of older versions."""
     decode_ms: Latency | None = None
     """Of decoding alone; None where it is inside the engine, and in results of older versions."""
     memory_bytes: int | None = None
@@ -57,9 +61,14 @@ class Row:
     """What bounds the network most, and the share of its time that this would take at the device's best rate."""
 
     @property
+    def image_ms(self) -> float:
+        """Milliseconds for each image of a call, at the median."""
+        return self.latency_ms.p50 / self.batch_size
+
+    @property
     def images_per_s(self) -> float:
         """Images per second, at the median."""
-        return 1e3 * self.batch_size / self.latency_ms.p50
+        return 1e3 / self.image_ms
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row under the names that JSON output uses, with the scores at the same level."""
@@ -105,30 +114,44 @@ def explain_ruined(rows: Sequence[Row]) -> str | None:
     return f"{', '.join(names)}: mAP is under a tenth of the first row's, {what} ruined; prune less, or finetune longer"
 
 
-ENGINE_HEADING, ENGINE_COLUMN = "engine", 1
-"""Heading of the column next to the name, if there are several engines."""
+CONDITIONS: Mapping[str, Callable[[Row], str]] = {
+    "engine": lambda row: row.engine,
+    "precision": lambda row: row.precision,
+    "batch": lambda row: str(row.batch_size),
+    "threads": lambda row: str(row.threads),
+}
+"""Columns next to the name, each where rows differ in it."""
 HEADINGS = ("model", "params", "size", "FLOPs (MACs)", "inference", "mAP")
+TIME_HEADING, IMAGE_HEADING = "inference", "inference/image"
+"""The heading of milliseconds per call, and per image where batch sizes differ."""
 FILE_HEADING = "file"
 """Heading of the column next to the size, if some file stores zeros as single bits."""
 
 
 def format_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """Return the table's cells, with the headings first."""
-    cells = [HEADINGS, *(_format_row(row, rows[0] if number else None) for number, row in enumerate(rows))]
+    is_varied = len({row.batch_size for row in rows}) > 1
+    headings = tuple(IMAGE_HEADING if is_varied and name == TIME_HEADING else name for name in HEADINGS)
+    cells = [headings, *(_format_row(row, rows[0] if number else None, is_varied) for number, row in enumerate(rows))]
     cells[1:] = [
         (*line[:-1], f"{line[-1]} {RUINED_MARK}") if is_ruined else line
         for line, is_ruined in zip(cells[1:], find_ruined(rows), strict=True)
     ]
-    if len({row.engine for row in rows}) > 1:
-        engines = [ENGINE_HEADING, *(row.engine for row in rows)]
-        cells = [
-            (*line[:ENGINE_COLUMN], engine, *line[ENGINE_COLUMN:]) for line, engine in zip(cells, engines, strict=True)
-        ]
+    cells = add_conditions(cells, rows)
     if not has_sparse_files(rows):
         return cells
     place = cells[0].index("size") + 1
     files = [FILE_HEADING, *(_format_file(row, rows[0] if number else None) for number, row in enumerate(rows))]
     return [(*line[:place], file, *line[place:]) for line, file in zip(cells, files, strict=True)]
+
+
+def add_conditions(
+    cells: Sequence[tuple[str, ...]], rows: Sequence[Row], always: Collection[str] = ()
+) -> list[tuple[str, ...]]:
+    """Return cells, the headings first, with the columns in which rows differ next to the name, and those of `always`."""
+    shown = [name for name, get in CONDITIONS.items() if name in always or len(set(map(get, rows))) > 1]
+    columns = [shown, *([CONDITIONS[name](row) or "–" for name in shown] for row in rows)]
+    return [(line[0], *more, *line[1:]) for line, more in zip(cells, columns, strict=True)]
 
 
 def has_sparse_files(rows: Sequence[Row]) -> bool:
@@ -143,12 +166,12 @@ def _format_file(row: Row, first: Row | None) -> str:
     return f"{text} ({row.file_bytes / first.file_bytes - 1:+.0%})" if first is not None and first.file_bytes else text
 
 
-def _format_row(row: Row, first: Row | None) -> tuple[str, ...]:
+def _format_row(row: Row, first: Row | None, is_per_image: bool) -> tuple[str, ...]:
     texts: tuple[str, ...] = (
         _format_count(row.params),
         f"{row.size_bytes / 1e6:.1f}MB",
         _format_count(row.macs),
-        f"{row.latency_ms.p50:.1f}ms",
+        f"{row.image_ms if is_per_image else row.latency_ms.p50:.1f}ms",
     )
     if first is not None:
         changes = (now / before - 1 for now, before in zip(_list_costs(row), _list_costs(first), strict=True))
@@ -157,7 +180,7 @@ def _format_row(row: Row, first: Row | None) -> tuple[str, ...]:
 
 
 def _list_costs(row: Row) -> tuple[float, ...]:
-    return row.params, row.size_bytes, row.macs, row.latency_ms.p50
+    return row.params, row.size_bytes, row.macs, row.image_ms
 
 
 def _format_count(value: float) -> str:
@@ -206,9 +229,9 @@ def format_conditions(environment: dict[str, Any], rows: Sequence[Row], split: s
     """Return a few lines that state the conditions of the measurement."""
     sizes = sorted({read_size(row.img_size) for row in rows})
     lines = [
-        f"Inference: network with decoding, batch {environment['batch_size']}, {environment['precision']}, {environment['engine']} engine, "
+        f"Inference: network with decoding, batch {_join(environment['batch_size'])}, {environment['precision']}, {environment['engine']} engine, "
         f"{' and '.join(map(str, sizes))} px, median of {environment['runs']} interleaved runs on {environment['device']} "
-        f"({environment['threads']} threads{', CPU time' if environment.get('clock') == 'cpu' else ''}); NMS apart, median "
+        f"({_join(environment['threads'])} threads{', CPU time' if environment.get('clock') == 'cpu' else ''}); NMS apart, median "
         + ", ".join(f"{row.nms_ms.p50:.2f}" for row in rows)
         + f" ms per image on {environment.get('nms_on', 'noise')}.",
         "Memory is the measured peak on CUDA, and on the CPU what weights and the outputs that are alive at once take. Bound by: the highest of "
@@ -222,3 +245,8 @@ def format_conditions(environment: dict[str, Any], rows: Sequence[Row], split: s
             f"mAP: AP at IoU 0.5, all points, on the {split} split; in brackets 95 % bootstrap intervals over images, of the value and of the paired difference to the first row."
         )
     return "\n".join(lines)
+
+
+def _join(value: Any) -> str:
+    """Return a number, or several, in words; older results hold one number."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

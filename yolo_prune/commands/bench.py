@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,7 +35,6 @@ from yolo_prune.benchmarking.table import (
 from yolo_prune.commands.bench_rows import (
     Entry,
     Times,
-    choose_entry_precision,
     list_entries,
     pick_images,
     prepare_engine,
@@ -54,6 +53,7 @@ from yolo_prune.errors import ConfigError, OutputError
 from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate
 from yolo_prune.evaluation.models import Model, load_model
+from yolo_prune.export.formats import measure_bytes
 from yolo_prune.files import save_json, save_text
 from yolo_prune.model.checkpoint import AVERAGE, Checkpoint, is_stored_packed, load_checkpoint
 from yolo_prune.model.device import make_device
@@ -179,29 +179,30 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, out: Path | None
     trained = [model.provenance for model in loaded.values() if model.provenance.get("data")]  # not imported
     spec = load_data_of(config.data, trained[0] if trained else {}, "--no-score") if config.score else None
     split = None if spec is None else choose_split(spec, config.split)
-    entries = list_entries(checkpoints, loaded, config)
-    precisions = [choose_entry_precision(entry, config, device) for entry in entries]
+    entries = list_entries(checkpoints, loaded, config, device)
     with TemporaryDirectory() as folder:
         # What cannot be made is an error before anything is scored. Exported files are loaded with the threads of the timing.
-        makers = [
-            prepare_engine(entry, config, device, Path(folder, str(number))) for number, entry in enumerate(entries)
-        ]
+        makers = [prepare_engine(entry, device, Path(folder, str(number))) for number, entry in enumerate(entries)]
         scores = dict.fromkeys(loaded) if spec is None or split is None else _score(loaded, spec, split, config, device)
-        images = pick_images(entries, spec, split, config)
-        with timing_threads(config.threads), computing_in(precisions[0]):
-            clock = choose_clock(config.clock, device)
-            times = time_rows(entries, [make() for make in makers], images, config, device, clock)
-            ceilings = measure_ceilings(device)
+        images = pick_images(entries, spec, split)
+        with timing_threads(max(config.threads, default=None)), computing_in(entries[0].precision):
+            entries = [replace(entry, threads=entry.threads or torch.get_num_threads()) for entry in entries]
+            clock = choose_clock(config.clock, device, torch.get_num_threads())
+            times = time_rows(entries, makers, images, config, device, clock)
+            ceilings = _measure_ceilings(entries, device)
             environment = {
-                **describe_environment(device, _join(entry.engine for entry in entries), _join(precisions)),
-                "batch_size": config.batch_size,
+                **describe_environment(
+                    device, _join(entry.engine for entry in entries), _join(entry.precision for entry in entries)
+                ),
+                "threads": list(ceilings),
+                "batch_size": list(config.batch_size),
                 "runs": config.runs,
                 "warmup": config.warmup,
                 "clock": clock,
                 "nms_on": "noise" if spec is None else f"images of the {split} split",
-                "ceilings": asdict(ceilings),
+                "ceilings": [asdict(one) for one in ceilings.values()],
             }
-    result = BenchResult(_make_rows(entries, scores, times, config.batch_size, ceilings), environment, split)
+    result = BenchResult(_make_rows(entries, scores, times, ceilings), environment, split)
     if out is not None:
         save_json(out / "bench.json", result.as_dict())
         save_text(out / "bench.md", result.format(markdown=True) + "\n")
@@ -222,12 +223,20 @@ def _join(words: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(words))
 
 
+def _measure_ceilings(entries: Sequence[Entry], device: torch.device) -> dict[int | None, Ceilings]:
+    """Return the ceilings by the number of threads."""
+    ceilings = {}
+    for entry in {entry.threads: entry for entry in entries}.values():
+        with entry.running():
+            ceilings[entry.threads] = measure_ceilings(device)
+    return ceilings
+
+
 def _make_rows(
     entries: Sequence[Entry],
     scores: Mapping[str, Evaluation | None],
     times: Sequence[Times],
-    batch_size: int,
-    ceilings: Ceilings,
+    ceilings: Mapping[int | None, Ceilings],
 ) -> tuple[Row, ...]:
     first = next(iter(scores.values()))
     rows = []
@@ -235,7 +244,9 @@ def _make_rows(
         score = scores[entry.name]
         costs = _get_costs(entry.model)
         network = entry.model.network if isinstance(entry.model, Checkpoint) else None
-        memory = time.memory_bytes if network is None or time.memory_bytes else count_peak_bytes(network, batch_size)
+        memory = (
+            time.memory_bytes if network is None or time.memory_bytes else count_peak_bytes(network, entry.batch_size)
+        )
         rows.append(
             Row(
                 name=entry.name,
@@ -246,14 +257,16 @@ def _make_rows(
                 latency_ms=time.network,
                 nms_ms=time.nms,
                 scores=None if score is None else _summarise(score, first),
-                file_bytes=entry.path.stat().st_size,
+                file_bytes=measure_bytes(entry.path),
                 is_stored_sparse=isinstance(entry.model, Checkpoint) and is_stored_packed(entry.model),
-                batch_size=batch_size,
+                precision=entry.precision,
+                batch_size=entry.batch_size,
+                threads=entry.threads,
                 decode_ms=time.decoding,
                 memory_bytes=memory,
                 bound=None
                 if network is None
-                else explain_bound(network, costs["macs"], batch_size, time.network.p50, ceilings),
+                else explain_bound(network, costs["macs"], entry.batch_size, time.network.p50, ceilings[entry.threads]),
             )
         )
     return tuple(rows)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.engines.exported.model import RUNTIMES, ExportedModel
 from yolo_prune.engines.make import Engine, make_engine
-from yolo_prune.engines.precision import choose_precision
+from yolo_prune.engines.precision import OF_ENGINES, choose_precision, compute_in, computing_in
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.models import Model
 from yolo_prune.export.writers import ENGINE_SUFFIXES, describe, write_model
@@ -40,12 +41,37 @@ NMS_IMAGES = 8
 
 @dataclass(frozen=True)
 class Entry:
-    """A row to be: a model in an engine."""
+    """A row to be: a model in an engine, and how it is run."""
 
     name: str
     path: Path
     model: Model
     engine: str
+    precision: str
+    batch_size: int
+    threads: int | None
+    """None for as many as other processes leave cores free."""
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether a file runs, or a checkpoint as a file."""
+        return self.engine in ENGINE_SUFFIXES
+
+    @property
+    def channels(self) -> int:
+        """Channels of the noise that it is timed on; exported files take colour, as images have it."""
+        return self.model.network.channels if isinstance(self.model, Checkpoint) and not self.is_exported else 3
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Compute with its threads and in its precision in the block."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            with computing_in(self.precision):
+                yield
+        finally:
+            torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -59,44 +85,63 @@ class Times:
     """The peak on CUDA."""
 
 
-def list_entries(checkpoints: Mapping[str, Path], loaded: Mapping[str, Model], config: BenchConfig) -> list[Entry]:
-    """Return the rows: each checkpoint in every engine of the settings, an exported file in its own."""
+def list_entries(
+    checkpoints: Mapping[str, Path], loaded: Mapping[str, Model], config: BenchConfig, device: torch.device
+) -> list[Entry]:
+    """Return the rows: each checkpoint in every engine and precision, an exported file in its own, with all batch sizes and threads.
+
+    Raises:
+        ConfigError: an engine, or the device, does not compute in a precision.
+    """
     return [
-        Entry(name, checkpoints[name], model, engine)
+        Entry(name, checkpoints[name], model, engine, precision, batch_size, threads)
         for name, model in loaded.items()
-        for engine in ((model.runtime,) if isinstance(model, ExportedModel) else config.engine)
+        for engine, precision in _list_engines(model, config, device)
+        for batch_size in config.batch_size
+        for threads in config.threads or (None,)
     ]
 
 
-def choose_entry_precision(entry: Entry, config: BenchConfig, device: torch.device) -> str:
-    """Return in what a row computes: an exported file in its own precision."""
-    if isinstance(entry.model, ExportedModel):
-        return entry.model.metadata.precision
-    return choose_precision(entry.engine, config.precision, device)
+def _list_engines(model: Model, config: BenchConfig, device: torch.device) -> list[tuple[str, str]]:
+    if isinstance(model, ExportedModel):
+        return [(model.runtime, model.metadata.precision)]
+    return [
+        (engine, choose_precision(engine, precision, device))
+        for engine in config.engine
+        for precision in _choose_own(engine, config.precision)
+    ]
 
 
-def prepare_engine(entry: Entry, config: BenchConfig, device: torch.device, stem: Path) -> Callable[[], Engine]:
+def _choose_own(engine: str, wanted: Sequence[str]) -> Sequence[str | None]:
+    """Return the precisions of an engine's rows: of several, one that computes in one alone has that."""
+    own = OF_ENGINES.get(engine)
+    return [own] if own in wanted else wanted or [None]
+
+
+def prepare_engine(entry: Entry, device: torch.device, stem: Path) -> Callable[[], Engine]:
     """Return what makes a row's engine; a checkpoint for an engine of exported files is written below `stem` first."""
     if isinstance(entry.model, ExportedModel):
         return entry.model.make_engine
-    if entry.engine in ENGINE_SUFFIXES:
+    if entry.is_exported:
         path = stem.with_name(stem.name + ENGINE_SUFFIXES[entry.engine])
-        write_model(entry.model, describe(entry.model, ""), path, config.batch_size)
+        write_model(entry.model, describe(entry.model, ""), path, entry.batch_size)
         return partial(RUNTIMES[ENGINE_SUFFIXES[entry.engine]].make_engine, path)
-    engine = make_engine(entry.model.make_model().eval(), entry.engine, device, config.precision)
+    with entry.running():
+        engine = make_engine(entry.model.make_model().eval(), entry.engine, device, entry.precision)
     return lambda: engine
 
 
-def pick_images(
-    entries: Sequence[Entry], spec: DataSpec | None, split: str | None, config: BenchConfig
-) -> list[Tensor]:
+def pick_images(entries: Sequence[Entry], spec: DataSpec | None, split: str | None) -> list[Tensor]:
     """Return images (B, C, H, W) for each row that NMS is timed on: of the split, or noise without a data set."""
-    count = max(1, NMS_IMAGES // config.batch_size) * config.batch_size
+    counts = [max(1, NMS_IMAGES // entry.batch_size) * entry.batch_size for entry in entries]
     if spec is None or split is None:
-        return [draw_inputs(entry.model.img_size, _get_channels(entry), count) for entry in entries]
-    samples = {size: pick_samples(spec, split, count, size) for size in {entry.model.img_size for entry in entries}}
-    images = {size: _stack(data, count) for size, data in samples.items()}
-    return [images[entry.model.img_size] for entry in entries]
+        pairs = zip(entries, counts, strict=True)
+        return [draw_inputs(entry.model.img_size, entry.channels, count) for entry, count in pairs]
+    samples = {
+        size: pick_samples(spec, split, max(counts), size) for size in {entry.model.img_size for entry in entries}
+    }
+    images = {size: _stack(data, max(counts)) for size, data in samples.items()}
+    return [images[entry.model.img_size][:count] for entry, count in zip(entries, counts, strict=True)]
 
 
 def _stack(data: DetectionDataset, count: int) -> Tensor:
@@ -105,33 +150,22 @@ def _stack(data: DetectionDataset, count: int) -> Tensor:
     return normalise(torch.stack(pixels))
 
 
-def _get_channels(entry: Entry) -> int:
-    """Return the channels of the noise that a row is timed on; exported files take colour, as images have it."""
-    if isinstance(entry.model, Checkpoint) and entry.engine not in ENGINE_SUFFIXES:
-        return entry.model.network.channels
-    return 3
-
-
 def time_rows(
     entries: Sequence[Entry],
-    engines: Sequence[Engine],
+    makers: Sequence[Callable[[], Engine]],
     images: Sequence[Tensor],
     config: BenchConfig,
     device: torch.device,
     clock: str,
 ) -> list[Times]:
-    """Time all rows, interleaved."""
+    """Time all rows, interleaved, each with its threads and in its precision."""
     calls: list[tuple[int, str, Call]] = []
     memory: list[int | None] = []
-    for number, (entry, engine, real) in enumerate(zip(entries, engines, images, strict=True)):
-        inputs = draw_inputs(entry.model.img_size, _get_channels(entry), config.batch_size)
-        if entry.engine not in ENGINE_SUFFIXES:
-            inputs, real = (part.to(device, memory_format=torch.channels_last) for part in (inputs, real))
-        calls.append((number, "network", make_network_call(engine, inputs)))
-        if (decoding := make_decoding_call(engine, inputs)) is not None:
-            calls.append((number, "decoding", decoding))
-        calls.append((number, "nms", make_suppression_call(engine, real, DetectConfig())))
-        memory.append(measure_peak_bytes(make_network_call(engine, inputs), device))
+    for number, (entry, make, real) in enumerate(zip(entries, makers, images, strict=True)):
+        with entry.running():
+            parts, peak = _make_calls(entry, make(), real, device)
+        calls += [(number, part, call) for part, call in parts.items()]
+        memory.append(peak)
     report(f"timing {len(entries)} rows, {config.runs} interleaved runs each")
     found = measure_latencies(
         [call for _, _, call in calls],
@@ -139,7 +173,8 @@ def time_rows(
         warmup=config.warmup,
         device=device,
         clock=clock,
-        settles=any(entry.engine in ENGINE_SUFFIXES for entry in entries),
+        settles=any(entry.is_exported for entry in entries) or len(config.threads) > 1,
+        prepare=[partial(_set_conditions, entries[number], torch.get_num_threads()) for number, _, _ in calls],
     )
     by_row = {(number, part): latency for (number, part, _), latency in zip(calls, found, strict=True)}
     return [
@@ -151,3 +186,22 @@ def time_rows(
         )
         for number in range(len(entries))
     ]
+
+
+def _make_calls(entry: Entry, engine: Engine, real: Tensor, device: torch.device) -> tuple[dict[str, Call], int | None]:
+    """Return the calls that are timed of a row, and the peak of memory on CUDA."""
+    inputs = draw_inputs(entry.model.img_size, entry.channels, entry.batch_size)
+    if not entry.is_exported:
+        inputs, real = (part.to(device, memory_format=torch.channels_last) for part in (inputs, real))
+    calls = {"network": make_network_call(engine, inputs), "nms": make_suppression_call(engine, real, DetectConfig())}
+    if (decoding := make_decoding_call(engine, inputs)) is not None:
+        calls["decoding"] = decoding
+    return calls, measure_peak_bytes(calls["network"], device)
+
+
+def _set_conditions(entry: Entry, threads: int) -> None:
+    """Set what `Entry.running` sets, without undoing it: torch starts new threads where their number changes."""
+    wanted = entry.threads or threads
+    if torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
+    compute_in(entry.precision)

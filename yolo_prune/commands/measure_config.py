@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import DetectConfig
-from yolo_prune.shared_settings import Device, ImgSize, PathSetting, TableEngine, Words
+from yolo_prune.shared_settings import Device, ImgSize, PathSetting, TableEngine, WholeNumbers, Words
 
 ClassMap = Annotated[
     Words,
@@ -22,6 +22,7 @@ ENGINES = (
     *("eager", "folded", "compile", "compile-max", "cudagraph", "sparse", "half", "half-2:4"),
     *("onnxruntime", "openvino", "ncnn", "litert", "executorch", "pt2"),
 )
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 TIMED = "What is timed"
 
 DataOfCheckpoint = Annotated[PathSetting | None, Setting("A data.yaml.", default="the checkpoint's", group="Data")]
@@ -115,12 +116,14 @@ class BenchConfig:
         ),
     ] = ("folded",)
     precision: Annotated[
-        Literal["fp32", "tf32", "bf16", "fp16"] | None,
+        Words,
         Setting(
-            "In what the engine computes; tf32 and fp16 on CUDA.", default="fp16 with half, else fp32", group=TIMED
+            "In what the engines compute, one or several of fp32, tf32, bf16, fp16; tf32 and fp16 on CUDA.",
+            default="fp16 with half, else fp32",
+            group=TIMED,
         ),
-    ] = None
-    batch_size: Annotated[int, Setting("Images per timed call.", ge=1, group=TIMED)] = 1
+    ] = ()
+    batch_size: Annotated[WholeNumbers, Setting("Images per timed call, one number or several.", group=TIMED)] = (1,)
     runs: Annotated[int, Setting("Timed calls of each checkpoint, interleaved.", ge=1, group=TIMED)] = 30
     warmup: Annotated[int, Setting("Calls of each checkpoint before the timed ones.", ge=0, group=TIMED)] = 5
     clock: Annotated[
@@ -132,17 +135,28 @@ class BenchConfig:
         ),
     ] = None
     threads: Annotated[
-        int | None,
-        Setting("CPU threads while timing.", ge=1, default="one per core that others leave free", group=TIMED),
-    ] = None
+        WholeNumbers,
+        Setting(
+            "CPU threads while timing, one number or several.",
+            default="one per core that others leave free",
+            group=TIMED,
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
-        """Raise ConfigError if an engine is unknown, or named twice."""
-        for one in self.engine:
-            if one not in ENGINES:
-                raise ConfigError(f"unknown engine {one}", where="engine", right=f"use one of {', '.join(ENGINES)}")
-        if len(set(self.engine)) < max(1, len(self.engine)):
-            raise ConfigError("names an engine twice, or none", where="engine", right="name each once")
+        """Raise ConfigError if an engine or a precision is unknown, a number is below 1, or one is given twice."""
+        for name, known in (("engine", ENGINES), ("precision", PRECISIONS)):
+            for word in getattr(self, name):
+                if word not in known:
+                    raise ConfigError(f"unknown {name} {word}", where=name, right=f"use one of {', '.join(known)}")
+        for name in ("batch_size", "threads"):
+            for number in getattr(self, name):
+                if number < 1:
+                    raise ConfigError(f"{number} is out of range", where=name, right="use whole numbers from 1")
+        for name, fewest in (("engine", 1), ("precision", 0), ("batch_size", 1), ("threads", 0)):
+            given = getattr(self, name)
+            if len(set(given)) < max(fewest, len(given)):
+                raise ConfigError("names one twice, or none", where=name, right="name each once")
 
 
 @settings

@@ -190,8 +190,11 @@ def make_sample(image: Path) -> Sample:
     image is taken if there is none below `labels`.
     """
     beside = image.with_suffix(".txt")
-    for spelled in (Path(os.path.normpath(image)), Path(os.path.normpath(Path.cwd() / image))):
-        parts = spelled.parent.parts
+    for spell in (
+        Path,
+        Path.absolute,
+    ):  # what is written first: the working folder is asked only where that says too little
+        parts = Path(os.path.normpath(spell(image))).parent.parts
         if "images" in parts:
             last = len(parts) - 1 - parts[::-1].index("images")
             label = Path(*parts[:last], "labels", *parts[last + 1 :], image.stem + ".txt")

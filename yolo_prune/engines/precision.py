@@ -11,8 +11,11 @@ import torch
 from yolo_prune.errors import ConfigError
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-OF_ENGINES = {"half": "fp16", "half-2:4": "fp16"}
-"""The precision that an engine has by itself; the others compute in fp32 by default."""
+OF_ENGINES = {
+    **dict.fromkeys(("half", "half-2:4"), "fp16"),
+    **dict.fromkeys(("sparse", "onnxruntime", "openvino", "ncnn", "litert", "executorch", "pt2"), "fp32"),
+}
+"""Engines that compute in one precision alone; the others compute in fp32 by default."""
 OF_CUDA = ("tf32", "fp16")
 """Precisions that the CPU has not, or is very slow in."""
 
@@ -24,14 +27,17 @@ def choose_precision(engine: str, wanted: str | None, device: torch.device) -> s
         ConfigError: the engine, or the device, does not compute in the wanted precision.
     """
     own = OF_ENGINES.get(engine)
-    fixed = own or ("fp32" if engine == "sparse" else None)
-    if wanted is not None and fixed is not None and wanted != fixed:
-        raise ConfigError(f"{engine} computes in {fixed} alone", where="precision", right="leave it out")
+    if wanted is not None and own is not None and wanted != own:
+        raise ConfigError(f"{engine} computes in {own} alone", where="precision", right="leave it out")
     precision = wanted or own or "fp32"
     if precision in OF_CUDA and device.type != "cuda" and own is None:
         right = "use fp32 or bf16, or device cuda"
         raise ConfigError(f"{precision} runs on CUDA, not on {device}", where="precision", right=right)
     return precision
+
+
+PLACES: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]  # torch types lack it
+"""Where PyTorch keeps how float32 numbers are multiplied on CUDA."""
 
 
 @contextmanager
@@ -40,12 +46,16 @@ def computing_in(precision: str) -> Iterator[None]:
 
     By default PyTorch rounds in convolutions, but not in products of matrices.
     """
-    places: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]  # torch types lack it
-    before = [place.fp32_precision for place in places]
-    for place in places:
-        place.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    before = [place.fp32_precision for place in PLACES]
+    compute_in(precision)
     try:
         yield
     finally:
-        for place, value in zip(places, before, strict=True):
+        for place, value in zip(PLACES, before, strict=True):
             place.fp32_precision = value
+
+
+def compute_in(precision: str) -> None:
+    """Multiply float32 numbers on CUDA from now on as `computing_in` says."""
+    for place in PLACES:
+        place.fp32_precision = "tf32" if precision == "tf32" else "ieee"

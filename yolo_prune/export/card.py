@@ -7,7 +7,7 @@ from pathlib import Path
 
 from yolo_prune.engines.exported.metadata import INPUT, Metadata
 from yolo_prune.export.example import has_example, make_example_program
-from yolo_prune.export.formats import FORMATS
+from yolo_prune.export.formats import FORMATS, measure_bytes
 from yolo_prune.files import save_text
 
 
@@ -35,7 +35,7 @@ def _format_card(
 ) -> str:
     first = next(iter(facts.values()))
     rows = [
-        f"| {files[name].name} | {FORMATS[name].runs_in} | {fact.precision} | {files[name].stat().st_size / 1e6:.2f} MB | "
+        f"| {files[name].name} | {FORMATS[name].runs_in} | {fact.precision} | {measure_bytes(files[name]) / 1e6:.2f} MB | "
         f"{programs.get(name, '–')} |"
         for name, fact in facts.items()
     ]

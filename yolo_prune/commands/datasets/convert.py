@@ -150,10 +150,25 @@ def _report_losses(data: LabelledSet, config: ConvertConfig) -> None:
         count = sum(image.dropped for image in dropped)
         report(f"dropped {count} boxes without area or outside their image, the first in {dropped[0].image}")
     homes: dict[Path, LabelledImage] = {}
-    shared = [one for one in data.images if homes.setdefault(one.image.resolve(), one).split != one.split]
+    resolve = _Resolver()
+    shared = [one for one in data.images if homes.setdefault(resolve(one.image), one).split != one.split]
     if shared:
-        first, split = shared[0], homes[shared[0].image.resolve()].split
+        first, split = shared[0], homes[resolve(shared[0].image)].split
         report(f"{len(shared)} images are in two splits, the first in {split} and {first.split}: {first.image}")
+
+
+class _Resolver:
+    """Resolves paths as `Path.resolve` does, a folder of many files once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, Path] = {}
+
+    def __call__(self, path: Path) -> Path:
+        if path.is_symlink():
+            return path.resolve()
+        if path.parent not in self._folders:
+            self._folders[path.parent] = path.parent.resolve()
+        return self._folders[path.parent] / path.name
 
 
 def _report_contents(data: LabelledSet) -> None:

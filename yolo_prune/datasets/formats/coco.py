@@ -86,7 +86,7 @@ def load_coco(
         folders = _list_folders(file.source, images)
         for number, entry in enumerate(file.images):
             where = f"{file.source.path}: images[{number}]"
-            with faults.collect():
+            with faults:
                 found.append(_load_image(file, entry, names, folders, where, faults))
             done += 1
             if progress:
@@ -147,7 +147,7 @@ def _load_file(source: Source, faults: Faults) -> _File:
     by_image: dict[int | str, list[tuple[str, Entry]]] = {}
     kept: list[Entry] = []
     for number, image in enumerate(images):
-        with faults.collect():
+        with faults:
             where = f"{source.path}: images[{number}]"
             if (own := _parse_id(image, "id", where)) in by_image:
                 raise DatasetError(f"id {own!r} is taken", where=where, right="give each image an id of its own")
@@ -155,7 +155,7 @@ def _load_file(source: Source, faults: Faults) -> _File:
             kept.append({**image, "id": own})
     absent = 0
     for number, annotation in enumerate(annotations):
-        with faults.collect():
+        with faults:
             where = f"{source.path}: annotations[{number}]"
             if (owner := _parse_id(annotation, "image_id", where)) in by_image:
                 by_image[owner].append((where, annotation))
@@ -247,7 +247,7 @@ def _load_image(
     canvas = find_canvas(header, (width, height), image, where)
     boxes, left_out = [], []
     for place, annotation in file.annotations[entry["id"]]:
-        with faults.collect():
+        with faults:
             kind = _parse_category(annotation, file.categories, place)
             if kind in names:
                 flags = [_parse_flag(annotation, key, place) for key in ("iscrowd", "ignore")]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import TracebackType
 
 from yolo_prune.console import report
 from yolo_prune.errors import DatasetError
@@ -21,13 +20,17 @@ class Faults:
     """Whether what is faulty is left out."""
     found: list[DatasetError] = field(default_factory=list)
 
-    @contextmanager
-    def collect(self) -> Iterator[None]:
-        """Keep a DatasetError that is raised in the block, and go on after it."""
-        try:
-            yield
-        except DatasetError as error:
-            self.found.append(error)
+    def __enter__(self) -> None:
+        """Begin a block: a DatasetError that is raised in it is kept, and what follows the block goes on."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """End the block."""
+        if not isinstance(error, DatasetError):
+            return False
+        self.found.append(error)
+        return True
 
     def check(self, is_end: bool = True) -> None:
         """Report the faults, the first ones line by line.

@@ -119,7 +119,7 @@ def load_yolo(
     listed = [(spec, split, *pair) for spec in specs for split in spec.splits for pair in _name_samples(spec, split)]
     images = []
     for done, (spec, split, sample, name) in enumerate(listed, 1):
-        with faults.collect():
+        with faults:
             images.append(_load_image(spec, split, sample, name, names))
         if progress:
             progress(done, len(listed))

@@ -95,14 +95,14 @@ def load_voc(
     files: list[_File] = []
     for source in sources:
         for path in _find_files(source):
-            with faults.collect():
+            with faults:
                 files.append(_load_file(path, source.split))
     faults.check(is_end=False)
     objects = [one for file in files for one in file.objects if wanted is not None or not one.is_part]
     names = choose_names(wanted, sorted({one.name for one in objects}), sources[0].path)
     found = []
     for done, file in enumerate(files, 1):
-        with faults.collect():
+        with faults:
             found.append(_load_image(file, names, images, faults, takes_parts=wanted is not None))
         if progress:
             progress(done, len(files))
@@ -319,7 +319,7 @@ def _load_image(
     canvas = find_canvas(header, file.stated_px, image, where)
     boxes, left_out = [], []
     for one in file.objects:
-        with faults.collect():
+        with faults:
             if one.name in names and (takes_parts or not one.is_part):
                 boxes.append(Box(names.index(one.name), _parse_box(one), one.ignore))
             else:
