@@ -34,6 +34,8 @@ from yolo_prune.pruning.plans.plan import make_cost_budgets, make_plan, prune_ne
 
 SHARES = (0.7, 0.5, 0.35, 0.2, 0.1)
 """Of the multiply–accumulates that are left."""
+MULTIPLE = 8
+"""Of the widths."""
 GOAL = 0.1
 """The largest error that is wanted, as a share of the measured time."""
 
@@ -64,7 +66,7 @@ def cut(network: Network, share: float, seed: int) -> Network:
     importance = generator.random(graph.size)
     for group in graph.groups:
         importance[group.ids] *= generator.uniform(0.3, 1)  # some layers lose more than others
-    config = PlanConfig(target_macs=share, round_to=16)
+    config = PlanConfig(target_macs=share, round_to=MULTIPLE)
     plan = make_plan(graph, importance, config, make_cost_budgets(config, network, graph, cost))
     return prune_network(network, plan, graph)
 
@@ -77,7 +79,7 @@ def measure_errors(name: str, engine: str, seeds: int) -> list[Error]:
     watch = Stopwatch(model, CPU, engine)
     errors = []
     try:
-        targets = TimeTargets(PlanConfig(target_speedup=1.5), model, watch)
+        targets = TimeTargets(PlanConfig(target_speedup=1.5, round_to=MULTIPLE), model, watch)
     except PlanError as error:
         report(f"{name}, {engine}, {threads} threads: {error}")
         return []

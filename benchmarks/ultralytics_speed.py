@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     times = {}
     for side in map(int, given.img_sizes.split(",")):
         size = ImageSize(side, side)
-        images = list(draw_inputs(size, batch_size=RANGE_IMAGES).split(1))
+        images = list(torch.split(draw_inputs(size, batch_size=RANGE_IMAGES), 1))
         with tempfile.TemporaryDirectory() as folder:
             files: dict[str, Path] = {}
             for name, path in zip(names, given.checkpoints, strict=True):

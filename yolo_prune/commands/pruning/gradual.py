@@ -160,10 +160,11 @@ def _read(source: Path, config: PruneConfig, folder: Path, spec: DataSpec) -> tu
     latency_ms = None
     if config.is_timed:
         slim = load_checkpoint(folder / "best.pt").make_model().eval()
-        latency_ms = Stopwatch(model, make_device(config.device), config.engine).measure(slim)
-        if (used := measure_used_share(config, *latency_ms)) > 1 + DRIFT:
+        before_ms, after_ms = Stopwatch(model, make_device(config.device), config.engine).measure(slim)
+        latency_ms = (before_ms, after_ms)
+        if (used := measure_used_share(config, before_ms, after_ms)) > 1 + DRIFT:
             what = (
-                f"the pruned network takes {latency_ms[1]:.2f} ms, and the original {latency_ms[0]:.2f} ms, which is {used:.2f} times what the "
+                f"the pruned network takes {after_ms:.2f} ms, and the original {before_ms:.2f} ms, which is {used:.2f} times what the "
                 "target allows; when its channels were chosen it met the target"
             )
             right = f"stop other processes, and time it again with --resume {folder}"

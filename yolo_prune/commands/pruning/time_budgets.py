@@ -33,8 +33,9 @@ ATTEMPTS = 5
 """Plans that are made and timed before a target is called missed."""
 CLOSE = 0.92
 """A plan that takes at least this share of the time that is allowed removes no more than it must."""
-THIN, LEAST = 16, 2
-"""The thin network that is timed to set the table has one of so many channels, and at least so many."""
+SHARES, LEAST = (0.06, 0.3, 0.6), 2
+"""The thinner networks that are timed to set the table keep such shares of every layer's channels, and at least so many. Most widths are no
+powers of two, as in pruned networks: some engines are slower with these, which the times of layers alone do not tell."""
 
 
 @dataclass
@@ -45,13 +46,13 @@ class Stopwatch:
     device: torch.device
     engine: str = "folded"
 
-    def measure(self, model: Detector) -> tuple[float, float]:
-        """Return the median milliseconds of the original and of `model`, measured in alternating runs.
+    def measure(self, *models: Detector) -> tuple[float, ...]:
+        """Return the median milliseconds of the original and of each model, measured in alternating runs.
 
         Raises:
             PlanError: the times spread so far that they are no measure.
         """
-        calls = [self._original_call, make_timed_call(model, self.engine, self.device)]
+        calls = [self._original_call, *(make_timed_call(model, self.engine, self.device) for model in models)]
         settles = self.engine in ENGINE_SUFFIXES
         for _ in range(TRIALS):
             rounds = [
@@ -61,11 +62,12 @@ class Stopwatch:
             blocks = np.array([[time.p50 for time in times] for times in rounds])
             middle = np.median(blocks, 0)
             if (np.ptp(blocks, 0) <= SPREAD * middle).all():
-                return float(middle[0]), float(middle[1])
+                return tuple(map(float, middle))
         low, high = blocks.min(0), blocks.max(0)
+        ranges = [f"from {first:.2f} to {last:.2f} ms" for first, last in zip(low, high, strict=True)]
         what = (
-            f"times are no measure here: medians of {RUNS} runs go from {low[0]:.2f} to {high[0]:.2f} ms for the original, and from "
-            f"{low[1]:.2f} to {high[1]:.2f} ms for the pruned network"
+            f"times are no measure here: medians of {RUNS} runs go {ranges[0]} for the original, and {', '.join(ranges[1:])} "
+            "for pruned networks"
         )
         raise PlanError(what, where="engine", right="stop other processes, or set a target in MACs")
 
@@ -91,7 +93,7 @@ class TimeTargets:
     before_ms: float = field(init=False)
 
     def __post_init__(self) -> None:
-        """Set up the table by timing the original and a very thin network.
+        """Set up the table by timing the original and thinner networks of the same layers.
 
         Raises:
             PlanError: the original is already as fast, or times are no measure here.
@@ -103,9 +105,10 @@ class TimeTargets:
                 watch.glance(), self.config.target_latency_ms / 2
             )  # far above: no table is needed to say so
         self.table = measure_table(watch.original.network, watch.engine, watch.device)
-        thin = make_thin(self.model.network)
-        self.before_ms, thin_ms = watch.measure(Detector(thin).eval())
-        self.table.correct(thin, thin_ms)
+        thinner = [make_thin(self.model.network, share, self.config.multiple) for share in SHARES]
+        self.before_ms, *times_ms = watch.measure(*(Detector(network).eval() for network in thinner))
+        for network, time_ms in zip(thinner, times_ms, strict=True):
+            self.table.correct(network, time_ms)
         self.table.correct(watch.original.network, self.before_ms)
         if self.config.target_latency_ms is not None:
             self._check_limit(self.before_ms, self.config.target_latency_ms)
@@ -138,19 +141,18 @@ class TimeTargets:
                 if best is None:
                     raise
                 break
-            times = self.stopwatch.measure(rebuild(self.model, plan))
-            used = measure_used_share(self.config, *times)
+            before, after = self.stopwatch.measure(rebuild(self.model, plan))
+            used = measure_used_share(self.config, before, after)
             if best_used < used <= 1:
-                best, best_used = (plan, times), used
+                best, best_used = (plan, (before, after)), used
             if CLOSE <= used <= 1 or plan.keep.all() or (last is not None and np.array_equal(plan.keep, last.keep)):
                 break
             last = plan
             if used > 1:
                 margin *= 0.97
-            before, after = times  # as a share of the original's time beside it, which drifts with the machine
+            # as a share of the original's time beside it, which drifts with the machine
             self.table.correct(prune_network(self.model.network, plan), self.before_ms * after / before)
         if best is None:
-            before, after = times
             what = f"the plan that should meet it takes {after:.2f} ms, and the original {before:.2f} ms"
             raise PlanError(what, where=name_target(self.config), right="ask for less, or stop other processes")
         return best
@@ -201,14 +203,19 @@ def name_target(config: PlanConfig) -> str:
     return "target_latency_ms" if config.target_latency_ms is not None else "target_speedup"
 
 
-def make_thin(network: Network) -> Network:
-    """Return a network of the same layers with few channels, or the same one where grouped convolutions do not allow it."""
+def make_thin(network: Network, share: float, multiple: int) -> Network:
+    """Return a network of the same layers with a share of the channels, or the same one where grouped convolutions do not allow it.
+
+    Widths are multiples of `multiple`, but for those below it.
+    """
     heads = network.head_convs
 
     def change(index: int, layer: Layer) -> Layer:
         if not isinstance(layer, Conv) or index in heads:
             return layer
-        filters = min(layer.filters, max(LEAST, layer.filters // THIN))
+        wanted = share * layer.filters
+        filters = round(wanted / multiple) * multiple if wanted >= multiple else round(wanted)
+        filters = min(layer.filters, max(LEAST, filters))
         return replace(layer, filters=filters, groups=filters if layer.groups == layer.filters else layer.groups)
 
     try:
