@@ -14,6 +14,11 @@ from yolo_prune.engines.exported.packages import import_package
 
 CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
 SIGNATURE = "serving_default"
+MODULES = (
+    *("quantizer", "recipe", "recipe_manager", "calibrator", "qtyping"),
+    *("utils.tfl_flatbuffer_utils", "utils.qsv_utils"),
+)
+"""Of the package ai_edge_quantizer."""
 
 
 def replace_leaky(network: nn.Module, images: Tensor) -> nn.Module:
@@ -28,6 +33,8 @@ def replace_leaky(network: nn.Module, images: Tensor) -> nn.Module:
 def quantize_litert(path: Path, images: Sequence[Tensor]) -> None:
     """Quantize a .tflite file in place; what decodes stays in float32.
 
+    Ranges are those of all images. By itself the quantizer takes a moving average over the last forty or so, and cuts off more.
+
     Args:
         path: a file in float32.
         images: training images (1, 3, H, W) in 0 … 1.
@@ -35,10 +42,9 @@ def quantize_litert(path: Path, images: Sequence[Tensor]) -> None:
     Raises:
         ConfigError: a package is not installed.
     """
-    quantizer = import_package("ai_edge_quantizer.quantizer", "--precision int8", "litert")
-    recipe = import_package("ai_edge_quantizer.recipe", "--precision int8", "litert")
-    files = import_package("ai_edge_quantizer.utils.tfl_flatbuffer_utils", "--precision int8", "litert")
-    types = import_package("ai_edge_quantizer.qtyping", "--precision int8", "litert")
+    quantizer, recipe, managers, calibrator, types, files, updates = (
+        import_package(f"ai_edge_quantizer.{name}", "--precision int8", "litert") for name in MODULES
+    )
     model = files.read_model(str(path))
     made = quantizer.Quantizer(str(path), recipe.static_wi8_ai8())
     for scope in list_decoding_scopes(model, files, types.BuiltinOperator):
@@ -48,8 +54,11 @@ def quantize_litert(path: Path, images: Sequence[Tensor]) -> None:
     for operation in (types.TFLOperationName.INPUT, types.TFLOperationName.OUTPUT):  # they stay in float32
         made.update_quantization_recipe(".*", operation, algorithm_key="no_quantize")
     (name,) = (item.name.decode() for item in model.signatureDefs[0].inputs)
-    ranges = made.calibrate({SIGNATURE: [{name: image.numpy()} for image in images]})
-    made.quantize(ranges).export_model(str(path), overwrite=True)
+    recipes = managers.RecipeManager()
+    recipes.load_quantization_recipe(made.get_quantization_recipe())
+    measured = calibrator.Calibrator(str(path), qsv_update_func=updates.min_max_update)
+    measured.calibrate({SIGNATURE: [{name: image.numpy()} for image in images]}, recipes)
+    made.quantize(measured.get_model_qsvs()).export_model(str(path), overwrite=True)
 
 
 def list_decoding_scopes(model: Any, files: Any, operators: Any) -> list[str]:
