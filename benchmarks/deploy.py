@@ -56,7 +56,7 @@ def export_all(sources: Sequence[Path], formats: Sequence[str], data: Path, out:
         for precision in ("fp32", "fp16", "int8"):
             wanted = tuple(format for format in formats if precision in FORMATS[format].precisions)
             try:
-                result = _export(source, wanted, precision, data, out)
+                result = _export(source, wanted, precision, data, out) if wanted else ExportResult({})
                 made += [Export(source, format, precision, result) for format in wanted]
             except YoloPruneError as error:
                 report(f"{source.stem}, {precision}, with the others: {error}")

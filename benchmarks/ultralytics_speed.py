@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 torch.set_num_threads(threads)
                 times[side, threads] = time_files(files, size, threads, given.runs)
     print(format_table(times, [*names, *THEIRS]))
-    print("\n" + ", ".join(f"{name} {module.__version__}" for name, module in modules.items()))
+    print("\n" + ", ".join(f"{name} {module.__version__.partition('-')[0]}" for name, module in modules.items()))
 
 
 if __name__ == "__main__":

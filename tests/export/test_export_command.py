@@ -197,7 +197,7 @@ def test_weights_pruned_to_zero_are_exported(cli: Cli, trained: Path, hands: Pat
 
 def test_engines_are_named_once() -> None:
     for engine in (("folded", "folded"), ()):
-        with pytest.raises(ConfigError, match="engine: names an engine twice, or none"):
+        with pytest.raises(ConfigError, match="engine: names one twice, or none"):
             yp.bench("a.pt", engine=engine)
 
 

@@ -29,6 +29,7 @@ from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.engines.exported.model import RUNTIMES, ExportedModel
 from yolo_prune.engines.make import Engine, make_engine
 from yolo_prune.engines.precision import OF_ENGINES, choose_precision, compute_in, computing_in
+from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.models import Model
 from yolo_prune.export.writers import ENGINE_SUFFIXES, describe, write_model
@@ -91,15 +92,19 @@ def list_entries(
     """Return the rows: each checkpoint in every engine and precision, an exported file in its own, with all batch sizes and threads.
 
     Raises:
-        ConfigError: an engine, or the device, does not compute in a precision.
+        ConfigError: an engine, or the device, does not compute in a precision, or cannot change its threads.
     """
-    return [
+    entries = [
         Entry(name, checkpoints[name], model, engine, precision, batch_size, threads)
         for name, model in loaded.items()
         for engine, precision in _list_engines(model, config, device)
         for batch_size in config.batch_size
         for threads in config.threads or (None,)
     ]
+    if len(config.threads) > 1 and any(entry.engine == "executorch" for entry in entries):
+        what = "ExecuTorch keeps the threads that it began with"
+        raise ConfigError(what, where="threads", right="name one number of threads")
+    return entries
 
 
 def _list_engines(model: Model, config: BenchConfig, device: torch.device) -> list[tuple[str, str]]:

@@ -149,9 +149,11 @@ class MaxPoolLayer(nn.Module):
         height, width = inputs.shape[-2:]
         if not before and all(side >= size and side % stride == 0 and stride >= size for side in (height, width)):
             return functional.max_pool2d(inputs, size, stride)  # the padding would lie outside every window
-        return functional.max_pool2d(
-            functional.pad(inputs, (before, after, before, after), value=-math.inf), size, stride
-        )
+        return functional.max_pool2d(self.pad(inputs, before, after), size, stride)
+
+    def pad(self, inputs: Tensor, before: int, after: int) -> Tensor:
+        """Pad height and width with −∞."""
+        return functional.pad(inputs, (before, after, before, after), value=-math.inf)
 
 
 class Detector(nn.Module):
