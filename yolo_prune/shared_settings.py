@@ -21,10 +21,11 @@ def _make_list(value: Any) -> Any:
     return (value,) if isinstance(value, int | float | str) and not isinstance(value, bool) else value
 
 
-_ONE_OR_SEVERAL = BeforeValidator(_make_list)
-Numbers = Annotated[tuple[float, ...], Field(strict=False), _ONE_OR_SEVERAL]
-WholeNumbers = Annotated[tuple[int, ...], Field(strict=False), _ONE_OR_SEVERAL]
-Words = Annotated[tuple[str, ...], Field(strict=False), _ONE_OR_SEVERAL]
+Numbers = Annotated[tuple[float, ...], Field(strict=False)]
+WholeNumbers = Annotated[tuple[int, ...], Field(strict=False)]
+Words = Annotated[tuple[str, ...], Field(strict=False)]
+ONE_OR_SEVERAL = BeforeValidator(_make_list)
+"""Beside the type of a list: one value may be given as it is."""
 
 
 def _check_run_name(name: str) -> str:

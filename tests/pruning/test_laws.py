@@ -79,6 +79,8 @@ def test_laws_of_a_shipped_cfg(path: Path, tmp_path: Path) -> None:
             plan = dropped[criterion, ratio] = make_plan(graph, importance, PlanConfig(ratio, min_channels=1))
             check_plan(graph, plan)
             assert (~plan.keep).sum() == round(ratio * graph.prunable.sum())
+            if criterion != "l2" and ratio != 0.8:
+                continue  # every criterion and every ratio is rebuilt, and not every pair of them
             slim = rebuild(model, plan)
             assert slim.network == prune_network(network, plan, graph)
             assert measure_cost(slim.network).params == sum(parameter.numel() for parameter in slim.parameters())

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import DetectConfig
-from yolo_prune.shared_settings import Device, ImgSize, PathSetting, TableEngine, WholeNumbers, Words
+from yolo_prune.shared_settings import ONE_OR_SEVERAL, Device, ImgSize, PathSetting, TableEngine, WholeNumbers, Words
 
 ClassMap = Annotated[
     Words,
@@ -108,6 +108,7 @@ class BenchConfig:
     device: Device = "auto"
     engine: Annotated[
         Words,
+        ONE_OR_SEVERAL,
         Setting(
             "One or several, each of which runs every checkpoint. eager: the network as trained; folded: batch norm folded into the convolutions; compile: folded, by torch.compile; compile-max: "
             "the same with max-autotune; cudagraph: folded, as one CUDA graph; sparse: folded, zero weights skipped, on the CPU; half: folded, "
@@ -117,13 +118,16 @@ class BenchConfig:
     ] = ("folded",)
     precision: Annotated[
         Words,
+        ONE_OR_SEVERAL,
         Setting(
             "In what the engines compute, one or several of fp32, tf32, bf16, fp16; tf32 and fp16 on CUDA.",
             default="fp16 with half, else fp32",
             group=TIMED,
         ),
     ] = ()
-    batch_size: Annotated[WholeNumbers, Setting("Images per timed call, one number or several.", group=TIMED)] = (1,)
+    batch_size: Annotated[
+        WholeNumbers, ONE_OR_SEVERAL, Setting("Images per timed call, one number or several.", group=TIMED)
+    ] = (1,)
     runs: Annotated[int, Setting("Timed calls of each checkpoint, interleaved.", ge=1, group=TIMED)] = 30
     warmup: Annotated[int, Setting("Calls of each checkpoint before the timed ones.", ge=0, group=TIMED)] = 5
     clock: Annotated[
@@ -136,6 +140,7 @@ class BenchConfig:
     ] = None
     threads: Annotated[
         WholeNumbers,
+        ONE_OR_SEVERAL,
         Setting(
             "CPU threads while timing, one number or several.",
             default="one per core that others leave free",

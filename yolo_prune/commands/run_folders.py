@@ -19,6 +19,8 @@ RUNS = Path("runs")
 _LATEST = RUNS / "latest.json"
 TRAINED = ("finetune", "prune", "train")
 """Stages whose checkpoints can be measured, and exported."""
+RESULTS = ("best.pt", "pruned.pt")
+"""What a run leaves in its folder."""
 
 
 def make_run_folder(name: str, default: str) -> Path:
@@ -71,19 +73,26 @@ def find_latest(*stages: str) -> Path:
 def resolve_checkpoint(argument: Path | None, *stages: str) -> Path:
     """Return the checkpoint for a command: a given path, the path on stdin for `-`, or the newest of `stages`.
 
+    The folder of a run stands for its checkpoint.
+
     Raises:
         ConfigError: stdin does not name one, or no earlier command has left one.
     """
     if argument is None:
         return find_latest(*stages)
     if str(argument) != "-":
-        return argument
+        return find_in_folder(argument)
     line = sys.stdin.readline().strip()
     if not line:
         raise ConfigError(
             "stdin names no checkpoint", where="-", right="pipe a command in that prints a checkpoint's path"
         )
-    return Path(line)
+    return find_in_folder(Path(line))
+
+
+def find_in_folder(path: Path) -> Path:
+    """Return the checkpoint that a run left in a folder; another path, and a folder without one, as it is."""
+    return next((path / name for name in RESULTS if (path / name).is_file()), path)
 
 
 def resolve_checkpoints(arguments: Sequence[Path] | None) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from yolo_prune.commands.data import CHOSEN_BY, explain_no_test, load_data, load_data_of
 from yolo_prune.commands.lineage import find_uncut
-from yolo_prune.commands.run_folders import find_run_folder, make_run_folder
+from yolo_prune.commands.run_folders import find_in_folder, find_run_folder, make_run_folder
 from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.class_names import number_as
@@ -32,6 +33,7 @@ def launch_training(config: TrainConfig, default_name: str, stage: str) -> Path:
 
     Processes that torchrun restarted, because one had died, resume the run from its last.pt.
     """
+    config = _find_checkpoints(config)
     with join_processes(config.device) as (processes, device):
         name = config.name
         if count_restarts():
@@ -60,6 +62,7 @@ def start_training(
     `datasets` and `removal` see `training.run.train`. From a last.pt the run starts with the averaged weights; with
     `moments` it starts with the weights of the last step, which the moments belong to.
     """
+    config = _find_checkpoints(config)
     with join_processes(config.device) as (processes, device):
         return _start(
             config, _load_in_turn(config, processes), folder, stage, processes, device, moments, datasets, removal
@@ -87,10 +90,7 @@ def _start(
     say = _make_reporter(processes)
     config = _find_teacher(replace(config, data=spec.source), say)
     if config.weights is not None and is_checkpoint(config.weights):
-        numbered = number_as(spec, load_checkpoint(config.weights).names, config.weights)
-        for note in numbered.notes[len(spec.notes) :]:
-            say(note)
-        spec = numbered
+        spec = _number(spec, load_checkpoint(config.weights).names, config.weights, stage, say)
     start = make_start(config, len(spec.names), say, spec.samples("train"))
     if moments is not None and start.parent is not None:  # the moments belong to the last step's weights
         start.model.load_state_dict(dict(load_checkpoint(start.parent).state))
@@ -103,6 +103,22 @@ def _start(
     )
     run = make_run(config, spec, start, stage=stage, folder=folder, device=device, processes=processes)
     return train(run, start.model, report=say, moments=moments, datasets=datasets, removal=removal)
+
+
+def _find_checkpoints(config: TrainConfig) -> TrainConfig:
+    """Return the settings with the checkpoints of run folders in place of these."""
+    weights, teacher = (None if path is None else find_in_folder(path) for path in (config.weights, config.teacher))
+    return replace(config, weights=weights, teacher=teacher)
+
+
+def _number(spec: DataSpec, names: Sequence[str], weights: Path, stage: str, say: Report) -> DataSpec:
+    """Return the data set with its classes numbered as in a checkpoint; a new training with other classes gets new heads."""
+    if stage == "train" and len(names) != len(spec.names):
+        return spec
+    numbered = number_as(spec, names, weights)
+    for note in numbered.notes[len(spec.notes) :]:
+        say(note)
+    return numbered
 
 
 def _find_teacher(config: TrainConfig, say: Report) -> TrainConfig:

@@ -116,3 +116,19 @@ LayerChange: TypeAlias = Callable[[int, Layer], Layer]
 def change_layers(network: Network, change: LayerChange) -> Network:
     """Return the network with every layer replaced by `change(index, layer)`."""
     return replace(network, layers=tuple(change(index, layer) for index, layer in enumerate(network.layers)))
+
+
+def change_classes(network: Network, classes: int) -> Network:
+    """Return the network with heads for so many classes."""
+    heads = {index: replace(head, classes=classes) for index, head in network.heads}
+
+    def change(index: int, layer: Layer) -> Layer:
+        if index in heads:
+            return heads[index]
+        return (
+            replace(layer, filters=heads[index + 1].channels)
+            if isinstance(layer, Conv) and index + 1 in heads
+            else layer
+        )
+
+    return change_layers(network, change)

@@ -70,11 +70,15 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class _Kernel(nn.Conv2d):
-    """A convolution that is not initialised on the meta device: that would have no effect but import many modules."""
+    """A convolution that is not initialised on the meta device: that would have no effect but import many modules.
+
+    It becomes a plain `nn.Conv2d`, whose type is what tools look for that count or quantize layers.
+    """
 
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:
             super().reset_parameters()
+        self.__class__ = nn.Conv2d  # type: ignore[assignment]  # the class that it is derived from
 
 
 class ConvLayer(nn.Module):

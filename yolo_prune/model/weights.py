@@ -10,7 +10,6 @@ another one.
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from yolo_prune.arrays import Float32Array
+from yolo_prune.darknet.file_names import names_prefix
 from yolo_prune.darknet.layers import Conv
 from yolo_prune.darknet.network import Network
 from yolo_prune.errors import WeightsError
@@ -118,11 +118,6 @@ def load_weights(model: Detector, path: Path, is_prefix: bool = False) -> LoadRe
     for index, part in parts:
         _fill(model.get_conv(index), part)
     return LoadReport(header, loaded, len(network.convs), foreign)
-
-
-def names_prefix(path: Path) -> bool:
-    """Return whether a file's name says that it holds a network's first layers alone: NAME.conv.N, as Darknet writes."""
-    return re.search(r"\.(conv|backbone)\.\d+$", path.name) is not None
 
 
 def save_weights(model: Detector, path: Path, header: WeightsHeader | None = None) -> Path:

@@ -6,6 +6,7 @@ from dataclasses import field
 from typing import Annotated, Literal
 
 from yolo_prune.config import RUN, Setting, settings
+from yolo_prune.darknet.file_names import is_darknet_weights
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.config import DistillConfig, LossConfig
@@ -254,6 +255,9 @@ class TrainConfig:
                 where="auto_anchors",
                 right=f"leave it out, or start from other weights than {self.weights}",
             )
+        if self.cfg is None and self.weights is not None and is_darknet_weights(self.weights):
+            what = f"{self.weights} does not say of which network it is"
+            raise ConfigError(what, where="weights", right="name its cfg as well, such as --cfg yolov3-tiny-hand")
         for name in ("sparsity_plan", "remove"):
             if getattr(self, name) and self.sparsity != AUTO:
                 raise ConfigError("applies only to sparsity auto", where=name, right="leave it out")

@@ -12,7 +12,7 @@ import torch
 from yolo_prune.darknet.anchors import get_anchors, replace_anchors, resize
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import load_cfg
-from yolo_prune.darknet.network import Network
+from yolo_prune.darknet.network import Network, change_classes
 from yolo_prune.datasets.anchors import find_anchors, format_anchors, load_sides, measure_fit, round_anchors
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import ConfigError
@@ -46,12 +46,12 @@ class Start:
 def make_start(config: TrainConfig, classes: int, report: Report, samples: Sequence[Sample] = ()) -> Start:
     """Make the model that a run starts from.
 
-    A checkpoint keeps its own network. A cfg, or the default quarter-width YOLOv3, gives a new network. Its anchors are
+    A checkpoint keeps its own network, but for new heads where the data set has another number of classes. A cfg, or the default quarter-width YOLOv3, gives a new network. Its anchors are
     scaled to `img_size`, or with `auto_anchors` found in the training images `samples`. If Darknet weights are given,
     the new network is filled from them.
 
     Raises:
-        ConfigError: a cfg is given with a checkpoint, or the network's number of classes is not the data set's.
+        ConfigError: a cfg is given with a checkpoint, or the cfg's number of classes is not the data set's.
         DatasetError: a label or an image cannot be read, or there are too few boxes for `auto_anchors`.
         CfgError, WeightsError, CheckpointError: a file is invalid.
     """
@@ -65,8 +65,10 @@ def make_start(config: TrainConfig, classes: int, report: Report, samples: Seque
         )
     if config.weights is not None and (is_own or (config.cfg is None and config.weights.suffix in SUFFIXES)):
         checkpoint = load_checkpoint(config.weights)
-        _check_classes(checkpoint.network, classes, config.weights)
         model = checkpoint.with_img_size(config.img_size).make_model()
+        if model.network.classes != classes:
+            model = _renew_heads(model, classes)
+            report(f"{config.weights}: {_explain_heads(checkpoint.network.classes, model.network)}")
         model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
         keeps_zeros = checkpoint.keeps_zeros if config.keep_zeros is None else config.keep_zeros
         return Start(model.requires_grad_(True), config.weights, keeps_zeros)
@@ -83,6 +85,23 @@ def make_start(config: TrainConfig, classes: int, report: Report, samples: Seque
     if config.weights is not None:
         report(f"{config.weights}: {fill_weights(model, config.weights, config.prefix)}")
     return Start(model, None, bool(config.keep_zeros))
+
+
+def _explain_heads(before: int, network: Network) -> str:
+    numbers = ", ".join(str(index) for index, _ in network.heads)
+    heads = f"the heads, layers {numbers}, are new" if len(network.heads) > 1 else f"the head, layer {numbers}, is new"
+    return f"trained on {before} class{'es' if before > 1 else ''}, the data set has {network.classes}: {heads}"
+
+
+def _renew_heads(model: Detector, classes: int) -> Detector:
+    """Return the model with heads for so many classes, their convolutions new, and all other layers its own."""
+    network = change_classes(model.network, classes)
+    made = Detector(network)
+    new = tuple(f"layers.{index}." for index in network.head_convs)
+    made.load_state_dict(
+        {**made.state_dict(), **{name: value for name, value in model.state_dict().items() if not name.startswith(new)}}
+    )
+    return made
 
 
 def _fit_anchors(

@@ -34,7 +34,7 @@ from yolo_prune.training.optimizer import Moments
 from yolo_prune.training.removal import remove_zeroed_
 from yolo_prune.training.report import save_batch_image, save_detections_image
 from yolo_prune.training.resume import Progress, Report, Run, restore, save_last
-from yolo_prune.training.schedule import StepRates, find_sparsity, measure_rates
+from yolo_prune.training.schedule import StepRates, explain_weak_sparsity, find_sparsity, measure_rates
 from yolo_prune.training.signals import StopSignal, leave, watch_signals
 from yolo_prune.training.state import TrainingState, make_training_state
 from yolo_prune.training.teacher import load_teacher
@@ -334,6 +334,9 @@ def _begin(run: Run, training: TrainingState, steps: int, report: Report) -> Pro
         report(f"sparsity: {pull}{zeroed} of {present} channels to zero in {steps} steps")
     elif config.is_sparse:
         progress.sparsity = float(config.sparsity)
+        assert training.sparsity is not None
+        if (warning := explain_weak_sparsity(config, training.sparsity, steps)) is not None:
+            report(warning)
     if training.zeros is not None:
         report(f"{training.zeros.count():,} weights are zero and stay zero")
     if run.processes.is_first:

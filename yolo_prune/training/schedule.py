@@ -16,6 +16,8 @@ AUTO_REST = 0.6
 """`sparsity_rest` of `auto`."""
 SORTING = 0.1
 """Share of the run, at its start, in which `auto` zeroes no channel but finds out which ones the task needs."""
+FEW = 0.05
+"""A λ that can bring a smaller share of the channels to zero does hardly anything."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,20 @@ def find_sparsity(config: TrainConfig, sparsity: GammaSparsity, steps: int) -> f
     return distance / sum(
         measure_step_size(config, measure_learning_rate(config, step, steps)) * _measure_level(config, step, steps)
         for step in range(math.ceil(SORTING * steps))
+    )
+
+
+def explain_weak_sparsity(config: TrainConfig, sparsity: GammaSparsity, steps: int) -> str | None:
+    """Return a line about a λ that moves hardly any γ as far as zero in all steps together, or None."""
+    pull = float(config.sparsity)
+    reach = sum(measure_rates(config, pull, step, steps).shrinkage for step in range(steps))
+    gammas = sparsity.measure()
+    share = float((gammas[np.isfinite(gammas)] <= reach).mean())
+    if share >= FEW:
+        return None
+    return (
+        f"sparsity: λ = {pull:g} moves a γ by at most {reach:.2g} in this run, and {share:.0%} of the channels have a γ that small: hardly "
+        "any will end at zero; use a larger λ, or --sparsity auto"
     )
 
 
