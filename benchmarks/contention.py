@@ -187,7 +187,7 @@ def measure_all(workers: Sequence[Worker], job: Job, can_raise: bool) -> list[di
         (worker, load): {"command": worker.command, "variant": worker.variant, "load": load} | {name: [] for name in MEASURED}
         for worker in workers
         for load in job.loads
-        if worker.variant != SINGLE or load == "alone"
+        if load == "alone" or worker.variant == RULE or (worker.variant != SINGLE and not job.goals_alone)
     }  # fmt: skip
 
     def measure_round(number: int, loads: Sequence[str]) -> None:
@@ -254,6 +254,9 @@ def parse() -> Job:
     parser.add_argument("--cfg", type=Path, default=Path("configs/demo-hand.cfg"))
     for name, value in {"img-size": 160, "batch-size": 8, "images": 64, "epochs": 8}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument(
+        "--goals-alone", action="store_true", help="beside others measure with the rule alone, which is what has goals"
+    )
     parser.add_argument("--json", action="store_true")
     job = parser.parse_args()
     job.commands = [name for name in COMMANDS if name in job.commands.split(",")]

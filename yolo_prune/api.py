@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from yolo_prune.commands.run_folders import find_in_folder
 from yolo_prune.darknet.network import Network
 from yolo_prune.engines.exported.model import ExportedModel
 from yolo_prune.errors import CheckpointError
@@ -75,7 +76,8 @@ def load(
     """Load a checkpoint, or an exported file, as a function from images to detections.
 
     Args:
-        path: a .pt file of `train`, `prune`, `finetune`, `iterate` or `import`, or a file of `export` that runs by itself.
+        path: a .pt file of `train`, `prune`, `finetune`, `iterate` or `import`, a file of `export` that runs by itself, or
+            the folder of a run.
         confidence: least score of a detection.
         nms_iou: of two boxes of one class that overlap by more, the lower-scored is dropped.
         device: auto, cpu, cuda or cuda:N.
@@ -85,7 +87,9 @@ def load(
         CheckpointError: it is no checkpoint.
         ConfigError: a setting is out of range, or the device is not there.
     """
-    return LoadedDetector(Path(path), DetectConfig(confidence=confidence, nms_iou=nms_iou), device, img_size)
+    return LoadedDetector(
+        find_in_folder(Path(path)), DetectConfig(confidence=confidence, nms_iou=nms_iou), device, img_size
+    )
 
 
 def train(config: TrainConfig | None = None, **settings: Any) -> LoadedDetector:
@@ -154,7 +158,7 @@ def bench(sources: Source | Sequence[Source], config: BenchConfig | None = None,
 
 
 def _get_path(source: Source) -> Path:
-    return source.path if isinstance(source, LoadedDetector) else Path(source)
+    return source.path if isinstance(source, LoadedDetector) else find_in_folder(Path(source))
 
 
 def _get_paths(sources: Source | Sequence[Source]) -> list[Path]:

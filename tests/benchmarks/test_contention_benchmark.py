@@ -104,16 +104,20 @@ def test_without_the_right_to_a_higher_priority_ours_is_lowered_last(
 ) -> None:
     log: list[str] = []
     monkeypatch.setattr(benchmark, "busy", lambda load, can_raise: FakeLoad(load, log))
-    job = Namespace(loads=["alone", "higher", "four"], rounds=2, end=time.monotonic() + end_s)
+    job = Namespace(loads=["alone", "higher", "four"], rounds=2, end=time.monotonic() + end_s, goals_alone=False)
     workers: Any = [FakeWorker("without", log), FakeWorker("one thread", log)]
     cells = benchmark.measure_all(workers, job, can_raise=False)
     one = ["alone", "without", "one thread", "four", "without"]
     assert log == [*one * rounds, "give way", "give way", *["higher", "without"] * rounds]
     assert (job.rounds, {len(cell["rate"]) for cell in cells}) == (rounds, {rounds})
     log.clear()
-    job = Namespace(loads=["alone", "higher"], rounds=1, end=time.monotonic())
+    job = Namespace(loads=["alone", "higher"], rounds=1, end=time.monotonic(), goals_alone=False)
     benchmark.measure_all(workers, job, can_raise=True)
     assert log == ["alone", "without", "one thread", "higher", "without"]
+    log.clear()
+    job.goals_alone = True
+    benchmark.measure_all([FakeWorker("with the rule", log), *workers], job, can_raise=True)
+    assert log == ["alone", "with the rule", "without", "one thread", "higher", "with the rule"]
 
 
 class FakeLoad:

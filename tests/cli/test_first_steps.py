@@ -11,6 +11,7 @@ import yaml
 from tiny import Cli, read_json
 from torch import nn
 
+import yolo_prune as yp
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.network import change_classes
 from yolo_prune.model.checkpoint import load_checkpoint
@@ -35,6 +36,7 @@ def test_the_folder_of_a_run_stands_for_its_checkpoint(cli: Cli, trained: Path, 
     shutil.copytree(trained.parent, "runs/base")
     pruned = cli("prune", "--one-shot", "runs/base", "--ratio", 0.5, "--recalibrate", 0, "--device", "cpu")
     assert (pruned.code, pruned.out) == (0, "runs/prune/pruned.pt\n")
+    assert yp.load("runs/prune").path == Path("runs/prune/pruned.pt")
     rows = read_json(cli("bench", "runs/base", "runs/prune", "--no-score", "--runs", 1, "--json"))["rows"]
     assert [row["checkpoint"] for row in rows] == ["runs/base/best.pt", "runs/prune/pruned.pt"]
     tuned = cli("finetune", "runs/prune", "--data", hands, "--teacher", "runs/base", *SMALL)
@@ -56,11 +58,9 @@ def test_a_checkpoint_of_other_classes_gets_new_heads(cli: Cli, trained: Path, t
     outcome = cli("train", "--data", two_classes, "--weights", trained, *SMALL)
     assert outcome.code == 0, outcome.err
     assert f"{trained}: trained on 1 class, the data set has 2: the head, layer 7, is new\n" in outcome.err
-    made, old = load_checkpoint(Path("runs/train/best.pt")), load_checkpoint(trained)
+    made = load_checkpoint(Path("runs/train/best.pt"))
     assert (made.names, made.network.classes) == (("left", "right"), 2)
     assert made.provenance["parent"]["path"] == str(trained.resolve())
-    change = max(float((made.state[name] - value).abs().max()) for name, value in old.state.items() if "0.conv" in name)
-    assert change < 0.1
     rejected = cli("finetune", trained, "--data", two_classes, *SMALL)
     assert rejected.code == 2
     assert "the network has the classes hand, the data set left, right" in rejected.err

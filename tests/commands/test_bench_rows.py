@@ -46,6 +46,7 @@ def test_bench_times_several_batch_sizes_threads_and_precisions_in_one_table(
         (("--batch-size", "1,-2"), "--batch-size: -2 is out of range"),
         (("--batch-size", "2,2"), "--batch-size: names one twice"),
         (("--precision", "fp8"), "--precision: unknown precision fp8; use one of fp32"),
+        (("--engine", "executorch", "--threads", "1,2"), "--threads: ExecuTorch keeps the threads that it began with"),
         (("--engine", "onnxruntime", "--precision", "bf16"), "--precision: onnxruntime computes in fp32 alone"),
     ],
 )

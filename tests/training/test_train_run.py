@@ -359,6 +359,20 @@ def test_a_cfg_and_a_data_set_must_know_the_same_classes(config: TrainConfig) ->
         make_start(config, 2, print)
 
 
+def test_all_but_the_heads_is_the_checkpoint_s_where_classes_differ(trained: Path) -> None:
+    lines: list[str] = []
+    model = make_start(TrainConfig(weights=trained), 3, lines.append).model
+    old = load_checkpoint(trained).state
+    heads = [name for name in old if name.startswith("layers.6.")]
+    assert heads
+    assert is_same(
+        {name: value for name, value in model.state_dict().items() if name not in heads},
+        {name: value for name, value in old.items() if name not in heads},
+    )
+    assert [model.state_dict()[name].shape[0] for name in heads] == [16, 16]
+    assert lines == [f"{trained}: trained on 1 class, the data set has 3: the head, layer 7, is new"]
+
+
 def test_anchors_grow_with_the_input(config: TrainConfig) -> None:
     start = make_start(parse_config(config, {"img_size": 96}, "test"), 1, print)
     assert start.model.network.img_size == (96, 96)

@@ -67,12 +67,18 @@ class Entry:
     def running(self) -> Iterator[None]:
         """Compute with its threads and in its precision in the block."""
         before = torch.get_num_threads()
-        torch.set_num_threads(self.threads or before)
         try:
             with computing_in(self.precision):
+                self.prepare()
                 yield
         finally:
             torch.set_num_threads(before)
+
+    def prepare(self) -> None:
+        """Compute with its threads and in its precision from now on."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        compute_in(self.precision)
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,7 @@ def time_rows(
         device=device,
         clock=clock,
         settles=any(entry.is_exported for entry in entries) or len(config.threads) > 1,
-        prepare=[partial(_set_conditions, entries[number], torch.get_num_threads()) for number, _, _ in calls],
+        prepare=[entries[number].prepare for number, _, _ in calls],
     )
     by_row = {(number, part): latency for (number, part, _), latency in zip(calls, found, strict=True)}
     return [
@@ -202,11 +208,3 @@ def _make_calls(entry: Entry, engine: Engine, real: Tensor, device: torch.device
     if (decoding := make_decoding_call(engine, inputs)) is not None:
         calls["decoding"] = decoding
     return calls, measure_peak_bytes(calls["network"], device)
-
-
-def _set_conditions(entry: Entry, threads: int) -> None:
-    """Set what `Entry.running` sets, without undoing it: torch starts new threads where their number changes."""
-    wanted = entry.threads or threads
-    if torch.get_num_threads() != wanted:
-        torch.set_num_threads(wanted)
-    compute_in(entry.precision)

@@ -46,9 +46,9 @@ class Start:
 def make_start(config: TrainConfig, classes: int, report: Report, samples: Sequence[Sample] = ()) -> Start:
     """Make the model that a run starts from.
 
-    A checkpoint keeps its own network, but for new heads where the data set has another number of classes. A cfg, or the default quarter-width YOLOv3, gives a new network. Its anchors are
-    scaled to `img_size`, or with `auto_anchors` found in the training images `samples`. If Darknet weights are given,
-    the new network is filled from them.
+    A checkpoint keeps its own network, but for new heads where the data set has another number of classes. A cfg, or the
+    default quarter-width YOLOv3, gives a new network. Its anchors are scaled to `img_size`, or with `auto_anchors` found in
+    the training images `samples`. If Darknet weights are given, the new network is filled from them.
 
     Raises:
         ConfigError: a cfg is given with a checkpoint, or the cfg's number of classes is not the data set's.

@@ -14,8 +14,9 @@ from tiny import Cli, read_json
 
 from yolo_prune.datasets.data_file import SPLITS
 from yolo_prune.datasets.formats.coco import load_coco, save_coco
-from yolo_prune.datasets.formats.labelled_set import LabelledImage, LabelledSet, Source, load_yolo, save_yolo
+from yolo_prune.datasets.formats.labelled_set import LabelledImage, LabelledSet, Source
 from yolo_prune.datasets.formats.voc import load_voc, save_voc
+from yolo_prune.datasets.formats.yolo import load_yolo, save_yolo
 from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.labels import load_objects
 from yolo_prune.datasets.spec import load_spec

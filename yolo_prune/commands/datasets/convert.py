@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from yolo_prune.datasets.config import ConvertConfig
 from yolo_prune.datasets.data_file import SPLITS
 from yolo_prune.datasets.formats.coco import load_coco, save_coco
 from yolo_prune.datasets.formats.faults import Faults
-from yolo_prune.datasets.formats.labelled_set import LabelledImage, LabelledSet, Source, is_file, load_yolo, save_yolo
+from yolo_prune.datasets.formats.labelled_set import LabelledImage, LabelledSet, Source, is_file
 from yolo_prune.datasets.formats.voc import load_voc, save_voc
+from yolo_prune.datasets.formats.yolo import load_yolo, save_yolo
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import make_folder_atomically
 
@@ -150,25 +152,16 @@ def _report_losses(data: LabelledSet, config: ConvertConfig) -> None:
         count = sum(image.dropped for image in dropped)
         report(f"dropped {count} boxes without area or outside their image, the first in {dropped[0].image}")
     homes: dict[Path, LabelledImage] = {}
-    resolve = _Resolver()
-    shared = [one for one in data.images if homes.setdefault(resolve(one.image), one).split != one.split]
+    resolve_folder = cache(Path.resolve)  # a folder of many images once
+    shared = []
+    for one in data.images:
+        path = one.image
+        path = path.resolve() if path.is_symlink() else resolve_folder(path.parent) / path.name
+        if (home := homes.setdefault(path, one)).split != one.split:
+            shared.append((home, one))
     if shared:
-        first, split = shared[0], homes[resolve(shared[0].image)].split
-        report(f"{len(shared)} images are in two splits, the first in {split} and {first.split}: {first.image}")
-
-
-class _Resolver:
-    """Resolves paths as `Path.resolve` does, a folder of many files once."""
-
-    def __init__(self) -> None:
-        self._folders: dict[Path, Path] = {}
-
-    def __call__(self, path: Path) -> Path:
-        if path.is_symlink():
-            return path.resolve()
-        if path.parent not in self._folders:
-            self._folders[path.parent] = path.parent.resolve()
-        return self._folders[path.parent] / path.name
+        home, one = shared[0]
+        report(f"{len(shared)} images are in two splits, the first in {home.split} and {one.split}: {one.image}")
 
 
 def _report_contents(data: LabelledSet) -> None:

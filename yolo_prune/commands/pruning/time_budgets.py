@@ -101,9 +101,8 @@ class TimeTargets:
         """
         watch = self.stopwatch
         if self.config.target_latency_ms is not None:
-            self._check_limit(
-                watch.glance(), self.config.target_latency_ms / 2
-            )  # far above: no table is needed to say so
+            # where the target is far above the original's time, no table is needed to say so
+            self._check_limit(watch.glance(), self.config.target_latency_ms / 2)
         self.table = measure_table(watch.original.network, watch.engine, watch.device)
         thinner = [make_thin(self.model.network, share, self.config.multiple) for share in SHARES]
         self.before_ms, *times_ms = watch.measure(*(Detector(network).eval() for network in thinner))
