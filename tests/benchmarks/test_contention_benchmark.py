@@ -116,7 +116,8 @@ def test_without_the_right_to_a_higher_priority_ours_is_lowered_last(
     assert log == ["alone", "without", "one thread", "higher", "without"]
     log.clear()
     job.goals_alone = True
-    benchmark.measure_all([FakeWorker("with the rule", log), *workers], job, can_raise=True)
+    workers.insert(0, FakeWorker("with the rule", log))
+    benchmark.measure_all(workers, job, can_raise=True)
     assert log == ["alone", "with the rule", "without", "one thread", "higher", "with the rule"]
 
 
