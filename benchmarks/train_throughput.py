@@ -179,7 +179,7 @@ def train_with_yolo_prune(job: Job, responses: TextIO) -> None:
     for epoch in range(EPOCHS):
         gate.loader = make(epoch=epoch)
         schedule = [measure_rates(config, 0.0, epoch * steps + step, EPOCHS * steps) for step in range(steps)]
-        hooks: dict[str, Any] = dict.fromkeys(("before_step", "after_look"), lambda stats: None)
+        hooks: dict[str, Any] = dict.fromkeys(("before_step", "after_step", "after_look"), lambda stats: None)
         train_epoch(training, gate, config, schedule.__getitem__, EpochStats(), **hooks)
 
 

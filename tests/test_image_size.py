@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from yolo_prune.errors import ConfigError
 from yolo_prune.image_size import STRIDE_PX, ImageSize, make_size, parse_size
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.run import list_sizes
+from yolo_prune.training.run_data import list_sizes
 
 sides = st.integers(1, 64).map(lambda count: STRIDE_PX * count)
 sizes = st.builds(ImageSize, sides, sides)

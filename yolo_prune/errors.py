@@ -79,12 +79,20 @@ class Interrupted(Exception):
 
     def __init__(self, signum: int) -> None:
         self.exit_code = 128 + signum
-        super().__init__(f"stopped by signal {signum}; what was finished is on disk, and the run can be resumed")
+        self.what = f"stopped by signal {signum}"
+        self.resume: str | None = None
+        """The command that goes on, where it is known."""
+        super().__init__()
+
+    def __str__(self) -> str:
+        how = "" if self.resume is None else f": {self.resume}"
+        return f"{self.what}; what was finished is on disk, and the run can be resumed{how}"
 
 
 class TimeUp(Interrupted):
     """The time of a run is up; `exit_code` is 124, as that of timeout(1)."""
 
     def __init__(self) -> None:
-        Exception.__init__(self, "the time is up; what was finished is on disk, and the run can be resumed")
+        super().__init__(0)
         self.exit_code = TIME_UP
+        self.what = "the time is up"

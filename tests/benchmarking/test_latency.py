@@ -125,5 +125,5 @@ def test_only_free_cores_are_used_unless_threads_are_given(
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-    told = "other processes use the cores: timing with 1 of 2 threads; --threads 2 uses all\n"
+    told = "warning: other processes use the cores: timing with 1 of 2 threads; --threads 2 uses all\n"
     assert capsys.readouterr().err == (told if wanted is None and free == 1 else "")

@@ -87,7 +87,7 @@ def test_small_counts_and_missing_scores() -> None:
 def test_text_stands_in_columns() -> None:
     head, rule, *lines = format_text([ORIGINAL, PRUNED]).splitlines()
     starts = [head.index(heading) for heading in ("model", "params", "size", "FLOPs", "inference", "mAP")]
-    assert set(rule) == {"─", " "}
+    assert set(rule) == {"─"}
     for line, cells in zip(lines, format_rows([ORIGINAL, PRUNED])[1:], strict=True):
         assert [line[start : start + len(cell)] for start, cell in zip(starts, cells, strict=True)] == list(cells)
 

@@ -87,3 +87,73 @@ def test_convolutions_are_plain_ones() -> None:
     for model in (unset, Detector(make_network("yolov3-tiny", 1, 0.125, 64))):
         kinds = {type(module) for module in model.modules() if isinstance(module, nn.Conv2d)}
         assert kinds == {nn.Conv2d}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--cfg", "none.cfg"), "none.cfg"),
+        (("--cfg", "yolov3-tiny-hand", "--weights", "none.weights"), "none.weights"),
+        (("--weights", "none.pt"), "none.pt"),
+        (("--teacher", "none.pt"), "none.pt"),
+        (("--device", "cuda:99"), "cuda:99"),
+    ],
+)
+def test_what_is_missing_is_told_before_hands_are_drawn(cli: Cli, words: tuple[str, ...], said: str) -> None:
+    outcome = cli("train", *words)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err
+    assert not Path("data").exists()
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: {cfg: none.cfg}", "none.cfg"),
+        ("weights: none.pt", "none.pt"),
+        ("finetune: {teacher: none.pt}", "none.pt"),
+        ("prune: {plan: none.json}", "none.json"),
+        ("bench: {engine: [half]}", "half runs on CUDA"),
+    ],
+)
+def test_a_run_checks_all_stages_before_hands_are_drawn(cli: Cli, text: str, said: str) -> None:
+    Path("run.yaml").write_text(f"device: cpu\n{text}\n")
+    outcome = cli("run", "run.yaml")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err
+    assert not Path("data").exists()
+
+
+def test_without_validation_images_a_run_trains_prunes_and_finetunes(cli: Cli, hands: Path, tiny_cfg: Path) -> None:
+    data = Path(shutil.copytree(hands.parent, "hands"), "data.yaml")
+    values = {key: value for key, value in yaml.safe_load(data.read_text()).items() if key not in ("val", "test")}
+    data.write_text(yaml.safe_dump(values))
+    words = ("train", "--data", data, "--cfg", tiny_cfg, *SMALL)
+    outcome = cli(*words)
+    assert outcome.code == 2
+    assert "leave validation out with --val-interval 0" in outcome.err
+    outcome = cli(*words, "--val-interval", 0)
+    assert (outcome.code, outcome.out) == (0, "runs/train/best.pt\n"), outcome.err
+    assert not Path("runs/train/val_detections.png").exists()
+    pruned = cli("prune", "--ratio", 0.5, "--effort", 1, "--device", "cpu")
+    assert (pruned.code, pruned.out) == (0, "runs/prune/pruned.pt\n"), pruned.err
+    assert "no validation images to score on" in pruned.err
+    tuned = cli("finetune", "--epochs", 1, "--device", "cpu")
+    assert (tuned.code, tuned.out) == (0, "runs/finetune/best.pt\n"), tuned.err
+
+
+def test_a_run_of_auto_that_is_too_short_is_told(cli: Cli, hands: Path, trained: Path) -> None:
+    outcome = cli("train", "--data", hands, "--weights", trained, "--sparsity", "auto", *SMALL)
+    assert outcome.code == 0, outcome.err
+    assert "warning: sparsity auto: channels come to zero in 1 step" in outcome.err.replace("1 steps", "1 step")
+    assert "which is short: 100 epochs or more keep more of the AP50" in outcome.err
+
+
+def test_rows_of_the_same_folder_name_can_be_told_apart(cli: Cli, trained: Path) -> None:
+    for folder in ("a/prune", "b/prune", "other"):
+        Path(folder).mkdir(parents=True)
+        shutil.copy(trained, f"{folder}/pruned.pt")
+    paths = ("a/prune/pruned.pt", "b/prune/pruned.pt", "other/pruned.pt")
+    rows = read_json(cli("bench", *paths, "--no-score", "--runs", 1, "--json"))["rows"]
+    assert [row["name"] for row in rows] == ["a/prune/pruned", "b/prune/pruned", "other/pruned"]

@@ -56,7 +56,7 @@ def test_a_pipe_ends_in_a_table_on_val_where_there_is_no_test_split(
     assert table.code == 0, table.err
     assert (
         table.err.splitlines()[0].replace(f"{Path.cwd()}/", "")
-        == f"{reason}: scoring on val, the split that training chooses its epoch by"
+        == f"warning: {reason}: scoring on val, the split that training chooses its epoch by"
     )
     assert "scoring Original on the val split: 6 images" in table.err
     assert ", on the val split; " in table.out
@@ -133,7 +133,7 @@ def test_the_run_command_follows_the_same_rule(data: Path, tiny_cfg: Path, capsy
     result = run_stages(load_run(write_stages(data, tiny_cfg)))
     err = capsys.readouterr().err
     reason = "hands/data.yaml: test: there is no folder hands/images/nowhere"
-    said = f"{reason}: scoring on val, the split that training chooses its epoch by"
+    said = f"warning: {reason}: scoring on val, the split that training chooses its epoch by"
     assert err.splitlines()[0] == said
     assert find_lines(err, "nowhere") == [said]
     assert result.bench.split == "val"

@@ -333,7 +333,9 @@ def test_the_command_line(cli: Cli, trained: Path, hands: Path) -> None:
     assert outcome.code == 0, outcome.err
     assert outcome.out == "runs/iterate/02/best.pt\n"
     lines = outcome.err.splitlines()
-    assert lines[-1] == "the target is reached"
+    assert lines[-3] == "the target is reached"
+    assert lines[-2].startswith("done in ")
+    assert lines[-1] == "next: yoloprune bench runs/iterate/02/best.pt --lineage"
     assert [line.split()[0] for line in lines[-6:-1]] == ["step", "original", "01", "02", "settle"]
     rows = read_json(cli(*words, "--json"))["rows"]
     assert [row["name"] for row in rows] == ["original", "01", "02", "settle"]

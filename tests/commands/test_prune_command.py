@@ -521,7 +521,7 @@ def test_a_plan_prints_its_path_and_the_layers(cli: Cli, lone: Path) -> None:
     outcome = cli("plan", lone, "--ratio", 0.5, "--criterion", "bn-gamma", "--name", "mine")
     assert (outcome.code, outcome.out) == (0, "runs/mine/plan.json\n")
     lines = outcome.err.splitlines()
-    assert lines[0].startswith("18 of the 18 channels to prune have a γ above 0.01")
+    assert lines[0].startswith("warning: 18 of the 18 channels to prune have a γ above 0.01")
     assert [line.split()[0] for line in lines[1:9]] == ["layer", "0", "1", "2", "3", "5", "6", "all"]
     assert lines[8].split()[1] == "-50.0%"
     assert cli("plan", lone, "--name", "mine").err.startswith("error: --name: runs/mine already holds a run")
@@ -669,7 +669,7 @@ def test_a_ratio_from_which_no_finetune_recovered_is_reported(ratio: float, is_h
 
 def test_a_high_ratio_is_reported_before_any_work(cli: Cli, trained: Path) -> None:
     assert cli("prune", trained, "--ratio", 0.95).err.startswith(
-        "ratio 0.95: in our experiments finetune did not recover"
+        "warning: ratio 0.95: in our experiments finetune did not recover"
     )
     assert "in our experiments" not in cli("prune", *AT_ONCE, trained, "--ratio", 0.5).err
 

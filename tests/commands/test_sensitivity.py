@@ -284,9 +284,11 @@ def test_the_command_leaves_table_plot_and_path(cli: Cli, trained: Path, finishe
     assert lines[4].startswith("AP50 lost when that share of one group alone is dropped; whole: 0.")
     assert lines[5].split() == ["layers", "channels", "25%", "50%", "75%", "90%"]
     table = load_sensitivity(Path("runs/sensitivity/sensitivity.json"))
-    for line, curve in zip(lines[6:], table.groups, strict=True):
+    for line, curve in zip(lines[7:-2], table.groups, strict=True):
         assert len(line) == len(lines[5])
         assert line.split()[-5:] == [str(curve.channels), *(f"{one:.4f}" for one in table.measure_damages(curve))]
+    assert lines[-2].endswith(": 4 groups measured; runs/sensitivity/sensitivity.png shows them")
+    assert lines[-1] == f"next: yoloprune prune {trained} --from-sensitivity runs/sensitivity/sensitivity.json"
     height, width, _ = read_image(Path("runs/sensitivity/sensitivity.png")).shape
     assert 250 < height < 500 < width < 1000
 
@@ -450,7 +452,7 @@ def test_a_nan_loss_is_the_worst(cli: Cli, trained: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(stage, "_make_judge", lambda *arguments: lambda model: next(scores))
     outcome = cli("sensitivity", trained, "--metric", "loss", "--json")
     assert read_json(outcome)["groups"][0]["scores"] == [2.0, None, None, 3.0]
-    assert outcome.err.splitlines()[-4].split()[2:] == ["1.0000", *["1000000.0000"] * 3]
+    assert outcome.err.splitlines()[-5].split()[2:] == ["1.0000", *["1000000.0000"] * 3]
     table = load_sensitivity(Path("runs/sensitivity/sensitivity.json"))
     assert table.measure_damages(table.groups[0]).tolist() == [1, WORST_LOSS, WORST_LOSS, WORST_LOSS]
 

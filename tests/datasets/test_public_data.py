@@ -201,7 +201,7 @@ def test_without_any_object_nothing_is_trained(cli: Cli) -> None:
         (
             "0 0.098438 0.5 0.2 0.4",
             (0.0, 0.3, 0.198438, 0.7),
-            "1 boxes that extend over the image's edge by up to 1% are clipped",
+            "1 box over the image's edge by up to 1%: clipped",
         ),
         ("0 0.304 0.50028 0.608 1.000437", (0.0, 0.0, 0.608, 1.0), "1 boxes that extend"),
         ("0 .1 .1 .4 .1 .4 .5 .0 .5 .2 .3", (0.0, 0.1, 0.4, 0.5), "1 polygons count as the boxes around them"),

@@ -219,24 +219,28 @@ def test_too_few_boxes_leave_no_run(hands: Path, tiny_cfg: Path, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
-def test_anchors_that_suit_few_boxes_are_reported(hands: Path, trained: Path, tmp_path: Path) -> None:
+def test_anchors_that_suit_few_boxes_are_reported(
+    hands: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     samples, lines = load_spec(hands).samples("train"), list[str]()
     boxes = load_sides(samples, 1, SIDE)
     cfg = tmp_path / "poor.cfg"
     cfg.write_text(TINY_CFG.replace("14,14, 30,30", "2,2, 3,3"))
     network = make_start(make_config(hands, cfg), 1, lines.append, samples).model.network
     assert get_anchors(network) == ((2, 2), (3, 3))
-    (line,) = lines
+    (line,) = capsys.readouterr().err.splitlines()
+    assert not lines
     within = measure_fit(boxes, np.array([[2.0, 2.0], [3.0, 3.0]]), 4.0).within_ratio
     assert line.startswith(
-        f"the network's anchors suit few boxes: {within:.0%} of the training boxes are within a factor"
+        f"warning: the network's anchors suit few boxes: {within:.0%} of the training boxes are within a factor"
     )
     assert line.endswith("--auto-anchors finds better ones")
     cfg.write_text(TINY_CFG)
     make_start(make_config(hands, cfg), 1, lines.append, samples)
     make_start(make_config(hands, cfg, auto_anchors=True), 1, lambda line: None, samples)
     make_start(TrainConfig(weights=trained), 1, lines.append, samples)
-    assert len(lines) == 1
+    assert not lines
+    assert capsys.readouterr().err == ""
 
 
 def test_only_some_images_are_looked_at_before_a_plain_run(
@@ -255,11 +259,13 @@ def test_only_some_images_are_looked_at_before_a_plain_run(
     assert seen == [samples[0], samples[3], samples[6], samples[9]]
 
 
-def test_a_strict_ratio_of_the_loss_is_no_reason_to_warn(hands: Path, tiny_cfg: Path) -> None:
+def test_a_strict_ratio_of_the_loss_is_no_reason_to_warn(
+    hands: Path, tiny_cfg: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With a ratio of 1 only the best anchor is assigned, and no box is within it."""
-    lines: list[str] = []
     spec = load_spec(hands)
     for loss in (LossConfig(), LossConfig(anchor_ratio=1.0)):
-        make_start(TrainConfig(cfg=tiny_cfg, loss=loss), 1, lines.append, spec.samples("train"))
+        make_start(TrainConfig(cfg=tiny_cfg, loss=loss), 1, print, spec.samples("train"))
+    lines = capsys.readouterr().err.splitlines()
     assert len(set(lines)) <= 1
     assert not any("factor of 1 " in line for line in lines)

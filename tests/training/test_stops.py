@@ -100,7 +100,9 @@ def test_time_up_on_the_command_line(cli: Cli, hands: Path, tiny_cfg: Path) -> N
     words = ("--data", hands, "--cfg", tiny_cfg, "--epochs", 2, "--batch-size", 6, "--device", "cpu")
     stopped = cli("train", *words, "--max-minutes", 0)
     assert (stopped.code, stopped.out) == (124, "")
-    assert stopped.err.splitlines()[-1] == "the time is up; what was finished is on disk, and the run can be resumed"
+    assert stopped.err.splitlines()[-1] == (
+        "the time is up; what was finished is on disk, and the run can be resumed: yoloprune train --resume --name train"
+    )
     again = cli("train", "--resume", "--max-minutes", 0)
     assert again.code == 124
     resumed = cli("train", "--resume", "--max-minutes", 5)

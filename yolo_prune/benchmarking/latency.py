@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_prune.console import report
+from yolo_prune.console import warn
 from yolo_prune.contention import count_free_cores
 from yolo_prune.engines.make import Engine
 from yolo_prune.errors import ConfigError
@@ -23,6 +23,7 @@ from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import suppress
 from yolo_prune.image_size import ImageSize
 from yolo_prune.model.decode import DecodedDetector
+from yolo_prune.text_tables import pluralize
 from yolo_prune.threads import count_cores
 
 
@@ -53,7 +54,9 @@ def timing_threads(wanted: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     free = before if wanted is not None or before == 1 else count_free_cores()
     if free < before:
-        report(f"other processes use the cores: timing with {free} of {before} threads; --threads {before} uses all")
+        warn(
+            f"other processes use the cores: timing with {free} of {pluralize(before, 'thread')}; --threads {before} uses all"
+        )
     torch.set_num_threads(wanted or min(free, before))
     try:
         yield
@@ -153,7 +156,7 @@ def choose_clock(wanted: str | None, device: torch.device, threads: int) -> str:
         return wanted or "wall"
     clock = wanted or ("cpu" if is_single else "wall")
     how = "the time that this process computes is measured" if clock == "cpu" else "times are too long, and spread"
-    report(f"processes want {load:.1f} cores, and there are {cores}: {how}")
+    warn(f"processes want {load:.1f} cores, and there are {cores}: {how}")
     return clock
 
 

@@ -19,6 +19,7 @@ from yolo_prune.benchmarking.layer_timing import LayerCase, list_cases, make_lay
 from yolo_prune.console import report
 from yolo_prune.darknet.network import Network
 from yolo_prune.files import save_json
+from yolo_prune.text_tables import pluralize
 
 SHARES = (0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)
 """Widths that are timed, as shares of the widest layer of a family."""
@@ -96,7 +97,7 @@ def measure_table(network: Network, engine: str, device: torch.device) -> Latenc
         if family not in stored or not _covers(stored[family], widths)
     }
     if missing:
-        report(f"timing {len(missing)} kinds of layers at several widths in {engine}")
+        report(f"timing {pluralize(len(missing), 'kind')} of layers at several widths in {engine}")
         timer = make_layer_timer(engine, device)
         for family, (inputs, outputs) in missing.items():
             stored[family] = _measure_grid(family, inputs, outputs, timer)

@@ -9,6 +9,7 @@ from typing import Any
 
 from yolo_prune.benchmarking.latency import Latency
 from yolo_prune.image_size import read_size
+from yolo_prune.text_tables import format_count, format_table
 
 IS_RUINED = "is_ruined"
 """The key in JSON output that marks the row of a ruined network; see `find_ruined`."""
@@ -168,9 +169,9 @@ def _format_file(row: Row, first: Row | None) -> str:
 
 def _format_row(row: Row, first: Row | None, is_per_image: bool) -> tuple[str, ...]:
     texts: tuple[str, ...] = (
-        _format_count(row.params),
+        format_count(row.params),
         f"{row.size_bytes / 1e6:.1f}MB",
-        _format_count(row.macs),
+        format_count(row.macs),
         f"{row.image_ms if is_per_image else row.latency_ms.p50:.1f}ms",
     )
     if first is not None:
@@ -181,13 +182,6 @@ def _format_row(row: Row, first: Row | None, is_per_image: bool) -> tuple[str, .
 
 def _list_costs(row: Row) -> tuple[float, ...]:
     return row.params, row.size_bytes, row.macs, row.image_ms
-
-
-def _format_count(value: float) -> str:
-    for unit, size in (("B", 1e9), ("M", 1e6)):
-        if value >= size:
-            return f"{value / size:.{1 if value >= 10 * size else 2}f}{unit}"
-    return f"{value / 1e3:.1f}K"
 
 
 def _format_score(row: Row) -> str:
@@ -204,14 +198,7 @@ def _format_score(row: Row) -> str:
 
 def format_text(rows: Sequence[Row]) -> str:
     """Return the table as text columns for a terminal."""
-    return align(format_rows(rows))
-
-
-def align(cells: Sequence[tuple[str, ...]]) -> str:
-    """Return cells, the headings first, as text columns."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])
+    return format_table(format_rows(rows))
 
 
 def format_markdown(rows: Sequence[Row]) -> str:
@@ -231,7 +218,7 @@ def format_conditions(environment: dict[str, Any], rows: Sequence[Row], split: s
     lines = [
         f"Inference: network with decoding, batch {_join(environment['batch_size'])}, {environment['precision']}, {environment['engine']} engine, "
         f"{' and '.join(map(str, sizes))} px, median of {environment['runs']} interleaved runs on {environment['device']} "
-        f"({_join(environment['threads'])} threads{', CPU time' if environment.get('clock') == 'cpu' else ''}); NMS apart, median "
+        f"({_join_threads(environment['threads'])}{', CPU time' if environment.get('clock') == 'cpu' else ''}); NMS apart, median "
         + ", ".join(f"{row.nms_ms.p50:.2f}" for row in rows)
         + f" ms per image on {environment.get('nms_on', 'noise')}.",
         "Memory is the measured peak on CUDA, and on the CPU what weights and the outputs that are alive at once take. Bound by: the highest of "
@@ -245,6 +232,10 @@ def format_conditions(environment: dict[str, Any], rows: Sequence[Row], split: s
             f"mAP: AP at IoU 0.5, all points, on the {split} split; in brackets 95 % bootstrap intervals over images, of the value and of the paired difference to the first row."
         )
     return "\n".join(lines)
+
+
+def _join_threads(value: Any) -> str:
+    return f"{_join(value)} {'thread' if value in (1, [1]) else 'threads'}"
 
 
 def _join(value: Any) -> str:

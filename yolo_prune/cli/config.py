@@ -15,7 +15,10 @@ _COMMAND = typer.Argument(help="A command that takes a file of settings, such as
 def schema(command: Annotated[str, _COMMAND] = "run") -> None:
     """Print the JSON schema of a command's YAML file, for editors.
 
+    ```
     yoloprune config schema run > run.schema.json
+    yoloprune config schema train
+    ```
     """
     from yolo_prune.commands.config_files import format_schema
 
@@ -24,7 +27,13 @@ def schema(command: Annotated[str, _COMMAND] = "run") -> None:
 
 @app.command()
 def reference() -> None:
-    """Print the page of all settings, docs/settings.md."""
+    """Print the page of all settings, docs/settings.md.
+
+    ```
+    yoloprune config reference | less
+    yoloprune config reference > settings.md
+    ```
+    """
     from yolo_prune.commands.config_files import make_reference
 
     print(make_reference(), end="")
@@ -37,7 +46,10 @@ def copy(
 ) -> None:
     """Copy a shipped config, to be edited, and print the copy's path.
 
-    yoloprune config copy demo
+    ```
+    yoloprune config copy
+    yoloprune config copy demo --out my
+    ```
     """
     from yolo_prune.shipped_configs import copy_config
 

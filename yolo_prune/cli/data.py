@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from yolo_prune.cli.options import with_settings
-from yolo_prune.commands.results import PathResult, Result
+from yolo_prune.commands.results import Result
 from yolo_prune.datasets.config import AnchorsConfig, CheckConfig, ConvertConfig, SyntheticConfig, VggHandConfig
 
 Out: TypeAlias = Annotated[Path, typer.Option(help="Folder to make.")]
@@ -20,16 +20,27 @@ app = typer.Typer(help="Make data sets, check them, and find anchors for them.",
 
 @with_settings(SyntheticConfig(), app=app)
 def synthetic(settings: SyntheticConfig, out: Out = Path("data/synthetic-hands")) -> Result:
-    """Draw synthetic hands with exact labels, and print the path of their data.yaml."""
-    from yolo_prune.console import report_progress
-    from yolo_prune.datasets.synthetic.dataset import make_dataset
+    """Draw synthetic hands with exact labels, and print the path of their data.yaml.
 
-    return PathResult(make_dataset(out, settings, progress=report_progress("drawing synthetic hands")))
+    ```
+    yoloprune data synthetic
+    yoloprune data synthetic --out hands --train 500 --val 100 --test 100
+    ```
+    """
+    from yolo_prune.commands.data import draw_hands_at
+
+    return draw_hands_at(out, settings)
 
 
 @with_settings(CheckConfig(), app=app)
 def check(settings: CheckConfig, data: Annotated[Path | None, _DATA] = None) -> Result:
-    """Print what a data set holds and what is wrong with it; exit with 2 where there are errors."""
+    """Print what a data set holds and what is wrong with it; exit with 2 where there are errors.
+
+    ```
+    yoloprune data check hands/data.yaml
+    yoloprune data check hands/data.yaml --strict --json
+    ```
+    """
     from yolo_prune.commands.datasets.check import check_data
 
     return check_data(data, settings)
@@ -37,7 +48,13 @@ def check(settings: CheckConfig, data: Annotated[Path | None, _DATA] = None) -> 
 
 @with_settings(AnchorsConfig(), app=app)
 def anchors(settings: AnchorsConfig, data: Annotated[Path, _DATA]) -> Result:
-    """Find anchors for a data set's boxes by k-means on IoU; print them, for cfg make --anchors, and the recall they allow."""
+    """Find anchors for a data set's boxes by k-means on IoU; print them, for cfg make --anchors, and the recall they allow.
+
+    ```
+    yoloprune data anchors hands/data.yaml --img-size 416
+    yoloprune data anchors hands/data.yaml --cfg yolov3-tiny-hand
+    ```
+    """
     from yolo_prune.commands.datasets.anchors import find_data_anchors
 
     return find_data_anchors(data, settings)
@@ -47,7 +64,13 @@ def anchors(settings: AnchorsConfig, data: Annotated[Path, _DATA]) -> Result:
 def convert(
     settings: ConvertConfig, sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help=_SOURCE)]
 ) -> Result:
-    """Turn COCO json, YOLO txt or Pascal VOC xml into another of these, and print the data.yaml's or folder's path."""
+    """Turn COCO json, YOLO txt or Pascal VOC xml into another of these, and print the data.yaml's or folder's path.
+
+    ```
+    yoloprune data convert train=train.json val=val.json --to yolo --out hands
+    yoloprune data convert hands/data.yaml --to coco --out hands-coco
+    ```
+    """
     from yolo_prune.commands.datasets.convert import convert as make_conversion
 
     return make_conversion(sources, settings)
@@ -55,7 +78,13 @@ def convert(
 
 @with_settings(VggHandConfig(), app=app)
 def vgg_hand(settings: VggHandConfig, out: Out = Path("data/vgg-hand")) -> Result:
-    """Make a data set of the Visual Geometry Group's hands, with the official splits, and print the path of its data.yaml."""
+    """Make a data set of the Visual Geometry Group's hands, with the official splits, and print the path of its data.yaml.
+
+    ```
+    yoloprune data vgg-hand
+    yoloprune data vgg-hand --archive hand_dataset.tar.gz --out hands
+    ```
+    """
     from yolo_prune.commands.datasets.vgg_hand import make_vgg_hand
 
     return make_vgg_hand(out, settings)

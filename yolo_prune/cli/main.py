@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from typing import Annotated
 
@@ -16,24 +17,61 @@ from yolo_prune.cli.darknet import export, import_
 from yolo_prune.cli.measure import bench, detect, evaluate, profile
 from yolo_prune.cli.prune import iterate, plan, prune, sensitivity
 from yolo_prune.cli.train import finetune, run, train
+from yolo_prune.console import report_end
 from yolo_prune.contention import watch_contention
 from yolo_prune.errors import Interrupted, YoloPruneError
 from yolo_prune.threads import limit_threads
 from yolo_prune.version import __version__
 
+HELP = """Make YOLOv3 detectors small and fast: train, prune channels, finetune, bench.
+
+Start with drawn hands, which takes five minutes on two cores, or with images of your own:
+
+```
+yoloprune run demo
+
+yoloprune train --data hands/data.yaml --cfg yolov3-tiny-hand
+yoloprune prune --ratio 0.8
+yoloprune finetune
+yoloprune bench
+```
+"""
+
 app = typer.Typer(
-    help="Make YOLOv3 detectors small and fast: train, prune channels, finetune, bench.",
-    add_completion=False,
+    help=HELP,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(darknet.app, name="cfg")
-app.add_typer(data.app, name="data")
-app.add_typer(config.app, name="config")
-for command in (train, sensitivity, plan, prune, iterate, finetune, bench, profile, evaluate, detect, run, export):
-    app.command()(command)
-app.command("import")(import_)
+
+_COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
+    "Train and prune": (
+        (run, "All stages in order, from a YAML file."),
+        (train, "Train a detector."),
+        (prune, "Prune a checkpoint while it is trained on."),
+        (finetune, "Train a pruned checkpoint further."),
+        (iterate, "Prune and finetune in small steps."),
+        (plan, "Write what prune would remove."),
+        (sensitivity, "Measure what pruning each group costs."),
+    ),
+    "Measure and use": (
+        (bench, "Compare size, speed and mAP."),
+        (evaluate, "Score checkpoints, or any tool's detections."),
+        (profile, "Time every layer."),
+        (detect, "Detect objects in images."),
+    ),
+    "Files": (
+        (export, "Write a checkpoint for other engines."),
+        (import_, "Read Darknet's and PyTorch's weights."),
+    ),
+}
+for panel, commands in _COMMANDS.items():
+    for command, summary in commands:
+        name = command.__name__.rstrip("_")
+        app.command(name, short_help=summary, rich_help_panel=panel)(command)
+app.add_typer(darknet.app, name="cfg", short_help="Darknet cfg files: make, show.", rich_help_panel="Files")
+app.add_typer(data.app, name="data", short_help="Data sets: draw, check, convert.", rich_help_panel="Files")
+app.add_typer(config.app, name="config", short_help="Settings: list, copy.", rich_help_panel="Files")
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 """What Typer raises for every mistake on the command line; it has no public name."""
@@ -64,7 +102,7 @@ def main() -> None:
             result = app(prog_name="yoloprune", standalone_mode=False)
         sys.stdout.flush()
     except YoloPruneError as error:
-        _leave(2, f"error: {error}")
+        _leave(2, str(error), "error")
     except Interrupted as stop:
         _leave(stop.exit_code, str(stop))
     except (KeyboardInterrupt, typer.Abort):
@@ -75,7 +113,9 @@ def main() -> None:
     except _UsageError as error:
         _leave_usage(error)
     except Exception as error:  # noqa: BLE001  # the last resort: a defect is named as one, never shown raw
-        _leave(1, f"defect: {type(error).__name__}: {error}; run yoloprune --debug … for the traceback, and report it")
+        _leave(
+            1, f"{type(error).__name__}: {error}; run yoloprune --debug … for the traceback, and report it", "defect"
+        )
     sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -88,11 +128,11 @@ def _leave_usage(error: Exception) -> None:
         with redirect_stdout(sys.stderr):
             print(context.get_help())
         sys.exit(2)
-    _leave(2, f"error: {message.rstrip('.')}; see {command} --help")
+    _leave(2, f"{message.rstrip('.')}; see {command} --help", "error")
 
 
-def _leave(code: int, line: str) -> None:
+def _leave(code: int, line: str, kind: str = "") -> None:
     if "--debug" in sys.argv:
         traceback.print_exc()
-    print(" ".join(line.split()), file=sys.stderr)
+    report_end(line, kind)
     sys.exit(code)

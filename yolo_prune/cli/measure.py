@@ -28,7 +28,11 @@ def bench(
 
     A checkpoint from stdin, and the newest one, bring the ones that they were made from.
 
-    yoloprune bench runs/train/best.pt runs/finetune/best.pt --engine eager --threads 1
+    ```
+    yoloprune bench
+    yoloprune bench runs/train runs/finetune --engine folded,onnxruntime
+    yoloprune bench pruned.onnx --data hands/data.yaml --json
+    ```
     """
     from yolo_prune.commands.bench import bench as make_bench
     from yolo_prune.commands.bench import choose_rows
@@ -47,7 +51,10 @@ def evaluate(
 
     All are compared with the first. With --detections alone no checkpoint is needed.
 
+    ```
     yoloprune evaluate runs/train/best.pt runs/finetune/best.pt --split test
+    yoloprune evaluate --detections other.json --data hands/data.yaml
+    ```
     """
     from yolo_prune.commands.evaluate import evaluate_models
     from yolo_prune.commands.run_folders import resolve_checkpoints
@@ -64,7 +71,10 @@ def detect(
 ) -> Result:
     """Draw detections into copies of images, write them as COCO results, and print that file's path.
 
+    ```
     yoloprune detect runs/finetune/best.pt photos
+    yoloprune detect best.onnx one.jpg two.jpg --confidence 0.4
+    ```
     """
     from yolo_prune.commands.detect import detect as make_detections
     from yolo_prune.commands.run_folders import resolve_checkpoint
@@ -76,7 +86,10 @@ def detect(
 def profile(settings: ProfileConfig, checkpoints: Checkpoints = None) -> Result:
     """Print the time, multiply–accumulates and bytes of every layer, of a checkpoint or of two: before and after.
 
-    yoloprune profile runs/train/best.pt runs/finetune/best.pt --engine openvino --plot profile.png
+    ```
+    yoloprune profile runs/train/best.pt runs/finetune/best.pt --plot profile.png
+    yoloprune profile --engine openvino --threads 1
+    ```
     """
     from yolo_prune.commands.profile import profile as make_profile
     from yolo_prune.commands.run_folders import resolve_checkpoints

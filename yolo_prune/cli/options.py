@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
+import time
 from collections.abc import Callable, Collection
 from functools import partial, wraps
 from pathlib import Path
@@ -13,7 +15,7 @@ import typer
 
 from yolo_prune.commands.results import CheckedResult, Result
 from yolo_prune.config import RUN, Entry, list_settings
-from yolo_prune.console import is_first_process
+from yolo_prune.console import is_first_process, report_done, set_quiet
 from yolo_prune.errors import YoloPruneError
 from yolo_prune.files import replace_nan
 from yolo_prune.image_size import ImageSize
@@ -32,6 +34,7 @@ Markdown: TypeAlias = Annotated[bool, _output("--markdown", help="Print the tabl
 Resumed: TypeAlias = tuple[str, Given] | None
 """The name of the run to resume, and the settings that change; a parameter of this type is the option --resume."""
 _Json: TypeAlias = Annotated[bool, _output("--json", help="Print one JSON object instead.")]
+_Quiet: TypeAlias = Annotated[bool, _output("--quiet", "-q", help="Print the result, warnings and errors alone.")]
 _More: TypeAlias = Annotated[list[str] | None, _option("--set", metavar="KEY=VALUE", help=_SET)]
 _Resume: TypeAlias = Annotated[bool, _option("--resume", help="Go on with the stopped run NAME, with its settings.")]
 LONGEST_METAVAR = 24  # longer lists of choices are written in the help text
@@ -60,10 +63,13 @@ def with_settings(
         options = [_make_option(one, getattr(base, one.name, None)) for one in entries]
         others = [one for one in own if not _is_argument(one)]
         has_more = len(entries) < len(list_settings(type(base)))
-        shared = [*([_make_parameter("more", _More)] if has_more else []), _make_parameter("as_json", _Json, False)]
+        shared = [_make_parameter("as_json", _Json, False), _make_parameter("quiet", _Quiet, False)]
+        shared = [*([_make_parameter("more", _More)] if has_more else []), *shared]
 
         @wraps(command)
-        def run(as_json: bool, more: list[str] | None = None, **values: Any) -> None:
+        def run(as_json: bool, quiet: bool, more: list[str] | None = None, **values: Any) -> None:
+            started = time.monotonic()
+            set_quiet(quiet)
             given = {one.name: values.pop(one.name) for one in entries}
             given = {
                 one.name: parse_option(one, given[one.name]) for one in entries if given[one.name] not in (None, [])
@@ -79,11 +85,12 @@ def with_settings(
                     values["settings"] = overlay(base, values.pop("config", None), given)
                 else:
                     values["given"] = given
-                _print(command(**values), as_json)
+                result = command(**values)
             except YoloPruneError as error:
                 if error.where not in flags:
                     raise
                 raise type(error)(error.what, where=flags[error.where], right=error.right) from error
+            _print(result, as_json, time.monotonic() - started)
 
         ordered = (*arguments, *options, *others, *shared)
         keywords = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in ordered]
@@ -93,10 +100,14 @@ def with_settings(
     return decorate
 
 
-def _print(result: Result, as_json: bool) -> None:
-    """Print a result, in the first process alone; NaN and infinite numbers are null in JSON."""
+def _print(result: Result, as_json: bool, seconds: float) -> None:
+    """Print a result and its summary, in the first process alone; NaN and infinite numbers are null in JSON."""
     if is_first_process():
         print(json.dumps(replace_nan(result.as_dict())) if as_json else result.stdout, flush=True)
+        if (summary := getattr(result, "summary", None)) is not None:
+            report_done(
+                summary.line, seconds, shlex.join(("yoloprune", *summary.following)) if summary.following else ""
+            )
     if isinstance(result, CheckedResult):
         result.raise_on_issues()
 

@@ -24,11 +24,11 @@ def prune(
 
     By default it is trained on while its least important channels are brought to zero one after another and removed.
 
+    ```
     yoloprune prune --ratio 0.8
-
     yoloprune prune runs/train/best.pt --target-macs 0.1
-
     yoloprune prune --granularity weight --ratio 0.9
+    ```
     """
     from yolo_prune.commands import run_folders, runs
 
@@ -44,7 +44,10 @@ def prune(
 def plan(settings: PruneConfig, checkpoint: Checkpoint = None, config: Config = None) -> Result:
     """Write what prune would remove as JSON and as a plot, and print the JSON's path.
 
+    ```
     yoloprune plan --target-params 0.05 --target-macs 0.1
+    yoloprune plan runs/train/best.pt --criterion taylor --ratio 0.5
+    ```
     """
     from yolo_prune.commands import run_folders, runs
 
@@ -55,7 +58,10 @@ def plan(settings: PruneConfig, checkpoint: Checkpoint = None, config: Config = 
 def sensitivity(given: Given, checkpoint: Checkpoint = None, config: Config = None, resumed: Resumed = None) -> Result:
     """Measure what pruning each group alone costs, and print the path of the table that prune --from-sensitivity takes.
 
+    ```
     yoloprune sensitivity runs/train/best.pt --metric loss
+    yoloprune sensitivity --ratios 0.25,0.5,0.75
+    ```
     """
     from yolo_prune.commands import run_folders, runs
 
@@ -69,7 +75,11 @@ def sensitivity(given: Given, checkpoint: Checkpoint = None, config: Config = No
 def iterate(given: Given, checkpoint: Checkpoint = None, config: Config = None, resumed: Resumed = None) -> Result:
     """Prune a few channels, or weights, finetune, and again until the target; print the path of the last good checkpoint.
 
+    ```
     yoloprune iterate runs/train/best.pt --step 0.05 --target-params 0.1
+    yoloprune iterate --granularity weight --target-params 0.1
+    yoloprune iterate --resume --name iterate
+    ```
     """
     from yolo_prune.commands import run_folders, runs
 

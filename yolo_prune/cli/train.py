@@ -22,9 +22,11 @@ _NO_TEACHER = typer.Option("--no-teacher", help="Learn from the labels alone.", 
 def train(given: Given, config: Config = None, resumed: Resumed = None) -> Result:
     """Train a detector, and print the path of its best checkpoint.
 
+    ```
     yoloprune train --data hands/data.yaml --cfg yolov3-hand --img-size 416
-
+    yoloprune train --data hands/data.yaml --weights yolov3-tiny.conv.15
     yoloprune train --resume --name train
+    ```
     """
     settings = overlay(TrainConfig(), config, given)  # a mistake shows before PyTorch is imported
     from yolo_prune.commands import runs
@@ -44,7 +46,11 @@ def finetune(
 
     Without --epochs three quarters as many as its network had before it was pruned, which is its teacher.
 
-    yoloprune finetune runs/prune/pruned.pt
+    ```
+    yoloprune finetune
+    yoloprune finetune runs/prune/pruned.pt --epochs 30
+    yoloprune finetune --no-teacher --learning-rate 0.001
+    ```
     """
     if no_teacher and "teacher" in given:
         raise ConfigError("contradicts --teacher", where="--no-teacher", right="leave one of them out")
@@ -66,8 +72,15 @@ def run(
 ) -> Result:
     """Train, prune, finetune and bench; stages that are up to date are skipped, a stopped one goes on.
 
+    ```
     yoloprune run demo
+    yoloprune config copy demo --out my
+    yoloprune run my/demo.yaml --name mine
+    ```
     """
+    from yolo_prune.commands.resuming import naming_resume
     from yolo_prune.commands.run import load_run, run_stages
 
-    return replace(run_stages(overlay(load_run(config), None, given)).bench, form="markdown" if markdown else "text")
+    with naming_resume("run", str(config)):
+        result = run_stages(overlay(load_run(config), None, given))
+    return replace(result.bench, form="markdown" if markdown else "text")

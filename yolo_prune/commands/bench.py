@@ -23,7 +23,6 @@ from yolo_prune.benchmarking.table import (
     RUINED_MARK,
     Row,
     Scores,
-    align,
     explain_ruined,
     find_ruined,
     format_cells_markdown,
@@ -57,6 +56,7 @@ from yolo_prune.export.formats import measure_bytes
 from yolo_prune.files import save_json, save_text
 from yolo_prune.model.checkpoint import AVERAGE, Checkpoint, is_stored_packed, load_checkpoint
 from yolo_prune.model.device import make_device
+from yolo_prune.text_tables import format_table, pluralize, wrap
 
 ROW_NAMES = {"train": "Original", "import": "Original", "sparse": "Sparse", "prune": "Pruned", "finetune": "Finetuned"}
 
@@ -91,9 +91,10 @@ class BenchResult:
         """Return the table and its conditions as text for a terminal, or in Markdown."""
         table = format_markdown(self.rows) if markdown else format_text(self.rows)
         details = format_details(self.rows)
-        more = format_cells_markdown(details) if markdown else align(details)
+        more = format_cells_markdown(details) if markdown else format_table(details, can_turn=True)
         advice, conditions = explain_ruined(self.rows), format_conditions(self.environment, self.rows, self.split)
-        return "\n\n".join([table, *([] if advice is None else [f"{RUINED_MARK} {advice}."]), conditions, more])
+        notes = [*([] if advice is None else [f"{RUINED_MARK} {advice}."]), conditions]
+        return "\n\n".join([table, *(notes if markdown else map(wrap, notes)), more])
 
 
 def load_bench(path: Path) -> BenchResult:
@@ -122,17 +123,19 @@ def find_lineage(path: Path) -> dict[str, Path]:
         stage = provenance.get("stage", "train")
         sparsity = provenance.get("recipe", {}).get("sparsity", 0)
         name = "Sparse" if stage == "train" and rows and sparsity != 0 else ROW_NAMES.get(stage, stage)
-        rows[name if name not in rows else f"{name} {len(rows) + 1}"] = place
+        names = (name, *(f"{name} {number}" for number in range(2, len(line) + 1)))
+        rows[next(free for free in names if free not in rows)] = place
     return rows
 
 
 def name_rows(paths: list[Path]) -> dict[str, Path]:
-    """Return checkpoints keyed by row name. A name is made of run folder and file, so that names are unique."""
-    rows: dict[str, Path] = {}
-    for path in paths:
-        name = str(Path(path.parent.name, path.stem)) if path.parent.name else path.stem
-        rows[name if name not in rows else str(path)] = path
-    return rows
+    """Return checkpoints keyed by row name: folder and file, and as many folders above as tell them all apart."""
+    paths = list(dict.fromkeys(paths))
+    for depth in range(2, max(len(path.parts) for path in paths) + 1):
+        rows = {str(Path(*path.with_suffix("").parts[-depth:])): path for path in paths}
+        if len(rows) == len(paths):
+            return rows
+    return {str(path): path for path in paths}
 
 
 def choose_rows(arguments: Sequence[Path] | None, has_lineage: bool = False) -> dict[str, Path]:
@@ -290,6 +293,6 @@ def _score(
     samples = spec.samples(split)
     scores: dict[str, Evaluation | None] = {}
     for name, model in loaded.items():
-        report(f"scoring {name} on the {split} split: {len(samples)} images{describe_weights(model)}")
+        report(f"scoring {name} on the {split} split: {pluralize(len(samples), 'image')}{describe_weights(model)}")
         scores[name] = evaluate(model, samples, spec.names, device=device)
     return scores

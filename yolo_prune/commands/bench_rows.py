@@ -27,7 +27,8 @@ from yolo_prune.console import report
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.engines.exported.model import RUNTIMES, ExportedModel
-from yolo_prune.engines.make import Engine, make_engine
+from yolo_prune.engines.exported.packages import import_package
+from yolo_prune.engines.make import Engine, check_device, make_engine
 from yolo_prune.engines.precision import OF_ENGINES, choose_precision, compute_in, computing_in
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import DetectConfig
@@ -35,6 +36,7 @@ from yolo_prune.evaluation.models import Model
 from yolo_prune.export.writers import ENGINE_SUFFIXES, describe, write_model
 from yolo_prune.model.checkpoint import Checkpoint
 from yolo_prune.model.decode import normalise
+from yolo_prune.text_tables import pluralize
 
 NMS_IMAGES = 8
 """Images that NMS is timed on."""
@@ -113,6 +115,21 @@ def list_entries(
     return entries
 
 
+def check_engines(config: BenchConfig, device: torch.device) -> None:
+    """Check that the engines and precisions of the settings can run here; nothing is built yet.
+
+    Raises:
+        ConfigError: an engine, or the device, does not compute in a precision, or a package is not installed.
+    """
+    for engine in config.engine:
+        check_device(engine, device)
+        for precision in _choose_own(engine, config.precision):
+            choose_precision(engine, precision, device)
+        if engine in ENGINE_SUFFIXES:
+            for package in ("onnx", engine):
+                import_package(package, f"--engine {engine}")
+
+
 def _list_engines(model: Model, config: BenchConfig, device: torch.device) -> list[tuple[str, str]]:
     if isinstance(model, ExportedModel):
         return [(model.runtime, model.metadata.precision)]
@@ -177,7 +194,7 @@ def time_rows(
             parts, peak = _make_calls(entry, make(), real, device)
         calls += [(number, part, call) for part, call in parts.items()]
         memory.append(peak)
-    report(f"timing {len(entries)} rows, {config.runs} interleaved runs each")
+    report(f"timing {pluralize(len(entries), 'row')}, {pluralize(config.runs, 'interleaved run')} each")
     found = measure_latencies(
         [call for _, _, call in calls],
         runs=config.runs,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from yolo_prune.console import report, report_progress
+from yolo_prune.commands.results import PathResult, Summary
+from yolo_prune.console import Bar, report, warn
 from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.spec import DataSpec, find_shared_labels, load_spec
 from yolo_prune.errors import ConfigError, DatasetError
+from yolo_prune.text_tables import pluralize
 
 SYNTHETIC_HANDS = Path("data/synthetic-hands")
 CHOSEN_BY = "the split that training chooses its epoch by"
@@ -19,11 +21,32 @@ def load_data(path: Path | None) -> DataSpec:
     """Load a data set; without a path, load the synthetic hands, and draw them first if they do not exist."""
     if path is not None:
         return load_noted(path)
+    return load_spec(draw_hands(SYNTHETIC_HANDS, SyntheticConfig()))
+
+
+def draw_hands(out: Path, config: SyntheticConfig) -> Path:
+    """Draw synthetic hands into a folder, unless it holds them, and return the path of their data.yaml.
+
+    Raises:
+        OutputError: the folder holds something else, or cannot be written.
+    """
     from yolo_prune.datasets.synthetic.dataset import make_dataset
 
-    return load_spec(
-        make_dataset(SYNTHETIC_HANDS, SyntheticConfig(), progress=report_progress("drawing synthetic hands"))
-    )
+    if not (out / "data.yaml").is_file():
+        report(f"drawing {pluralize(config.train + config.val + config.test, 'image')} of synthetic hands into {out}")
+    with Bar("drawing synthetic hands") as bar:
+        return make_dataset(out, config, progress=bar.show)
+
+
+def draw_hands_at(out: Path, config: SyntheticConfig) -> PathResult:
+    """Carry out `data synthetic`: draw hands, and return the path of their data.yaml.
+
+    Raises:
+        OutputError: as for `draw_hands`.
+    """
+    path = draw_hands(out, config)
+    counts = f"{pluralize(config.train, 'image')} to train on, {config.val:,} to validate, {config.test:,} to test"
+    return PathResult(path, Summary(counts, ("train", "--data", str(path))))
 
 
 def load_noted(path: Path) -> DataSpec:
@@ -32,11 +55,11 @@ def load_noted(path: Path) -> DataSpec:
     Raises:
         DatasetError: as for `load_spec`.
     """
-    spec = load_spec(path)
+    spec = load_spec(path, needs_val=False)
     for note in spec.notes:
-        report(note)
+        warn(note)
     if shared := find_shared_labels(spec):
-        report(f"{path}: {len(shared)} label files serve two images of one name, such as {shared[0]}")
+        warn(f"{path}: {pluralize(len(shared), 'label file')} for two images of one name, such as {shared[0]}")
     return spec
 
 
@@ -55,7 +78,7 @@ def load_data_of(path: Path | None, provenance: dict[str, Any], otherwise: str =
         found = "names no data set" if trained_on is None else f"was trained on {trained_on}, which is not there"
         right = f"name a data.yaml, or use {otherwise}" if otherwise else "name a data.yaml"
         raise ConfigError(f"the checkpoint {found}", where="--data", right=right)
-    return load_spec(Path(trained_on))
+    return load_spec(Path(trained_on), needs_val=False)
 
 
 def choose_split(spec: DataSpec, split: str | None) -> str:
@@ -65,7 +88,7 @@ def choose_split(spec: DataSpec, split: str | None) -> str:
         DatasetError: the given split does not exist.
     """
     if split is None and (reason := explain_no_test(spec)) is not None:
-        report(f"{reason}: scoring on val, {CHOSEN_BY}")
+        warn(f"{reason}: scoring on val, {CHOSEN_BY}")
         return "val"
     split = split or "test"
     spec.samples(split)

@@ -159,7 +159,7 @@ def _load_data(config: EvaluateConfig, checkpoints: Sequence[Model]) -> DataSpec
         return load_data_of(config.data, checkpoints[0].provenance)
     if config.data is None:
         raise ConfigError("detections do not say what they were made on", where="--data", right="name a data.yaml")
-    return load_spec(config.data)
+    return load_spec(config.data, needs_val=False)
 
 
 def _load_ids(config: EvaluateConfig, spec: DataSpec, samples: Sequence[Sample]) -> ImageIds:

@@ -17,7 +17,7 @@ from torch import Tensor
 from yolo_prune.commands.data import find_data_of
 from yolo_prune.commands.exported_score import ScoreDifference, Scorer
 from yolo_prune.commands.pruning.calibration import pick_samples
-from yolo_prune.console import report
+from yolo_prune.console import report, warn
 from yolo_prune.darknet.cfg import save_cfg
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.datasets.spec import DataSpec
@@ -130,7 +130,7 @@ class _Exporter:
 
     def _verify(self, name: str, made: Path, facts: Metadata, path: Path, result: ExportResult) -> None:
         if not FORMATS[name].is_run_here:
-            report(f"{path}: converted, not run: it runs on Apple's systems alone")
+            warn(f"{path}: converted, not run: it runs on Apple's systems alone")
             return
         if not (self.config.verify or self.config.verify_map):
             return
@@ -165,7 +165,7 @@ class _Exporter:
         """Yield images (1, 3, H, W) of the validation split, or noise where there is no data set."""
         size = self.checkpoint.img_size
         if self.spec is None:
-            report(
+            warn(
                 "the data set that the checkpoint was trained on is not there: outputs are compared on noise; --data names one"
             )
             noise = torch.rand(IMAGES, 3, size.height, size.width, generator=torch.Generator().manual_seed(0))

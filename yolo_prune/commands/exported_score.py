@@ -12,6 +12,7 @@ from yolo_prune.engines.exported.model import ExportedModel
 from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.evaluate import evaluate
 from yolo_prune.model.checkpoint import Checkpoint
+from yolo_prune.text_tables import pluralize
 
 CPU = torch.device("cpu")
 
@@ -32,7 +33,7 @@ class ScoreDifference:
         value, low, high = self.difference
         return (
             f"AP50 {self.exported:.4f}, the checkpoint's {self.checkpoint:.4f} ({value:+.4f} [{low:+.3f}, {high:+.3f}]), "
-            f"on {self.images} images of the {self.split} split"
+            f"on {pluralize(self.images, 'image')} of the {self.split} split"
         )
 
 

@@ -21,6 +21,7 @@ from yolo_prune.commands.data import load_data_of
 from yolo_prune.commands.pruning.iterate_config import IterateConfig
 from yolo_prune.commands.pruning.iterate_report import draw_frontier, format_steps
 from yolo_prune.commands.pruning.iterate_step import Cut, Limits, cut, cut_weights, load_moments
+from yolo_prune.commands.results import Summary
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import format_config, parse_config
 from yolo_prune.console import report
@@ -37,7 +38,7 @@ from yolo_prune.pruning.plans.weight_plan import count_nonzeros
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import is_launched
 from yolo_prune.training.resume import Run
-from yolo_prune.training.run import Datasets, load_datasets
+from yolo_prune.training.run_data import Datasets, load_datasets
 from yolo_prune.training.signals import StopSignal, watch_signals
 
 STEPS = "steps.json"
@@ -96,6 +97,15 @@ class IterateResult:
     def stdout(self) -> str:
         """The last good checkpoint's path."""
         return str(self.checkpoint)
+
+    @property
+    def summary(self) -> Summary:
+        """How much is left, and the command that may follow."""
+        first, last = self.journal.steps[0], self.journal.steps[-1]
+        changes = f"params {last.params / first.params - 1:+.1%}, MACs {last.macs / first.macs - 1:+.1%}"
+        scored = "" if first.map50 is None or last.map50 is None else f", val AP50 {first.map50:.4f} → {last.map50:.4f}"
+        line = f"{changes}{scored}; {self.plot} shows the steps"
+        return Summary(line, ("bench", str(self.checkpoint), "--lineage"))
 
     def format(self) -> str:
         """Return the table of steps, and why the run stopped pruning."""

@@ -67,7 +67,11 @@ def adapt_finetune(trained: TrainConfig | None) -> TrainConfig:
     """Return the defaults of `finetune` for a network with this training: three quarters of its epochs."""
     if trained is None:
         return FINETUNE
-    return replace(_inherit(FINETUNE, trained), epochs=math.ceil(FINETUNE_SHARE * trained.epochs))
+    # Who trained without validation has no images for it.
+    interval = FINETUNE.val_interval if trained.val_interval else 0
+    return replace(
+        _inherit(FINETUNE, trained), epochs=math.ceil(FINETUNE_SHARE * trained.epochs), val_interval=interval
+    )
 
 
 def adapt_prune(trained: TrainConfig | None) -> PruneConfig:

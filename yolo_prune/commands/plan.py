@@ -15,7 +15,7 @@ from yolo_prune.commands.config import PruneConfig
 from yolo_prune.commands.data import find_data_of, load_data_of
 from yolo_prune.commands.pruning.calibration import EXAMPLE_BATCH, iterate_examples, iterate_images, pick_samples
 from yolo_prune.commands.pruning.time_budgets import Stopwatch, TimeTargets
-from yolo_prune.console import report
+from yolo_prune.console import report, warn
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.layers import Conv
 from yolo_prune.darknet.network import Network
@@ -44,6 +44,7 @@ from yolo_prune.pruning.scores.importance import check_finite, score_blocks, sco
 from yolo_prune.pruning.scores.sensitivity import Sensitivity, load_sensitivity, rank_by_damage
 from yolo_prune.pruning.sparsity.gamma_sparsity import GAMMA_THRESHOLD
 from yolo_prune.pruning.surgery.rebuild import cut_blocks
+from yolo_prune.text_tables import format_count
 
 CHECKPOINT_SHA256 = "checkpoint_sha256"
 """The key of a plan.json that says which checkpoint it was made for."""
@@ -69,6 +70,14 @@ class Planned:
     def prune_ratio(self) -> float:
         """The share of the prunable channels of `short` that are pruned."""
         return self.made.plan.measure_ratio(make_channel_graph(self.short.network))
+
+    def describe_left(self) -> str:
+        """Say in words what is left, and the changes."""
+        before, after = self.before, self.after
+        params, macs = after.params / before.params - 1, after.macs / before.macs - 1
+        return (
+            f"{format_count(after.params)} params ({params:+.1%}), {format_count(after.macs)} MACs ({macs:+.1%}) left"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the costs before and after under the names that JSON output uses."""
@@ -233,7 +242,7 @@ def _warn_of_active_channels(graph: ChannelGraph, gammas: Float64Array, plan: Pl
     active, dropped = gammas > GAMMA_THRESHOLD, ~plan.keep
     if count := int((active & dropped).sum()):
         near_zero = float((~active & graph.prunable).sum() / graph.prunable.sum())
-        report(
+        warn(
             f"{count} of the {int(dropped.sum())} channels to prune have a γ above {GAMMA_THRESHOLD}: removing them "
             f"costs mAP; {near_zero:.0%} of the prunable channels are near zero: prune no more than these, train "
             "longer with γ sparsity, or plan to finetune"

@@ -10,7 +10,6 @@ from typing import Any
 from yolo_prune.benchmarking.latency import describe_environment, measure_latencies, timing_threads
 from yolo_prune.benchmarking.layer_timing import LayerCase, list_cases, make_layer_timer
 from yolo_prune.benchmarking.profile_plot import draw_profile
-from yolo_prune.benchmarking.table import align
 from yolo_prune.commands.measure_config import ProfileConfig
 from yolo_prune.commands.timed_calls import make_timed_call
 from yolo_prune.darknet.cost import measure_cost
@@ -19,6 +18,7 @@ from yolo_prune.engines.precision import computing_in
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.device import make_device
+from yolo_prune.text_tables import format_table, wrap
 
 RUNS, WARMUP = 20, 5
 
@@ -76,7 +76,7 @@ class ProfileResult:
             f"{environment['device']} ({environment['threads']} threads). Each layer is timed alone, the least of some runs; the whole is a median, and has decoding, concatenation "
             "and the calls between layers as well."
         )
-        return f"{align(cells)}\n\n{conditions}"
+        return f"{format_table(cells)}\n\n{wrap(conditions)}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON output."""

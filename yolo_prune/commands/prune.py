@@ -13,8 +13,9 @@ from yolo_prune.commands.pruning.calibration import iterate_images, pick_samples
 from yolo_prune.commands.pruning.damage import Damage, explain_high_ratio, format_damage, measure_damage
 from yolo_prune.commands.pruning.gradual import make_plan_config, train_pruned
 from yolo_prune.commands.pruning.weights import WeightPruneResult, prune_weights
+from yolo_prune.commands.results import Summary
 from yolo_prune.config import format_config
-from yolo_prune.console import report
+from yolo_prune.console import report, warn
 from yolo_prune.darknet.cfg import save_cfg
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import ConfigError
@@ -47,6 +48,14 @@ class PlanResult:
     plan: Path
     plot: Path
     planned: Planned
+    source: Path
+    """The checkpoint that it is for."""
+
+    @property
+    def summary(self) -> Summary:
+        """What would be left, and the command that applies the plan."""
+        line = f"{self.planned.describe_left()}; {self.plot} shows it"
+        return Summary(line, ("prune", str(self.source), "--plan", str(self.plan)))
 
     @property
     def stdout(self) -> str:
@@ -88,6 +97,13 @@ class PruneResult:
         """The checkpoint's path."""
         return str(self.checkpoint)
 
+    @property
+    def summary(self) -> Summary:
+        """What is left, and the command that may follow."""
+        scored = "" if self.damage is None else f", AP50 {self.damage.before:.4f} → {self.damage.after:.4f} on val"
+        line = f"{self.planned.describe_left()}{scored}"
+        return Summary(line, ("finetune", str(self.checkpoint)))
+
     def format(self) -> str:
         """Return the plan's table, and the largest difference between rebuilt and masked network."""
         return (
@@ -109,7 +125,7 @@ def make_plan_files(source: Path, config: PruneConfig, folder: Path) -> PlanResu
     planned = make_planned(source, replace(config, fold="none", recalibrate=0))
     path = _save_plan(folder, planned, source)
     plot = draw_plan(folder / "plan.png", planned.model.network, planned.made)
-    return PlanResult(path, plot, planned)
+    return PlanResult(path, plot, planned, source)
 
 
 def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult | WeightPruneResult:
@@ -127,7 +143,7 @@ def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult | Weig
     if config.granularity == "weight":
         return prune_weights(source, config, folder)
     if advice := explain_high_ratio(config.least_ratio):
-        report(advice)
+        warn(advice)
     checkpoint = load_checkpoint(source)
     check_finite(checkpoint.make_model())
     spec = _find_data(checkpoint, config)
@@ -162,7 +178,7 @@ def _find_data(checkpoint: Checkpoint, config: PruneConfig) -> DataSpec | None:
     """Return the data set; None, which is reported, if none was given and the checkpoint's does not exist."""
     spec = find_data_of(config.data, checkpoint.provenance)
     if spec is None and not config.one_shot:
-        report(
+        warn(
             "the data set that the checkpoint was trained on is not there: channels are pruned at once, without "
             "training; --data names one"
         )
@@ -206,7 +222,7 @@ def _finish(pruned: _Pruned, source: Path, config: PruneConfig, folder: Path) ->
     checkpoint = planned.checkpoint
     damage = measure_damage(planned.model, slim, planned.spec, make_device(config.device))
     if not explain_high_ratio(config.least_ratio) and (advice := explain_high_ratio(planned.prune_ratio)):
-        report(advice)
+        warn(advice)
     details: dict[str, Any] = {
         "metrics": {**planned.as_dict(), "max_abs_difference": pruned.max_abs_difference, **format_damage(damage)},
         "data": pruned.data,
@@ -255,7 +271,7 @@ def verify(expected: Detector, found: Detector, source: Path) -> float:
     """
     difference, response = verify_response(expected, found, source)
     if response < FAINT:
-        report(f"the heads hardly react to an image (by {response:.1e}): equal outputs prove little here")
+        warn(f"the heads hardly react to an image (by {response:.1e}): equal outputs prove little here")
     return difference
 
 

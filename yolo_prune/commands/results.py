@@ -1,4 +1,4 @@
-"""What commands return: a text for stdout, and the same as a dictionary for JSON."""
+"""What commands return: a text for stdout, the same as a dictionary for JSON, and a summary that closes the command."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ class Result(Protocol):
         """Return the result under the names that JSON output uses."""
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What closes a command on stderr."""
+
+    line: str
+    """What came out, and where it is."""
+    following: tuple[str, ...] = ()
+    """The words, after `yoloprune`, of the command that may follow."""
+
+
 @runtime_checkable
 class CheckedResult(Result, Protocol):
     """A result that is printed, and then may be an error."""
@@ -31,6 +41,8 @@ class PathResult:
     """A file that was made."""
 
     path: Path
+    summary: Summary | None = None
+    """None where the path says it all."""
 
     @property
     def stdout(self) -> str:

@@ -12,7 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from yolo_prune.commands.bench import BenchResult, bench, load_bench
+from yolo_prune.commands.bench_rows import check_engines
 from yolo_prune.commands.config import RunConfig
 from yolo_prune.commands.data import choose_split, load_data
 from yolo_prune.commands.lineage import adapt_finetune, adapt_prune
@@ -22,14 +25,15 @@ from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import format_config, list_settings, parse_config
 from yolo_prune.console import report
 from yolo_prune.datasets.spec import measure_fingerprint
-from yolo_prune.errors import ConfigError
+from yolo_prune.errors import ConfigError, PlanError
 from yolo_prune.evaluation.previews import save_comparison
-from yolo_prune.files import load_yaml, measure_sha256, save_json
+from yolo_prune.files import load_json, load_yaml, measure_sha256, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.device import make_device
 from yolo_prune.shipped_configs import find_run
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import is_launched
+from yolo_prune.training.initial_model import check_files
 from yolo_prune.training.signals import watch_signals
 from yolo_prune.version import __version__
 
@@ -79,6 +83,7 @@ def run_stages(config: RunConfig) -> RunResult:
         right = "run train and finetune under torchrun, or run without torchrun"
         raise ConfigError("all stages run in one process", where="torchrun", right=right)
     folder, device = RUNS / config.name, make_device(config.device)
+    _check_stages(config, device)
     spec = load_data(config.data)
     split = choose_split(spec, config.bench.split)  # a missing split is reported now, not after hours
     samples = spec.samples(split)
@@ -138,6 +143,23 @@ def run_stages(config: RunConfig) -> RunResult:
     )
     report(f"table in {place / 'bench.md'}, detections side by side in {place / 'detections.png'}")
     return RunResult(checkpoints, load_bench(table))
+
+
+def _check_stages(config: RunConfig, device: torch.device) -> None:
+    """Check what every stage needs but the data set, before this is drawn and hours are spent on the first stage.
+
+    Raises:
+        ConfigError: an engine of bench cannot run here.
+        CfgError, WeightsError, CheckpointError, PlanError: a file is missing, or invalid.
+    """
+    check_files(replace(config.train, weights=config.weights or config.train.weights))
+    for stage in (config.sparse, config.finetune):
+        if stage is not None and stage.teacher is not None:
+            load_checkpoint(stage.teacher)
+    for path in (config.prune.plan, config.prune.from_sensitivity):
+        if path is not None:
+            load_json(path, PlanError, "name a file that plan or sensitivity wrote")
+    check_engines(config.bench, device)
 
 
 def _once(folder: Path, product: str, ingredients: tuple[Any, ...], work: Callable[[], Path]) -> Path:

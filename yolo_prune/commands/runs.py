@@ -17,6 +17,8 @@ from yolo_prune.commands.prune import PlanResult, PruneResult, make_plan_files, 
 from yolo_prune.commands.pruning.gradual import load_journal
 from yolo_prune.commands.pruning.iterate_config import IterateConfig
 from yolo_prune.commands.pruning.weights import WeightPruneResult
+from yolo_prune.commands.results import Summary
+from yolo_prune.commands.resuming import naming_resume
 from yolo_prune.commands.run_folders import RUNS, make_run_folder, remember_latest
 from yolo_prune.commands.sensitivity import SensitivityResult, resume_sensitivity, start_sensitivity
 from yolo_prune.commands.train import launch_training, resume_training
@@ -34,6 +36,18 @@ class TrainResult:
     """The best checkpoint of a training."""
 
     checkpoint: Path
+
+    @property
+    def summary(self) -> Summary:
+        """The best epoch and its score, and the command that may follow."""
+        made_by = load_checkpoint(self.checkpoint).provenance
+        metrics, folder = made_by["metrics"], self.checkpoint.parent
+        score = metrics["val_map50"]
+        scored = "" if score is None else f", val AP50 {score:.4f}"
+        line = f"best epoch {metrics['epoch']} of {made_by['recipe']['epochs']}{scored}; plots are in {folder}"
+        if made_by["stage"] == "finetune":
+            return Summary(line, ("bench", str(self.checkpoint), "--lineage"))
+        return Summary(line, ("prune", str(self.checkpoint), "--ratio", "0.8"))
 
     @property
     def stdout(self) -> str:
@@ -61,7 +75,8 @@ def resume_train(name: str, changes: Changes, stage: str = "train") -> TrainResu
     Raises:
         YoloPruneError: there is nothing to resume, or as for `run_train`.
     """
-    return _record_training(stage, resume_training(RUNS / name, changes))
+    with naming_resume(stage, "--resume", "--name", name):
+        return _record_training(stage, resume_training(RUNS / name, changes))
 
 
 def make_finetune_defaults(source: Path) -> TrainConfig:
@@ -89,7 +104,9 @@ def run_prune(source: Path, config: PruneConfig) -> PruneResult | WeightPruneRes
         CheckpointError, PlanError, ConfigError, DatasetError: an input is invalid, or a budget cannot be met.
         Interrupted, TimeUp: the run was stopped; `resume_prune` goes on.
     """
-    return _record("prune", prune(source, config, make_run_folder(config.name, "prune")))
+    folder = make_run_folder(config.name, "prune")
+    with naming_resume("prune", "--resume", "--name", folder.name):
+        return _record("prune", prune(source, config, folder))
 
 
 def resume_prune(name: str, changes: Changes) -> PruneResult | WeightPruneResult:
@@ -99,7 +116,8 @@ def resume_prune(name: str, changes: Changes) -> PruneResult | WeightPruneResult
         ConfigError: there is nothing to resume, or the checkpoint that the run started from has changed.
     """
     source, config = load_journal(RUNS / name)
-    return _record("prune", prune(source, parse_config(config, changes, "resume"), RUNS / name))
+    with naming_resume("prune", "--resume", "--name", name):
+        return _record("prune", prune(source, parse_config(config, changes, "resume"), RUNS / name))
 
 
 def run_plan(source: Path, config: PruneConfig) -> PlanResult:
@@ -120,7 +138,9 @@ def run_sensitivity(source: Path, config: SensitivityConfig) -> SensitivityResul
         CheckpointError, PlanError, ConfigError, DatasetError: an input is invalid.
         Interrupted: the run was stopped; `resume_sensitivity_run` goes on.
     """
-    return _tell(start_sensitivity(source, config, make_run_folder(config.name, "sensitivity")))
+    folder = make_run_folder(config.name, "sensitivity")
+    with naming_resume("sensitivity", "--resume", "--name", folder.name):
+        return _tell(start_sensitivity(source, config, folder))
 
 
 def resume_sensitivity_run(name: str, changes: Changes) -> SensitivityResult:
@@ -129,7 +149,8 @@ def resume_sensitivity_run(name: str, changes: Changes) -> SensitivityResult:
     Raises:
         PlanError: there is nothing to resume, or its checkpoint or data set has changed.
     """
-    return _tell(resume_sensitivity(RUNS / name, changes.get("device")))
+    with naming_resume("sensitivity", "--resume", "--name", name):
+        return _tell(resume_sensitivity(RUNS / name, changes.get("device")))
 
 
 def run_iterate(source: Path, config: IterateConfig) -> IterateResult:
@@ -139,7 +160,9 @@ def run_iterate(source: Path, config: IterateConfig) -> IterateResult:
         CheckpointError, ConfigError, DatasetError, PlanError: an input is invalid, or the target is out of reach.
         Interrupted, TimeUp: the run was stopped; `resume_iterate_run` goes on.
     """
-    return _record("finetune", start_iterate(source, config, make_run_folder(config.name, "iterate")))
+    folder = make_run_folder(config.name, "iterate")
+    with naming_resume("iterate", "--resume", "--name", folder.name):
+        return _record("finetune", start_iterate(source, config, folder))
 
 
 def resume_iterate_run(name: str, changes: Changes) -> IterateResult:
@@ -148,7 +171,8 @@ def resume_iterate_run(name: str, changes: Changes) -> IterateResult:
     Raises:
         ConfigError: there is nothing to resume, or the checkpoint that the run started from has changed.
     """
-    return _record("finetune", resume_iterate(RUNS / name, changes))
+    with naming_resume("iterate", "--resume", "--name", name):
+        return _record("finetune", resume_iterate(RUNS / name, changes))
 
 
 class _Told(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import isfinite, nan
@@ -14,8 +15,9 @@ from yolo_prune.commands.config import SensitivityConfig
 from yolo_prune.commands.data import load_data_of
 from yolo_prune.commands.plan import score
 from yolo_prune.commands.pruning.calibration import BATCH, iterate_examples, pick_samples
+from yolo_prune.commands.results import Summary
 from yolo_prune.config import format_config, parse_config
-from yolo_prune.console import report
+from yolo_prune.console import get_columns, report
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
 from yolo_prune.errors import PlanError
@@ -33,6 +35,7 @@ from yolo_prune.pruning.scores.importance import check_finite
 from yolo_prune.pruning.scores.sensitivity import GroupCurve, Sensitivity, load_sensitivity, plan_group
 from yolo_prune.pruning.surgery.constants import carry_constants
 from yolo_prune.pruning.surgery.rebuild import rebuild
+from yolo_prune.text_tables import fit_table, pluralize
 from yolo_prune.training.signals import watch_signals
 
 TABLE, PLOT = "sensitivity.json", "sensitivity.png"
@@ -45,6 +48,14 @@ class SensitivityResult:
     path: Path
     plot: Path
     table: Sensitivity
+    source: Path
+    """The checkpoint that was measured."""
+
+    @property
+    def summary(self) -> Summary:
+        """Where the heat map is, and the command that uses the table."""
+        following = ("prune", str(self.source), "--from-sensitivity", str(self.path))
+        return Summary(f"{pluralize(len(self.table.groups), 'group')} measured; {self.plot} shows them", following)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON output."""
@@ -58,17 +69,13 @@ class SensitivityResult:
     def format(self) -> str:
         """Return the losses in AP50, or the gains in loss, as text: one line per group."""
         table = self.table
-        width = max(len(name) for name in ("layers", *(name_layers(curve.layers) for curve in table.groups)))
-        head = f"{'layers':<{width}}  {'channels':>8}" + "".join(f"  {ratio:>7.0%}" for ratio in table.ratios)
-        lines = [
-            f"{name_layers(curve.layers):<{width}}  {curve.channels:>8}"
-            + "".join(f"  {damage:>7.4f}" for damage in table.measure_damages(curve))
-            for curve in table.groups
-        ]
+        cells: list[tuple[str, ...]] = [("layers", "channels", *(f"{ratio:.0%}" for ratio in table.ratios))]
+        for curve in table.groups:
+            damages = (f"{damage:.4f}" for damage in table.measure_damages(curve))
+            cells.append((name_layers(curve.layers), str(curve.channels), *damages))
         what = "AP50 lost" if table.metric == "map50" else "loss gained"
-        return "\n".join(
-            [f"{what} when that share of one group alone is dropped; whole: {table.base:.4f}", head, *lines]
-        )
+        head = f"{what} when that share of one group alone is dropped; whole: {table.base:.4f}"
+        return f"{head}\n{fit_table(cells, get_columns(sys.stderr), range(1, len(cells[0])))}"
 
 
 def start_sensitivity(source: Path, config: SensitivityConfig, folder: Path) -> SensitivityResult:
@@ -136,8 +143,8 @@ def _measure(
             "has no channels that can be pruned", where=recipe["checkpoint"], right="name another checkpoint"
         )
     if table is not None and {group.writers for group in groups} <= {curve.layers for curve in table.groups}:
-        report(f"{path}: all {len(groups)} groups are measured")
-        return SensitivityResult(path, draw_sensitivity(folder / PLOT, table), table)
+        report(f"{path}: {pluralize(len(groups), 'group')} measured before")
+        return SensitivityResult(path, draw_sensitivity(folder / PLOT, table), table, Path(recipe["checkpoint"]))
     importance = score(model, graph, config, spec, device)
     data = pick_samples(spec, "val", config.images, model.network.img_size)
     judge = _make_judge(config.metric, data, device)
@@ -164,7 +171,7 @@ def _measure(
             table = replace(table, groups=(*table.groups, GroupCurve(group.writers, len(group.ids), tuple(scores))))
             _save(path, table, recipe)
             report(f"group {number} of {len(groups)}, {name_group(group)}: {', '.join(f'{one:.4f}' for one in scores)}")
-    return SensitivityResult(path, draw_sensitivity(folder / PLOT, table), table)
+    return SensitivityResult(path, draw_sensitivity(folder / PLOT, table), table, Path(recipe["checkpoint"]))
 
 
 def _make_judge(metric: str, data: DetectionDataset, device: torch.device) -> Callable[[Detector], float]:

@@ -11,6 +11,7 @@ import torch
 
 from yolo_prune.commands.data import CHOSEN_BY, explain_no_test, load_data, load_data_of
 from yolo_prune.commands.lineage import find_uncut
+from yolo_prune.commands.resuming import naming_resume
 from yolo_prune.commands.run_folders import find_in_folder, find_run_folder, make_run_folder
 from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
@@ -20,12 +21,15 @@ from yolo_prune.model.checkpoint import Checkpoint, is_checkpoint, load_checkpoi
 from yolo_prune.model.state_dicts import SUFFIXES
 from yolo_prune.pruning.sparsity.balance import balance_gammas_
 from yolo_prune.pruning.sparsity.zeroing import Removal
+from yolo_prune.text_tables import pluralize
+from yolo_prune.training.callbacks import import_writer
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import Processes, count_restarts, join_processes
-from yolo_prune.training.initial_model import make_start
+from yolo_prune.training.initial_model import check_files, make_start
 from yolo_prune.training.optimizer import Moments
 from yolo_prune.training.resume import Report
-from yolo_prune.training.run import Datasets, load_last, make_run, make_run_of, train
+from yolo_prune.training.run import load_last, make_run, make_run_of, train
+from yolo_prune.training.run_data import Datasets
 
 
 def launch_training(config: TrainConfig, default_name: str, stage: str) -> Path:
@@ -40,11 +44,16 @@ def launch_training(config: TrainConfig, default_name: str, stage: str) -> Path:
             folder = processes.share(find_run_folder(name, default_name) if processes.is_first else None)
             if folder is not None and (folder / "last.pt").is_file():
                 settings, last = load_last(folder, {})
-                return _go_on(settings, last, folder, processes, device)
+                with naming_resume(stage, "--resume", "--name", folder.name):
+                    return _go_on(settings, last, folder, processes, device)
+        check_files(config)
+        if config.tensorboard:
+            import_writer()
         folder = processes.share(make_run_folder(name, default_name) if processes.is_first else Path(name))
         spec = _load_in_turn(config, processes)
         _report_missing_splits(spec, config, _make_reporter(processes))
-        return _start(config, spec, folder, stage, processes, device)
+        with naming_resume(stage, "--resume", "--name", folder.name):
+            return _start(config, spec, folder, stage, processes, device)
 
 
 def start_training(
@@ -95,11 +104,11 @@ def _start(
     if moments is not None and start.parent is not None:  # the moments belong to the last step's weights
         start.model.load_state_dict(dict(load_checkpoint(start.parent).state))
     if config.pulls_gammas:
-        say(f"balanced the γ of {balance_gammas_(start.model)} groups")
+        say(f"balanced the γ of {pluralize(balance_gammas_(start.model), 'group')}")
     cost = measure_cost(start.model.network)
     say(
         f"{stage}: {cost.params:,} params, {cost.macs / 1e9:.3g} G MACs at {cost.img_size} px; "
-        f"{len(spec.samples('train'))} images, {config.epochs} epochs, into {folder}"
+        f"{pluralize(len(spec.samples('train')), 'image')}, {pluralize(config.epochs, 'epoch')}, into {folder}"
     )
     run = make_run(config, spec, start, stage=stage, folder=folder, device=device, processes=processes)
     return train(run, start.model, report=say, moments=moments, datasets=datasets, removal=removal)

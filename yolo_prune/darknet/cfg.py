@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from yolo_prune.console import report
+from yolo_prune.console import warn
 from yolo_prune.darknet.layers import (
     ACTIVATIONS,
     AvgPool,
@@ -85,7 +85,7 @@ def load_cfg(path: Path) -> Network:
     except UnicodeDecodeError:  # comments in another encoding: Darknet reads bytes, too
         text = data.decode("latin-1")
     for line in find_oddities(text, str(path)):
-        report(line)
+        warn(line)
     return parse_cfg(text, str(path))
 
 

@@ -15,7 +15,7 @@ names = data/obj.names
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,15 +44,15 @@ class DataFile:
     notes: tuple[str, ...] = ()
 
 
-def load_data_file(path: Path) -> DataFile:
-    """Read a data.yaml or a .data file, or the only data.yaml in a folder.
+def load_data_file(path: Path, needed: Sequence[str] = ("train", "val")) -> DataFile:
+    """Read a data.yaml or a .data file, or the only data.yaml in a folder; `needed` are the splits that must be named.
 
     Raises:
         DatasetError: there is no such file, or not exactly one; it is broken (names the line), lacks a key (names it),
             or its class names are invalid.
     """
     path = find_data_file(path)
-    return _load_darknet(path) if path.suffix == ".data" else _load_yaml(path)
+    return (_load_darknet if path.suffix == ".data" else _load_yaml)(path, needed)
 
 
 def find_data_file(path: Path) -> Path:
@@ -76,7 +76,13 @@ def find_data_file(path: Path) -> Path:
     return named[0] if len(named) == 1 else found[0]
 
 
-def _load_yaml(path: Path) -> DataFile:
+def make_missing(key: str, path: Path) -> DatasetError:
+    """Return the error about a key that a data.yaml or a .data file lacks."""
+    shown, sign = ("valid" if key == "val" else key, " =") if path.suffix == ".data" else (key, ":")
+    return DatasetError(f"the key {shown} is missing", where=path, right=f"add a line {shown}{sign} …")
+
+
+def _load_yaml(path: Path, needed: Sequence[str]) -> DataFile:
     try:
         values = yaml.safe_load(_read(path))
     except yaml.YAMLError as error:
@@ -93,9 +99,9 @@ def _load_yaml(path: Path) -> DataFile:
     if values.get("names") is None and isinstance(count := values.get("nc"), int) and 0 < count <= MOST_CLASSES:
         values = {**values, "names": [f"class_{number}" for number in range(count)]}
         notes.append(f"{path}: names is missing: the {count} classes are called class_0 and so on")
-    for key in ("train", "val", "names"):
+    for key in (*needed, "names"):
         if values.get(key) is None:
-            raise DatasetError(f"the key {key} is missing", where=path, right=f"add a line {key}: …")
+            raise make_missing(key, path)
     root = values.get("path") or "."
     if not isinstance(root, str):
         raise DatasetError(f"{reprlib.repr(root)} is no path", where=f"{path}: path", right="name a folder")
@@ -103,7 +109,7 @@ def _load_yaml(path: Path) -> DataFile:
     return DataFile(path, values, _parse_names(values, path), (path.parent / place, place), tuple(notes))
 
 
-def _load_darknet(path: Path) -> DataFile:
+def _load_darknet(path: Path, needed: Sequence[str]) -> DataFile:
     values: dict[str, str] = {}
     for number, line in enumerate(_read(path).splitlines(), 1):
         text = line.split("#", 1)[0].split(";", 1)[0].strip()
@@ -115,10 +121,9 @@ def _load_darknet(path: Path) -> DataFile:
                 f"{reprlib.repr(text)} is no key = value", where=f"{path}:{number}", right="write train = train.txt"
             )
         values.setdefault(OTHER_NAMES.get(key, key), value)
-    for key in ("train", "val", "names"):
+    for key in (*needed, "names"):
         if key not in values:
-            shown = "valid" if key == "val" else key
-            raise DatasetError(f"the key {shown} is missing", where=path, right=f"add a line {shown} = …")
+            raise make_missing(key, path)
     folder = path.resolve().parent
     places = (Path(), path.parent, folder.parent)
     roots = tuple(place for place in places if (place / values["train"]).exists()) or places[1:]

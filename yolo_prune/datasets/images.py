@@ -16,7 +16,7 @@ from numpy.typing import NDArray  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from yolo_prune.arrays import Float32Array  # noqa: E402
-from yolo_prune.console import report_once  # noqa: E402
+from yolo_prune.console import warn_once  # noqa: E402
 from yolo_prune.errors import DatasetError  # noqa: E402
 from yolo_prune.image_size import STRIDE_PX, AnySize, make_size  # noqa: E402
 
@@ -42,7 +42,7 @@ def read_image(path: Path) -> ImageArray:
     """
     image, lacks_end = read_incomplete(path)
     if lacks_end:
-        report_once("jpeg end", f"{path}: lacks the mark at a JPEG's end, and is read; others like it are not named")
+        warn_once("jpeg end", f"{path}: lacks the mark at a JPEG's end, and is read; others like it are not named")
     return image
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from yolo_prune.arrays import Float32Array
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
+from yolo_prune.text_tables import pluralize
 
 OVERSHOOT = 1e-2
 """A box may extend this far over the image's edge, in shares of its side, and is clipped; beyond, it is an error."""
@@ -57,7 +58,7 @@ class Repairs:
 
     def describe(self) -> str:
         """Say it in words; empty if there was nothing."""
-        clipped = f"{self.clipped} boxes that extend over the image's edge by up to {OVERSHOOT:.0%} are clipped"
+        clipped = f"{pluralize(self.clipped, 'box', 'boxes')} over the image's edge by up to {OVERSHOOT:.0%}: clipped"
         polygons = f"{self.polygons} polygons count as the boxes around them"
         said = " and ".join([clipped] * bool(self.clipped) + [polygons] * bool(self.polygons))
         return f"labels: {said}, the first in {self.first}" if said else ""

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from yolo_prune.datasets.data_file import SPLITS, load_data_file
+from yolo_prune.datasets.data_file import SPLITS, load_data_file, make_missing
 from yolo_prune.errors import DatasetError
 from yolo_prune.files import save_text
 
@@ -72,7 +72,7 @@ class DataSpec:
     """The name of each class."""
     splits: Mapping[str, tuple[Sample, ...]]
     """Samples of train, val and, if there is one, test."""
-    absent: Mapping[str, Path] = field(default_factory=dict)
+    absent: Mapping[str, Path | None] = field(default_factory=dict)
     """The folder or list of a test split that the data.yaml names but that does not exist."""
     notes: tuple[str, ...] = ()
     """What was read otherwise than it is written, and what may not be meant."""
@@ -84,7 +84,8 @@ class DataSpec:
             DatasetError: there is no such split, or its folder or list is missing.
         """
         if split in self.absent:
-            place = self.absent[split]
+            if (place := self.absent[split]) is None:
+                raise make_missing(split, self.source)
             what = f"there is no {'list' if place.suffix == '.txt' else 'folder'} {place}"
             right = f"name a folder of images or a .txt list, or leave {split} out"
             raise DatasetError(what, where=f"{self.source}: {split}", right=right)
@@ -106,14 +107,16 @@ class DataSpec:
             self.samples(split)
 
 
-def load_spec(path: Path) -> DataSpec:
+def load_spec(path: Path, needs_val: bool = True) -> DataSpec:
     """Load a data.yaml or Darknet .data, or the one in a folder, and find its images.
+
+    Without `needs_val` it may lack the key val, which is an error once the split is asked for.
 
     Raises:
         DatasetError: the file is missing, broken (names the line) or lacks a key (names it), class names are invalid,
             or a split's images, or the folder or list of train or val, are missing; those of test may be.
     """
-    file = load_data_file(path)
+    file = load_data_file(path, ("train", "val") if needs_val else ("train",))
     path, values = file.path, file.values
     root = next((place for place in file.roots if place.is_dir()), None)
     if root is None:
@@ -121,7 +124,9 @@ def load_spec(path: Path) -> DataSpec:
             f"there is no folder {file.roots[0]}", where=f"{path}: path", right="name the folder that holds the images"
         )
     missing = _find_missing(root, values.get("test"), f"{path}: test")
-    absent = {} if missing is None else {"test": missing}
+    absent: dict[str, Path | None] = {} if missing is None else {"test": missing}
+    if values.get("val") is None:
+        absent["val"] = None
     present = [key for key in SPLITS if values.get(key) is not None and key not in absent]
     splits = {key: _find_samples(root, values[key], f"{path}: {key}") for key in present}
     notes = (*file.notes, *_find_oddities(splits, path))

@@ -33,12 +33,7 @@ def make_engine(model: Detector, engine: str, device: torch.device, precision: s
         ConfigError: `engine` does not run on `device`, or not in `precision`.
         EngineError: the engine cannot be built on this machine.
     """
-    if engine in OF_CUDA and device.type != "cuda":
-        right = "use device cuda, or another engine"
-        raise ConfigError(f"{engine} runs on CUDA, not on {device}", where="engine", right=right)
-    if engine == "sparse" and device.type != "cpu":
-        right = "use device cpu, or another engine"
-        raise ConfigError(f"sparse runs on the CPU, not on {device}", where="engine", right=right)
+    check_device(engine, device)
     detector = _make_detector(model, engine, DTYPES[choose_precision(engine, precision, device)])
     decoded: nn.Module = DecodedDetector(detector).to(device).to(memory_format=torch.channels_last).eval()
     if engine == "cudagraph":
@@ -46,6 +41,20 @@ def make_engine(model: Detector, engine: str, device: torch.device, precision: s
     if engine in COMPILE_MODES:
         decoded.compile(mode=COMPILE_MODES[engine], dynamic=False)
     return decoded
+
+
+def check_device(engine: str, device: torch.device) -> None:
+    """Check that an engine runs on a device.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if engine in OF_CUDA and device.type != "cuda":
+        right = "use device cuda, or another engine"
+        raise ConfigError(f"{engine} runs on CUDA, not on {device}", where="engine", right=right)
+    if engine == "sparse" and device.type != "cpu":
+        right = "use device cpu, or another engine"
+        raise ConfigError(f"sparse runs on the CPU, not on {device}", where="engine", right=right)
 
 
 def _make_detector(model: Detector, engine: str, dtype: torch.dtype) -> Detector:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from yolo_prune.arrays import Float32Array
-from yolo_prune.console import report
+from yolo_prune.console import Bar, report
 from yolo_prune.datasets.class_names import list_names, match_names
 from yolo_prune.datasets.images import Header, make_letterbox, read_header
 from yolo_prune.datasets.labels import load_objects, locate_objects
@@ -150,7 +149,7 @@ def predict_with(
         DatasetError: an image cannot be read.
     """
     found: dict[int, Detections] = {}
-    with tqdm(desc="score", unit="image", total=len(indices), leave=False, disable=None) as bar:
+    with Bar("score", len(indices)) as bar:
         for batch in read_in_order(dataset, batch_size, indices, rectangular):
             for index, detections in zip(
                 batch.indices.tolist(), predictor.detect_letterboxed(batch.images), strict=True
@@ -158,7 +157,7 @@ def predict_with(
                 width, height = dataset.headers[index].width_px, dataset.headers[index].height_px
                 box = make_letterbox(width, height, dataset.img_size, rectangular)
                 found[index] = map_to_image(detections, box, width, height)
-            bar.update(len(batch.images))
+            bar.show(len(found))
     return found
 
 

@@ -17,6 +17,7 @@ from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import suppress
 from yolo_prune.model.decode import DecodedDetector
 from yolo_prune.model.detector import Detector
+from yolo_prune.text_tables import pluralize
 
 IMAGES = 8
 """Images that are compared on."""
@@ -125,7 +126,7 @@ def _measure_sides(corners: Tensor) -> Tensor:
 
 def describe_parity(parity: Parity, metadata: Metadata) -> str:
     """Return the differences as a sentence."""
-    end = f"on {parity.images} images ({parity.compared_boxes} boxes)"
+    end = f"on {pluralize(parity.images, 'image')} ({pluralize(parity.compared_boxes, 'box', 'boxes')})"
     if metadata.precision == "int8":
         return f"scores differ from the checkpoint's by {parity.mean_score:.1e} on average, boxes by {parity.mean_box:.1e} of a side, {end}"
     return f"outputs equal the checkpoint's to {parity.score:.1e} in scores and {parity.box:.1e} of a box's side, {end}"

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
+from yolo_prune.console import Bar
 from yolo_prune.datasets.images import read_image
 from yolo_prune.errors import ConfigError
 from yolo_prune.training.epoch import EpochStats
@@ -19,43 +17,28 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-class ProgressBar:
-    """Shows the progress of a run if stderr is a terminal."""
+class ProgressBar(Bar):
+    """Shows the progress of a run, and the figures of its present epoch, if stderr is a terminal."""
 
     def __init__(self, progress: Progress, epochs: int, images_per_epoch: int, is_shown: bool) -> None:
-        self._progress, self._epochs, self._images = progress, epochs, images_per_epoch
-        self._bar = tqdm(
-            desc="train",
-            unit="image",
-            total=epochs * images_per_epoch,
-            initial=self._count(progress.stats),
-            leave=False,
-            smoothing=0.05,
-            disable=None if is_shown else True,
-        )
+        super().__init__("train", epochs * images_per_epoch, is_shown=is_shown)
+        self._progress_of_run, self._epochs, self._images_per_epoch = progress, epochs, images_per_epoch
+        self._loss = ""
+        self.move(progress.stats)
 
-    def __enter__(self) -> ProgressBar:
-        return self
+    def look(self, stats: EpochStats) -> None:
+        """Show the present epoch's loss so far."""
+        self._loss = f", loss {stats.means['loss']:.3f}" if stats.steps else ""
+        self.move(stats)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.close()
-
-    def show(self, stats: EpochStats) -> None:
+    def move(self, stats: EpochStats) -> None:
         """Move the bar to the images counted in `stats`, those of the present epoch."""
-        rows = self._progress.rows
-        scores = [row["val_map50"] for row in rows if row["val_map50"] is not None]
-        parts = [f"epoch {min(self._epochs, self._progress.epoch + 1)}/{self._epochs}"]
-        parts += (
-            [f"loss {stats.means['loss']:.3f}"] if stats.steps else [f"loss {row['loss']:.3f}" for row in rows[-1:]]
-        )
-        parts += [f"AP50 {scores[-1]:.3f}"] if scores else []
-        self._bar.set_postfix_str(", ".join(parts), refresh=False)
-        self._bar.update(self._count(stats) - self._bar.n)
-
-    def _count(self, stats: EpochStats) -> int:
-        return min(self._epochs, self._progress.epoch) * self._images + stats.images
+        run = self._progress_of_run
+        scores = [row["val_map50"] for row in run.rows if row["val_map50"] is not None]
+        score = f", AP50 {scores[-1]:.3f}" if scores else ""
+        epoch = f"epoch {min(self._epochs, run.epoch + 1)}/{self._epochs}"
+        done = min(self._epochs, run.epoch) * self._images_per_epoch + stats.images
+        self.show(done, note=f"{epoch}{self._loss}{score}")
 
 
 class TensorBoardLog:
@@ -87,10 +70,19 @@ def open_log(folder: Path, is_wanted: bool, epoch: int) -> Iterator[TensorBoardL
     if not is_wanted:
         yield TensorBoardLog()
         return
+    with import_writer()(folder, purge_step=epoch + 1) as writer:
+        yield TensorBoardLog(writer)
+
+
+def import_writer() -> type[SummaryWriter]:
+    """Return TensorBoard's writer.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         right = "pip install 'yolo-prune[tensorboard]', or leave it out"
         raise ConfigError("TensorBoard is not installed", where="tensorboard", right=right) from None
-    with SummaryWriter(folder, purge_step=epoch + 1) as writer:
-        yield TensorBoardLog(writer)
+    return SummaryWriter

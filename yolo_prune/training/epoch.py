@@ -25,7 +25,7 @@ from yolo_prune.training.teacher import FeatureHook
 
 PARTS = ("loss", "box", "objectness", "classes", "teacher")
 READ_EVERY = 20
-"""Steps between two reads of the losses; on a GPU each read waits until all steps are computed."""
+"""Steps between two reads of the losses on a GPU, where each read waits until all steps are computed."""
 
 
 @dataclass
@@ -61,14 +61,16 @@ def train_epoch(
     stats: EpochStats,
     *,
     before_step: BetweenSteps,
+    after_step: BetweenSteps,
     after_look: BetweenSteps,
 ) -> None:
     """Train on every batch once and update `stats`.
 
     Args:
         batches: this process's batches. If `stats` already counts some steps, the batches after those.
-        pace_of: returns the scheduled rates of the epoch's step 0, 1, …
+        rates_of: returns the scheduled rates of the epoch's step 0, 1, …
         before_step: called before every step; it may raise an exception to stop.
+        after_step: called after every step; it does not read the losses.
         after_look: called after every read of the losses.
 
     Raises:
@@ -76,6 +78,7 @@ def train_epoch(
     """
     training.learn()
     stats.losses = stats.losses.to(training.device)
+    read_every = 1 if training.device.type == "cpu" else READ_EVERY
     started, before = time.perf_counter(), stats.seconds
     for batch in batches:
         stats.seconds = before + time.perf_counter() - started
@@ -83,7 +86,8 @@ def train_epoch(
         stats.losses += train_step(training, batch, config, rates_of(stats.steps))
         stats.steps += 1
         stats.images += len(batch.images) * training.processes.count
-        if stats.steps % READ_EVERY == 0:
+        after_step(stats)
+        if stats.steps % read_every == 0:
             stats.seconds = before + time.perf_counter() - started
             check_loss(stats)
             after_look(stats)

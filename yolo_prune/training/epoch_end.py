@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from yolo_prune.arrays import Float64Array
+from yolo_prune.console import get_columns
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.loader import DetectionDataset
@@ -23,9 +25,11 @@ from yolo_prune.pruning.plans.plan import make_threshold_plan
 from yolo_prune.pruning.sparsity.gamma_sparsity import GAMMA_THRESHOLD, GammaSparsity
 from yolo_prune.pruning.surgery.constants import carry_constants
 from yolo_prune.pruning.surgery.rebuild import rebuild
+from yolo_prune.text_tables import pluralize
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import Processes, broadcast
 from yolo_prune.training.epoch import PARTS, EpochStats
+from yolo_prune.training.epoch_line import format_epoch
 from yolo_prune.training.report import count_gammas, draw_gammas, save_results
 from yolo_prune.training.resume import Progress, Report, Run, save_best, save_last
 from yolo_prune.training.schedule import StepRates
@@ -61,7 +65,7 @@ def finish_epoch(
     progress.epoch, progress.rows, progress.stats = number, [*progress.rows, row], EpochStats()
     is_best = _judge(config, progress, map50, is_last)
     if run.processes.is_first:
-        report(_format_epoch(row, config))
+        report(format_epoch(row, config.epochs, get_columns(sys.stderr)))
         if is_best or config.val_interval == 0 or not (run.folder / "best.pt").exists():
             save_best(run, training, {"epoch": number, "val_map50": map50})
         save_last(run, training, progress)
@@ -70,7 +74,7 @@ def finish_epoch(
             draw_gammas(run.folder / "gammas.png", progress.gammas, GAMMA_THRESHOLD)
         if progress.is_done and not is_last:
             reason = (
-                f"no better AP50 in {progress.waited} validations"
+                f"no better AP50 in {pluralize(progress.waited, 'validation')}"
                 if progress.waited
                 else f"AP50 {config.goal} is reached"
             )
@@ -114,22 +118,6 @@ def _measure_gammas(averaged: Detector, training: TrainingState) -> Float64Array
 def _format_stats(config: TrainConfig, stats: EpochStats) -> dict[str, float]:
     means = stats.means
     return {name: means[name] for name in PARTS if name != "teacher" or config.teacher is not None}
-
-
-def _format_epoch(row: dict[str, Any], config: TrainConfig) -> str:
-    line = f"epoch {row['epoch']}/{config.epochs}: loss {row['loss']:.3f} (box {row['box']:.3f}, objectness {row['objectness']:.3f}"
-    line += f", teacher {row['teacher']:.3f})" if "teacher" in row else ")"
-    line += f", {row['images_per_s']:.0f} images/s"
-    if row["val_map50"] is not None:
-        line += f", val AP50 {row['val_map50']:.4f}"
-    if config.remove:
-        line += f"; {row['params']:,} params and {row['macs'] / 1e9:.3g} G MACs are left"
-    elif config.is_sparse:
-        share = row["channels_below"] / max(1, row["channels"])
-        line += f", {row['channels_below']} of {row['channels']} channels ({share:.0%}) below {GAMMA_THRESHOLD}; pruned now "
-        line += f"{row['pruned_params']:,} params, {row['pruned_macs'] / 1e9:.3g} G MACs"
-        line += "" if row["pruned_map50"] is None else f", val AP50 {row['pruned_map50']:.4f}"
-    return line
 
 
 @dataclass(frozen=True)

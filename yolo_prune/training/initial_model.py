@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from yolo_prune.console import warn
 from yolo_prune.darknet.anchors import get_anchors, replace_anchors, resize
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.network import Network, change_classes
 from yolo_prune.datasets.anchors import find_anchors, format_anchors, load_sides, measure_fit, round_anchors
 from yolo_prune.datasets.spec import Sample
-from yolo_prune.errors import ConfigError
+from yolo_prune.errors import ConfigError, WeightsError
 from yolo_prune.model.checkpoint import is_checkpoint, load_checkpoint
 from yolo_prune.model.config import LossConfig
 from yolo_prune.model.detector import Detector
@@ -43,6 +44,38 @@ class Start:
     """Whether weights that are zero stay zero."""
 
 
+def check_files(config: TrainConfig) -> None:
+    """Check what a run starts from, before its data set is drawn or read.
+
+    Raises:
+        ConfigError: a cfg is given with a checkpoint.
+        CfgError, WeightsError, CheckpointError: a file is missing, or invalid.
+    """
+    weights = config.weights
+    is_own = weights is not None and is_checkpoint(weights)
+    _check_one_network(config, is_own)
+    if weights is not None and (is_own or (config.cfg is None and weights.suffix in SUFFIXES)):
+        load_checkpoint(weights).with_img_size(config.img_size)
+    elif weights is not None and not weights.is_file():
+        raise WeightsError(
+            "there is no such file", where=weights, right="name Darknet weights, a state dict or a checkpoint"
+        )
+    if config.cfg is not None:
+        network = load_cfg(config.cfg)
+        resize(network, config.img_size or network.img_size)
+    if config.teacher is not None:
+        load_checkpoint(config.teacher)
+
+
+def _check_one_network(config: TrainConfig, is_own: bool) -> None:
+    if is_own and config.cfg is not None:
+        raise ConfigError(
+            "a checkpoint brings its own network",
+            where="cfg",
+            right=f"leave it out, or start from other weights than {config.weights}",
+        )
+
+
 def make_start(config: TrainConfig, classes: int, report: Report, samples: Sequence[Sample] = ()) -> Start:
     """Make the model that a run starts from.
 
@@ -57,12 +90,7 @@ def make_start(config: TrainConfig, classes: int, report: Report, samples: Seque
     """
     torch.manual_seed(config.seed)
     is_own = config.weights is not None and is_checkpoint(config.weights)
-    if is_own and config.cfg is not None:
-        raise ConfigError(
-            "a checkpoint brings its own network",
-            where="cfg",
-            right=f"leave it out, or start from other weights than {config.weights}",
-        )
+    _check_one_network(config, is_own)
     if config.weights is not None and (is_own or (config.cfg is None and config.weights.suffix in SUFFIXES)):
         checkpoint = load_checkpoint(config.weights)
         model = checkpoint.with_img_size(config.img_size).make_model()
@@ -80,7 +108,7 @@ def make_start(config: TrainConfig, classes: int, report: Report, samples: Seque
     if config.auto_anchors:
         network = _fit_anchors(network, config, classes, report, samples)
     else:
-        _check_anchors(network, config, classes, report, samples)
+        _check_anchors(network, config, classes, samples)
     model = Detector(network)
     if config.weights is not None:
         report(f"{config.weights}: {fill_weights(model, config.weights, config.prefix)}")
@@ -119,9 +147,7 @@ def _fit_anchors(
     return replace_anchors(network, tuple((width, height) for width, height in new.tolist()))
 
 
-def _check_anchors(
-    network: Network, config: TrainConfig, classes: int, report: Report, samples: Sequence[Sample]
-) -> None:
+def _check_anchors(network: Network, config: TrainConfig, classes: int, samples: Sequence[Sample]) -> None:
     ratio = max(
         config.loss.anchor_ratio, LossConfig().anchor_ratio
     )  # with a stricter one the best anchor is still positive
@@ -130,7 +156,7 @@ def _check_anchors(
     if len(sides):
         fit = measure_fit(sides, np.array(get_anchors(network)), ratio)
         if fit.within_ratio < LEAST_WITHIN_RATIO:
-            report(
+            warn(
                 f"the network's anchors suit few boxes: {fit.within_ratio:.0%} of the training boxes are within a factor of "
                 f"{ratio:g} of one, recall at IoU 0.5 is {fit.recall_50:.3f}; --auto-anchors finds better ones"
             )

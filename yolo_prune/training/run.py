@@ -6,23 +6,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 
 from yolo_prune.config import format_config, parse_config
+from yolo_prune.console import warn
 from yolo_prune.datasets.loader import DetectionDataset, Loader, Share, count_batches, make_loader
 from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
-from yolo_prune.errors import DatasetError, TrainingError
+from yolo_prune.errors import TrainingError
 from yolo_prune.files import remove_scraps, save_text
-from yolo_prune.image_size import STRIDE_PX, AnySize, ImageSize, make_size
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import AUTO
 from yolo_prune.pruning.sparsity.zeroing import Removal, parse_removal
+from yolo_prune.text_tables import pluralize
 from yolo_prune.threads import count_cores
 from yolo_prune.training.callbacks import ProgressBar, TensorBoardLog, open_log
 from yolo_prune.training.config import TrainConfig
@@ -34,7 +35,14 @@ from yolo_prune.training.optimizer import Moments
 from yolo_prune.training.removal import remove_zeroed_
 from yolo_prune.training.report import save_batch_image, save_detections_image
 from yolo_prune.training.resume import Progress, Report, Run, restore, save_last
-from yolo_prune.training.schedule import StepRates, explain_weak_sparsity, find_sparsity, measure_rates
+from yolo_prune.training.run_data import Datasets, list_sizes, load_datasets
+from yolo_prune.training.schedule import (
+    StepRates,
+    explain_short_run,
+    explain_weak_sparsity,
+    find_sparsity,
+    measure_rates,
+)
 from yolo_prune.training.signals import StopSignal, leave, watch_signals
 from yolo_prune.training.state import TrainingState, make_training_state
 from yolo_prune.training.teacher import load_teacher
@@ -42,9 +50,6 @@ from yolo_prune.training.teacher import load_teacher
 MOST_WORKERS = 16
 WORTH_CUTTING = 0.1
 """Within an epoch, zeroed channels are removed once they are more than this share of the prunable ones."""
-
-Datasets: TypeAlias = tuple[DetectionDataset, DetectionDataset]
-"""The training and the validation data set."""
 
 
 def make_run(
@@ -82,7 +87,7 @@ def load_last(folder: Path, changes: dict[str, Any]) -> tuple[TrainConfig, Check
     config = parse_config(TrainConfig(), {**checkpoint.provenance["recipe"], **changes}, last)
     if checkpoint.training.get("is_done", True):
         raise TrainingError(
-            f"the run's {checkpoint.training.get('epoch', config.epochs)} epochs are done",
+            f"the run is done, after {pluralize(checkpoint.training.get('epoch', config.epochs), 'epoch')}",
             where=last,
             right="start a new run from best.pt with --weights",
         )
@@ -151,7 +156,7 @@ def train(
     """
     config, processes = run.config, run.processes
     with watch_signals(config.max_minutes) as stop:
-        data, val = datasets or load_datasets(run, report if last is None else None)
+        data, val = datasets or load_datasets(run, is_told=last is None)
         data.augment, data.seed = config.augment, config.seed  # given data sets may have others
         steps_per_epoch = count_batches(len(data), config.batch_size, _get_share(processes))
         steps = steps_per_epoch * config.epochs
@@ -168,7 +173,7 @@ def train(
             while not progress.is_done:
                 _iterate_epoch(active, bar, log, report)
             processes.share(None)  # wait until the first process has written best.pt
-            if processes.is_first:
+            if processes.is_first and len(val):
                 model = load_checkpoint(run.folder / "best.pt").make_model().to(run.device).eval()
                 image = save_detections_image(run.folder, model, val, run.spec.names, run.device)
                 log.add_image("val_detections", image, progress.epoch)
@@ -188,13 +193,14 @@ def _iterate_epoch(active: _ActiveRun, bar: ProgressBar, log: TensorBoardLog, re
         active.measure_rates,
         progress.stats,
         before_step=_make_step_hook(active),
-        after_look=bar.show,
+        after_step=bar.move,
+        after_look=bar.look,
     )
     if run.config.remove:
         remove_zeroed_(active.training, run.config)
     rates = active.measure_rates(active.steps_per_epoch - 1)
     finish_epoch(run, active.training, progress, rates, active.val, report)
-    bar.show(progress.stats)
+    bar.look(progress.stats)
     log.add_row(progress.rows[-1])
     (code,) = run.processes.find_largest([active.stop.code])
     if code and not progress.is_done:  # after the last epoch there is nothing left to resume
@@ -240,13 +246,6 @@ def _make_batches(active: _ActiveRun) -> Loader:
     )
 
 
-def list_sizes(img_size: AnySize, multi_scale: float) -> list[ImageSize]:
-    """Return the input sizes for multi-scale training: multiples of 32 whose long side is within a share of `img_size`'s."""
-    size = make_size(img_size)
-    low, high = (max(size) * (1 + sign * multi_scale) for sign in (-1, 1))
-    return [size.with_long_side(side) for side in range(STRIDE_PX, int(high) + 1, STRIDE_PX) if side >= low]
-
-
 def count_workers(config: TrainConfig, device: torch.device) -> int:
     """Return the number of processes that load images; see `TrainConfig.workers`."""
     if config.workers is not None:
@@ -256,34 +255,6 @@ def count_workers(config: TrainConfig, device: torch.device) -> int:
 
 def _get_share(processes: Processes) -> Share:
     return Share(processes.rank, processes.count)
-
-
-def load_datasets(run: Run, report: Report | None = None) -> Datasets:
-    """Load the training and the validation data set of a run, and report what is odd about their labels.
-
-    Raises:
-        DatasetError: a label or an image cannot be read, or no training image has an object.
-    """
-    config, classes = run.config, len(run.spec.names)
-    largest = max(list_sizes(run.img_size, config.multi_scale))
-    data = DetectionDataset(run.spec.samples("train"), classes, largest, augment=config.augment, seed=config.seed)
-    if not data.count_objects():
-        folders = sorted({str(sample.label.parent) for sample in data.samples})
-        right = f"put label files there: {', '.join(folders[:3])}{' …' if len(folders) > 3 else ''}"
-        raise DatasetError("no image has an object", where=f"{run.spec.source}: train", right=right)
-    val = DetectionDataset(run.spec.samples("val"), classes, run.img_size)
-    if report is not None:
-        _report_labels(data, val, config, report)
-    return data, val
-
-
-def _report_labels(data: DetectionDataset, val: DetectionDataset, config: TrainConfig, report: Report) -> None:
-    """Say what of the labels was read otherwise than it is written, and that a score is not possible without objects."""
-    for part in (data, val):
-        if said := part.repairs.describe():
-            report(said)
-    if config.val_interval and not val.count_objects():
-        report("no validation image has an object: AP cannot be measured, and the last epoch counts as the best")
 
 
 def _save_settings(run: Run) -> None:
@@ -331,14 +302,16 @@ def _begin(run: Run, training: TrainingState, steps: int, report: Report) -> Pro
         zeroed = int((~training.zeroing.make_plan().keep).sum())  # raises now if a target is out of reach
         pull = f"λ = {progress.sparsity:.4g}, " if progress.sparsity else ""
         present = int(make_channel_graph(training.model.network).prunable.sum())
-        report(f"sparsity: {pull}{zeroed} of {present} channels to zero in {steps} steps")
+        report(f"sparsity: {pull}{zeroed} of {present} channels to zero in {pluralize(steps, 'step')}")
+        if (warning := explain_short_run(config, steps)) is not None:
+            warn(warning)
     elif config.is_sparse:
         progress.sparsity = float(config.sparsity)
         assert training.sparsity is not None
         if (warning := explain_weak_sparsity(config, training.sparsity, steps)) is not None:
-            report(warning)
+            warn(warning)
     if training.zeros is not None:
-        report(f"{training.zeros.count():,} weights are zero and stay zero")
+        report(f"{pluralize(training.zeros.count(), 'weight')} at zero, to stay there")
     if run.processes.is_first:
         (run.folder / "best.pt").unlink(missing_ok=True)
         save_last(run, training, progress)

@@ -10,12 +10,15 @@ import numpy as np
 from yolo_prune.errors import ConfigError
 from yolo_prune.pruning.config import AUTO
 from yolo_prune.pruning.sparsity.gamma_sparsity import GammaSparsity
+from yolo_prune.text_tables import pluralize
 from yolo_prune.training.config import TrainConfig
 
 AUTO_REST = 0.6
 """`sparsity_rest` of `auto`."""
 SORTING = 0.1
 """Share of the run, at its start, in which `auto` zeroes no channel but finds out which ones the task needs."""
+FEWEST_STEPS = 200
+"""A run of `auto` with fewer steps has too few to rank its channels by their gradients, zero them and recover."""
 FEW = 0.05
 """A λ that can bring a smaller share of the channels to zero does hardly anything."""
 
@@ -109,6 +112,18 @@ def explain_weak_sparsity(config: TrainConfig, sparsity: GammaSparsity, steps: i
     return (
         f"sparsity: λ = {pull:g} moves a γ by at most {reach:.2g} in this run, and {(gammas <= reach).mean():.0%} of the channels have a γ "
         "that small: hardly any will end at zero; use a larger λ, or --sparsity auto"
+    )
+
+
+def explain_short_run(config: TrainConfig, steps: int) -> str | None:
+    """Return a line about a run of `auto` that has too few steps to zero channels and recover, or None."""
+    if steps >= FEWEST_STEPS:
+        return None
+    end = _find_rest(config, steps)
+    epochs = math.ceil(config.epochs * FEWEST_STEPS / steps)
+    return (
+        f"sparsity auto: channels come to zero in {end - math.ceil(SORTING * steps)} steps, and {steps - end} are left to recover in, which is "
+        f"short: {pluralize(epochs, 'epoch')} or more keep more of the AP50"
     )
 
 

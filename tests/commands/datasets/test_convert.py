@@ -236,10 +236,11 @@ def test_json_says_what_was_written(cli: Cli, data: Path) -> None:
         },
     }  # fmt: skip
     assert outcome.err.splitlines() == [
-        "left out boxes: 2 foot",
-        "dropped 1 boxes without area or outside their image, the first in set/images/val/a.jpg",
-        "train: 2 images, 1 objects, 1 ignored, 1 images without any",
-        "val: 1 images, 0 objects, 0 ignored, 1 images without any",
+        "warning: left out boxes: 2 foot",
+        "warning: dropped 1 box without area or outside the image, the first in set/images/val/a.jpg",
+        "train: 2 images, 1 object, 1 ignored, 1 image without any",
+        "val: 1 image, 0 objects, 0 ignored, 1 image without any",
+        "done in 0.0 s: 3 images, 1 class",
     ]
 
 
@@ -263,7 +264,7 @@ def test_an_image_in_two_splits_is_written_and_reported(cli: Cli, data: Path) ->
     outcome = cli("data", "convert", data, "--to", "coco", "--out", "out")
     assert outcome.out == "out\n"
     line = outcome.err.splitlines()[0]
-    assert line == "2 images are in two splits, the first in train and val: set/images/train/a.jpg"
+    assert line == "warning: 2 images in two splits, the first in train and val: set/images/train/a.jpg"
 
 
 def test_the_current_folder_is_not_replaced(

@@ -197,7 +197,7 @@ def test_what_was_pruned_is_finetuned_and_benched(cli: Cli, trained: Path) -> No
     assert cli("prune", trained, "--granularity", "weight", "--ratio", 0.9).out == "runs/prune/pruned.pt\n"
     outcome = cli("finetune", "--epochs", 1, "--batch-size", 12)
     assert outcome.out == "runs/finetune/best.pt\n"
-    assert f"{round(0.9 * WEIGHTS):,} weights are zero and stay zero" in outcome.err
+    assert f"{round(0.9 * WEIGHTS):,} weights at zero, to stay there" in outcome.err
     pruned, tuned = (find_zeros(f"runs/{name}.pt") for name in ("prune/pruned", "finetune/best"))
     assert all(torch.equal(pruned[layer], tuned[layer]) for layer in pruned)
     free = cli("finetune", "--epochs", 1, "--batch-size", 12, "--no-keep-zeros").out.strip()

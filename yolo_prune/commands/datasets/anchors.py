@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from yolo_prune.arrays import Float64Array
-from yolo_prune.console import report, report_progress
+from yolo_prune.console import Bar, report
 from yolo_prune.darknet.anchors import get_anchors, resize
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.datasets.anchors import AnchorFit, find_anchors, format_anchors, load_sides, measure_fit, round_anchors
@@ -17,6 +17,7 @@ from yolo_prune.datasets.config import AnchorsConfig
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.image_size import ImageSize, make_size
 from yolo_prune.model.config import LossConfig
+from yolo_prune.text_tables import format_table, pluralize
 
 COUNT = 9
 """Number of anchors to find without a cfg: as many as YOLOv3 has."""
@@ -59,8 +60,9 @@ class AnchorsResult:
     @property
     def stdout(self) -> str:
         """Whole-pixel anchors on the first line, as `cfg make --anchors` takes them, then the figures."""
-        head = f"{len(self.anchors)} anchors for {self.fit.boxes:,} boxes of {self.split} at {self.img_size} px"
-        rows = [(head, "found", "" if self.cfg is None else str(self.cfg.path))]
+        counts = f"{pluralize(len(self.anchors), 'anchor')} for {pluralize(self.fit.boxes, 'box', 'boxes')}"
+        head = f"{counts} of {self.split} at {self.img_size} px"
+        rows: list[tuple[str, ...]] = [(head, "found", *([] if self.cfg is None else [str(self.cfg.path)]))]
         for title, name in (
             ("mean IoU of a box and its best anchor", "mean_iou"),
             ("recall: boxes whose best anchor's IoU is at least 0.5", "recall_50"),
@@ -68,10 +70,8 @@ class AnchorsResult:
         ):
             value = getattr(self.fit, name)
             other = None if self.cfg is None else getattr(self.cfg.fit, name)
-            rows.append((title, f"{value:.4f}", "" if other is None else f"{other:.4f} ({value - other:+.4f})"))
-        width = max(len(title) for title, _, _ in rows)
-        lines = [f"{title:{width}}  {found:>6}  {cfg}".rstrip() for title, found, cfg in rows]
-        return "\n".join((format_anchors(self.anchors), *lines))
+            rows.append((title, f"{value:.4f}", *([] if other is None else [f"{other:.4f} ({value - other:+.4f})"])))
+        return f"{format_anchors(self.anchors)}\n{format_table(rows)}"
 
 
 def find_data_anchors(data: Path, config: AnchorsConfig) -> AnchorsResult:
@@ -84,7 +84,8 @@ def find_data_anchors(data: Path, config: AnchorsConfig) -> AnchorsResult:
     img_size, split, cfg = make_size(config.img_size), config.split, config.cfg
     old = None if cfg is None else np.array(get_anchors(resize(load_cfg(cfg), img_size)))
     spec, ratio = load_spec(data), LossConfig().anchor_ratio
-    sides = load_sides(spec.samples(split), len(spec.names), img_size, report_progress("reading boxes"))
+    with Bar("reading boxes") as bar:
+        sides = load_sides(spec.samples(split), len(spec.names), img_size, bar.show)
     wanted = config.count or (COUNT if old is None else len(old))
     exact = find_anchors(sides, wanted, config.seed, where=f"{data}: {split}", report=report)
     anchors = round_anchors(exact)

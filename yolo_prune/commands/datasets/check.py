@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from yolo_prune.commands.run_folders import make_run_folder
-from yolo_prune.console import report, report_progress
+from yolo_prune.console import Bar, report
 from yolo_prune.datasets.check.check import check_dataset
 from yolo_prune.datasets.check.issues import KINDS, Issue
 from yolo_prune.datasets.check.plots import save_box_plots, save_contact_sheet
-from yolo_prune.datasets.check.statistics import COCO_BOUNDS_PX, Spread, Statistics
+from yolo_prune.datasets.check.statistics import COCO_BOUNDS_PX, Statistics
 from yolo_prune.datasets.config import CheckConfig
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError, DatasetError, OutputError
 from yolo_prune.files import save_json
 from yolo_prune.image_size import make_size
+from yolo_prune.text_tables import format_table, pluralize, wrap
 
+_Row: TypeAlias = tuple[str, Callable[[Statistics], str]]
+"""A title, and what is told of a split."""
 SHOWN = 20
 """The most issues of a kind that the text lists; report.json has all."""
 
@@ -71,9 +76,13 @@ class CheckResult:
     def stdout(self) -> str:
         """A table of figures and the issues, at most `SHOWN` of each kind, as text."""
         splits = [split for split in self.statistics if split != "all"]
-        classes = "1 class" if len(self.names) == 1 else f"{len(self.names)} classes"
-        head = f"{self.data}: {self.statistics['all'].images} images, {classes}, {len(splits)} splits"
-        return "\n".join((head, "", *self._format_table(), "", *self._format_issues()))
+        counts = (
+            pluralize(self.statistics["all"].images, "image"),
+            pluralize(len(self.names), "class", "classes"),
+            pluralize(len(splits), "split"),
+        )
+        head = f"{self.data}: {', '.join(counts)}"
+        return "\n".join((wrap(head), "", *self._format_table(), "", *self._format_issues()))
 
     def raise_on_issues(self) -> None:
         """Raise if the data set has errors; with the setting `strict` warnings count as errors.
@@ -95,12 +104,8 @@ class CheckResult:
                 (f"  {name}", [str(part.objects_per_class[number]) for part in columns])
                 for number, name in enumerate(self.names)
             ]
-        rows = [(title.format(self.config.img_size), cells) for title, cells in rows]
-        first = max(len(title) for title, _ in rows)
-        widths = [max(len(cells[column]) for _, cells in rows) for column in range(len(columns))]
-        for title, cells in rows:
-            padded = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-            yield "  ".join((title.ljust(first), *padded)).rstrip()
+        cells = [(title.format(self.config.img_size), *cells) for title, cells in rows]
+        yield format_table(cells, numbers=range(1, len(columns) + 1))
 
     def _format_issues(self) -> Iterator[str]:
         yield f"{_count(self.errors, 'error')}, {_count(self.warnings, 'warning')}"
@@ -131,7 +136,8 @@ def check_data(data: Path | None, config: CheckConfig) -> CheckResult:
     spec = load_spec(data)
     spec.require_all()
     folder = make_run_folder("check", "check") if out is None else out
-    check = check_dataset(spec, config, report_progress("checking images"))
+    with Bar("checking images") as bar:
+        check = check_dataset(spec, config, bar.show)
     result = CheckResult(data, spec.names, config, check.statistics, check.issues, folder)
     save_contact_sheet(folder / "contact_sheet.png", check.images, list(spec.splits), spec.names)
     save_box_plots(folder / "boxes.png", check.figures, config.img_size)
@@ -141,12 +147,18 @@ def check_data(data: Path | None, config: CheckConfig) -> CheckResult:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}" if number else f"no {noun}s"
+    return pluralize(number, noun) if number else f"no {noun}s"
 
 
-def _spread(spread: Spread, digits: int) -> str:
-    values = (spread.low, spread.middle, spread.high)
-    return "–" if values[0] != values[0] else " / ".join(f"{value:.{digits}f}" for value in values)
+def _spread(title: str, name: str, digits: int, ends: tuple[str, str, str] = ("p5", "median", "p95")) -> list[_Row]:
+    """Return three rows: the ends and the middle of a spread, the statistics' field `name`."""
+
+    def tell(place: str, part: Statistics) -> str:
+        value = getattr(getattr(part, name), place)
+        return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+    titles = (f"{title}: {ends[0]}", f"  {ends[1]}", f"  {ends[2]}")
+    return [(one, partial(tell, place)) for one, place in zip(titles, ("low", "middle", "high"), strict=True)]
 
 
 def _share(share: float) -> str:
@@ -154,7 +166,7 @@ def _share(share: float) -> str:
 
 
 _SMALL, _LARGE = COCO_BOUNDS_PX
-_ROWS: Sequence[tuple[str, Any]] = (
+_ROWS: Sequence[_Row] = (
     ("images", lambda part: str(part.images)),
     ("  without objects", lambda part: str(part.without_objects)),
     ("  without a label file", lambda part: str(part.without_labels)),
@@ -162,14 +174,14 @@ _ROWS: Sequence[tuple[str, Any]] = (
     ("ignored boxes", lambda part: str(part.ignored)),
     ("objects per image, mean", lambda part: f"{part.objects_per_image_mean:.2f}"),
     ("objects per image, most", lambda part: str(part.objects_per_image_max)),
-    ("box side √(w·h), px: p5 / median / p95", lambda part: _spread(part.box_side_px, 0)),
-    ("box side at {} px", lambda part: _spread(part.box_side_at_img_size_px, 0)),
+    *_spread("box side √(w·h), px", "box_side_px", 0),
+    *_spread("box side at {} px", "box_side_at_img_size_px", 0),
     (f"  small: below {_SMALL}² px", lambda part: _share(part.small)),
     ("  medium", lambda part: _share(part.medium)),
     (f"  large: {_LARGE}² px and more", lambda part: _share(part.large)),
-    ("box width / height: p5 / median / p95", lambda part: _spread(part.aspect_ratio, 2)),
-    ("image width, px: min / median / max", lambda part: _spread(part.width_px, 0)),
-    ("image height, px: min / median / max", lambda part: _spread(part.height_px, 0)),
+    *_spread("box width / height", "aspect_ratio", 2),
+    *_spread("image width, px", "width_px", 0, ("least", "median", "most")),
+    *_spread("image height, px", "height_px", 0, ("least", "median", "most")),
 )
 _CLASSES_AT = 5
 """Index in the table's rows, header included, where the rows of the classes are inserted: below all objects."""

@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from yolo_prune.console import report, report_progress
+from yolo_prune.commands.results import Summary
+from yolo_prune.console import Bar, report, warn
 from yolo_prune.datasets.config import ConvertConfig
 from yolo_prune.datasets.data_file import SPLITS
 from yolo_prune.datasets.formats.coco import load_coco, save_coco
@@ -20,6 +21,7 @@ from yolo_prune.datasets.formats.voc import load_voc, save_voc
 from yolo_prune.datasets.formats.yolo import load_yolo, save_yolo
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import make_folder_atomically
+from yolo_prune.text_tables import pluralize
 
 _WRITERS: dict[str, Callable[..., None]] = {"yolo": save_yolo, "coco": save_coco, "voc": save_voc}
 _KINDS = {".yaml": "yolo", ".yml": "yolo", ".json": "coco", ".txt": "voc"}
@@ -36,6 +38,13 @@ class ConvertResult:
     """The format: yolo, coco or voc."""
     data: LabelledSet
     """The contents of the sources."""
+
+    @property
+    def summary(self) -> Summary:
+        """How much was written, and the command that may follow."""
+        classes = pluralize(len(self.data.names), "class", "classes")
+        line = f"{pluralize(len(self.data.images), 'image')}, {classes}"
+        return Summary(line, ("train", "--data", str(self.out)) if self.kind == "yolo" else ())
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON output; `objects` does not include the `ignored` ones."""
@@ -63,17 +72,19 @@ def convert(sources: Sequence[str], config: ConvertConfig) -> ConvertResult:
     with make_folder_atomically(config.out) as folder:
         data = _load(kind, parsed, config)
         _report_losses(data, config)
-        _WRITERS[config.to](folder, data, config.link, report_progress("writing images"))
+        with Bar("writing images") as bar:
+            _WRITERS[config.to](folder, data, config.link, bar.show)
     _report_contents(data)
     return ConvertResult(config.out / "data.yaml" if config.to == "yolo" else config.out, config.to, data)
 
 
 def _load(kind: str, sources: list[Source], config: ConvertConfig) -> LabelledSet:
-    progress, faults = report_progress("reading images"), Faults(config.skip_bad)
-    if kind == "yolo":
-        return load_yolo([source.path for source in sources], config.names, progress, faults)
-    load = load_coco if kind == "coco" else load_voc
-    return load(sources, config.names, config.images, progress, faults)
+    faults = Faults(config.skip_bad)
+    with Bar("reading images") as bar:
+        if kind == "yolo":
+            return load_yolo([source.path for source in sources], config.names, bar.show, faults)
+        load = load_coco if kind == "coco" else load_voc
+        return load(sources, config.names, config.images, bar.show, faults)
 
 
 def _parse_sources(words: Sequence[str], config: ConvertConfig) -> tuple[str, list[Source]]:
@@ -147,10 +158,11 @@ def _report_losses(data: LabelledSet, config: ConvertConfig) -> None:
     if left_out:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(left_out.items()))
         parts = f", which are parts of objects; take them with --names {','.join(sorted(left_out))}"
-        report(f"left out boxes: {counts}{'' if config.names else parts}")
+        warn(f"left out boxes: {counts}{'' if config.names else parts}")
     if dropped := [image for image in data.images if image.dropped]:
         count = sum(image.dropped for image in dropped)
-        report(f"dropped {count} boxes without area or outside their image, the first in {dropped[0].image}")
+        boxes = pluralize(count, "box", "boxes")
+        warn(f"dropped {boxes} without area or outside the image, the first in {dropped[0].image}")
     homes: dict[Path, LabelledImage] = {}
     resolve_folder = cache(Path.resolve)  # a folder of many images once
     shared = []
@@ -161,11 +173,12 @@ def _report_losses(data: LabelledSet, config: ConvertConfig) -> None:
             shared.append((home, one))
     if shared:
         home, one = shared[0]
-        report(f"{len(shared)} images are in two splits, the first in {home.split} and {one.split}: {one.image}")
+        warn(f"{pluralize(len(shared), 'image')} in two splits, the first in {home.split} and {one.split}: {one.image}")
 
 
 def _report_contents(data: LabelledSet) -> None:
     for split in data.splits:
         count = _count(data.of(split))
-        objects = f"{count['objects']} objects, {count['ignored']} ignored"
-        report(f"{split}: {count['images']} images, {objects}, {count['without_objects']} images without any")
+        objects = f"{pluralize(count['objects'], 'object')}, {count['ignored']} ignored"
+        empty = pluralize(count["without_objects"], "image")
+        report(f"{split}: {pluralize(count['images'], 'image')}, {objects}, {empty} without any")

@@ -11,9 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tqdm import tqdm
-
-from yolo_prune.console import report, report_progress
+from yolo_prune.commands.results import Summary
+from yolo_prune.console import Bar, report, warn
 from yolo_prune.datasets.config import VggHandConfig
 from yolo_prune.datasets.vgg_hand.annotations import (
     PUBLISHED_IMAGES,
@@ -45,6 +44,11 @@ class VggHandResult:
     """Whether train includes the official val."""
     found: Found
     """The contents of the archive."""
+
+    @property
+    def summary(self) -> Summary:
+        """What was found, and the command that may follow."""
+        return Summary(self.found.format(), ("train", "--data", str(self.data)))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON output; images and hands are counted per official split."""
@@ -81,7 +85,8 @@ def make_vgg_hand(out: Path, config: VggHandConfig, patience: DownloadConfig | N
     with _stop_in_order(), make_folder_atomically(out) as scratch:
         archive, sha256 = _find_archive(out.with_name(ARCHIVE), config, patience)
         _unpack(archive, scratch, is_ours=config.archive is None)
-        found = make_labels(scratch, archive, report_progress("reading annotations"))
+        with Bar("reading annotations") as bar:
+            found = make_labels(scratch, archive, bar.show)
         _check_counts(archive, found, config)
         shutil.rmtree(scratch / "annotations")
         save_data(scratch, config.trainval)
@@ -98,8 +103,8 @@ def _find_archive(place: Path, config: VggHandConfig, patience: DownloadConfig |
         sha256 = check_sha256(archive, config.sha256)
     else:
         report(f"downloading {config.url} to {archive}")
-        with _ByteProgress("downloading") as progress:
-            sha256 = download(config.url, archive, config.sha256, patience, report, progress)
+        with Bar("downloading", unit="bytes") as bar:
+            sha256 = download(config.url, archive, config.sha256, patience, report, bar.show)
     report(f"{archive}: the SHA-256 is {sha256}" + ("" if config.sha256 else f"; --sha256 {sha256} makes sure of it"))
     return archive, sha256
 
@@ -107,8 +112,8 @@ def _find_archive(place: Path, config: VggHandConfig, patience: DownloadConfig |
 def _unpack(archive: Path, folder: Path, is_ours: bool) -> None:
     """Unpack the archive. Rename an invalid archive that was downloaded, so that the next call downloads it again."""
     try:
-        with _ByteProgress("unpacking") as progress:
-            unpack(archive, folder, choose_place, progress=progress)
+        with Bar("unpacking", unit="bytes") as bar:
+            unpack(archive, folder, choose_place, progress=bar.show)
     except DatasetError as error:
         if not is_ours:
             raise
@@ -119,11 +124,12 @@ def _unpack(archive: Path, folder: Path, is_ours: bool) -> None:
 
 def _check_counts(archive: Path, found: Found, config: VggHandConfig) -> None:
     for line in found.outside:
-        report(line)
+        warn(line)
     if not found.is_as_published and not config.any_counts:
         right = "get the whole archive, or continue with --any-counts"
         raise DatasetError(found.format(), where=archive, right=right)
-    report(f"{'' if found.is_as_published else 'warning: '}{archive}: {found.format()}")
+    say = report if found.is_as_published else warn
+    say(f"{archive}: {found.format()}")
 
 
 @contextmanager
@@ -142,20 +148,3 @@ def _stop_in_order() -> Iterator[None]:
         raise Interrupted(signals[-1]) from error
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-class _ByteProgress:
-    """Draws a progress bar of bytes on stderr, if that is a terminal."""
-
-    def __init__(self, title: str) -> None:
-        self._bar = tqdm(desc=title, unit="B", unit_scale=True, leave=False, disable=None)
-
-    def __enter__(self) -> _ByteProgress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-    def __call__(self, done: int, total: int | None) -> None:
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)

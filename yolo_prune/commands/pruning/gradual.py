@@ -75,7 +75,7 @@ def train_pruned(source: Path, config: PruneConfig, folder: Path, spec: DataSpec
         )
         numbers = number_kept_layers(checkpoint.network, blocks)
         plan = replace(plan, spare=tuple(numbers[layer] for layer in plan.spare))
-    settings = make_settings(config, source, start, plan)
+    settings = make_settings(config, source, start, plan, has_validation=bool(spec.splits.get("val")))
     removal = None if target is None else begin_removal(load_checkpoint(start).network, target)
     start_training(settings, folder, "prune", removal=removal)
     return _read(source, config, folder, spec)
@@ -114,9 +114,12 @@ def make_plan_config(config: PruneConfig) -> PlanConfig:
     return replace(plan, ratio=config.least_ratio)
 
 
-def make_settings(config: PruneConfig, teacher: Path, start: Path, plan: PlanConfig) -> TrainConfig:
+def make_settings(
+    config: PruneConfig, teacher: Path, start: Path, plan: PlanConfig, has_validation: bool = True
+) -> TrainConfig:
     """Return the training settings: start from `start`, with the checkpoint `teacher` as teacher."""
     assert config.effort is not None
+    interval = config.training.val_interval or math.ceil(config.effort / VALIDATIONS)
     return replace(
         config.training,
         data=config.data,
@@ -127,7 +130,7 @@ def make_settings(config: PruneConfig, teacher: Path, start: Path, plan: PlanCon
         seed=config.seed,
         device=config.device,
         name=config.name,
-        val_interval=config.training.val_interval or math.ceil(config.effort / VALIDATIONS),
+        val_interval=interval if has_validation else 0,
         max_minutes=config.max_minutes,
     )
 

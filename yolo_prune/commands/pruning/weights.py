@@ -12,6 +12,7 @@ import torch
 from yolo_prune.commands.config import PruneConfig
 from yolo_prune.commands.data import load_data_of
 from yolo_prune.commands.pruning.calibration import iterate_images, pick_samples
+from yolo_prune.commands.results import Summary
 from yolo_prune.config import format_config
 from yolo_prune.darknet.cfg import save_cfg
 from yolo_prune.darknet.cost import measure_cost
@@ -24,6 +25,7 @@ from yolo_prune.pruning.plans.weight_plan import WeightPlan, count_by_layer, cou
 from yolo_prune.pruning.surgery.rebuild import compare, zero_weights
 from yolo_prune.pruning.surgery.recalibrate import recalibrate_
 from yolo_prune.pruning.surgery.verify import VERIFY_IMG_SIZE
+from yolo_prune.text_tables import format_count
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,13 @@ class WeightPruneResult:
     def stdout(self) -> str:
         """The checkpoint's path."""
         return str(self.checkpoint)
+
+    @property
+    def summary(self) -> Summary:
+        """How many weights are not zero, and the command that may follow."""
+        left, present = self.after["nonzero_params"], self.after["params"]
+        line = f"{format_count(left)} of {format_count(present)} params are not zero ({left / present:.1%})"
+        return Summary(line, ("finetune", str(self.checkpoint)))
 
     def format(self) -> str:
         """Return a table of the convolutions' weights, the totals, and the largest difference of the outputs."""

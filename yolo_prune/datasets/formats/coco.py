@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolo_prune.console import report
+from yolo_prune.console import warn
 from yolo_prune.datasets.formats.coco_masks import is_number, measure_box
 from yolo_prune.datasets.formats.faults import Faults
 from yolo_prune.datasets.formats.labelled_set import (
@@ -37,6 +37,7 @@ from yolo_prune.datasets.formats.labelled_set import (
 from yolo_prune.datasets.images import read_header
 from yolo_prune.errors import DatasetError
 from yolo_prune.files import load_json, save_json
+from yolo_prune.text_tables import pluralize
 
 Entry = dict[str, Any]
 
@@ -78,7 +79,7 @@ def load_coco(
     faults.check(is_end=False)
     for file in files:
         if file.absent:
-            report(f"{file.source.path}: {file.absent} annotations of images that are not listed are left out")
+            warn(f"{file.source.path}: {pluralize(file.absent, 'annotation')} of images that are not listed left out")
     names = choose_names(wanted, _list_names(files, wanted), sources[0].path)
     total, done = sum(len(file.images) for file in files), 0
     found = []

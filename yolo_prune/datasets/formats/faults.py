@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from yolo_prune.console import report
+from yolo_prune.console import warn
 from yolo_prune.errors import DatasetError
+from yolo_prune.text_tables import pluralize
 
 SHOWN = 20
 """How many faults are reported."""
@@ -46,9 +47,9 @@ class Faults:
         if len(self.found) == 1 and not self.skips:
             raise self.found[0]
         for error in self.found[:SHOWN]:
-            report(str(error))
+            warn(str(error))
         more = f"; {len(self.found) - SHOWN} are not shown" if len(self.found) > SHOWN else ""
         if not self.skips:
             right = "correct what is listed, or leave it out with --skip-bad"
-            raise DatasetError(f"there are {len(self.found)} faults{more}", right=right)
-        report(f"left out for {len(self.found)} faults{more}")
+            raise DatasetError(f"{pluralize(len(self.found), 'fault')}{more}", right=right)
+        warn(f"left out for {pluralize(len(self.found), 'fault')}{more}")

@@ -1,0 +1,73 @@
+"""The images that a run trains and validates on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from yolo_prune.console import report, warn
+from yolo_prune.datasets.loader import DetectionDataset
+from yolo_prune.datasets.spec import Sample
+from yolo_prune.errors import DatasetError
+from yolo_prune.image_size import STRIDE_PX, AnySize, ImageSize, make_size
+from yolo_prune.text_tables import pluralize
+from yolo_prune.training.config import TrainConfig
+from yolo_prune.training.resume import Run
+
+Datasets: TypeAlias = tuple[DetectionDataset, DetectionDataset]
+"""The training and the validation data set."""
+
+
+def load_datasets(run: Run, is_told: bool = False) -> Datasets:
+    """Load the training and the validation data set of a run; with `is_told` say what is odd about their labels.
+
+    Raises:
+        DatasetError: a label or an image cannot be read, or no training image has an object.
+    """
+    config, classes = run.config, len(run.spec.names)
+    if is_told:
+        counts = [len(run.spec.splits.get(split, ())) for split in ("train", "val")]
+        report(
+            f"reading the labels of {counts[0]:,} training and {pluralize(counts[1], 'validation image')}: {run.spec.source}"
+        )
+    largest = max(list_sizes(run.img_size, config.multi_scale))
+    data = DetectionDataset(run.spec.samples("train"), classes, largest, augment=config.augment, seed=config.seed)
+    if not data.count_objects():
+        folders = sorted({str(sample.label.parent) for sample in data.samples})
+        right = f"put label files there: {', '.join(folders[:3])}{' …' if len(folders) > 3 else ''}"
+        raise DatasetError("no image has an object", where=f"{run.spec.source}: train", right=right)
+    val = DetectionDataset(_get_validation(run), classes, run.img_size)
+    if is_told:
+        _warn_of_labels(data, val, config)
+    return data, val
+
+
+def _get_validation(run: Run) -> Sequence[Sample]:
+    """Return the samples of val; none where there are none and none are needed.
+
+    Raises:
+        DatasetError: there are none, and the settings validate.
+    """
+    if not run.config.val_interval:
+        return run.spec.splits.get("val", ())
+    try:
+        return run.spec.samples("val")
+    except DatasetError as error:
+        right = f"{error.right}, or leave validation out with --val-interval 0"
+        raise DatasetError(error.what, where=error.where, right=right) from None
+
+
+def _warn_of_labels(data: DetectionDataset, val: DetectionDataset, config: TrainConfig) -> None:
+    """Say what of the labels was read otherwise than it is written, and that a score is not possible without objects."""
+    for part in (data, val):
+        if said := part.repairs.describe():
+            warn(said)
+    if config.val_interval and not val.count_objects():
+        warn("no validation image has an object: AP cannot be measured, and the last epoch counts as the best")
+
+
+def list_sizes(img_size: AnySize, multi_scale: float) -> list[ImageSize]:
+    """Return the input sizes for multi-scale training: multiples of 32 whose long side is within a share of `img_size`'s."""
+    size = make_size(img_size)
+    low, high = (max(size) * (1 + sign * multi_scale) for sign in (-1, 1))
+    return [size.with_long_side(side) for side in range(STRIDE_PX, int(high) + 1, STRIDE_PX) if side >= low]
