@@ -214,7 +214,7 @@ def test_several_models_have_a_folder_each(cli: Cli, data: Path) -> None:
     assert {"curves.png", "a/confusion.png", "b/confusion.png", "a/class_curves.png"} <= files
     assert sum(name.startswith("b/worst/") for name in files) == 3
     assert sum(name.startswith("a/worst/") for name in files) == 3
-    assert text.count("images with the most loss, ") == 2
+    assert text.count("\nImages with the most loss, ") == 2
 
 
 def test_the_worst_images_are_those_with_the_most_loss(cli: Cli, hands: Path) -> None:

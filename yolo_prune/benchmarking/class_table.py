@@ -13,7 +13,9 @@ MANY = 20
 SHOWN = 10
 """How many of many classes are printed as the worst, and as the largest."""
 NAME_WIDTH = 28
-"""Longer names are shortened, so that a table fits 80 columns."""
+"""Longer names of classes are shortened, so that a table fits 80 columns."""
+LONGEST = 40
+"""Longer names of models are shortened in headings."""
 
 Cells = list[tuple[str, ...]]
 
@@ -29,7 +31,7 @@ def format_classes(models: Mapping[str, Sequence[ClassScore]], *, all_classes: b
         return ""
     parts = []
     for number, (name, scores) in enumerate(models.items()):
-        title = "By class" if len(models) == 1 else f"By class, {name}"
+        title = "By class" if len(models) == 1 else f"By class, {shorten(name, LONGEST)}"
         before = first if number else None
         for ending, rows in _select(scores, all_classes).items():
             cells = _list_cells(scores, rows, before)
@@ -65,11 +67,13 @@ def _list_cells(scores: Sequence[ClassScore], rows: Sequence[int], before: Seque
         one = scores[own]
         change = [] if before is None else [_format(one.ap50 - before[own].ap50, "+.4f")]
         precision, recall = _format(one.precision, ".3f"), _format(one.recall, ".3f")
-        cells.append((shorten(one.name), str(one.instances), _format(one.ap50, ".4f"), *change, precision, recall))
+        cells.append(
+            (shorten(one.name, NAME_WIDTH), str(one.instances), _format(one.ap50, ".4f"), *change, precision, recall)
+        )
     return cells
 
 
-def shorten(name: str, width: int = NAME_WIDTH) -> str:
+def shorten(name: str, width: int) -> str:
     """Return a name of at most so many characters: the middle of a longer one is an ellipsis."""
     if len(name) <= width:
         return name

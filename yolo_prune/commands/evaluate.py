@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolo_prune.benchmarking.class_table import format_classes
+from yolo_prune.benchmarking.class_table import LONGEST, format_classes, shorten
 from yolo_prune.benchmarking.table import align
 from yolo_prune.commands.bench import describe_weights, load_for_scoring, name_rows
 from yolo_prune.commands.data import load_data_of
@@ -135,7 +135,7 @@ class EvaluateResult:
         note = "mAP: AP at IoU 0.5, all points; in brackets 95 % bootstrap intervals over images"
         parts.append(note if len(self.models) == 1 else f"{note}\n(those of differences are paired)")
         classes = format_classes({one.name: one.classes for one in self.models}, all_classes=self.all_classes)
-        tables = [_format_worst(one) for one in self.models if one.worst]
+        tables = [_format_worst(one, len(self.models) == 1) for one in self.models if one.worst]
         return "\n\n".join(["\n".join(parts), *([classes] if classes else []), *tables])
 
 
@@ -255,14 +255,14 @@ def _save(found: Sequence[Detections], ids: ImageIds | None, names: Sequence[str
         report(f"detections in {save_json(path, format_results(ids.images, found, ids.classes, names))}")
 
 
-def _format_worst(model: Scored) -> str:
+def _format_worst(model: Scored, is_alone: bool) -> str:
     """Return a table of the images with the most loss."""
     cells = [("loss", "objects", "missed", "false alarms", "image")]
     for image, one in model.worst.items():
         cells.append((f"{one.loss:.3f}", str(one.instances), str(one.missed), str(one.false_alarms), image))
-    confidence = model.evaluation.score.confidence
-    note = f"missed and false alarms at confidence {confidence:.3f}"
-    return f"images with the most loss, {model.name}; {note}\n{align(cells)}"
+    title = "Images with the most loss" + ("" if is_alone else f", {shorten(model.name, LONGEST)}")
+    note = f"Missed objects and false alarms at confidence {model.evaluation.score.confidence:.3f}."
+    return f"{title}\n{align(cells)}\n\n{note}"
 
 
 def _format_sizes(models: Sequence[Scored]) -> str:

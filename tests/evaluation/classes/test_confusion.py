@@ -15,8 +15,8 @@ from yolo_prune.evaluation.classes.scores import measure_class_scores
 from yolo_prune.evaluation.detections import Detections, make_detections
 from yolo_prune.evaluation.matching import GroundTruth, match
 
-NAMES = ("cat", "dog")
-CAT, DOG, NONE = 0, 1, 2
+NAMES = ("cat", "dog", "bird")
+CAT, DOG, BIRD, NONE = 0, 1, 2, 3
 BOX = [0.0, 0.0, 10.0, 10.0]
 NEAR = [0.0, 2.0, 10.0, 12.0]  # overlaps BOX by 80 / 120
 NEARER = [0.0, 1.0, 10.0, 11.0]  # overlaps BOX by 90 / 110
@@ -72,8 +72,10 @@ def test_the_right_class_goes_before_a_nearer_box_of_a_wrong_one() -> None:
 
 
 def test_of_wrong_classes_the_nearest_box_is_taken_once() -> None:
-    images = [([(NEAR, 0.9, DOG), (NEARER, 0.8, DOG)], [(BOX, CAT, False)])]
-    assert list_cells(measure(images, 0.5)) == {(CAT, DOG): 1, (NONE, DOG): 1}
+    images = [([(NEAR, 0.9, DOG), (NEARER, 0.8, BIRD)], [(BOX, CAT, False)])]
+    assert list_cells(measure(images, 0.5)) == {(CAT, BIRD): 1, (NONE, DOG): 1}
+    same = [([(NEAR, 0.8, DOG), (NEAR, 0.9, BIRD)], [(BOX, CAT, False)])]
+    assert list_cells(measure(same, 0.5)) == {(CAT, BIRD): 1, (NONE, DOG): 1}  # of equal IoUs the higher score
     both = [([(NEARER, 0.9, DOG)], [(BOX, CAT, False), (NEAR, CAT, False)])]
     assert list_cells(measure(both, 0.5)) == {(CAT, DOG): 1, (CAT, NONE): 1}
 
@@ -93,13 +95,13 @@ def test_ignored_objects_and_what_lies_on_them_are_left_out() -> None:
 def test_shares_and_json() -> None:
     images = [([(BOX, 0.9, CAT)], [(BOX, CAT, False), (AWAY, CAT, False)])]
     matrix = measure(images, 0.5)
-    assert matrix.shares[CAT].tolist() == [0.5, 0, 0.5]
-    assert np.isnan(matrix.shares[[DOG, NONE]]).all()
+    assert matrix.shares[CAT].tolist() == [0.5, 0, 0, 0.5]
+    assert np.isnan(matrix.shares[[DOG, BIRD, NONE]]).all()
     assert matrix.as_dict() == {
         "confidence": 0.5,
         "iou": 0.5,
-        "labels": ["cat", "dog", "background"],
-        "counts": [[1, 0, 1], [0, 0, 0], [0, 0, 0]],
+        "labels": ["cat", "dog", "bird", "background"],
+        "counts": [[1, 0, 0, 1], [0] * 4, [0] * 4, [0] * 4],
     }
 
 
@@ -110,8 +112,8 @@ def make_random(seed: int) -> tuple[list[Detections], list[GroundTruth]]:
         count, labels = random.integers(0, 15, 2).tolist()
         corners = [random.integers(0, 12, (number, 2)) * 1.0 for number in (count, labels)]
         boxes = [np.concatenate((low, low + random.integers(4, 9, low.shape)), 1) for low in corners]
-        found.append(make_detections(boxes[0], random.random(count).round(1), random.integers(0, 2, count)))
-        truths.append(GroundTruth(boxes[1], random.integers(0, 2, labels), random.random(labels) < 0.2))
+        found.append(make_detections(boxes[0], random.random(count).round(1), random.integers(0, 3, count)))
+        truths.append(GroundTruth(boxes[1], random.integers(0, 3, labels), random.random(labels) < 0.2))
     return found, truths
 
 

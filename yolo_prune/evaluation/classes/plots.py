@@ -140,7 +140,10 @@ def _draw_lines(panels: Sequence[Axes], curve: Curve, colour: str, width: float,
         return
     chosen = np.unique(np.linspace(0, len(curve.confidence) - 1, POINTS).round().astype(np.int64))
     for axes, (x, y) in zip(panels, _list_values(curve).values(), strict=True):
-        axes.plot(x[chosen], y[chosen], color=colour, linewidth=width, label=label)
+        # Down to recall 0, and to confidence 0, where the same detections count as at the lowest score.
+        place = 0 if axes is panels[0] else len(chosen)
+        line = np.insert(x[chosen], place, 0), np.insert(y[chosen], place, y[0] if place == 0 else y[-1])
+        axes.plot(*line, color=colour, linewidth=width, label=label)
 
 
 def _make_drawable(names: Sequence[str]) -> list[str]:
