@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,26 @@ def test_plots_are_drawn(cli: Cli, hands: Path, classes: int) -> None:
         assert (image.width > 1500) == (classes == 80)
     for name in ("confusion.png", "class_curves.png", "curves.png", "worst"):
         assert f"plots/{name}" in outcome.err
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("has_objects", [False, True])
+@pytest.mark.parametrize("has_detections", [False, True])
+def test_plots_are_drawn_of_nothing(
+    cli: Cli, hands: Path, classes: int, has_objects: bool, has_detections: bool
+) -> None:
+    data = make_data(hands, Path("data").absolute(), [f"class {number}" for number in range(1, classes + 1)])
+    found = write_results(Path("found.json"), data, "test")
+    if not has_detections:
+        found.write_text("[]")
+    if not has_objects:
+        shutil.rmtree("data/labels/test")
+    words = ("evaluate", "--detections", found, "--data", data, "--split", "test", "--plots", "plots", "--worst", 1)
+    outcome = cli(*words)
+    assert outcome.code == 0, outcome.err
+    assert len(list(Path("plots").glob("*.png"))) == 3
+    assert len(list(Path("plots/worst").glob("*.png"))) == int(has_objects or has_detections)
+    assert "confidence nan." not in outcome.out
 
 
 def test_names_that_fonts_and_formulas_do_not_have_are_drawn(cli: Cli, hands: Path) -> None:

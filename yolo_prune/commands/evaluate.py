@@ -261,8 +261,9 @@ def _format_worst(model: Scored, is_alone: bool) -> str:
     for image, one in model.worst.items():
         cells.append((f"{one.loss:.3f}", str(one.instances), str(one.missed), str(one.false_alarms), image))
     title = "Images with the most loss" + ("" if is_alone else f", {shorten(model.name, LONGEST)}")
-    note = f"Missed objects and false alarms at confidence {model.evaluation.score.confidence:.3f}."
-    return f"{title}\n{align(cells)}\n\n{note}"
+    confidence = model.evaluation.score.confidence
+    note = "" if math.isnan(confidence) else f"\n\nMissed objects and false alarms at confidence {confidence:.3f}."
+    return f"{title}\n{align(cells)}{note}"
 
 
 def _format_sizes(models: Sequence[Scored]) -> str:

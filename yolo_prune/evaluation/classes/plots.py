@@ -55,6 +55,7 @@ def draw_confusion(path: Path, matrix: ConfusionMatrix) -> Path:
     if rows <= SHARED:
         _write_cells(axes, matrix, shares, has_counts=rows <= COUNTED)
     title = f"confidence ≥ {matrix.confidence:.3f}, shares of each row"
+    title = "no objects, so no best confidence" if np.isnan(matrix.confidence) else title
     axes.set(title=title, xlabel="detected as", ylabel="truth")
     figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02, aspect=max(20, rows / 2))
     with open_atomically(path) as file:
