@@ -70,6 +70,7 @@ def load(
     *,
     confidence: float = 0.25,
     nms_iou: float = 0.5,
+    agnostic_nms: bool = False,
     device: str = "auto",
     img_size: AnySize | str | None = None,
 ) -> LoadedDetector:
@@ -80,6 +81,7 @@ def load(
             the folder of a run.
         confidence: least score of a detection.
         nms_iou: of two boxes of one class that overlap by more, the lower-scored is dropped.
+        agnostic_nms: let boxes of all classes suppress each other.
         device: auto, cpu, cuda or cuda:N.
         img_size: size of the input: the side of a square in pixels, or "640x384"; the checkpoint's own by default.
 
@@ -87,9 +89,8 @@ def load(
         CheckpointError: it is no checkpoint.
         ConfigError: a setting is out of range, or the device is not there.
     """
-    return LoadedDetector(
-        find_in_folder(Path(path)), DetectConfig(confidence=confidence, nms_iou=nms_iou), device, img_size
-    )
+    config = DetectConfig(confidence=confidence, nms_iou=nms_iou, agnostic_nms=agnostic_nms)
+    return LoadedDetector(find_in_folder(Path(path)), config, device, img_size)
 
 
 def train(config: TrainConfig | None = None, **settings: Any) -> LoadedDetector:

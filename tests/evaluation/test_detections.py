@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.ops import nms
 
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation import detections as subject
@@ -127,3 +128,41 @@ def test_with_boxes_replaces_only_the_boxes() -> None:
 def test_a_setting_out_of_range_is_named(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"^{key}: .* is out of range; use"):
         DetectConfig(**{key: value})  # type: ignore[arg-type]
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rows=st.integers(0, 25),
+    classes=st.integers(1, 4),
+    nms_iou=st.sampled_from([0.0, 0.35, 0.5, 0.99]),
+    confidence=st.sampled_from([0.0, 0.3]),
+)
+def test_agnostic_equals_torchvision_on_all_boxes_at_once(
+    seed: int, rows: int, classes: int, nms_iou: float, confidence: float
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    corners = torch.randint(0, 6, (2, rows, 2), generator=random).float()
+    boxes = torch.cat((corners[0], corners[0] + corners[1] + 1), -1)
+    scores = torch.rand((rows, classes), generator=random)
+    (found,) = suppress(boxes[None], scores[None], DetectConfig(confidence, nms_iou, 300, agnostic_nms=True))
+    every, values = boxes.repeat_interleave(classes, 0), scores.flatten()
+    kept = [place for place in nms(every, values, nms_iou).tolist() if values[place] >= confidence]
+    assert found.classes.tolist() == [place % classes for place in kept]
+    assert found.boxes_xyxy.tolist() == every[kept].tolist()
+    assert found.scores.tolist() == values[kept].tolist()
+
+
+def test_agnostic_by_hand() -> None:
+    boxes, scores = [BOX, SHIFTED, ASIDE], [[0.9, 0.7], [0.2, 0.8], [0.3, 0.3]]
+    found = suppress_one(boxes, scores, DetectConfig(agnostic_nms=True))
+    assert found.boxes_xyxy.tolist() == [BOX, ASIDE]
+    assert found.classes.tolist() == [0, 0]  # of equal scores the first class
+    kept = suppress_one(boxes, scores, DetectConfig())
+    assert sorted(kept.classes.tolist()) == [0, 0, 1, 1]
+
+
+def test_agnostic_gives_a_box_one_class_whatever_overlap_is_allowed() -> None:
+    found = suppress_one([BOX, SHIFTED], [[0.9, 0.7], [0.2, 0.8]], DetectConfig(nms_iou=1.0, agnostic_nms=True))
+    assert found.classes.tolist() == [0, 1]
+    assert found.boxes_xyxy.tolist() == [BOX, SHIFTED]

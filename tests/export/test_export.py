@@ -57,6 +57,7 @@ WANTED: list[tuple[dict[str, Any], int]] = [
     ({"nms": DetectConfig()}, 1),
     ({"nms": DetectConfig(confidence=0.3, nms_iou=0.3, max_detections=5), "layout": "ultralytics"}, 1),
     ({"nms": DetectConfig(), "dynamic": "size"}, 2),
+    ({"nms": DetectConfig(confidence=0.3, nms_iou=0.3, agnostic_nms=True), "dynamic": "batch"}, 2),
 ]
 
 

@@ -44,6 +44,8 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     flat: list[tuple[str, Any]] = []
     for key, value in values.items():
         name = f"{prefix}{key}"
+        if key == "classes":
+            value = {one["name"]: {part: one[part] for part in one if part != "name"} for one in value or ()}
         if isinstance(value, dict):
             flat.extend(_flatten(value, f"{name}_"))
         elif isinstance(value, tuple | list):

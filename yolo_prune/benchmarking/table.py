@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from yolo_prune.benchmarking.latency import Latency
+from yolo_prune.evaluation.classes.scores import ClassScore, parse_class_scores
 from yolo_prune.image_size import read_size
 from yolo_prune.text_tables import format_count, format_table
 
@@ -25,6 +26,8 @@ class Scores:
     """The difference from the first row, and the ends of its paired bootstrap interval."""
     coco_ap50: float
     coco_ap: float
+    classes: tuple[ClassScore, ...] = ()
+    """One per class; empty in results of older versions."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class Row:
 def parse_row(values: Mapping[str, Any]) -> Row:
     """Make a row from the dictionary of `as_dict`, read from JSON; raise KeyError or TypeError if it is not one."""
     values = {key: value for key, value in values.items() if key != IS_RUINED}  # computed from the scores
-    scores = {field.name: values.pop(field.name) for field in fields(Scores)}
+    classes = parse_class_scores(values.pop("classes", None) or ())
+    scores = {field.name: values.pop(field.name) for field in fields(Scores) if field.name != "classes"}
     for name in ("latency_ms", "nms_ms", "decode_ms"):
         values[name] = Latency(**values[name]) if values.get(name) is not None else None
     if scores["map50_interval"] is None:
@@ -91,7 +95,7 @@ def parse_row(values: Mapping[str, Any]) -> Row:
             scores[name] = tuple(math.nan if item is None else item for item in value)
         elif value is None and name != "map50_difference":
             scores[name] = math.nan
-    return Row(**values, scores=Scores(**scores))
+    return Row(**values, scores=Scores(**scores, classes=classes))
 
 
 RUINED_SHARE = 0.1

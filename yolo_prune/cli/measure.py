@@ -49,7 +49,7 @@ def evaluate(
 ) -> Result:
     """Print mAP with bootstrap intervals, COCO's AP, best F1 and recall by size, of checkpoints or of any detections.
 
-    All are compared with the first. With --detections alone no checkpoint is needed.
+    All are compared with the first. Two classes or more have a table of their own. With --detections alone no checkpoint is needed.
 
     ```
     yoloprune evaluate runs/train/best.pt runs/finetune/best.pt --split test

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from yolo_prune.benchmarking.ceilings import Ceilings, count_peak_bytes, explain_bound, measure_ceilings
+from yolo_prune.benchmarking.class_table import format_classes
 from yolo_prune.benchmarking.details import format_csv, format_details
 from yolo_prune.benchmarking.latency import (
     choose_clock,
@@ -50,6 +51,8 @@ from yolo_prune.engines.exported.model import is_exported
 from yolo_prune.engines.precision import computing_in
 from yolo_prune.errors import ConfigError, OutputError
 from yolo_prune.evaluation.bootstrap import paired_difference
+from yolo_prune.evaluation.classes.scores import measure_class_scores
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.evaluate import Evaluation, evaluate
 from yolo_prune.evaluation.models import Model, load_model
 from yolo_prune.export.formats import measure_bytes
@@ -70,6 +73,8 @@ class BenchResult:
     split: str | None
     form: str = "text"
     """What stdout is: text, markdown or csv."""
+    all_classes: bool = False
+    """Whether `format` shows every class of many."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result under the names that JSON output uses."""
@@ -93,8 +98,11 @@ class BenchResult:
         details = format_details(self.rows)
         more = format_cells_markdown(details) if markdown else format_table(details, can_turn=True)
         advice, conditions = explain_ruined(self.rows), format_conditions(self.environment, self.rows, self.split)
-        notes = [*([] if advice is None else [f"{RUINED_MARK} {advice}."]), conditions]
-        return "\n\n".join([table, *(notes if markdown else map(wrap, notes)), more])
+        scored = {row.name: row.scores.classes for row in self.rows if row.scores is not None}
+        classes = format_classes(scored, all_classes=self.all_classes, markdown=markdown) if scored else ""
+        notes = [f"{RUINED_MARK} {advice}." if advice else "", conditions]
+        parts = [table, *(notes if markdown else map(wrap, notes)), more, classes]
+        return "\n\n".join(part for part in parts if part)
 
 
 def load_bench(path: Path) -> BenchResult:
@@ -205,7 +213,9 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, out: Path | None
                 "nms_on": "noise" if spec is None else f"images of the {split} split",
                 "ceilings": [asdict(one) for one in ceilings.values()],
             }
-    result = BenchResult(_make_rows(entries, scores, times, ceilings), environment, split)
+    names = () if spec is None else spec.names
+    rows = _make_rows(entries, scores, names, times, ceilings)
+    result = BenchResult(rows, environment, split, all_classes=config.all_classes)
     if out is not None:
         save_json(out / "bench.json", result.as_dict())
         save_text(out / "bench.md", result.format(markdown=True) + "\n")
@@ -238,6 +248,7 @@ def _measure_ceilings(entries: Sequence[Entry], device: torch.device) -> dict[in
 def _make_rows(
     entries: Sequence[Entry],
     scores: Mapping[str, Evaluation | None],
+    names: Sequence[str],
     times: Sequence[Times],
     ceilings: Mapping[int | None, Ceilings],
 ) -> tuple[Row, ...]:
@@ -259,7 +270,7 @@ def _make_rows(
                 **costs,
                 latency_ms=time.network,
                 nms_ms=time.nms,
-                scores=None if score is None else _summarise(score, first),
+                scores=None if score is None else _summarise(score, first, names),
                 file_bytes=measure_bytes(entry.path),
                 is_stored_sparse=isinstance(entry.model, Checkpoint) and is_stored_packed(entry.model),
                 precision=entry.precision,
@@ -282,9 +293,10 @@ def _get_costs(model: Model) -> dict[str, int]:
     return {"params": facts.params, "macs": facts.macs, "flops": 2 * facts.macs, "size_bytes": facts.size_bytes}
 
 
-def _summarise(score: Evaluation, first: Evaluation | None) -> Scores:
+def _summarise(score: Evaluation, first: Evaluation | None, names: Sequence[str]) -> Scores:
     difference = None if first is None or score is first else paired_difference(first.matches, score.matches)
-    return Scores(score.score.map50, score.map50_interval, difference, score.coco_ap50, score.coco_ap)
+    classes = measure_class_scores(score.matches, score.score, names)
+    return Scores(score.score.map50, score.map50_interval, difference, score.coco_ap50, score.coco_ap, classes)
 
 
 def _score(
@@ -294,5 +306,6 @@ def _score(
     scores: dict[str, Evaluation | None] = {}
     for name, model in loaded.items():
         report(f"scoring {name} on the {split} split: {pluralize(len(samples), 'image')}{describe_weights(model)}")
-        scores[name] = evaluate(model, samples, spec.names, device=device)
+        detection = DetectConfig(agnostic_nms=config.agnostic_nms)
+        scores[name] = evaluate(model, samples, spec.names, device=device, config=detection)
     return scores

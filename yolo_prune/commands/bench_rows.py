@@ -191,7 +191,7 @@ def time_rows(
     memory: list[int | None] = []
     for number, (entry, make, real) in enumerate(zip(entries, makers, images, strict=True)):
         with entry.running():
-            parts, peak = _make_calls(entry, make(), real, device)
+            parts, peak = _make_calls(entry, make(), real, device, config)
         calls += [(number, part, call) for part, call in parts.items()]
         memory.append(peak)
     report(f"timing {pluralize(len(entries), 'row')}, {pluralize(config.runs, 'interleaved run')} each")
@@ -216,12 +216,15 @@ def time_rows(
     ]
 
 
-def _make_calls(entry: Entry, engine: Engine, real: Tensor, device: torch.device) -> tuple[dict[str, Call], int | None]:
+def _make_calls(
+    entry: Entry, engine: Engine, real: Tensor, device: torch.device, config: BenchConfig
+) -> tuple[dict[str, Call], int | None]:
     """Return the calls that are timed of a row, and the peak of memory on CUDA."""
     inputs = draw_inputs(entry.model.img_size, entry.channels, entry.batch_size)
     if not entry.is_exported:
         inputs, real = (part.to(device, memory_format=torch.channels_last) for part in (inputs, real))
-    calls = {"network": make_network_call(engine, inputs), "nms": make_suppression_call(engine, real, DetectConfig())}
+    detection = DetectConfig(agnostic_nms=config.agnostic_nms)
+    calls = {"network": make_network_call(engine, inputs), "nms": make_suppression_call(engine, real, detection)}
     if (decoding := make_decoding_call(engine, inputs)) is not None:
         calls["decoding"] = decoding
     return calls, measure_peak_bytes(calls["network"], device)

@@ -79,7 +79,7 @@ def detect(source: Path, images: Sequence[Path], config: DetectRunConfig) -> Det
     names = _name_images(paths, out)
     for path, name, detections in zip(paths, names, found, strict=True):
         save_image(name, draw_detections(read_image(path), detections, model.names, min_score=config.confidence))
-    results = format_results([str(path) for path in paths], found)
+    results = format_results([str(path) for path in paths], found, names=model.names)
     return DetectResult(save_json(out / "detections.json", results), tuple(names), results, unread)
 
 

@@ -18,7 +18,7 @@ CUTS = ("prune", "iterate")
 """Stages that prune: their checkpoint is smaller than its parent."""
 FINETUNE_SHARE = 0.75
 """`finetune` trains for this share of the network's epochs. `prune` takes half, so both take about the same."""
-INHERITED = ("batch_size", "accumulate", "multi_scale", "rectangular", "augment", "loss")
+INHERITED = ("batch_size", "accumulate", "multi_scale", "rectangular", "agnostic_nms", "augment", "loss")
 """Training settings that a later training takes over by default."""
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
-from yolo_prune.evaluation.config import DetectConfig
+from yolo_prune.evaluation.config import AGNOSTIC, DetectConfig
 from yolo_prune.shared_settings import ONE_OR_SEVERAL, Device, ImgSize, PathSetting, TableEngine, WholeNumbers, Words
 
 ClassMap = Annotated[
@@ -15,6 +15,15 @@ ClassMap = Annotated[
         "Classes that the data set calls by another name, as NETWORK=DATA,…: car=vehicle,truck=vehicle.",
         flag="--map",
         group="Data",
+    ),
+]
+
+AgnosticNms = Annotated[bool, Setting(AGNOSTIC, group="Detection")]
+AllClasses = Annotated[
+    bool,
+    Setting(
+        "Print all of many classes, not only those with the lowest AP and those with the most objects; --json always has all.",
+        group="Results",
     ),
 ]
 
@@ -56,6 +65,7 @@ class EvaluateConfig:
         ),
     ] = None
     class_map: ClassMap = ()
+    agnostic_nms: AgnosticNms = False
     img_size: OwnImgSize = None
     device: Device = "auto"
     save_detections: Annotated[
@@ -64,6 +74,18 @@ class EvaluateConfig:
     curves: Annotated[
         PathSetting | None, Setting("PNG file for precision, recall and F1, and recall by size.", group="Results")
     ] = None
+    plots: Annotated[
+        PathSetting | None,
+        Setting(
+            "Folder for plots: confusion.png, the confusion matrix, and class_curves.png, precision over recall, and F1, precision and recall "
+            "over the confidence, of every class; curves.png, as by --curves; and with --worst these images, truth and detections side by side.",
+            group="Results",
+        ),
+    ] = None
+    worst: Annotated[
+        int, Setting("List so many images with the most loss (docs/evaluation.md).", ge=0, group="Results")
+    ] = 0
+    all_classes: AllClasses = False
 
     def __post_init__(self) -> None:
         """Raise ConfigError if the curves' file is no PNG."""
@@ -147,6 +169,8 @@ class BenchConfig:
             group=TIMED,
         ),
     ] = ()
+    agnostic_nms: AgnosticNms = False
+    all_classes: AllClasses = False
 
     def __post_init__(self) -> None:
         """Raise ConfigError if an engine or a precision is unknown, a number is below 1, or one is given twice."""

@@ -142,7 +142,7 @@ def run_stages(config: RunConfig) -> RunResult:
         place, "bench.json", (bench_settings, data, [_hash(path) for path in checkpoints.values()]), bench_stage
     )
     report(f"table in {place / 'bench.md'}, detections side by side in {place / 'detections.png'}")
-    return RunResult(checkpoints, load_bench(table))
+    return RunResult(checkpoints, replace(load_bench(table), all_classes=config.bench.all_classes))
 
 
 def _check_stages(config: RunConfig, device: torch.device) -> None:

@@ -33,9 +33,8 @@ def draw_curves(path: Path, evaluations: Mapping[str, Evaluation]) -> Path:
         curve, score = evaluation.curve, evaluation.score
         low, high = evaluation.map50_interval
         label = f"{name}: mAP {score.map50:.3f} [{low:.3f}, {high:.3f}]"
-        area.plot(
-            np.append(0, curve.recall), np.append(curve.precision[:1], curve.precision), line, color=colour, label=label
-        )
+        recalls = np.append(np.zeros_like(curve.recall[:1]), curve.recall)  # no point without detections
+        area.plot(recalls, np.append(curve.precision[:1], curve.precision), line, color=colour, label=label)
         area.plot(score.recall, score.precision, "o", color=colour)
         thresholds.plot(
             curve.confidence, curve.f1, line, color=colour, label=f"{name}: F1 {score.f1:.3f} at {score.confidence:.2f}"

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from yolo_prune.arrays import Float64Array
-from yolo_prune.evaluation.matching import IntArray, Matches, pool_detections, pool_truths
+from yolo_prune.arrays import Float32Array, Float64Array
+from yolo_prune.evaluation.matching import BoolArray, IntArray, Matches, pool_detections, pool_truths
 
 SIZE_BOUNDS_PX = (0.0, 16.0, 32.0, 64.0, 96.0, math.inf)
 """Bounds of the bins of object size: COCO's small below 32, medium below 96 and large, with small and medium halved."""
@@ -18,7 +18,7 @@ SIZE_BOUNDS_PX = (0.0, 16.0, 32.0, 64.0, 96.0, math.inf)
 
 @dataclass(frozen=True)
 class Curve:
-    """Detections and hits at every confidence threshold, from the highest to the lowest, for all classes together."""
+    """Detections and hits at every confidence threshold, from the highest to the lowest."""
 
     confidence: Float64Array
     """(T,) the different scores, falling; at a threshold, detections with this score or a higher one count."""
@@ -89,9 +89,24 @@ class SizeRecall:
 
 def measure_curve(matches: Sequence[Matches]) -> Curve:
     """Measure precision and recall at every different score; detections with equal scores form one point."""
-    pool, instances = pool_detections(matches), len(pool_truths(matches)[1])
-    order = np.argsort(-pool.scores, kind="stable")
-    scores, found, seen = pool.scores[order], pool.hits[order].cumsum(), np.arange(1, len(order) + 1)
+    pool = pool_detections(matches)
+    return make_curve(pool.scores, pool.hits, len(pool_truths(matches)[1]))
+
+
+def measure_class_curves(matches: Sequence[Matches], classes: int) -> list[Curve]:
+    """Measure the curve of each class by itself, 0 … C − 1."""
+    pool, (_, truths) = pool_detections(matches), pool_truths(matches)
+    order = np.argsort(pool.classes, kind="stable")
+    bounds = np.searchsorted(pool.classes[order], np.arange(classes + 1))
+    counts = np.bincount(truths, minlength=classes).tolist()
+    members = [order[low:high] for low, high in pairwise(bounds.tolist())]
+    return [make_curve(pool.scores[own], pool.hits[own], count) for own, count in zip(members, counts, strict=True)]
+
+
+def make_curve(scores: Float32Array, hits: BoolArray, instances: int) -> Curve:
+    """Make the curve of detections (D,) in any order, of which some match one of so many ground truths."""
+    order = np.argsort(-scores, kind="stable")
+    scores, found, seen = scores[order], hits[order].cumsum(), np.arange(1, len(order) + 1)
     last = np.append(scores[:-1] != scores[1:], True)[: len(scores)]
     return Curve(scores[last].astype(np.float64), seen[last], found[last], instances)
 

@@ -1,4 +1,4 @@
-"""Turn boxes and scores of a network into the detections of an image: threshold, NMS per class, and a limit."""
+"""Turn boxes and scores of a network into the detections of an image: threshold, NMS, and a limit."""
 
 from __future__ import annotations
 
@@ -50,21 +50,26 @@ def suppress(boxes_xyxy: Tensor, scores: Tensor, config: DetectConfig) -> list[D
     """Turn boxes (B, N, 4) in pixels and scores (B, N, C) into the detections of B images.
 
     Every class of a box with a sufficient score is a candidate, not only its best one; classes do not suppress each
-    other. Ties are ordered by box, then by class. A box that is NaN or infinite is dropped.
+    other. With `agnostic_nms` a box has its best class alone, and all boxes suppress each other. Ties are ordered by
+    box, then by class. A box that is NaN or infinite is dropped.
     """
     return [_suppress_one(*image, config) for image in zip(boxes_xyxy.float(), scores.float(), strict=True)]
 
 
 def _suppress_one(boxes_xyxy: Tensor, scores: Tensor, config: DetectConfig) -> Detections:
     wanted = (scores >= config.confidence) & boxes_xyxy.isfinite().all(-1, keepdim=True)
+    if config.agnostic_nms:
+        best = scores.argmax(1, keepdim=True)
+        wanted &= torch.zeros_like(wanted).scatter_(1, best, True)
     rows, classes = wanted.nonzero(as_tuple=True)
     order = scores[rows, classes].argsort(descending=True, stable=True)[:MAX_CANDIDATES]
     rows, classes = rows[order], classes[order]
     boxes, values = boxes_xyxy[rows], scores[rows, classes]
+    groups = torch.zeros_like(classes) if config.agnostic_nms else classes
     kept = torch.zeros_like(values, dtype=torch.bool)
     # Per class: batched_nms shifts the classes apart, and next to one huge box float32 would lose the small ones.
-    for own in set(classes.tolist()):
-        members = (classes == own).nonzero().squeeze(1)
+    for group in set(groups.tolist()):
+        members = (groups == group).nonzero().squeeze(1)
         kept[members[nms(boxes[members], values[members], config.nms_iou)]] = True
-    best = kept.nonzero().squeeze(1)[: config.max_detections]
-    return make_detections(*(part[best].cpu().numpy() for part in (boxes, values, classes)))
+    first = kept.nonzero().squeeze(1)[: config.max_detections]
+    return make_detections(*(part[first].cpu().numpy() for part in (boxes, values, classes)))

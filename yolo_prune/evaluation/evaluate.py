@@ -19,6 +19,7 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.average_precision import Score, measure_score
 from yolo_prune.evaluation.bootstrap import map50_interval
 from yolo_prune.evaluation.coco_ap import measure_coco_ap
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.curves import Curve, SizeRecall, measure_curve, measure_size_recalls
 from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.matching import GroundTruth, Matches, match
@@ -51,15 +52,16 @@ def evaluate(
     names: Sequence[str],
     *,
     device: torch.device,
+    config: DetectConfig | None = None,
 ) -> Evaluation:
-    """Score a checkpoint, or an exported file, on images.
+    """Score a checkpoint, or an exported file, on images; `config` says what counts as a detection.
 
     Raises:
         ConfigError: the data set has a class that the network has not.
         DatasetError: an image or a label cannot be read.
     """
     dataset = make_dataset(samples, names, model.img_size)
-    return score_detections(predict(model, dataset, names, device=device), _list_truths(dataset))
+    return score_detections(predict(model, dataset, names, device=device, config=config), _list_truths(dataset))
 
 
 def make_dataset(samples: Sequence[Sample], names: Sequence[str], img_size: AnySize) -> DetectionDataset:
@@ -67,7 +69,14 @@ def make_dataset(samples: Sequence[Sample], names: Sequence[str], img_size: AnyS
     return DetectionDataset(samples, len(names), img_size, cache_bytes=0)
 
 
-def predict(model: Model, dataset: DetectionDataset, names: Sequence[str], *, device: torch.device) -> list[Detections]:
+def predict(
+    model: Model,
+    dataset: DetectionDataset,
+    names: Sequence[str],
+    *,
+    device: torch.device,
+    config: DetectConfig | None = None,
+) -> list[Detections]:
     """Return the detections of a checkpoint or an exported file in each image of a data set, whose classes are called `names`.
 
     Classes are matched by their names, in whatever order the two number them; those that the data set has not are left
@@ -84,7 +93,8 @@ def predict(model: Model, dataset: DetectionDataset, names: Sequence[str], *, de
     if missing := [] if places is None else [name for name in names if name not in model.names]:
         what = f"the network does not know the class {missing[0]}, but {list_names(model.names)}"
         raise ConfigError(what, where="--data", right="use a data set with the checkpoint's classes")
-    found = predict_with(make_predictor(model, device=device), dataset, range(len(dataset)), batch_size=BATCH_SIZE)
+    predictor = make_predictor(model, config, device)
+    found = predict_with(predictor, dataset, range(len(dataset)), batch_size=BATCH_SIZE)
     every = [found[index] for index in range(len(dataset))]
     if places is None:
         return every

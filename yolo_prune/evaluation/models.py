@@ -47,6 +47,12 @@ def make_predictor(
     return Predictor(made, model.img_size, model.names, config, device)
 
 
-def make_predictor_of(detector: Detector, names: Sequence[str] = (), device: torch.device | str = CPU) -> Predictor:
+def make_predictor_of(
+    detector: Detector,
+    names: Sequence[str] = (),
+    device: torch.device | str = CPU,
+    config: DetectConfig | None = None,
+) -> Predictor:
     """Make a predictor of a network, which is used in evaluation mode, in place."""
-    return Predictor(DecodedDetector(detector.eval()).to(device), detector.network.img_size, names, None, device)
+    engine = DecodedDetector(detector.eval()).to(device)
+    return Predictor(engine, detector.network.img_size, names, config, device)

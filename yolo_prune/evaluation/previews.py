@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.datasets.spec import Sample
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.matching import GroundTruth
 from yolo_prune.evaluation.models import make_predictor_of
@@ -44,11 +45,12 @@ def draw_detections(
     names: Sequence[str],
     truth: GroundTruth | None = None,
     min_score: float = 0.25,
+    has_scores: bool = True,
 ) -> Image:
     """Return a copy of an image with a labelled box for each detection with a score of at least `min_score`.
 
     Ground truth, if given, is drawn below them in white, ignored boxes in grey. Line and text sizes grow with the
-    image.
+    image. Labels are the class, and with `has_scores` the score.
     """
     canvas: Image = np.array(image, np.uint8, order="C")
     width = max(1, round(max(canvas.shape[:2]) / 480))
@@ -60,7 +62,8 @@ def draw_detections(
         own = int(detections.classes[row])
         colour = PALETTE[own % len(PALETTE)]
         _draw_box(canvas, detections.boxes_xyxy[row], colour, width + 1)
-        _draw_label(canvas, detections.boxes_xyxy[row], f"{names[own]} {detections.scores[row]:.2f}", colour)
+        label = f"{names[own]} {detections.scores[row]:.2f}" if has_scores else names[own]
+        _draw_label(canvas, detections.boxes_xyxy[row], label, colour)
     return canvas
 
 
@@ -101,11 +104,16 @@ def save_image(path: Path, image: Image) -> Path:
 
 @torch.inference_mode()
 def draw_found(
-    model: Detector, data: DetectionDataset, index: int, names: Sequence[str], device: torch.device
+    model: Detector,
+    data: DetectionDataset,
+    index: int,
+    names: Sequence[str],
+    device: torch.device,
+    config: DetectConfig | None = None,
 ) -> Image:
     """Draw the detections of a model in evaluation mode on one image of a data set, above the ground truth in white."""
     image, boxes = data.make_item(index)
-    predictor = make_predictor_of(model, names, device)
+    predictor = make_predictor_of(model, names, device, config)
     (found,) = predictor.detect_letterboxed(torch.from_numpy(image).permute(2, 0, 1)[None])
     return draw_detections(image, found, names, get_truth(boxes))
 

@@ -1,4 +1,4 @@
-"""COCO results: a JSON list of `image_id category_id bbox score`, with bbox xywh in pixels.
+"""COCO results: a JSON list of `image_id category_id bbox score category_name`, with bbox xywh in pixels.
 
 Ids of images and classes are numbers from an annotations file, or else the images' paths.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from yolo_prune.datasets.class_names import is_unnamed
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
 from yolo_prune.evaluation.detections import Detections, make_detections
@@ -27,18 +28,24 @@ Entry = tuple[list[float], float, int]
 
 
 def format_results(
-    image_ids: Sequence[ImageId], detections: Sequence[Detections], category_ids: Sequence[int] | None = None
+    image_ids: Sequence[ImageId],
+    detections: Sequence[Detections],
+    category_ids: Sequence[int] | None = None,
+    names: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Return detections as COCO's results list, ready for JSON.
 
-    `category_ids` gives each class its COCO id; without it the class index is written.
+    `category_ids` gives each class its COCO id; without it the class index is written. Where the classes have `names`,
+    and not only numbers, an entry has `category_name`, too, which readers of the format pass over.
     """
+    named = bool(names) and not is_unnamed(names)
     rows = []
     for image_id, found in zip(image_ids, detections, strict=True):
         boxes = _to_xywh(found.boxes_xyxy).tolist()
         for box, score, own in zip(boxes, found.scores.tolist(), found.classes.tolist(), strict=True):
             category_id = own if category_ids is None else category_ids[own]
-            rows.append({"image_id": image_id, "category_id": category_id, "bbox": box, "score": score})
+            row = {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+            rows.append({**row, "category_name": names[own]} if named else row)
     return rows
 
 

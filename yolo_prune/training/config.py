@@ -9,6 +9,7 @@ from yolo_prune.config import RUN, Setting, settings
 from yolo_prune.darknet.file_names import is_darknet_weights
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.errors import ConfigError
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.model.config import DistillConfig, LossConfig
 from yolo_prune.pruning.config import AUTO, PlanConfig
 from yolo_prune.shared_settings import Device, ImgSize, MaxMinutes, PathSetting, RunName, Seed
@@ -201,6 +202,7 @@ class TrainConfig:
         bool,
         Setting("Validate on images padded to multiples of 32 px instead of to the whole input.", group=VALIDATION),
     ] = False
+    agnostic_nms: Annotated[bool, Setting("Validate with NMS over all classes together.", group=VALIDATION)] = False
     workers: Annotated[
         int | None,
         Setting(
@@ -263,6 +265,11 @@ class TrainConfig:
                 raise ConfigError("applies only to sparsity auto", where=name, right="leave it out")
         if self.is_sparse:
             self._check_sparsity()
+
+    @property
+    def detection(self) -> DetectConfig:
+        """What counts as a detection in validation."""
+        return DetectConfig(agnostic_nms=self.agnostic_nms)
 
     @property
     def is_sparse(self) -> bool:

@@ -16,6 +16,7 @@ from yolo_prune.console import get_columns
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.loader import DetectionDataset
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.evaluate import predict_with, score_found
 from yolo_prune.evaluation.models import make_predictor_of
 from yolo_prune.model.detector import Detector
@@ -106,6 +107,7 @@ def _score(run: Run, model: Detector, val: DetectionDataset) -> float:
         device=run.device,
         batch_size=run.config.batch_size,
         rectangular=run.config.rectangular,
+        detection=run.config.detection,
     )
 
 
@@ -147,10 +149,11 @@ def measure_map50(
     device: torch.device,
     batch_size: int,
     rectangular: bool = False,
+    detection: DetectConfig | None = None,
 ) -> float:
     """Return a model's AP50 on a data set, in all processes; each process runs the model on its share of the images."""
     indices = range(processes.rank, len(data), processes.count)
-    predictor = make_predictor_of(model, device=device)
+    predictor = make_predictor_of(model, device=device, config=detection)
     found = predict_with(predictor, data, indices, batch_size=batch_size, rectangular=rectangular)
     parts = processes.gather(found)
     score = (

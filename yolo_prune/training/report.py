@@ -13,6 +13,7 @@ import torch
 
 from yolo_prune.arrays import Float64Array
 from yolo_prune.datasets.loader import DetectionDataset
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import make_detections
 from yolo_prune.evaluation.previews import (
     Image,
@@ -129,10 +130,16 @@ def save_batch_image(folder: Path, data: DetectionDataset) -> Path:
 
 @torch.inference_mode()
 def save_detections_image(
-    folder: Path, model: Detector, data: DetectionDataset, names: Sequence[str], device: torch.device
+    folder: Path,
+    model: Detector,
+    data: DetectionDataset,
+    names: Sequence[str],
+    device: torch.device,
+    config: DetectConfig | None = None,
 ) -> Path:
     """Save the detections of a model in evaluation mode on validation images as val_detections.png."""
-    images = [draw_found(model, data, index, names, device) for index in pick_evenly(len(data), COLUMNS * ROWS)]
+    chosen = pick_evenly(len(data), COLUMNS * ROWS)
+    images = [draw_found(model, data, index, names, device, config) for index in chosen]
     return save_image(folder / "val_detections.png", _lay_out("validation, truth in white", images))
 
 

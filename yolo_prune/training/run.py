@@ -175,7 +175,7 @@ def train(
             processes.share(None)  # wait until the first process has written best.pt
             if processes.is_first and len(val):
                 model = load_checkpoint(run.folder / "best.pt").make_model().to(run.device).eval()
-                image = save_detections_image(run.folder, model, val, run.spec.names, run.device)
+                image = save_detections_image(run.folder, model, val, run.spec.names, run.device, config.detection)
                 log.add_image("val_detections", image, progress.epoch)
     return run.folder / "best.pt"
 
