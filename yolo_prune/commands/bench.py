@@ -139,7 +139,8 @@ def find_lineage(path: Path) -> dict[str, Path]:
 def name_rows(paths: list[Path]) -> dict[str, Path]:
     """Return checkpoints keyed by row name: folder and file, and as many folders above as tell them all apart."""
     paths = list(dict.fromkeys(paths))
-    for depth in range(2, max(len(path.parts) for path in paths) + 1):
+    deepest = max((len(path.parts) for path in paths), default=0)
+    for depth in range(2, max(2, deepest) + 1):
         rows = {str(Path(*path.with_suffix("").parts[-depth:])): path for path in paths}
         if len(rows) == len(paths):
             return rows

@@ -133,7 +133,7 @@ class EvaluateResult:
         parts += [model.format() for model in self.models]
         parts.append(_format_sizes(self.models))
         note = "mAP: AP at IoU 0.5, all points; in brackets 95 % bootstrap intervals over images"
-        parts.append(wrap(note if len(self.models) == 1 else f"{note}; those of differences are paired"))
+        parts.append(wrap(note if len(self.models) == 1 else f"{note}\n(those of differences are paired)"))
         classes = format_classes({one.name: one.classes for one in self.models}, all_classes=self.all_classes)
         tables = [_format_worst(one, len(self.models) == 1) for one in self.models if one.worst]
         return "\n\n".join(["\n".join(parts), *([classes] if classes else []), *tables])
