@@ -336,7 +336,7 @@ def test_the_command_line(cli: Cli, trained: Path, hands: Path) -> None:
     assert lines[-3] == "the target is reached"
     assert lines[-2].startswith("done in ")
     assert lines[-1] == "next: yoloprune bench runs/iterate/02/best.pt --lineage"
-    assert [line.split()[0] for line in lines[-6:-1]] == ["step", "original", "01", "02", "settle"]
+    assert [line.split()[0] for line in lines[-8:-3]] == ["step", "original", "01", "02", "settle"]
     rows = read_json(cli(*words, "--json"))["rows"]
     assert [row["name"] for row in rows] == ["original", "01", "02", "settle"]
     assert cli("bench", "--no-score", "--runs", 1).code == 0  # finds what was left

@@ -452,7 +452,7 @@ def test_a_nan_loss_is_the_worst(cli: Cli, trained: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(stage, "_make_judge", lambda *arguments: lambda model: next(scores))
     outcome = cli("sensitivity", trained, "--metric", "loss", "--json")
     assert read_json(outcome)["groups"][0]["scores"] == [2.0, None, None, 3.0]
-    assert outcome.err.splitlines()[-5].split()[2:] == ["1.0000", *["1000000.0000"] * 3]
+    assert outcome.err.splitlines()[-6].split()[2:] == ["1.0000", *["1000000.0000"] * 3]
     table = load_sensitivity(Path("runs/sensitivity/sensitivity.json"))
     assert table.measure_damages(table.groups[0]).tolist() == [1, WORST_LOSS, WORST_LOSS, WORST_LOSS]
 

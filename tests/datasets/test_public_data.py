@@ -203,10 +203,10 @@ def test_without_any_object_nothing_is_trained(cli: Cli) -> None:
             (0.0, 0.3, 0.198438, 0.7),
             "1 box over the image's edge by up to 1%: clipped",
         ),
-        ("0 0.304 0.50028 0.608 1.000437", (0.0, 0.0, 0.608, 1.0), "1 boxes that extend"),
-        ("0 .1 .1 .4 .1 .4 .5 .0 .5 .2 .3", (0.0, 0.1, 0.4, 0.5), "1 polygons count as the boxes around them"),
-        ("0 0.2 0.2 0.4 0.2 0.4 0.6 0.2 0.6", (0.2, 0.2, 0.4, 0.6), "1 polygons count"),
-        ("0 0.2 0.2 0.4 0.2 0.3 0.6", (0.2, 0.2, 0.4, 0.6), "1 polygons count"),
+        ("0 0.304 0.50028 0.608 1.000437", (0.0, 0.0, 0.608, 1.0), "1 box over"),
+        ("0 .1 .1 .4 .1 .4 .5 .0 .5 .2 .3", (0.0, 0.1, 0.4, 0.5), "1 polygon: the box around each counts"),
+        ("0 0.2 0.2 0.4 0.2 0.4 0.6 0.2 0.6", (0.2, 0.2, 0.4, 0.6), "1 polygon:"),
+        ("0 0.2 0.2 0.4 0.2 0.3 0.6", (0.2, 0.2, 0.4, 0.6), "1 polygon:"),
     ],
 )
 def test_labels_that_can_be_meant_in_one_way_are_read_and_counted(
@@ -220,7 +220,7 @@ def test_labels_that_can_be_meant_in_one_way_are_read_and_counted(
     Path("tiny.cfg").write_text(TINY_CFG)
     outcome = cli("train", "--data", folder, "--cfg", "tiny.cfg", "--epochs", 1, "--batch-size", 3, "--device", "cpu")
     assert outcome.code == 0, outcome.err
-    (told,) = [one for one in outcome.err.splitlines() if one.startswith("labels:")]
+    (told,) = [one for one in outcome.err.splitlines() if one.startswith("warning: labels:")]
     assert said in told
     assert told.endswith("the first in hands/labels/train/1.txt:1")
     assert "label files with boxes that are clipped, or with polygons" in cli("data", "check", folder / "data.yaml").out
@@ -286,7 +286,7 @@ def test_a_jpeg_without_its_end_mark_is_read_and_one_cut_off_is_not(
     (tmp_path / "b.jpg").write_bytes(data[:-2])
     read_image(tmp_path / "b.jpg")
     said = capsys.readouterr().err
-    assert said == f"{path}: lacks the mark at a JPEG's end, and is read; others like it are not named\n"
+    assert said == f"warning: {path}: lacks the mark at a JPEG's end, and is read; others like it are not named\n"
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(DatasetError, match="is not a readable image"):
         read_image(path)

@@ -250,7 +250,7 @@ def test_sparsity_reaches_zeros_and_keeps_the_last_epoch(config: TrainConfig, tm
     assert last.training["rows"][-1]["channels"] == PRUNABLE
     assert load_checkpoint(best).provenance["metrics"]["epoch"] == 3
     assert lines[0] == "balanced the γ of 4 groups"
-    assert f", {below[-1]} of {PRUNABLE} channels ({below[-1] / PRUNABLE:.0%}) near zero; pruned now " in lines[-1]
+    assert f"; {below[-1]} of {PRUNABLE} channels ({below[-1] / PRUNABLE:.0%}) near zero; pruned now " in lines[-1]
 
 
 @pytest.mark.parametrize(("sparsity", "mean"), [("auto", 1.0), (1e-6, MEAN_GAMMA)])

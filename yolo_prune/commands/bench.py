@@ -136,15 +136,24 @@ def find_lineage(path: Path) -> dict[str, Path]:
     return rows
 
 
-def name_rows(paths: list[Path]) -> dict[str, Path]:
-    """Return checkpoints keyed by row name: folder and file, and as many folders above as tell them all apart."""
-    paths = list(dict.fromkeys(paths))
-    deepest = max((len(path.parts) for path in paths), default=0)
-    for depth in range(2, max(2, deepest) + 1):
-        rows = {str(Path(*path.with_suffix("").parts[-depth:])): path for path in paths}
-        if len(rows) == len(paths):
-            return rows
-    return {str(path): path for path in paths}
+def name_rows(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return paths keyed by row name: folder and file, and as many folders above as tell them all apart.
+
+    A path that is given again gets a number.
+    """
+    distinct = set(paths)
+    deepest = max((len(path.parts) for path in distinct), default=0)
+    depth = next((depth for depth in range(2, deepest) if len({_name_row(path, depth) for path in distinct}) == len(distinct)), deepest)  # fmt: skip
+    rows: dict[str, Path] = {}
+    for path in paths:
+        name = _name_row(path, depth)
+        names = (name, *(f"{name} {number}" for number in range(2, len(paths) + 1)))
+        rows[next(free for free in names if free not in rows)] = path
+    return rows
+
+
+def _name_row(path: Path, depth: int) -> str:
+    return str(Path(*path.with_suffix("").parts[-depth:]))
 
 
 def choose_rows(arguments: Sequence[Path] | None, has_lineage: bool = False) -> dict[str, Path]:

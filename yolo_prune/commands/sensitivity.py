@@ -143,7 +143,7 @@ def _measure(
             "has no channels that can be pruned", where=recipe["checkpoint"], right="name another checkpoint"
         )
     if table is not None and {group.writers for group in groups} <= {curve.layers for curve in table.groups}:
-        report(f"{path}: {pluralize(len(groups), 'group')} measured before")
+        report(f"{path}: all {pluralize(len(groups), 'group')} are measured")
         return SensitivityResult(path, draw_sensitivity(folder / PLOT, table), table, Path(recipe["checkpoint"]))
     importance = score(model, graph, config, spec, device)
     data = pick_samples(spec, "val", config.images, model.network.img_size)

@@ -59,7 +59,7 @@ class Repairs:
     def describe(self) -> str:
         """Say it in words; empty if there was nothing."""
         clipped = f"{pluralize(self.clipped, 'box', 'boxes')} over the image's edge by up to {OVERSHOOT:.0%}: clipped"
-        polygons = f"{self.polygons} polygons count as the boxes around them"
+        polygons = f"{pluralize(self.polygons, 'polygon')}: the box around each counts"
         said = " and ".join([clipped] * bool(self.clipped) + [polygons] * bool(self.polygons))
         return f"labels: {said}, the first in {self.first}" if said else ""
 

@@ -86,8 +86,9 @@ def load_last(folder: Path, changes: dict[str, Any]) -> tuple[TrainConfig, Check
     checkpoint = load_checkpoint(last)
     config = parse_config(TrainConfig(), {**checkpoint.provenance["recipe"], **changes}, last)
     if checkpoint.training.get("is_done", True):
+        epochs = checkpoint.training.get("epoch", config.epochs)
         raise TrainingError(
-            f"the run is done, after {pluralize(checkpoint.training.get('epoch', config.epochs), 'epoch')}",
+            f"the run's {pluralize(epochs, 'epoch')} {'is' if epochs == 1 else 'are'} done",
             where=last,
             right="start a new run from best.pt with --weights",
         )
