@@ -5,9 +5,9 @@ the sparse engine, alone and beside busy processes, with yolo_prune/contention.p
 itself. Loads: one busy process of the same priority in a session of its own, one in this session (`session`), one of a higher
 priority in a session of its own, four in one session, four in one each (`sessions`). With autogroups Linux shares cores between
 sessions first: beside four sessions a fair share is a fifth, beside one a half. Each command is a process of its own for each variant, and waits while
-others are measured; rounds are interleaved. A measurement with the rule begins once the rule has had time to act. Ratios are formed,
-round by round, to the rate alone and without the rule; what one thread reaches alone stands beside them, which is what a process
-that gets one core can do.
+others are measured; every round has new processes, since where memory lies makes one process up to a tenth faster than the next for as
+long as it lives. A measurement with the rule begins once the rule has had time to act. Ratios are formed, round by round, to the
+rate alone and without the rule; what one thread reaches alone stands beside them, which is what a process that gets one core can do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -178,40 +178,53 @@ def can_raise_priority() -> bool:
     return True
 
 
-def measure_all(workers: Sequence[Worker], job: Job, can_raise: bool) -> list[dict[str, Any]]:
+def measure_all(job: Job, can_raise: bool) -> list[dict[str, Any]]:
     """Return what was measured, a cell for each command, variant and load, its lists one entry a round.
 
     Rounds that would end too late are left out, and `job.rounds` is set to those that were made.
     """
     cells = {
-        (worker, load): {"command": worker.command, "variant": worker.variant, "load": load} | {name: [] for name in MEASURED}
-        for worker in workers
+        (command, variant, load): {"command": command, "variant": variant, "load": load} | {name: [] for name in MEASURED}
+        for command in job.commands
+        for variant in list_variants(job)
         for load in job.loads
-        if load == "alone" or worker.variant == RULE or (worker.variant != SINGLE and not job.goals_alone)
+        if load == "alone" or variant == RULE or (variant != SINGLE and not job.goals_alone)
     }  # fmt: skip
-
-    def measure_round(number: int, loads: Sequence[str]) -> None:
-        for load in loads:
-            print(f"round {number + 1} of {job.rounds}: {load}", file=sys.stderr)
-            with busy(load, can_raise):
-                for worker in (worker for worker in workers if (worker, load) in cells):
-                    for name, value in worker.measure().items():
-                        cells[worker, load][name].append(value)
-
-    last = [load for load in job.loads if load == "higher" and not can_raise]  # our priority, once lowered, stays so
     began = time.monotonic()
     for number in range(job.rounds):
-        measure_round(number, [load for load in job.loads if load not in last])
+        measure_round(cells, job, can_raise, f"round {number + 1} of {job.rounds}")
         now = time.monotonic()
         if now + (now - began) / (number + 1) > job.end:
             job.rounds = number + 1
             break
-    if last:
-        for worker in workers:
-            worker.give_way()
-        for number in range(job.rounds):
-            measure_round(number, last)
     return list(cells.values())
+
+
+def list_variants(job: Job) -> list[str]:
+    """Return the variants of each command; one thread is left out where only what has goals is measured."""
+    return [RULE, PLAIN, *job.also, *([SINGLE] if job.threads > 1 and not job.goals_alone else [])]
+
+
+def measure_round(cells: dict[tuple[str, str, str], dict[str, Any]], job: Job, can_raise: bool, title: str) -> None:
+    """Measure every cell once, with new processes."""
+    last = [load for load in job.loads if load == "higher" and not can_raise]  # our priority, once lowered, stays so
+    with ExitStack() as stack:
+        workers = []
+        for command, variant in itertools.product(job.commands, list_variants(job)):
+            workers.append(Worker(command, variant, job))
+            stack.callback(workers[-1].close)
+        for worker in workers:
+            worker.begin()  # one after the other: together they would keep each other from the cores
+        for load in sorted(job.loads, key=last.count):
+            print(f"{title}: {load}", file=sys.stderr)
+            if load in last:
+                for worker in workers:
+                    worker.give_way()
+            with busy(load, can_raise):
+                for worker in workers:
+                    if (cell := cells.get((worker.command, worker.variant, load))) is not None:
+                        for name, value in worker.measure().items():
+                            cell[name].append(value)
 
 
 def judge(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -255,7 +268,9 @@ def parse() -> Job:
     for name, value in {"img-size": 160, "batch-size": 8, "images": 64, "epochs": 8}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument(
-        "--goals-alone", action="store_true", help="beside others measure with the rule alone, which is what has goals"
+        "--goals-alone",
+        action="store_true",
+        help="measure what has goals alone: no one thread, and beside others with the rule alone",
     )
     parser.add_argument("--json", action="store_true")
     job = parser.parse_args()
@@ -272,16 +287,9 @@ def main() -> None:
     job.end = time.monotonic() + 60 * job.max_minutes
     resize(load_cfg(job.cfg), job.img_size)  # says what is wrong before anything is started
     can_raise = "higher" not in job.loads or can_raise_priority()
-    variants = [RULE, PLAIN, *job.also, *([SINGLE] if job.threads > 1 else [])]
-    with tempfile.TemporaryDirectory() as job.folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as job.folder:
         prepare(job)
-        workers = []
-        for command, variant in itertools.product(job.commands, variants):
-            workers.append(Worker(command, variant, job))
-            stack.callback(workers[-1].close)
-        for worker in workers:
-            worker.begin()  # one after the other: together they would keep each other from the cores
-        cells = judge(measure_all(workers, job, can_raise))
+        cells = judge(measure_all(job, can_raise))
     busy_is = f"nice {-NICE}" if can_raise else f"nice 0, ours {NICE}, measured last and in one session"
     facts = {"torch": torch.__version__, "cores": count_cores(), "higher": busy_is}
     if job.json:

@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import contention as benchmark
 import pytest
@@ -85,40 +85,62 @@ def test_a_verdict_is_by_the_median_of_rounds(capsys: pytest.CaptureFixture[str]
 
 
 class FakeWorker:
-    command = "train"
+    log: ClassVar[list[str]] = []
 
-    def __init__(self, variant: str, log: list[str]) -> None:
-        self.variant, self._log = variant, log
+    def __init__(self, command: str, variant: str, job: Namespace) -> None:
+        self.command, self.variant = command, variant
+
+    def begin(self) -> None:
+        self.log.append(f"begin {self.variant}")
 
     def measure(self) -> dict[str, float]:
-        self._log.append(self.variant)
+        self.log.append(self.variant)
         return {"rate": 1.0, "cores": 1.0, "waited": 0.0, "others": 0.0}
 
     def give_way(self) -> None:
-        self._log.append("give way")
+        self.log.append("give way")
+
+    def close(self) -> None:
+        self.log.append("close")
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is done with workers and loads, in order."""
+    log: list[str] = []
+    monkeypatch.setattr(FakeWorker, "log", log)
+    monkeypatch.setattr(benchmark, "Worker", FakeWorker)
+    monkeypatch.setattr(benchmark, "busy", lambda load, can_raise: FakeLoad(load, log))
+    return log
+
+
+def make_job(loads: list[str], goals_alone: bool = False, end_s: float = 1e9) -> Namespace:
+    end = time.monotonic() + end_s
+    return Namespace(commands=["train"], also=[], threads=2, loads=loads, rounds=2, end=end, goals_alone=goals_alone)
 
 
 @pytest.mark.parametrize(("end_s", "rounds"), [(1e9, 2), (0.0, 1)])
-def test_without_the_right_to_a_higher_priority_ours_is_lowered_last(
-    monkeypatch: pytest.MonkeyPatch, end_s: float, rounds: int
-) -> None:
-    log: list[str] = []
-    monkeypatch.setattr(benchmark, "busy", lambda load, can_raise: FakeLoad(load, log))
-    job = Namespace(loads=["alone", "higher", "four"], rounds=2, end=time.monotonic() + end_s, goals_alone=False)
-    workers: Any = [FakeWorker("without", log), FakeWorker("one thread", log)]
-    cells = benchmark.measure_all(workers, job, can_raise=False)
-    one = ["alone", "without", "one thread", "four", "without"]
-    assert log == [*one * rounds, "give way", "give way", *["higher", "without"] * rounds]
+def test_every_round_has_new_processes_and_lowers_our_priority_last(log: list[str], end_s: float, rounds: int) -> None:
+    job = make_job(["alone", "higher", "four"], end_s=end_s)
+    cells = benchmark.measure_all(job, can_raise=False)
+    ours = ["with the rule", "without", "one thread"]
+    one = [f"begin {variant}" for variant in ours] + ["alone", *ours, "four", *ours[:2]]
+    one += [*["give way"] * 3, "higher", *ours[:2], *["close"] * 3]
+    assert log == one * rounds
     assert (job.rounds, {len(cell["rate"]) for cell in cells}) == (rounds, {rounds})
-    log.clear()
-    job = Namespace(loads=["alone", "higher"], rounds=1, end=time.monotonic(), goals_alone=False)
-    benchmark.measure_all(workers, job, can_raise=True)
-    assert log == ["alone", "without", "one thread", "higher", "without"]
-    log.clear()
-    job.goals_alone = True
-    workers.insert(0, FakeWorker("with the rule", log))
-    benchmark.measure_all(workers, job, can_raise=True)
-    assert log == ["alone", "with the rule", "without", "one thread", "higher", "with the rule"]
+
+
+def test_with_the_right_to_a_higher_priority_loads_keep_their_order(log: list[str]) -> None:
+    benchmark.measure_all(make_job(["alone", "higher", "four"], end_s=0), can_raise=True)
+    assert [one for one in log if one in ("alone", "higher", "four", "give way")] == ["alone", "higher", "four"]
+
+
+def test_goals_alone_leave_out_what_has_none(log: list[str]) -> None:
+    benchmark.measure_all(make_job(["alone", "one"], goals_alone=True, end_s=0), can_raise=True)
+    assert [one for one in log if not one.startswith(("begin", "close"))] == [
+        *["alone", "with the rule", "without"],
+        *["one", "with the rule"],
+    ]
 
 
 class FakeLoad:
