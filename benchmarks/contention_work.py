@@ -29,7 +29,8 @@ from yolo_prune.commands.iterate import start_iterate
 from yolo_prune.commands.measure_config import BenchConfig, DetectRunConfig, EvaluateConfig
 from yolo_prune.commands.pruning.iterate_config import IterateConfig
 from yolo_prune.contention import LoadMeter, count_free_cores, watch_contention
-from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
+from yolo_prune.datasets.batches import Batch
+from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.datasets.spec import find_images, load_spec
 from yolo_prune.engines.sparse.engine import SparseDetector
 from yolo_prune.model.checkpoint import load_checkpoint

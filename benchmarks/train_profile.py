@@ -20,8 +20,9 @@ from yolo_prune.commands.data import load_data
 from yolo_prune.darknet.anchors import resize
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import load_cfg
+from yolo_prune.datasets.batches import Batch
 from yolo_prune.datasets.config import AugmentConfig
-from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
+from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import Detector
 from yolo_prune.training.config import TrainConfig

@@ -27,8 +27,9 @@ from yolo_prune.commands.sensitivity import start_sensitivity
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import save_cfg
+from yolo_prune.datasets.batches import Batch
 from yolo_prune.datasets.config import SyntheticConfig
-from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
+from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.datasets.synthetic.dataset import make_dataset
 from yolo_prune.engines.make import make_engine

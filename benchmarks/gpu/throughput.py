@@ -15,7 +15,8 @@ from gpu.ceilings import measure_ceilings
 from gpu.job import Job, parse_job
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cost import measure_cost
-from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
+from yolo_prune.datasets.batches import Batch
+from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import Detector

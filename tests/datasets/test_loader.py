@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,18 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from yolo_prune.datasets import batches as module
+from yolo_prune.datasets.batches import Batch
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import fit_image, letterbox, read_image
-from yolo_prune.datasets.loader import (
-    Batch,
-    DetectionDataset,
-    Share,
-    count_batches,
-    make_loader,
-    read_in_order,
-)
+from yolo_prune.datasets.loader import DetectionDataset, Share, count_batches, make_loader, read_in_order
 from yolo_prune.datasets.spec import Sample
-from yolo_prune.errors import DatasetError
+from yolo_prune.errors import DatasetError, Interrupted
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # Python 3.12 on, for workers
@@ -214,6 +210,47 @@ def test_images_beyond_the_cache_are_read_again_and_missed_in_one_line(
         next(batches)
     assert str(caught.value) == f"{samples[4].image}: there is no such image; name an image that exists"
     assert caught.value.where == str(samples[4].image)
+
+
+def test_a_batch_that_cannot_be_shared_is_an_error_with_its_cure(
+    samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_up(tensor: Tensor) -> Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(Tensor, "share_memory_", fill_up)
+    data = DetectionDataset(samples, 2, SIZE)
+    said = r"workers: a batch of 0\.0 MB cannot be handed over: shared memory \(/dev/shm\) is full; make it larger"
+    with pytest.raises(DatasetError, match=said):
+        list(make_loader(data, 4, shuffle=False, epoch=0, workers=2))
+    assert len(list(make_loader(data, 4, shuffle=False, epoch=0, workers=0))) == count_batches(len(data), 4)
+
+
+def test_processes_that_make_no_batch_end_the_wait(
+    samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yolo_prune.datasets.loader.POLL_S", 0.05)
+    monkeypatch.setattr(module, "POLL_S", 0.05)
+    monkeypatch.setattr(module, "SILENCE_S", 0.2)
+    monkeypatch.setattr(DetectionDataset, "make_item", lambda *arguments, **named: time.sleep(60))
+    waited: list[None] = []
+    data = DetectionDataset(samples, 2, SIZE)
+    batches = make_loader(data, 4, shuffle=False, epoch=0, workers=1, while_waiting=lambda: waited.append(None))
+    with pytest.raises(DatasetError, match=r"workers: no batch came for 0\.003\d* minutes; resume the run"):
+        list(batches)
+    assert len(waited) == 4
+
+
+def test_a_wait_can_be_stopped(samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> None:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr("yolo_prune.datasets.loader.POLL_S", 0.05)
+    monkeypatch.setattr(module, "POLL_S", 0.05)
+    monkeypatch.setattr(DetectionDataset, "make_item", lambda *arguments, **named: time.sleep(60))
+    data = DetectionDataset(samples, 2, SIZE)
+    with pytest.raises(Interrupted):
+        list(make_loader(data, 4, shuffle=False, epoch=0, workers=1, while_waiting=stop))
 
 
 def test_a_worker_that_dies_is_named(samples: tuple[Sample, ...]) -> None:

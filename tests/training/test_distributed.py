@@ -15,9 +15,12 @@ from tiny import is_same_run, make_config
 
 from yolo_prune.commands.config import RunConfig
 from yolo_prune.commands.run import run_stages
+from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.training.distributed import Processes, join_processes
+from yolo_prune.training.initial_model import make_start
+from yolo_prune.training.run import make_run, train
 
 HELPERS = ROOT / "tests/helpers"
 
@@ -65,6 +68,26 @@ def test_one_process_needs_no_others() -> None:
         assert processes.add_up([1, 2.5]) == [1, 2.5]
         assert processes.gather("a") == ["a"]
         assert processes.share("b") == "b"
+
+
+def test_more_processes_than_images_in_a_batch_train_nothing(hands: Path, tiny_cfg: Path, tmp_path: Path) -> None:
+    config = make_config(hands, tiny_cfg, batch_size=2)
+    spec = load_spec(hands)
+    start = make_start(config, 1, print)
+    run = make_run(
+        config,
+        spec,
+        start,
+        stage="train",
+        folder=tmp_path / "run",
+        device=torch.device("cpu"),
+        processes=Processes(0, 3),
+    )
+    with pytest.raises(
+        ConfigError, match="batch_size: 2 images a batch, 12 in all, are too few for 3 processes; use at"
+    ):
+        train(run, start.model)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_numbered_gpu_cannot_serve_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:

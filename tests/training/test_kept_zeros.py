@@ -17,7 +17,8 @@ from torch import Tensor
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import parse_config
 from yolo_prune.darknet.cfg import parse_cfg
-from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
+from yolo_prune.datasets.batches import Batch
+from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, load_checkpoint, save_checkpoint

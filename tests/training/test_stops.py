@@ -133,7 +133,7 @@ def test_non_finite_weights_are_never_saved(config: TrainConfig, tmp_path: Path)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(epoch_module, "train_step", spoil)
-        with pytest.raises(TrainingError, match="a weight is NaN or infinite; lower learning_rate"):
+        with pytest.raises(TrainingError, match="a weight is NaN or infinite; start again with a lower learning_rate"):
             start_training(config, tmp_path / "run")
     last = load_checkpoint(tmp_path / "run/last.pt")
     assert last.training["stats"]["steps"] == 1

@@ -277,7 +277,7 @@ def test_a_nan_loss_ends_the_run(config: TrainConfig, tmp_path: Path) -> None:
     def spoil() -> None:
         patch.setattr(epoch_module, "normalise", lambda images, dtype: images.to(dtype) * math.nan)
 
-    expected = pytest.raises(TrainingError, match="the loss became nan; lower learning_rate")
+    expected = pytest.raises(TrainingError, match="the loss became nan; start again with a lower learning_rate")
     with pytest.MonkeyPatch.context() as patch, before_step(5, spoil), expected:
         start_training(config, tmp_path / "run")
     last = load_checkpoint(tmp_path / "run/last.pt")

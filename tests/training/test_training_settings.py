@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from yolo_prune.commands.train import start_training
 from yolo_prune.config import parse_config
 from yolo_prune.darknet.cfg import parse_cfg
-from yolo_prune.datasets.loader import Batch, DetectionDataset, make_loader
+from yolo_prune.datasets.batches import Batch
+from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.datasets.spec import load_spec
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.evaluate import predict_with

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,10 +14,10 @@ from multiprocessing import get_all_start_methods
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from yolo_prune.datasets.augment import ImageAndBoxes, augment
+from yolo_prune.datasets.batches import POLL_S, Batch, Loader, share_
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import Header, fit_image, is_larger, letterbox, make_letterbox, read_header, read_image
 from yolo_prune.datasets.labels import Repairs, load_objects, locate_objects
@@ -28,43 +28,6 @@ from yolo_prune.threads import count_cores
 
 CACHE_BYTES = 2 << 30
 """The most memory that a data set's decoded images may take."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images of one size and their objects."""
-
-    images: Tensor
-    """(B, 3, H, W) uint8 RGB, channels last in memory."""
-    targets: Tensor
-    """(M, 7) float32 rows `index in batch, class, cx, cy, w, h, ignore`, in shares of width and height; ignore is 0 or 1."""
-    indices: Tensor
-    """(B,) int64: each image's index in the data set's samples."""
-
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device; the copy is asynchronous if memory is pinned."""
-        return Batch(*(part.to(device, non_blocking=True) for part in self._parts))
-
-    def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory, for fast copies to CUDA."""
-        return Batch(*(part.pin_memory() for part in self._parts))
-
-    def split(self, parts: int) -> list[Batch]:
-        """Return the batch as up to `parts` batches of nearly equal size, in order; none is empty."""
-        if parts == 1:
-            return [self]
-        pieces, first = [], 0
-        for images, indices in zip(self.images.tensor_split(parts), self.indices.tensor_split(parts), strict=True):
-            place = self.targets[:, 0] - first
-            own = self.targets[(place >= 0) & (place < len(images))].clone()
-            own[:, 0] -= first
-            first += len(images)
-            pieces.append(Batch(images, own, indices))
-        return [piece for piece in pieces if len(piece.images)]
-
-    @property
-    def _parts(self) -> tuple[Tensor, ...]:
-        return self.images, self.targets, self.indices
 
 
 class DetectionDataset(Dataset[ImageAndBoxes]):
@@ -179,35 +142,12 @@ class _Epoch(Dataset["Batch | DatasetError"]):
     def __getitem__(self, number: int) -> Batch | DatasetError:
         indices, size = self.batches[number], self.sizes[number]
         try:
-            return _collate(indices, [self.data.make_item(index, epoch=self.epoch, size=size) for index in indices])
+            batch = _collate(indices, [self.data.make_item(index, epoch=self.epoch, size=size) for index in indices])
+            if get_worker_info() is not None:
+                share_(batch)
         except DatasetError as error:
             return error
-
-
-class Loader:
-    """The batches of an epoch; can be iterated several times."""
-
-    def __init__(self, batches: DataLoader[Batch | DatasetError]) -> None:
-        self._batches = batches
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        batches = iter(self._batches)
-        while True:
-            try:
-                batch = next(batches, None)
-            except RuntimeError as error:  # DataLoader raises this when a worker dies
-                if not str(error).startswith("DataLoader worker (pid"):
-                    raise
-                right = "resume the run, with fewer workers if memory was short, or with 0"
-                raise DatasetError("a process that loads images died", where="workers", right=right) from error
-            if isinstance(batch, DatasetError):
-                raise batch
-            if batch is None:
-                return
-            yield batch
+        return batch
 
 
 @dataclass(frozen=True)
@@ -235,6 +175,7 @@ def make_loader(
     pin_memory: bool = False,
     start: int = 0,
     share: Share | None = None,
+    while_waiting: Callable[[], None] | None = None,
 ) -> Loader:
     """Make the batches of one epoch; their order and sizes are determined by the data set's seed and the epoch.
 
@@ -243,6 +184,7 @@ def make_loader(
         sizes: one of these each batch takes; by default `img_size`.
         start: number of the first batch.
         share: which images of every batch to make; by default all.
+        while_waiting: see `Loader`.
     """
     rng = np.random.default_rng((data.seed, epoch))
     order = (rng.permutation(len(data)) if shuffle else np.arange(len(data))).tolist()
@@ -257,11 +199,13 @@ def make_loader(
             content,
             batch_size=None,
             num_workers=workers,
+            timeout=POLL_S if workers else 0,
             pin_memory=pin_memory,
             worker_init_fn=_start_worker,
             multiprocessing_context="fork" if workers and "fork" in get_all_start_methods() else None,
             generator=torch.Generator(),  # else DataLoader uses the training's random generator
-        )
+        ),
+        while_waiting,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer
 
-from yolo_prune.datasets.loader import Batch
+from yolo_prune.datasets.batches import Batch
 from yolo_prune.errors import TrainingError
 from yolo_prune.model.assignment import BatchTargets
 from yolo_prune.model.decode import normalise
@@ -24,6 +24,7 @@ from yolo_prune.training.state import TrainingState
 from yolo_prune.training.teacher import FeatureHook
 
 PARTS = ("loss", "box", "objectness", "classes", "teacher")
+NEW_START = "start again with a lower learning_rate, from the run's best.pt if it has one: --weights best.pt"
 READ_EVERY = 20
 """Steps between two reads of the losses on a GPU, where each read waits until all steps are computed."""
 
@@ -170,7 +171,7 @@ def check_loss(stats: EpochStats) -> None:
         TrainingError: it is NaN or infinite.
     """
     if not math.isfinite(loss := stats.means["loss"]):
-        raise TrainingError(f"the loss became {loss}", right="lower learning_rate, and resume or start again")
+        raise TrainingError(f"the loss became {loss}", right=NEW_START)
 
 
 def check_sanity(training: TrainingState, stats: EpochStats) -> None:
@@ -184,4 +185,4 @@ def check_sanity(training: TrainingState, stats: EpochStats) -> None:
     check_loss(stats)
     norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter in training.model.parameters()]))
     if not bool(norms.isfinite().all()):
-        raise TrainingError("a weight is NaN or infinite", right="lower learning_rate, and resume or start again")
+        raise TrainingError("a weight is NaN or infinite", right=NEW_START)

@@ -14,9 +14,10 @@ import yaml
 
 from yolo_prune.config import format_config, parse_config
 from yolo_prune.console import warn
-from yolo_prune.datasets.loader import DetectionDataset, Loader, Share, count_batches, make_loader
+from yolo_prune.datasets.batches import Loader
+from yolo_prune.datasets.loader import DetectionDataset, Share, count_batches, make_loader
 from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
-from yolo_prune.errors import TrainingError
+from yolo_prune.errors import ConfigError, TrainingError
 from yolo_prune.files import remove_scraps, save_text
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance
 from yolo_prune.model.detector import Detector
@@ -152,6 +153,7 @@ def train(
 
     Raises:
         TrainingError: a loss or a weight became NaN or infinite.
+        ConfigError: no batch has an image for every process.
         Interrupted: SIGINT or SIGTERM was received; the run can be resumed from last.pt.
         TimeUp: `max_minutes` are over; the run can be resumed from last.pt.
     """
@@ -161,6 +163,11 @@ def train(
         data.augment, data.seed = config.augment, config.seed  # given data sets may have others
         steps_per_epoch = count_batches(len(data), config.batch_size, _get_share(processes))
         steps = steps_per_epoch * config.epochs
+        if not steps:
+            what = (
+                f"{config.batch_size} images a batch, {len(data)} in all, are too few for {processes.count} processes"
+            )
+            raise ConfigError(what, where="batch_size", right=f"use at least {processes.count}, or fewer processes")
         removal = removal if last is None else _get_removal(last)
         training = _make_training_state(run, model, data, steps, moments, removal)
         progress = _begin(run, training, steps, report) if last is None else restore(training, last)
@@ -187,13 +194,14 @@ def _iterate_epoch(active: _ActiveRun, bar: ProgressBar, log: TensorBoardLog, re
         data.augment = run.config.augment.without_mosaic()
     if progress.epoch == 0 and run.processes.is_first:
         log.add_image("train_batch", save_batch_image(run.folder, data), 0)
+    before_step = _make_step_hook(active)
     train_epoch(
         active.training,
-        _make_batches(active),
+        _make_batches(active, before_step),
         run.config,
         active.measure_rates,
         progress.stats,
-        before_step=_make_step_hook(active),
+        before_step=before_step,
         after_step=bar.move,
         after_look=bar.look,
     )
@@ -232,8 +240,15 @@ def _make_step_hook(active: _ActiveRun) -> Callable[[EpochStats], None]:
     return between_steps
 
 
-def _make_batches(active: _ActiveRun) -> Loader:
-    run, config = active.run, active.run.config
+def _make_batches(active: _ActiveRun, before_step: Callable[[EpochStats], None]) -> Loader:
+    run, config, stats = active.run, active.run.config, active.progress.stats
+
+    def stop_while_waiting() -> None:
+        if active.stop.code and run.processes.count == 1:
+            before_step(stats)  # saves the run
+        elif active.stop.code:
+            leave(active.stop.code)  # the others do not come to a step where all could save
+
     return make_loader(
         active.data,
         config.batch_size,
@@ -244,6 +259,7 @@ def _make_batches(active: _ActiveRun) -> Loader:
         pin_memory=run.device.type == "cuda",
         start=active.progress.stats.steps,
         share=_get_share(run.processes),
+        while_waiting=stop_while_waiting,
     )
 
 
