@@ -217,7 +217,7 @@ def time_rows(
 
 
 def _make_calls(
-    entry: Entry, engine: Engine, real: Tensor, device: torch.device, config: BenchConfig
+    entry: Entry, engine: Engine, real: Tensor, device: torch.device, config: MeasurementConfig
 ) -> tuple[dict[str, Call], int | None]:
     """Return the calls that are timed of a row, and the peak of memory on CUDA."""
     inputs = draw_inputs(entry.model.img_size, entry.channels, entry.batch_size)

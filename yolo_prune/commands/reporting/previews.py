@@ -26,6 +26,9 @@ ALL_BYTES = 1_000_000
 SIZES = tuple((side_px, quality) for side_px in (640, 512, 400, 320) for quality in (85, 75, 62))
 """Long sides and JPEG qualities, tried in this order."""
 
+MOST_BOXES = 20
+"""The most boxes of a kind that are drawn on an image: the first, which are those of the highest scores."""
+
 Chosen = list[int]
 """Indices of images of the split."""
 
@@ -93,8 +96,11 @@ def _make_preview(evidence: Evidence, index: int, most_bytes: int, draw: Draw, k
     height, width = image.shape[:2]
     jpeg, shape = _encode(image, most_bytes)
     truth = _load_truth(sample, len(evidence.names))
-    boxes = tuple(_make_box(*one, width, height) for one in draw(evidence, index, truth))
-    return Preview(sample.image.name, jpeg, shape[1], shape[0], boxes, _describe(sample.image.name, boxes, kinds))
+    boxes = [_make_box(*one, width, height) for one in draw(evidence, index, truth)]
+    drawn = [box for kind in kinds for box in [box for box in boxes if box.kind == kind][:MOST_BOXES]]
+    return Preview(
+        sample.image.name, jpeg, shape[1], shape[0], tuple(drawn), _describe(sample.image.name, boxes, kinds)
+    )
 
 
 def _load_truth(sample: Sample, classes: int) -> GroundTruth:

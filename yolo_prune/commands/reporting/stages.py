@@ -37,7 +37,7 @@ def describe_stage(name: str, path: Path, model: Model) -> Stage:
         version=_format_version(provenance),
         data=str((provenance.get("data") or {}).get("path", "")),
         settings=yaml.safe_dump(_make_plain(recipe), sort_keys=False, allow_unicode=True) if recipe else "",
-        command=format_command(provenance),
+        command=format_command(path, provenance),
         epochs=_load_epochs(path, provenance),
         gammas=_load_gammas(path, provenance),
     )
