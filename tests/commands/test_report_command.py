@@ -140,8 +140,9 @@ def test_an_imported_network_of_eighty_classes(cli: Cli, hands: Path, gathered: 
     assert outcome.code == 0, outcome.err
     (report,) = gathered
     assert report.stages[0].command == "yoloprune import t.cfg"
-    assert [one.name for one in report.classes] == ["class 0"]
-    assert Path("runs/report/report.html").stat().st_size < 3_000_000
+    page = Path("runs/report/report.html")
+    assert "AP of every class" in page.read_text()
+    assert page.stat().st_size < 3_000_000
 
 
 def test_a_network_whose_parent_is_gone(cli: Cli, trained: Path, hands: Path, gathered: list[Report]) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from yolo_prune.benchmarking.latency import Latency
 from yolo_prune.benchmarking.table import Row, Scores
+from yolo_prune.evaluation.classes.scores import ClassScore
 from yolo_prune.report.data import (
-    ClassScore,
     CurvePoint,
     LayerTime,
     LayerWidth,
@@ -201,10 +201,25 @@ def test_the_table_of_a_curve_reads_the_first_threshold_that_reaches_a_recall() 
     ]
 
 
-def test_a_class_table_has_the_difference_of_the_last_from_the_first() -> None:
-    table = make_class_table(["A", "B", "C"], [ClassScore("hand", (0.5, 0.1, 0.75))])
-    assert table.headings == ("class", "A", "B", "C", "difference")
-    assert table.rows[0][-1] == Cell("+0.2500", value=0.25)
+def test_a_class_table_has_the_change_from_the_first_model_to_the_last() -> None:
+    def give(row: Row, *ap50: float) -> Row:
+        classes = tuple(ClassScore(f"class {own}", 3 - own, ap, 0.5, 0.5) for own, ap in enumerate(ap50))
+        return replace(row, scores=replace(row.scores, classes=classes))  # type: ignore[type-var]
+
+    middle = replace(PRUNED, name="Middle")
+    table = make_class_table(
+        [give(ORIGINAL, 0.5, 0.4, 0.1, NAN), give(middle, *[0.1] * 4), give(PRUNED, 0.75, 0.3, 0.1, NAN)]
+    )
+    assert table is not None
+    assert table.headings == ("class", "objects", "Original", "Middle", "Pruned", "change")
+    assert [row[-1] for row in table.rows] == [
+        Cell("+0.2500", value=0.25),
+        Cell("−0.1000", value=0.3 - 0.4),
+        Cell("+0.0000", value=0.0),
+    ]
+    assert [row[1].value for row in table.rows] == [3, 2, 1]
+    assert make_class_table([give(ORIGINAL, 0.5)]) is None
+    assert make_class_table([replace(ORIGINAL, scores=None)]) is None
 
 
 def test_a_page_without_anything_says_so() -> None:
