@@ -87,12 +87,13 @@ def _make_gammas(number: int, stage: Stage) -> Plot:
     powers = [10.0**power for power in range(int(LOWEST), int(HIGHEST) + 1)]
     y = make_axis("low", "|γ|", scale=scale, axis={"values": powers, "format": "~g", "grid": False})
     shade = {"type": "log", "domain": [0.001, 1], "range": [0.1, 1], "clamp": True}
+    ticks = [epoch + 1 for epoch in _pick(len(shares), 8)]
     x_scale = {"domain": [0.5, len(shares) + 0.5], "nice": False, "zero": False}
     cells: Spec = {
         "data": {"values": values},
         "mark": {"type": "rect", "color": AFTER, "stroke": None},
         "encoding": {
-            "x": make_axis("from", "Epoch", scale=x_scale, axis={"tickMinStep": 1, "grid": False, "tickCount": 6}),
+            "x": make_axis("from", "Epoch", scale=x_scale, axis={"values": ticks, "grid": False}),
             "x2": {"field": "to"},
             "y": y,
             "y2": {"field": "high"},
