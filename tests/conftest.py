@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from dataclasses import replace
 from functools import cache
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from tiny import DRAW_RESULTS, SIDE, TINY_CFG, Cli, Outcome, make_config
+import yaml
+from tiny import DRAW_RESULTS, HOSTILE, SIDE, TINY_CFG, Cli, Outcome, make_config
 
 from yolo_prune.cli import main as command_line
+from yolo_prune.commands.run import load_run, run_stages
 from yolo_prune.commands.train import start_training
 from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.synthetic.dataset import make_dataset
@@ -88,3 +91,43 @@ def cli(workplace: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch, capsys:
         return Outcome(leaving.value.code, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def hostile_run(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which such a run has finished, as runs/hostile."""
+    folder = tmp_path_factory.mktemp("hostile")
+    data = shutil.copytree(hands.parent, folder / "hands") / "data.yaml"
+    data.write_text(yaml.safe_dump({**yaml.safe_load(data.read_text()), "names": list(HOSTILE)}))
+    for number, label in enumerate(sorted(data.parent.rglob("labels/*/*.txt"))):
+        rows = [line.split() for line in label.read_text().splitlines()]
+        label.write_text("".join(f"{number % 2} {' '.join(row[1:])}\n" for row in rows))
+    (folder / "tiny.cfg").write_text(TINY_CFG.replace("classes=1", "classes=2").replace("filters=12", "filters=14"))
+    stages = {
+        "name": "hostile",
+        "data": "hands/data.yaml",
+        "device": "cpu",
+        "train": {"cfg": "tiny.cfg", "epochs": 2, "batch_size": 6, "learning_rate": 0.004},
+        "sparse": {"epochs": 2, "batch_size": 6, "sparsity": 0.5},
+        "prune": {"ratio": 0.5, "effort": 1},
+        "finetune": {"epochs": 1, "batch_size": 6},
+        "bench": {"runs": 2, "warmup": 0, "threads": [1]},
+    }
+    (folder / "stages.yaml").write_text(yaml.safe_dump(stages))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(DRAW_RESULTS, lambda path, rows: None)
+        run_stages(load_run(Path("stages.yaml")))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def page_file(hostile_run: Path) -> Path:
+    """Return the run's page."""
+    return hostile_run / "runs/hostile/report.html"
+
+
+@pytest.fixture(scope="session")
+def page_text(page_file: Path) -> str:
+    """Return the page's text."""
+    return page_file.read_text(encoding="utf-8")

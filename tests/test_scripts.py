@@ -270,12 +270,38 @@ def test_ci_runs_every_part_even_when_one_fails(project: Path) -> None:
     parts = ["check", "test", "oracle"]
     for name in parts:
         write_program(project / "scripts" / name, FAKE_TOOL)
-    assert call(project, ".ci/run").returncode == 0
+    assert call(project, ".ci/run", YOLO_PRUNE_CHROMIUM="required").returncode == 0
     for broken in parts:
-        result = call(project, ".ci/run", FAKE_BROKEN=broken)
+        result = call(project, ".ci/run", FAKE_BROKEN=broken, YOLO_PRUNE_CHROMIUM="required")
         assert result.returncode == 1
         assert [line.strip() for line in result.stdout.splitlines() if ":" not in line] == parts
         assert result.stderr == f".ci/run: failed: scripts/{broken}\n"
+
+
+FAKE_APT = """#!/usr/bin/env bash
+echo "$*" >>"$FAKE_LOG"
+[[ $1 == update || -z ${FAKE_APT_FAILS-} ]] && cp "$0" "$(dirname "$0")/chromium"
+"""
+"""Installs a browser beside itself."""
+
+
+@pytest.mark.parametrize(("user", "fails", "said"), [("0", "", "required"), ("0", "1", ""), ("1000", "", "")])
+def test_ci_installs_a_browser_where_it_can(project: Path, user: str, fails: str, said: str) -> None:
+    for name in ("check", "test", "oracle"):
+        write_program(project / "scripts" / name, '#!/usr/bin/env bash\necho "chromium=${YOLO_PRUNE_CHROMIUM-}"\n')
+    tools = project / "tools"
+    for name in ("bash", "env", "dirname", "cp"):
+        tools.mkdir(exist_ok=True)
+        (tools / name).symlink_to(shutil.which(name) or pytest.skip(f"there is no {name}"))
+    write_program(tools / "id", f"#!/usr/bin/env bash\necho {user}\n")
+    text = FAKE_APT if not fails else FAKE_APT.replace("[[ $1 == update", "[[ $1 == never")
+    write_program(tools / "apt-get", text)
+    log = project / "log"
+    result = call(project, ".ci/run", PATH=str(tools), FAKE_LOG=str(log), FAKE_APT_FAILS=fails, YOLO_PRUNE_CHROMIUM="")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count(f"chromium={said}\n") == 3
+    assert ("the tests in a browser are skipped" in result.stdout) == (not said)
+    assert log.exists() == (user == "0")
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ COMMANDS: dict[str, Any] = {
     **{name: getattr(module, name) for module, names in (
         (train, ("train", "finetune", "run")),
         (prune, ("prune", "plan", "sensitivity", "iterate")),
-        (measure, ("bench", "profile", "evaluate", "detect")),
+        (measure, ("bench", "report", "profile", "evaluate", "detect")),
     ) for name in names},
     **{f"data {name.replace('_', '-')}": getattr(data, name)
        for name in ("synthetic", "check", "anchors", "convert", "vgg_hand")},

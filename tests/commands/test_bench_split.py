@@ -88,7 +88,7 @@ def test_a_named_split_that_is_not_there_is_rejected_before_anything_else(
     cli: Cli, data: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
 ) -> None:
     data.write_text(text)
-    for work in ("prepare_engine", "evaluate", "time_rows"):
+    for work in ("prepare_engine", "score_models", "time_rows"):
         monkeypatch.setattr(bench_module, work, lambda *_, **__: pytest.fail("work was begun"))
     for command in ("bench", "evaluate"):
         outcome = cli(command, trained, "--data", data, "--split", "test")

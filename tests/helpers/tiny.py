@@ -97,6 +97,8 @@ layers=-2
 filters=12""",
 )
 """The same with a convolution, layer 6, that no head depends on."""
+HOSTILE = ("<script>window.hacked = 1</script>", "</script><img src=x onerror=window.hacked=1>\"'&{{ 7*7 }}")
+"""Names of classes that would be code on a page, if they were not escaped."""
 PRUNABLE = 36
 """Its channels that a plan may drop: 8 + 8 (tied by the shortcut) + 4 + 16."""
 

@@ -14,7 +14,7 @@ import typer
 
 from yolo_prune.cli import config, darknet, data
 from yolo_prune.cli.darknet import export, import_
-from yolo_prune.cli.measure import bench, detect, evaluate, profile
+from yolo_prune.cli.measure import bench, detect, evaluate, profile, report
 from yolo_prune.cli.prune import iterate, plan, prune, sensitivity
 from yolo_prune.cli.train import finetune, run, train
 from yolo_prune.console import report_end
@@ -56,6 +56,7 @@ _COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
     ),
     "Measure and use": (
         (bench, "Compare size, speed and mAP."),
+        (report, "Write one page of all that is measured."),
         (evaluate, "Score checkpoints, or any tool's detections."),
         (profile, "Time every layer."),
         (detect, "Detect objects in images."),

@@ -1,4 +1,4 @@
-"""The commands that look at checkpoints: bench, evaluate, detect."""
+"""The commands that look at checkpoints: bench, report, evaluate, detect, profile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from yolo_prune.cli.options import Checkpoints, Config, Markdown, with_settings
-from yolo_prune.commands.measure_config import BenchConfig, DetectRunConfig, EvaluateConfig, ProfileConfig
+from yolo_prune.commands.measure_config import BenchConfig, DetectRunConfig, EvaluateConfig, ProfileConfig, ReportConfig
 from yolo_prune.commands.results import Result
 
 _DETECTIONS = typer.Option(help="COCO results of any tool on the same images, repeatable.", rich_help_panel="Data")
@@ -39,6 +39,23 @@ def bench(
 
     result = make_bench(choose_rows(checkpoints, settings.lineage), settings)
     return replace(result, form="csv" if csv else "markdown" if markdown else "text")
+
+
+@with_settings(ReportConfig())
+def report(settings: ReportConfig, checkpoints: Checkpoints = None, config: Config = None) -> Result:
+    """Write one HTML page on checkpoints: table, plots, curves, detections before and after; print its path.
+
+    It takes what bench takes, measures the same, and needs no network to be looked at.
+
+    ```
+    yoloprune report
+    yoloprune report runs/train runs/prune runs/finetune --out report.html
+    ```
+    """
+    from yolo_prune.commands.bench import choose_rows
+    from yolo_prune.commands.report import make_report
+
+    return make_report(choose_rows(checkpoints, settings.lineage), settings)
 
 
 @with_settings(EvaluateConfig())

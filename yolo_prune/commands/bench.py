@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,25 +41,25 @@ from yolo_prune.commands.bench_rows import (
     time_rows,
 )
 from yolo_prune.commands.data import choose_split, load_data_of
-from yolo_prune.commands.measure_config import BenchConfig, EvaluateConfig
+from yolo_prune.commands.measure_config import BenchConfig, EvaluateConfig, MeasurementConfig
+from yolo_prune.commands.reporting.evidence import Evidence, score_models
+from yolo_prune.commands.reporting.gather import Measured, save_report
 from yolo_prune.commands.run_folders import resolve_checkpoints
-from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.class_names import rename
-from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.engines.exported.model import is_exported
 from yolo_prune.engines.precision import computing_in
 from yolo_prune.errors import ConfigError, OutputError
 from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.classes.scores import measure_class_scores
 from yolo_prune.evaluation.config import DetectConfig
-from yolo_prune.evaluation.evaluate import Evaluation, evaluate
+from yolo_prune.evaluation.evaluate import Evaluation
 from yolo_prune.evaluation.models import Model, load_model
 from yolo_prune.export.formats import measure_bytes
 from yolo_prune.files import save_json, save_text
-from yolo_prune.model.checkpoint import AVERAGE, Checkpoint, is_stored_packed, load_checkpoint
+from yolo_prune.model.checkpoint import Checkpoint, is_stored_packed, load_checkpoint
 from yolo_prune.model.device import make_device
-from yolo_prune.text_tables import format_table, pluralize, wrap
+from yolo_prune.text_tables import format_table, wrap
 
 ROW_NAMES = {"train": "Original", "import": "Original", "sparse": "Sparse", "prune": "Pruned", "finetune": "Finetuned"}
 
@@ -75,6 +75,12 @@ class BenchResult:
     """What stdout is: text, markdown or csv."""
     all_classes: bool = False
     """Whether `format` shows every class of many."""
+    evidence: Evidence | None = field(default=None, repr=False, compare=False)
+    """What the scores were measured from, for a page; None without scores, and if the result was read from a file."""
+
+    def as_measured(self) -> Measured:
+        """Return what a page is made from."""
+        return Measured(self.rows, self.environment, self.split, self.evidence)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result under the names that JSON output uses."""
@@ -174,21 +180,32 @@ def choose_rows(arguments: Sequence[Path] | None, has_lineage: bool = False) -> 
     return name_rows(list(dict.fromkeys(path for line in lines for path in line)))
 
 
-def describe_weights(model: Model) -> str:
-    """Return the end of a log line: the weights used of an unfinished run's last.pt, and its epoch; else ''."""
-    training = model.training if isinstance(model, Checkpoint) else {}
-    if AVERAGE not in training or training.get("is_done", True):
-        return ""
-    epochs = model.provenance.get("recipe", {}).get("epochs", "?")
-    return f", with the averaged weights after epoch {training.get('epoch', '?')} of {epochs}"
+def bench(
+    checkpoints: Mapping[str, Path], config: BenchConfig, out: Path | None = None, title: str = ""
+) -> BenchResult:
+    """Measure checkpoints and exported files as `measure` does. With `out`, write bench.json and bench.md.
+
+    Args:
+        title: of the page, where the settings name one.
+
+    Raises:
+        ConfigError, CheckpointError, DatasetError: an input is invalid.
+        OutputError: a file cannot be written.
+    """
+    result = replace(measure(checkpoints, config), all_classes=config.all_classes)
+    if out is not None:
+        save_json(out / "bench.json", result.as_dict())
+        save_text(out / "bench.md", result.format(markdown=True) + "\n")
+    if config.report is not None:
+        save_report(config.report, result.as_measured(), make_device(config.device), title=title)
+    return result
 
 
 @torch.inference_mode()
-def bench(checkpoints: Mapping[str, Path], config: BenchConfig, out: Path | None = None) -> BenchResult:
+def measure(checkpoints: Mapping[str, Path], config: MeasurementConfig) -> BenchResult:
     """Measure cost, speed and score of checkpoints and exported files, keyed by row name.
 
-    Each checkpoint is timed in every engine of the settings, an exported file in its own. With `out`, write bench.json
-    and bench.md.
+    Each checkpoint is timed in every engine of the settings, an exported file in its own.
 
     Raises:
         ConfigError, CheckpointError, DatasetError: an input is invalid.
@@ -204,7 +221,11 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, out: Path | None
     with TemporaryDirectory() as folder:
         # What cannot be made is an error before anything is scored. Exported files are loaded with the threads of the timing.
         makers = [prepare_engine(entry, device, Path(folder, str(number))) for number, entry in enumerate(entries)]
-        scores = dict.fromkeys(loaded) if spec is None or split is None else _score(loaded, spec, split, config, device)
+        evidence = (
+            None
+            if spec is None or split is None
+            else score_models(loaded, spec, split, device, DetectConfig(agnostic_nms=config.agnostic_nms))
+        )
         images = pick_images(entries, spec, split)
         with timing_threads(max(config.threads, default=None)), computing_in(entries[0].precision):
             entries = [replace(entry, threads=entry.threads or torch.get_num_threads()) for entry in entries]
@@ -223,16 +244,13 @@ def bench(checkpoints: Mapping[str, Path], config: BenchConfig, out: Path | None
                 "nms_on": "noise" if spec is None else f"images of the {split} split",
                 "ceilings": [asdict(one) for one in ceilings.values()],
             }
+    scores = {} if evidence is None else evidence.evaluations
     names = () if spec is None else spec.names
     rows = _make_rows(entries, scores, names, times, ceilings)
-    result = BenchResult(rows, environment, split, all_classes=config.all_classes)
-    if out is not None:
-        save_json(out / "bench.json", result.as_dict())
-        save_text(out / "bench.md", result.format(markdown=True) + "\n")
-    return result
+    return BenchResult(rows, environment, split, evidence=evidence)
 
 
-def load_for_scoring(path: Path, config: EvaluateConfig | BenchConfig) -> Model:
+def load_for_scoring(path: Path, config: EvaluateConfig | MeasurementConfig) -> Model:
     """Load a checkpoint or an exported file, with the input size and the class names that settings give it.
 
     Raises:
@@ -257,15 +275,15 @@ def _measure_ceilings(entries: Sequence[Entry], device: torch.device) -> dict[in
 
 def _make_rows(
     entries: Sequence[Entry],
-    scores: Mapping[str, Evaluation | None],
+    scores: Mapping[str, Evaluation],
     names: Sequence[str],
     times: Sequence[Times],
     ceilings: Mapping[int | None, Ceilings],
 ) -> tuple[Row, ...]:
-    first = next(iter(scores.values()))
+    first = next(iter(scores.values()), None)
     rows = []
     for entry, time in zip(entries, times, strict=True):
-        score = scores[entry.name]
+        score = scores.get(entry.name)
         costs = _get_costs(entry.model)
         network = entry.model.network if isinstance(entry.model, Checkpoint) else None
         memory = (
@@ -307,15 +325,3 @@ def _summarise(score: Evaluation, first: Evaluation | None, names: Sequence[str]
     difference = None if first is None or score is first else paired_difference(first.matches, score.matches)
     classes = measure_class_scores(score.matches, score.score, names)
     return Scores(score.score.map50, score.map50_interval, difference, score.coco_ap50, score.coco_ap, classes)
-
-
-def _score(
-    loaded: Mapping[str, Model], spec: DataSpec, split: str, config: BenchConfig, device: torch.device
-) -> dict[str, Evaluation | None]:
-    samples = spec.samples(split)
-    scores: dict[str, Evaluation | None] = {}
-    for name, model in loaded.items():
-        report(f"scoring {name} on the {split} split: {pluralize(len(samples), 'image')}{describe_weights(model)}")
-        detection = DetectConfig(agnostic_nms=config.agnostic_nms)
-        scores[name] = evaluate(model, samples, spec.names, device=device, config=detection)
-    return scores

@@ -21,7 +21,7 @@ from yolo_prune.benchmarking.latency import (
     measure_latencies,
     measure_peak_bytes,
 )
-from yolo_prune.commands.measure_config import BenchConfig
+from yolo_prune.commands.measure_config import MeasurementConfig
 from yolo_prune.commands.pruning.calibration import pick_samples
 from yolo_prune.console import report
 from yolo_prune.datasets.loader import DetectionDataset
@@ -95,7 +95,7 @@ class Times:
 
 
 def list_entries(
-    checkpoints: Mapping[str, Path], loaded: Mapping[str, Model], config: BenchConfig, device: torch.device
+    checkpoints: Mapping[str, Path], loaded: Mapping[str, Model], config: MeasurementConfig, device: torch.device
 ) -> list[Entry]:
     """Return the rows: each checkpoint in every engine and precision, an exported file in its own, with all batch sizes and threads.
 
@@ -115,7 +115,7 @@ def list_entries(
     return entries
 
 
-def check_engines(config: BenchConfig, device: torch.device) -> None:
+def check_engines(config: MeasurementConfig, device: torch.device) -> None:
     """Check that the engines and precisions of the settings can run here; nothing is built yet.
 
     Raises:
@@ -130,7 +130,7 @@ def check_engines(config: BenchConfig, device: torch.device) -> None:
                 import_package(package, f"--engine {engine}")
 
 
-def _list_engines(model: Model, config: BenchConfig, device: torch.device) -> list[tuple[str, str]]:
+def _list_engines(model: Model, config: MeasurementConfig, device: torch.device) -> list[tuple[str, str]]:
     if isinstance(model, ExportedModel):
         return [(model.runtime, model.metadata.precision)]
     return [
@@ -182,7 +182,7 @@ def time_rows(
     entries: Sequence[Entry],
     makers: Sequence[Callable[[], Engine]],
     images: Sequence[Tensor],
-    config: BenchConfig,
+    config: MeasurementConfig,
     device: torch.device,
     clock: str,
 ) -> list[Times]:
@@ -217,7 +217,7 @@ def time_rows(
 
 
 def _make_calls(
-    entry: Entry, engine: Engine, real: Tensor, device: torch.device, config: BenchConfig
+    entry: Entry, engine: Engine, real: Tensor, device: torch.device, config: MeasurementConfig
 ) -> tuple[dict[str, Call], int | None]:
     """Return the calls that are timed of a row, and the peak of memory on CUDA."""
     inputs = draw_inputs(entry.model.img_size, entry.channels, entry.batch_size)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from yolo_prune.commands.config import FINETUNE, PruneConfig, RunConfig, SensitivityConfig
-from yolo_prune.commands.measure_config import BenchConfig, DetectRunConfig, EvaluateConfig, ProfileConfig
+from yolo_prune.commands.measure_config import BenchConfig, DetectRunConfig, EvaluateConfig, ProfileConfig, ReportConfig
 from yolo_prune.commands.pruning.iterate_config import IterateConfig
 from yolo_prune.config import Entry, format_config, list_settings
 from yolo_prune.darknet.config import CfgConfig, ImportConfig, ShowConfig
@@ -27,6 +27,7 @@ OF_FILES: dict[str, Any] = {
     "sensitivity": SensitivityConfig(),
     "iterate": IterateConfig(),
     "bench": BenchConfig(),
+    "report": ReportConfig(),
 }
 """The settings of each command that takes a file of them."""
 OF_OPTIONS: dict[str, Any] = {

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from yolo_prune.benchmarking.class_table import LONGEST, format_classes, shorten
-from yolo_prune.commands.bench import describe_weights, load_for_scoring, name_rows
+from yolo_prune.commands.bench import load_for_scoring, name_rows
 from yolo_prune.commands.data import load_data_of
 from yolo_prune.commands.measure_config import EvaluateConfig
+from yolo_prune.commands.reporting.evidence import describe_weights
 from yolo_prune.console import report
 from yolo_prune.datasets.spec import DataSpec, Sample, load_list, load_spec
 from yolo_prune.errors import ConfigError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from yolo_prune.config import Setting, settings
@@ -116,7 +117,7 @@ class DetectRunConfig(DetectConfig):
 
 
 @settings
-class BenchConfig:
+class MeasurementConfig:
     """How checkpoints are timed and scored."""
 
     data: DataOfCheckpoint = None
@@ -170,7 +171,6 @@ class BenchConfig:
         ),
     ] = ()
     agnostic_nms: AgnosticNms = False
-    all_classes: AllClasses = False
 
     def __post_init__(self) -> None:
         """Raise ConfigError if an engine or a precision is unknown, a number is below 1, or one is given twice."""
@@ -186,6 +186,45 @@ class BenchConfig:
             given = getattr(self, name)
             if len(set(given)) < max(fewest, len(given)):
                 raise ConfigError("names one twice, or none", where=name, right="name each once")
+
+
+@settings
+class BenchConfig(MeasurementConfig):
+    """How checkpoints are timed and scored, and what is left beside the table."""
+
+    all_classes: AllClasses = False
+    report: Annotated[
+        PathSetting | None,
+        Setting("HTML file for a page of the figures, with plots, curves and images.", default="none", group="Results"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError if the page's file is no HTML file, or as MeasurementConfig."""
+        super().__post_init__()
+        _check_page(self.report, "report")
+
+
+@settings
+class ReportConfig(MeasurementConfig):
+    """What is measured for the page, and what is on it."""
+
+    images: Annotated[
+        int,
+        Setting("Images with detections before and after, and as many with mistakes.", ge=0, le=48, group="Results"),
+    ] = 6
+    out: Annotated[
+        PathSetting | None, Setting("HTML file to write.", default="runs/report/report.html", group="Results")
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError if the page's file is no HTML file, or as MeasurementConfig."""
+        super().__post_init__()
+        _check_page(self.out, "out")
+
+
+def _check_page(path: Path | None, name: str) -> None:
+    if path is not None and path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{path} is no HTML file", where=name, right="name a file that ends in .html")
 
 
 @settings

@@ -124,7 +124,7 @@ def profile(checkpoints: Sequence[Path], config: ProfileConfig) -> ProfileResult
         with computing_in("fp32"):
             wholes = measure_latencies(calls, runs=RUNS, warmup=WARMUP, device=device, settles=True)
             networks = tuple(
-                NetworkProfile(str(path), _profile_layers(checkpoint.network, known, timer), whole.p50)
+                NetworkProfile(str(path), profile_layers(checkpoint.network, known, timer), whole.p50)
                 for path, checkpoint, whole in zip(checkpoints, loaded, wholes, strict=True)
             )
         environment = describe_environment(device, config.engine)
@@ -132,9 +132,10 @@ def profile(checkpoints: Sequence[Path], config: ProfileConfig) -> ProfileResult
     return ProfileResult(networks, environment, plot)
 
 
-def _profile_layers(
+def profile_layers(
     network: Network, known: dict[LayerCase, float], timer: Callable[[LayerCase], float]
 ) -> tuple[LayerProfile, ...]:
+    """Time every layer that computes, alone; `known` has the times of layers that were timed before, and gets the others."""
     costs = measure_cost(network).layers
     layers = []
     for index, case in list_cases(network):

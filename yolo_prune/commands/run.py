@@ -20,12 +20,15 @@ from yolo_prune.commands.config import RunConfig
 from yolo_prune.commands.data import choose_split, load_data
 from yolo_prune.commands.lineage import adapt_finetune, adapt_prune
 from yolo_prune.commands.prune import prune
+from yolo_prune.commands.reporting.evidence import score_models
+from yolo_prune.commands.reporting.gather import save_report
 from yolo_prune.commands.run_folders import RUNS
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import format_config, list_settings, parse_config
 from yolo_prune.console import report
 from yolo_prune.datasets.spec import measure_fingerprint
 from yolo_prune.errors import ConfigError, PlanError
+from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.previews import save_comparison
 from yolo_prune.files import load_json, load_yaml, measure_sha256, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
@@ -132,8 +135,10 @@ def run_stages(config: RunConfig) -> RunResult:
     bench_settings = replace(config.bench, data=config.data, split=split, device=config.device)
     place = folder / "bench"
 
+    page = bench_settings.report or folder / "report.html"
+
     def bench_stage() -> Path:
-        bench(checkpoints, bench_settings, place)
+        bench(checkpoints, replace(bench_settings, report=page), place, title=config.name)
         ends = {name: checkpoints[name] for name in ("Original", list(checkpoints)[-1])}
         save_comparison(place / "detections.png", ends, samples, spec.names, device)
         return place / "bench.json"
@@ -141,8 +146,14 @@ def run_stages(config: RunConfig) -> RunResult:
     table = _once(
         place, "bench.json", (bench_settings, data, [_hash(path) for path in checkpoints.values()]), bench_stage
     )
-    report(f"table in {place / 'bench.md'}, detections side by side in {place / 'detections.png'}")
-    return RunResult(checkpoints, replace(load_bench(table), all_classes=config.bench.all_classes))
+    result = load_bench(table)
+    if not page.is_file():  # deleted, or made by an older version: what was timed is not timed again
+        models = {name: load_checkpoint(path) for name, path in checkpoints.items()}
+        detection = DetectConfig(agnostic_nms=config.bench.agnostic_nms)
+        evidence = None if result.split is None else score_models(models, spec, result.split, device, detection)
+        save_report(page, replace(result, evidence=evidence).as_measured(), device, title=config.name)
+    report(f"table in {place / 'bench.md'}, all of it on a page in {page}")
+    return RunResult(checkpoints, replace(result, all_classes=config.bench.all_classes))
 
 
 def _check_stages(config: RunConfig, device: torch.device) -> None:

@@ -44,6 +44,8 @@ class Evaluation:
     """Recall by object size, for all detections and at the score's confidence."""
     matches: tuple[Matches, ...]
     """One per image, for the paired bootstrap."""
+    detections: tuple[Detections, ...]
+    """One per image, in its pixels: what was measured."""
 
 
 def evaluate(
@@ -129,6 +131,7 @@ def score_detections(found: Sequence[Detections], truths: Sequence[GroundTruth])
         measure_curve(matches),
         tuple(measure_size_recalls(matches, score.confidence)),
         matches,
+        tuple(found),
     )
 
 
