@@ -161,7 +161,7 @@ class Share:
 def count_batches(images: int, batch_size: int, share: Share | None = None) -> int:
     """Return the number of batches per epoch; a batch with fewer images than processes is left out."""
     count = 1 if share is None else share.count
-    return images // batch_size + (images % batch_size >= count)
+    return (batch_size >= count) * (images // batch_size) + (images % batch_size >= count)
 
 
 def make_loader(
