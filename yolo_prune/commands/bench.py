@@ -61,7 +61,14 @@ from yolo_prune.model.checkpoint import Checkpoint, is_stored_packed, load_check
 from yolo_prune.model.device import make_device
 from yolo_prune.text_tables import format_table, wrap
 
-ROW_NAMES = {"train": "Original", "import": "Original", "sparse": "Sparse", "prune": "Pruned", "finetune": "Finetuned"}
+ROW_NAMES = {
+    "train": "Original",
+    "import": "Original",
+    "sparse": "Sparse",
+    "prune": "Pruned",
+    "finetune": "Finetuned",
+    "iterate": "Iterated",
+}
 
 
 @dataclass(frozen=True)
