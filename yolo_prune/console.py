@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from typing_extensions import Self
 
+LONGEST_LINE = 1_000
+"""Characters of an error."""
 REFRESH_S = 0.1
 """The least time between two drawings of a bar."""
 
@@ -64,8 +66,14 @@ def warn(line: str) -> None:
 
 
 def report_end(line: str, kind: str = "") -> None:
-    """Write why the process ends to stderr, as one line; it begins with its kind, such as `error:`, if it has one."""
-    _write(" ".join(line.split()), kind, "bold red", is_wrapped=bool(kind))  # a stop names a command to paste
+    """Write why the process ends to stderr, as one line; it begins with its kind, such as `error:`, if it has one.
+
+    The middle of a very long line, such as one that quotes a file, is left out.
+    """
+    line = " ".join(line.split())
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 2 :]}"
+    _write(line, kind, "bold red", is_wrapped=bool(kind))  # a stop names a command to paste
 
 
 def report_done(line: str, seconds: float, following: str = "") -> None:

@@ -10,6 +10,9 @@ from yolo_prune.errors import ConfigError
 STRIDE_PX = 32
 """Width and height are multiples of this: the largest stride of the YOLO family."""
 
+MOST_SIDE_PX = 16_384
+"""Larger inputs are slips: a batch of one such image fills a large GPU's memory."""
+
 _RIGHT = f"use a multiple of {STRIDE_PX}, or WIDTHxHEIGHT such as 640x384"
 
 
@@ -62,6 +65,8 @@ def parse_size(value: Any) -> ImageSize:
         nearest = ImageSize(*map(_round, size))
         what = "is no multiple" if size.width == size.height else "is not made of multiples"
         raise ConfigError(f"{size} {what} of {STRIDE_PX}", where="img_size", right=f"use {nearest}")
+    if max(size) > MOST_SIDE_PX:
+        raise ConfigError(f"{size} is too large", where="img_size", right=f"use sides up to {MOST_SIDE_PX}")
     return size
 
 

@@ -28,6 +28,12 @@ ONE_OR_SEVERAL = BeforeValidator(_make_list)
 """Beside the type of a list: one value may be given as it is."""
 
 
+MOST_IMAGES = 65_536
+"""In a batch: no machine holds more."""
+MOST_PROCESSES = 512
+"""That load images, and threads: more than any machine's cores bring it down."""
+
+
 def _check_run_name(name: str) -> str:
     if name == ".." or Path(name).name != name or not name:
         raise ConfigError(f"{name!r} is no folder name", where="name", right="use a plain name without slashes")

@@ -47,8 +47,8 @@ def test_the_first_of_two_values_counts_and_this_is_said(tmp_path: Path, capsys:
     assert network.layers[0] == read(CONV).layers[0]
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        f"{path}:5: batch is set twice in [net]; as in Darknet, the first value counts: 1",
-        f"{path}:13: filters is set twice in [convolutional]; as in Darknet, the first value counts: 4",
+        f"warning: {path}:5: batch is set twice in [net]; as in Darknet, the first value counts: 1",
+        f"warning: {path}:13: filters is set twice in [convolutional]; as in Darknet, the first value counts: 4",
     ]
 
 
@@ -206,7 +206,9 @@ def test_a_sigmoid_that_is_taken_twice_is_said(tmp_path: Path, capsys: pytest.Ca
     path.write_text(f"[net]\nwidth=32\nheight=32\n{CONV}{HEAD.replace('linear', 'logistic')}")
     load_cfg(path)
     said = capsys.readouterr().err
-    assert said.startswith(f"{path}:13: the convolution before [yolo] is logistic, so that a sigmoid is taken twice")
+    assert said.startswith(
+        f"warning: {path}:13: the convolution before [yolo] is logistic, so that a sigmoid is taken twice"
+    )
     path.write_text(path.read_text() + "new_coords=1\n")
     load_cfg(path)
     assert capsys.readouterr().err == ""

@@ -8,7 +8,17 @@ from typing import Annotated, Literal
 from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import AGNOSTIC, DetectConfig
-from yolo_prune.shared_settings import ONE_OR_SEVERAL, Device, ImgSize, PathSetting, TableEngine, WholeNumbers, Words
+from yolo_prune.shared_settings import (
+    MOST_IMAGES,
+    MOST_PROCESSES,
+    ONE_OR_SEVERAL,
+    Device,
+    ImgSize,
+    PathSetting,
+    TableEngine,
+    WholeNumbers,
+    Words,
+)
 
 ClassMap = Annotated[
     Words,
@@ -178,10 +188,11 @@ class MeasurementConfig:
             for word in getattr(self, name):
                 if word not in known:
                     raise ConfigError(f"unknown {name} {word}", where=name, right=f"use one of {', '.join(known)}")
-        for name in ("batch_size", "threads"):
+        for name, most in (("batch_size", MOST_IMAGES), ("threads", MOST_PROCESSES)):
             for number in getattr(self, name):
-                if number < 1:
-                    raise ConfigError(f"{number} is out of range", where=name, right="use whole numbers from 1")
+                if not 1 <= number <= most:
+                    right = f"use whole numbers from 1 to {most}"
+                    raise ConfigError(f"{number} is out of range", where=name, right=right)
         for name, fewest in (("engine", 1), ("precision", 0), ("batch_size", 1), ("threads", 0)):
             given = getattr(self, name)
             if len(set(given)) < max(fewest, len(given)):
@@ -239,6 +250,12 @@ class ProfileConfig:
     device: Device = "auto"
     threads: Annotated[
         int | None,
-        Setting("CPU threads while timing.", ge=1, default="one per core that others leave free", group=TIMED),
+        Setting(
+            "CPU threads while timing.",
+            ge=1,
+            le=MOST_PROCESSES,
+            default="one per core that others leave free",
+            group=TIMED,
+        ),
     ] = None
     plot: Annotated[PathSetting | None, Setting("Plot to write, such as profile.png.", default="none")] = None

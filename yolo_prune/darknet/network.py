@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from yolo_prune.darknet.layers import Conv, Layer, Options, Shape, Yolo, get_sources, infer_layers
+from yolo_prune.darknet.limits import check_count, check_layers
 from yolo_prune.errors import CfgError
 from yolo_prune.image_size import ImageSize
 
@@ -17,7 +18,7 @@ class Network:
     """A whole network. The image is (channels, height, width) in pixels; `options` keeps [net]'s other keys.
 
     Raises:
-        CfgError: the layers do not fit together; `where` is then "layer N".
+        CfgError: the layers do not fit together, or are larger than `limits` allows; `where` is then "layer N".
     """
 
     width: int
@@ -27,6 +28,7 @@ class Network:
     options: Options = ()
 
     def __post_init__(self) -> None:
+        check_count(self.layers)
         if not self.heads:
             raise CfgError("the network has no [yolo] section", right="give it at least one detection head")
         for index, head in self.heads:
@@ -50,7 +52,7 @@ class Network:
                     where=f"layer {index}",
                     right="give all [yolo] sections the same number",
                 )
-        _ = self.shapes
+        check_layers(self.layers, self.shapes, self.channels)
 
     @property
     def convs(self) -> tuple[tuple[int, Conv], ...]:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.image_size import ImageSize
-from yolo_prune.shared_settings import ImgSize, PathSetting, Seed, Words
+from yolo_prune.shared_settings import MOST_PROCESSES, ImgSize, PathSetting, Seed, Words
 from yolo_prune.shipped_configs import CfgPath
 
 
@@ -48,7 +48,9 @@ class CheckConfig:
     # JPEG quality 60, scaled to 70 % or brightened by 10 % differ by at most 8 bits; cropped by 3 %, all but 2 differ by
     # at most 12. Of 6 million pairs of real images from different scenes, 377 are as near by chance; the comparison of thumbnails
     # rejects all of these.
-    workers: Annotated[int | None, Setting("Threads that decode images.", ge=1, default="one per core")] = None
+    workers: Annotated[
+        int | None, Setting("Threads that decode images.", ge=1, le=MOST_PROCESSES, default="one per core")
+    ] = None
     out: Annotated[
         PathSetting | None, Setting("Folder for report.json, contact_sheet.png and boxes.png.", default="runs/check")
     ] = None

@@ -12,7 +12,16 @@ from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.model.config import DistillConfig, LossConfig
 from yolo_prune.pruning.config import AUTO, PlanConfig
-from yolo_prune.shared_settings import Device, ImgSize, MaxMinutes, PathSetting, RunName, Seed
+from yolo_prune.shared_settings import (
+    MOST_IMAGES,
+    MOST_PROCESSES,
+    Device,
+    ImgSize,
+    MaxMinutes,
+    PathSetting,
+    RunName,
+    Seed,
+)
 from yolo_prune.shipped_configs import CfgPath
 
 DATA, NETWORK, SCHEDULE, OPTIMIZER = "Data", "Network", "Schedule", "Optimizer"
@@ -48,7 +57,9 @@ class TrainConfig:
         ),
     ] = False
     epochs: Annotated[int, Setting("Passes over the training images.", ge=1, group=SCHEDULE)] = 30
-    batch_size: Annotated[int, Setting("Images per step, over all processes.", ge=1, group=SCHEDULE)] = 16
+    batch_size: Annotated[
+        int, Setting("Images per step, over all processes.", ge=1, le=MOST_IMAGES, group=SCHEDULE)
+    ] = 16
     accumulate: Annotated[
         int,
         Setting(
@@ -208,6 +219,7 @@ class TrainConfig:
         Setting(
             "Processes that load images; 0 loads in the training process.",
             ge=0,
+            le=MOST_PROCESSES,
             default="one per core on CUDA, up to 16, else 0",
             group=RUN,
             resumable=True,
