@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from yolo_prune.cli.streams import print_result
+
 app = typer.Typer(help="Say what there is to set; copy shipped configs.", rich_markup_mode="markdown")
 _COMMAND = typer.Argument(help="A command that takes a file of settings, such as run.")
 
@@ -22,7 +24,7 @@ def schema(command: Annotated[str, _COMMAND] = "run") -> None:
     """
     from yolo_prune.commands.config_files import format_schema
 
-    print(format_schema(command))
+    print_result(format_schema(command))
 
 
 @app.command()
@@ -36,7 +38,7 @@ def reference() -> None:
     """
     from yolo_prune.commands.config_files import make_reference
 
-    print(make_reference(), end="")
+    print_result(make_reference().rstrip("\n"))
 
 
 @app.command()
@@ -53,4 +55,4 @@ def copy(
     """
     from yolo_prune.shipped_configs import copy_config
 
-    print(copy_config(name, out))
+    print_result(str(copy_config(name, out)))

@@ -16,6 +16,7 @@ from yolo_prune.cli import config, darknet, data
 from yolo_prune.cli.darknet import export, import_
 from yolo_prune.cli.measure import bench, detect, evaluate, profile, report
 from yolo_prune.cli.prune import iterate, plan, prune, sensitivity
+from yolo_prune.cli.streams import prepare_streams, print_result
 from yolo_prune.cli.train import finetune, run, train
 from yolo_prune.console import report_end
 from yolo_prune.contention import watch_contention
@@ -80,7 +81,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(__version__)
+        print_result(__version__)
         raise typer.Exit
 
 
@@ -97,6 +98,7 @@ def _options(
 def main() -> None:
     """Run the command line; exit 0 done, 2 bad usage or input, 130 or 143 after a signal, 1 a defect."""
     warnings.filterwarnings("ignore", module="PIL")  # odd EXIF data of images that are read all the same
+    prepare_streams()
     limit_threads()
     try:
         with watch_contention():

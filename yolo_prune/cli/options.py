@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from yolo_prune.cli.streams import print_result
 from yolo_prune.commands.results import CheckedResult, Result
 from yolo_prune.config import RUN, Entry, list_settings
 from yolo_prune.console import is_first_process, report_done, set_quiet
@@ -103,7 +104,8 @@ def with_settings(
 def _print(result: Result, as_json: bool, seconds: float) -> None:
     """Print a result and its summary, in the first process alone; NaN and infinite numbers are null in JSON."""
     if is_first_process():
-        print(json.dumps(replace_nan(result.as_dict())) if as_json else result.stdout, flush=True)
+        text = json.dumps(replace_nan(result.as_dict())) if as_json else result.stdout
+        print_result(text)
         if (summary := getattr(result, "summary", None)) is not None:
             report_done(
                 summary.line, seconds, shlex.join(("yoloprune", *summary.following)) if summary.following else ""
