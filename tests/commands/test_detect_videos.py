@@ -167,6 +167,18 @@ def test_a_stream_s_video_takes_as_long_as_the_stream(cli: Cli, trained: Path, s
     assert len(frames) / fps == pytest.approx(lines[-1]["time_s"], abs=0.1)
 
 
+@pytest.mark.usefixtures("fake")
+def test_two_streams_at_once(cli: Cli, trained: Path, server: Server) -> None:
+    server.frames_per_connection = [1 << 30, 1 << 30, 40, 40, 0]
+    one, other = server.url("stream"), server.url("stream-2")
+    outcome = run(cli, trained, one, other)
+    assert (outcome.code, outcome.out) == (2, "out/stream.mp4\nout/stream-2.mp4\n")
+    sources = [line["source"] for line in read_lines(Path("out/detections.jsonl").read_text())]
+    assert sources.index(other) < len(sources) - 1 - sources[::-1].index(one), "one comes after the other"
+    for name in ("stream", "stream-2"):
+        assert len(read_video(Path(f"out/{name}.mp4"))[0]) > 5
+
+
 def test_every_error_is_one_line(cli: Cli, trained: Path, server: Server) -> None:
     Path("text.mp4").write_text("no video\n" * 99)
     whole = write_video(Path("whole.avi"), 40, codec="MJPG").read_bytes()

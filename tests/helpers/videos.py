@@ -91,14 +91,14 @@ class Server:
 
 @contextmanager
 def serve() -> Iterator[Server]:
-    """Run a server: `/stream` is endless MJPEG, `/silent` never answers, others are files; 404 without one."""
+    """Run a server: `/stream…` is endless MJPEG, `/silent` never answers, others are files; 404 without one."""
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *words: Any) -> None:
             """Write nothing."""
 
         def do_GET(self) -> None:
-            if self.path == "/stream":
+            if self.path.startswith("/stream"):
                 self._stream()
             elif self.path == "/silent":
                 while server.is_open:

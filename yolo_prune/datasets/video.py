@@ -58,7 +58,7 @@ class VideoFile:
         self._capture, self._lock, self._is_closed = capture, Lock(), False
         self.fps = get_fps(capture)
         """Frames per second."""
-        self.count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if has_length(capture) else 0
         """How many frames it says it has; 0 if that is not known."""
         self.decoding_s = 0.0
         """Seconds spent on decoding so far."""
