@@ -170,7 +170,7 @@ def test_a_stream_s_video_takes_as_long_as_the_stream(cli: Cli, trained: Path, s
 @pytest.mark.usefixtures("fake")
 def test_two_streams_at_once(cli: Cli, trained: Path, server: Server) -> None:
     server.frames_per_connection = [1 << 30, 1 << 30, 40, 40, 0]
-    one, other = server.url("stream"), server.url("stream-2")
+    one, other = server.url("stream"), server.url("stream/stream")  # their videos would have the same name
     outcome = run(cli, trained, one, other)
     assert (outcome.code, outcome.out) == (2, "out/stream.mp4\nout/stream-2.mp4\n")
     sources = [line["source"] for line in read_lines(Path("out/detections.jsonl").read_text())]

@@ -123,7 +123,7 @@ def detect(
     if saved is None and outputs.frames is None:
         issues.raise_all()
     is_streamed = emit is not None
-    return DetectResult(saved, drawn, results, outputs.frames, tuple(outputs.videos), issues, stop_code, is_streamed)
+    return DetectResult(saved, drawn, results, outputs.frames, outputs.videos, issues, stop_code, is_streamed)
 
 
 def _find_sources(words: Sequence[str | Source], scratch: Path, issues: Issues) -> list[Source]:

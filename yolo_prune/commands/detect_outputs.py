@@ -85,8 +85,7 @@ class Outputs:
         emit: Emit | None = None,
     ) -> None:
         self.folder, self.config, self.names, self._emit = folder, config, names, emit
-        self.videos: list[Path] = []
-        """Annotated videos that are finished."""
+        self._videos: dict[Path, bool] = {}
         self.frames: Path | None = None
         """The JSON lines of frames, once there is one."""
         self._taken = {place.absolute() for source in sources for place in source.files}
@@ -105,6 +104,21 @@ class Outputs:
             path, number = self.folder / f"{stem}-{number}{suffix}", number + 1
         self._taken.add(path.absolute())
         return path
+
+    @property
+    def videos(self) -> tuple[Path, ...]:
+        """The annotated videos that are finished, in the order in which they were begun."""
+        return tuple(path for path, is_finished in self._videos.items() if is_finished)
+
+    def begin_video(self, stem: str) -> Path:
+        """Return a name for an annotated video."""
+        path = self.make_path(stem, ".mp4")
+        self._videos[path] = False
+        return path
+
+    def finish_video(self, path: Path) -> None:
+        """Count a video as finished."""
+        self._videos[path] = True
 
     @property
     def draws(self) -> bool:

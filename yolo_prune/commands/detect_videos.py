@@ -35,6 +35,7 @@ class _Track:
 
     def __init__(self, word: str, reader: VideoFile | LiveVideo, outputs: Outputs, stride: int) -> None:
         self.word, self.reader, self._outputs = word, reader, outputs
+        self._path = outputs.begin_video(reader.video.stem) if outputs.config.save else None
         self._writer: VideoWriter | None = None
         self._fps = reader.fps / stride
         self.done, self.network_s = 0, 0.0
@@ -48,7 +49,7 @@ class _Track:
         self.reader.close()
         if self._writer is not None:
             if kind is None or issubclass(kind, (BrokenPipeError, KeyboardInterrupt)):
-                self._outputs.videos.append(self._writer.close())
+                self._outputs.finish_video(self._writer.close())
             else:
                 self._writer.discard()
         if kind is None and self.done:
@@ -61,9 +62,9 @@ class _Track:
         if not self._outputs.draws:
             return True
         drawn = self._outputs.draw(frame.pixels, found)
-        if self._outputs.config.save:
+        if self._path is not None:
             if self._writer is None:
-                self._writer = VideoWriter(self._outputs.make_path(self.reader.video.stem, ".mp4"), self._fps)
+                self._writer = VideoWriter(self._path, self._fps)
             self._writer.write(drawn, frame.time_s)
         return self._outputs.show(drawn)
 
