@@ -147,7 +147,7 @@ def test_what_a_server_sends(cli: Cli, trained: Path, server: Server) -> None:
     server.frames_per_connection = [1 << 30, 25, 0]
     outcome = run(cli, trained, server.url("stream"), server.url("photo.jpg"), server.url("clip.mp4"))
     assert outcome.code == 2
-    assert outcome.out.split() == ["out/detections.json", "out/clip.mp4", "out/stream.mp4"]
+    assert outcome.out.split() == ["out/detections.json", "out/stream.mp4", "out/clip.mp4"]
     results = json.loads(Path("out/detections.json").read_text())
     assert [result["image_id"] for result in results] == [server.url("photo.jpg")]
     assert len(read_video(Path("out/clip.mp4"))[0]) == 20
