@@ -80,9 +80,10 @@ def cli(workplace: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch, capsys:
     """Return a function that runs `yoloprune` in an empty folder."""
     monkeypatch.setattr(command_line, "app", make_command())
 
-    def run(*words: object, stdin: str = "") -> Outcome:
+    def run(*words: object, stdin: str | bytes = "") -> Outcome:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
         monkeypatch.setattr(sys, "argv", ["yoloprune", *map(str, words)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         capsys.readouterr()
         with pytest.raises(SystemExit) as leaving:
             command_line.main()

@@ -15,6 +15,7 @@ import torch
 from paths import ROOT
 from PIL import Image
 from tiny import Cli, read_json
+from videos import write_video
 
 import yolo_prune as yp
 from yolo_prune.darknet.cost import measure_cost
@@ -107,6 +108,7 @@ def test_every_example_of_the_page_runs(
     shutil.copytree(hands.parent, "hands")
     shutil.copy(tiny_cfg, "tiny.cfg")
     shutil.copy(photo, "photo.jpg")
+    write_video(Path("clip.mp4"))
     Path("runs/finetune").mkdir(parents=True)
     shutil.copy(trained, "runs/finetune/best.pt")
     examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from yolo_prune.commands.pruning.iterate_config import IterateConfig
     from yolo_prune.darknet.cfg import load_cfg
     from yolo_prune.darknet.network import Network
+    from yolo_prune.datasets.video import Frame
     from yolo_prune.errors import YoloPruneError
     from yolo_prune.evaluation.config import DetectConfig
     from yolo_prune.evaluation.detections import Detections
@@ -35,6 +36,7 @@ __all__ = [
     "DetectConfig",
     "Detections",
     "EvaluateConfig",
+    "Frame",
     "IterateConfig",
     "LoadedDetector",
     "Network",
@@ -60,6 +62,7 @@ _HOMES = {
     "yolo_prune.commands.pruning.iterate_config": ("IterateConfig",),
     "yolo_prune.darknet.cfg": ("load_cfg",),
     "yolo_prune.darknet.network": ("Network",),
+    "yolo_prune.datasets.video": ("Frame",),
     "yolo_prune.errors": ("YoloPruneError",),
     "yolo_prune.evaluation.config": ("DetectConfig",),
     "yolo_prune.evaluation.detections": ("Detections",),

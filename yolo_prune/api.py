@@ -12,15 +12,22 @@ runs/, as with the commands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from yolo_prune.commands.run_folders import find_in_folder
 from yolo_prune.darknet.network import Network
+from yolo_prune.datasets.class_names import find_classes
+from yolo_prune.datasets.live import open_video
+from yolo_prune.datasets.sources import make_video
+from yolo_prune.datasets.video import Frame
 from yolo_prune.engines.exported.model import ExportedModel
 from yolo_prune.errors import CheckpointError
 from yolo_prune.evaluation.config import DetectConfig
+from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.models import load_model, make_predictor
 from yolo_prune.evaluation.predictor import Predictor
 from yolo_prune.image_size import AnySize
@@ -38,15 +45,39 @@ if TYPE_CHECKING:
 class LoadedDetector(Predictor):
     """A predictor from a checkpoint or an exported file, which it remembers."""
 
-    def __init__(self, path: Path, config: DetectConfig, device: str, img_size: AnySize | str | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: DetectConfig,
+        device: str,
+        img_size: AnySize | str | None,
+        classes: Sequence[str | int] = (),
+    ) -> None:
         model = load_model(path).with_img_size(img_size)
         self.path = path
         """The file."""
         self.provenance = model.provenance
         """How a checkpoint was made, and what it scored then."""
         self._network = None if isinstance(model, ExportedModel) else model.network
+        only = find_classes([str(one) for one in classes], model.names)
         made = make_predictor(model, config, make_device(device), "folded")
-        super().__init__(made.engine, model.img_size, model.names, config, made.device)
+        super().__init__(made.engine, model.img_size, model.names, config, made.device, only)
+
+    def stream(self, source: Path | str | int, *, stride: int = 1) -> Iterator[tuple[Frame, Detections]]:
+        """Yield the frames of a video file, a camera or a stream with what is found in each, boxes in pixels.
+
+        Of a camera or a stream it is always the newest frame; those that come meanwhile are dropped.
+
+        Args:
+            source: a path, the number of a camera, or a URL.
+            stride: step between the frames that are taken.
+
+        Raises:
+            DatasetError: it is no video, holds no frame, or breaks off.
+        """
+        with TemporaryDirectory() as scratch, closing(open_video(make_video(source, Path(scratch)), stride)) as video:
+            for frame in video.frames():
+                yield frame, self(frame.pixels)
 
     @property
     def network(self) -> Network:
@@ -73,6 +104,7 @@ def load(
     agnostic_nms: bool = False,
     device: str = "auto",
     img_size: AnySize | str | None = None,
+    classes: Sequence[str | int] = (),
 ) -> LoadedDetector:
     """Load a checkpoint, or an exported file, as a function from images to detections.
 
@@ -84,13 +116,14 @@ def load(
         agnostic_nms: let boxes of all classes suppress each other.
         device: auto, cpu, cuda or cuda:N.
         img_size: size of the input: the side of a square in pixels, or "640x384"; the checkpoint's own by default.
+        classes: only these, by name or number; all by default.
 
     Raises:
         CheckpointError: it is no checkpoint.
         ConfigError: a setting is out of range, or the device is not there.
     """
     config = DetectConfig(confidence=confidence, nms_iou=nms_iou, agnostic_nms=agnostic_nms)
-    return LoadedDetector(find_in_folder(Path(path)), config, device, img_size)
+    return LoadedDetector(find_in_folder(Path(path)), config, device, img_size, classes)
 
 
 def train(config: TrainConfig | None = None, **settings: Any) -> LoadedDetector:

@@ -65,6 +65,12 @@ def warn(line: str) -> None:
         _write(line, "warning", "bold yellow")
 
 
+def report_error(line: str) -> None:
+    """Write a line that begins with `error:` to stderr: something failed, and the command goes on to its end."""
+    if is_first_process():
+        _write(line, "error", "bold red")
+
+
 def report_end(line: str, kind: str = "") -> None:
     """Write why the process ends to stderr, as one line; it begins with its kind, such as `error:`, if it has one.
 

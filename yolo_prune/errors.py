@@ -74,25 +74,28 @@ class OutputError(YoloPruneError):
     """An output cannot be written."""
 
 
-class Interrupted(Exception):
-    """A signal asked for a clean stop; `exit_code` is 128 + the signal's number."""
+RESUMABLE = "what was finished is on disk, and the run can be resumed"
 
-    def __init__(self, signum: int) -> None:
+
+class Interrupted(Exception):
+    """A signal asked for a clean stop; `exit_code` is 128 + the signal's number, `left` says what the run leaves."""
+
+    def __init__(self, signum: int, left: str = RESUMABLE) -> None:
         self.exit_code = 128 + signum
-        self.what = f"stopped by signal {signum}"
+        self.what, self.left = f"stopped by signal {signum}", left
         self.resume: str | None = None
         """The command that goes on, where it is known."""
         super().__init__()
 
     def __str__(self) -> str:
         how = "" if self.resume is None else f": {self.resume}"
-        return f"{self.what}; what was finished is on disk, and the run can be resumed{how}"
+        return f"{self.what}; {self.left}{how}"
 
 
 class TimeUp(Interrupted):
     """The time of a run is up; `exit_code` is 124, as that of timeout(1)."""
 
-    def __init__(self) -> None:
-        super().__init__(0)
+    def __init__(self, left: str = RESUMABLE) -> None:
+        super().__init__(0, left)
         self.exit_code = TIME_UP
         self.what = "the time is up"

@@ -303,5 +303,10 @@ def test_detect_goes_on_past_a_bad_image_in_a_folder(cli: Cli, trained: Path) ->
     )
     assert {path.name for path in Path("found").iterdir()} == {"0.png", "1.png", "detections.json"}
     shutil.rmtree("found")
-    alone = cli("detect", trained, "photos/bad.jpg", "photos/0.jpg", "--out", "found", "--device", "cpu")
+    alone = cli("detect", trained, "photos/bad.jpg", "--out", "found", "--device", "cpu")
     assert (alone.code, alone.out, Path("found").exists()) == (2, "", False)
+    named = cli("detect", trained, "photos/bad.jpg", "photos/0.jpg", "--out", "found", "--device", "cpu")
+    assert (named.code, named.out) == (2, "found/detections.json\n")
+    first, last = named.err.splitlines()
+    assert first.startswith("error: photos/bad.jpg: is not a readable image; put ")
+    assert last.startswith("error: sources: 1 of 2 could not be read, or not as a whole; the others are done; ")

@@ -121,7 +121,7 @@ class Outcome:
 class Cli(Protocol):
     """Run `yoloprune` in this process."""
 
-    def __call__(self, *words: object, stdin: str = "") -> Outcome: ...
+    def __call__(self, *words: object, stdin: str | bytes = "") -> Outcome: ...
 
 
 def read_json(outcome: Outcome) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,13 @@ from yolo_prune.commands.measure_config import BenchConfig, DetectRunConfig, Eva
 from yolo_prune.commands.results import Result
 
 _DETECTIONS = typer.Option(help="COCO results of any tool on the same images, repeatable.", rich_help_panel="Data")
+_SOURCE = (
+    "Images, videos, folders or quoted patterns of them, cameras such as 0, URLs; "
+    "- reads an image, or words such as these, one a line, from stdin."
+)
+_JSONL = typer.Option(
+    "--jsonl", help="Print one JSON object for each image and frame, as soon as it is done.", rich_help_panel="Output"
+)
 _CSV = typer.Option("--csv", help="Print the rows as CSV, with every number.", rich_help_panel="Output")
 
 
@@ -84,19 +92,27 @@ def evaluate(
 def detect(
     settings: DetectRunConfig,
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint; - reads its path from stdin.")],
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of them.")],
+    sources: Annotated[list[str], typer.Argument(help=_SOURCE)],
+    jsonl: Annotated[bool, _JSONL] = False,
 ) -> Result:
-    """Draw detections into copies of images, write them as COCO results, and print that file's path.
+    """Draw detections into copies of images, videos and streams, write them as JSON, and print what was written.
+
+    Of images, COCO results are written to detections.json; of videos, one line for each frame to detections.jsonl.
 
     ```
-    yoloprune detect runs/finetune/best.pt photos
-    yoloprune detect best.onnx one.jpg two.jpg --confidence 0.4
+    yoloprune detect runs/finetune/best.pt photos clip.mp4
+    yoloprune detect best.onnx 'photos/**/*.jpg' --confidence 0.4
+    yoloprune detect best.onnx rtsp://camera/stream --jsonl
     ```
     """
     from yolo_prune.commands.detect import detect as make_detections
     from yolo_prune.commands.run_folders import resolve_checkpoint
+    from yolo_prune.errors import ConfigError
 
-    return make_detections(resolve_checkpoint(checkpoint), images, settings)
+    if str(checkpoint) == "-" and "-" in sources:
+        raise ConfigError("CHECKPOINT and SOURCE both read stdin", where="-", right="name one of them")
+    emit = partial(print, flush=True) if jsonl else None
+    return make_detections(resolve_checkpoint(checkpoint), sources, settings, emit)
 
 
 @with_settings(ProfileConfig())

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, get_args
 
 import typer
 
@@ -104,8 +104,8 @@ def with_settings(
 def _print(result: Result, as_json: bool, seconds: float) -> None:
     """Print a result and its summary, in the first process alone; NaN and infinite numbers are null in JSON."""
     if is_first_process():
-        text = json.dumps(replace_nan(result.as_dict())) if as_json else result.stdout
-        print_result(text)
+        if text := json.dumps(replace_nan(result.as_dict())) if as_json else result.stdout:
+            print_result(text)
         if (summary := getattr(result, "summary", None)) is not None:
             report_done(
                 summary.line, seconds, shlex.join(("yoloprune", *summary.following)) if summary.following else ""
@@ -131,7 +131,9 @@ def _name_value(entry: Entry) -> str | None:
     """Return what --help calls the value of an option that Typer knows no good name for."""
     if entry.kind is ImageSize:
         return "SIZE"
-    return "N,N" if entry.is_list else None
+    if not entry.is_list:
+        return None
+    return "NAME,NAME" if str in get_args(entry.kind) else "N,N"
 
 
 def _make_option(entry: Entry, default: Any) -> inspect.Parameter:

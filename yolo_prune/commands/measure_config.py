@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from yolo_prune.config import Setting, settings
+from yolo_prune.config import RUN, Setting, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import AGNOSTIC, DetectConfig
 from yolo_prune.shared_settings import (
@@ -44,6 +44,7 @@ ENGINES = (
 )
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 TIMED = "What is timed"
+OUTPUT = "Output"
 
 DataOfCheckpoint = Annotated[PathSetting | None, Setting("A data.yaml.", default="the checkpoint's", group="Data")]
 OwnImgSize = Annotated[
@@ -109,9 +110,26 @@ class DetectRunConfig(DetectConfig):
     """What `detect` draws and writes, and where."""
 
     confidence: Annotated[float, Setting("Scores below this are dropped.", ge=0, le=1)] = 0.25
-    out: Annotated[
-        PathSetting | None, Setting("Folder for the annotated images and detections.json.", default="runs/detect")
+    classes: Annotated[Words, ONE_OR_SEVERAL, Setting("Only these classes, by name or number.", default="all")] = ()
+    stride: Annotated[
+        int, Setting("Step between the frames of videos and streams that are taken; 1 takes all.", ge=1)
+    ] = 1
+    max_minutes: Annotated[
+        float | None,
+        Setting("Stop a video or stream after so long, with exit code 124.", ge=0, unit="minutes", group=RUN),
     ] = None
+    out: Annotated[
+        PathSetting | None,
+        Setting(
+            "Folder for annotated images and videos, detections.json and detections.jsonl.",
+            default="runs/detect",
+            group=OUTPUT,
+        ),
+    ] = None
+    save: Annotated[bool, Setting("Write annotated images and videos beside the JSON.", group=OUTPUT)] = True
+    show: Annotated[
+        bool, Setting("Show them in a window; q, Esc or closing it stops, any key shows the next image.", group=OUTPUT)
+    ] = False
     img_size: Annotated[
         ImgSize | None,
         Setting("Size of the input: the side of a square, or WIDTHxHEIGHT.", unit="px", default="the checkpoint's"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from yolo_prune.datasets.spec import DataSpec
@@ -39,6 +40,22 @@ def rename(names: Sequence[str], changes: Sequence[str]) -> tuple[str, ...]:
             raise ConfigError(what, where="class_map", right="name one of its classes before the =")
         renamed = [other if name == own else now for name, now in zip(names, renamed, strict=True)]
     return tuple(renamed)
+
+
+def find_classes(words: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
+    """Return the numbers of classes that are given by their names or numbers; a name comes before a number.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
+    numbers = {str(number): number for number in range(len(names))} | {name: n for n, name in enumerate(names)}
+    for word in words:
+        if word not in numbers:
+            near = get_close_matches(word.lower(), [name.lower() for name in names], 1)
+            meant = next((name for name in names if [name.lower()] == near), None)
+            right = f"did you mean {meant}?" if meant else f"use one of {list_names(names)}, or its number"
+            raise ConfigError(f"the network knows no class {word}", where="classes", right=right)
+    return tuple(dict.fromkeys(numbers[word] for word in words))
 
 
 def is_unnamed(names: Sequence[str]) -> bool:

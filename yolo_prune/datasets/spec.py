@@ -175,6 +175,11 @@ def load_list(spec: DataSpec, path: Path) -> tuple[Sample, ...]:
 
 def find_images(folder: Path) -> list[Path]:
     """Return the images in a folder and its subfolders, found by suffix and sorted by path; each folder counts once."""
+    return find_files(folder, SUFFIXES)
+
+
+def find_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Return the files in a folder and its subfolders that have one of the suffixes, as `find_images`."""
     found, seen = [], set()
     for place, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in seen:  # a link to a folder above, or to one that came before
@@ -183,7 +188,7 @@ def find_images(folder: Path) -> list[Path]:
         seen.add(real)
         for name in names:
             path = Path(place, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith(".") and path.is_file():
+            if path.suffix.lower() in suffixes and not name.startswith(".") and path.is_file():
                 found.append(path)
     return sorted(found)
 

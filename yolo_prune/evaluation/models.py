@@ -31,20 +31,25 @@ def load_model(path: Path) -> Model:
 
 
 def make_predictor(
-    model: Model, config: DetectConfig | None = None, device: torch.device = CPU, engine: str = "eager"
+    model: Model,
+    config: DetectConfig | None = None,
+    device: torch.device = CPU,
+    engine: str = "eager",
+    only: Sequence[int] = (),
 ) -> Predictor:
     """Make what finds objects in images. An exported file runs in its own engine, on the CPU.
 
     Args:
         engine: what runs a checkpoint; see `make_engine`.
+        only: the classes to detect; all if it is empty.
 
     Raises:
         CheckpointError: an exported file cannot be read.
     """
     if isinstance(model, ExportedModel):
-        return Predictor(model.make_engine(), model.img_size, model.names, config)
+        return Predictor(model.make_engine(), model.img_size, model.names, config, only=only)
     made = make_engine(model.make_model().eval(), engine, device)
-    return Predictor(made, model.img_size, model.names, config, device)
+    return Predictor(made, model.img_size, model.names, config, device, only)
 
 
 def make_predictor_of(

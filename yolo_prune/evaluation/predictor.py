@@ -40,6 +40,7 @@ class Predictor:
         names: the classes' names.
         config: what counts as a detection.
         device: where it runs.
+        only: the classes to detect; all if it is empty.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class Predictor:
         names: Sequence[str] = (),
         config: DetectConfig | None = None,
         device: torch.device | str = "cpu",
+        only: Sequence[int] = (),
     ) -> None:
         self.img_size, self.names = img_size, tuple(names)
         self.config, self.device = config or DetectConfig(), torch.device(device)
-        self.engine = engine
+        self.engine, self.only = engine, tuple(only)
 
     @overload
     def __call__(self, images: ImageLike) -> Detections: ...  # type: ignore[overload-overlap]  # str is a path, not a sequence
@@ -92,11 +94,23 @@ class Predictor:
                 found = iter(self._detect([one for one in batch if isinstance(one, _Prepared)]))
                 yield from (one if isinstance(one, DatasetError) else next(found) for one in batch)
 
+    def detect_batch(self, images: Sequence[ImageLike]) -> list[Detections]:
+        """Detect objects in images that go through the network together.
+
+        Raises:
+            DatasetError, ConfigError: as for a call.
+        """
+        return self._detect([_Prepared.of(image, self.img_size) for image in images])
+
     @torch.inference_mode()
     def detect_letterboxed(self, images: Tensor) -> list[Detections]:
         """Detect objects in a batch of letterboxed images, uint8 (B, 3, H, W); boxes are in the network's pixels."""
         pixels = normalise(images.to(self.device)).to(memory_format=torch.channels_last)
         boxes, scores = self.engine(pixels)
+        if self.only:
+            others = [one for one in range(scores.shape[-1]) if one not in self.only]
+            scores = scores.clone()
+            scores[..., others] = -1  # below any threshold
         return suppress(boxes, scores, self.config)
 
     def _detect(self, prepared: Sequence[_Prepared]) -> list[Detections]:

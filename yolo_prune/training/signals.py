@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from yolo_prune.errors import TIME_UP, Interrupted, TimeUp
+from yolo_prune.errors import RESUMABLE, TIME_UP, Interrupted, TimeUp
 
 
 class StopSignal:
@@ -36,14 +36,14 @@ class StopSignal:
             leave(code)
 
 
-def leave(code: int) -> None:
-    """Raise the exception that ends the process with this exit code.
+def leave(code: int, left: str = RESUMABLE) -> None:
+    """Raise the exception that ends the process with this exit code; `left` says what the run leaves.
 
     Raises:
         Interrupted: SIGINT or SIGTERM.
         TimeUp: the time is up.
     """
-    raise TimeUp if code == TIME_UP else Interrupted(code - 128)
+    raise TimeUp(left) if code == TIME_UP else Interrupted(code - 128, left)
 
 
 @contextmanager
