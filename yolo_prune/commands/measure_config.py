@@ -139,7 +139,8 @@ class DetectRunConfig(DetectConfig):
         Setting("What runs a checkpoint, as in bench; an exported file runs in its own."),
     ] = "folded"
     batch_size: Annotated[
-        int | None, Setting("Images that go through the network at a time.", ge=1, default="16 on CUDA, else 1")
+        int | None,
+        Setting("Images that go through the network at a time.", ge=1, le=MOST_IMAGES, default="16 on CUDA, else 1"),
     ] = None
     device: Device = "auto"
 

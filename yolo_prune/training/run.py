@@ -161,13 +161,7 @@ def train(
     with watch_signals(config.max_minutes) as stop:
         data, val = datasets or load_datasets(run, is_told=last is None)
         data.augment, data.seed = config.augment, config.seed  # given data sets may have others
-        steps_per_epoch = count_batches(len(data), config.batch_size, _get_share(processes))
-        steps = steps_per_epoch * config.epochs
-        if not steps:
-            what = (
-                f"{config.batch_size} images a batch, {len(data)} in all, are too few for {processes.count} processes"
-            )
-            raise ConfigError(what, where="batch_size", right=f"use at least {processes.count}, or fewer processes")
+        steps = config.epochs * (steps_per_epoch := _count_steps(run, data))
         removal = removal if last is None else _get_removal(last)
         training = _make_training_state(run, model, data, steps, moments, removal)
         progress = _begin(run, training, steps, report) if last is None else restore(training, last)
@@ -186,6 +180,21 @@ def train(
                 image = save_detections_image(run.folder, model, val, run.spec.names, run.device, config.detection)
                 log.add_image("val_detections", image, progress.epoch)
     return run.folder / "best.pt"
+
+
+def _count_steps(run: Run, data: DetectionDataset) -> int:
+    """Return the number of steps of an epoch.
+
+    Raises:
+        ConfigError: no batch has an image for every process.
+    """
+    config, processes = run.config, run.processes
+    steps = count_batches(len(data), config.batch_size, _get_share(processes))
+    if not steps:
+        images = f"{config.batch_size} images a batch, {len(data)} in all"
+        right = f"use at least {processes.count}, or fewer processes"
+        raise ConfigError(f"{images}, are too few for {processes.count} processes", where="batch_size", right=right)
+    return steps
 
 
 def _iterate_epoch(active: _ActiveRun, bar: ProgressBar, log: TensorBoardLog, report: Report) -> None:
