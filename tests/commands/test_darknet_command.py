@@ -42,7 +42,9 @@ def test_an_imported_network_is_pruned_and_exported_folded(cli: Cli, weights: Pa
     assert outcome.code == 0, outcome.err
     outcome = cli("export", "--fold", "--json")
     assert outcome.code == 0, outcome.err
-    files = {"cfg": "runs/prune/pruned.cfg", "weights": "runs/prune/pruned.weights"}
+    files = {
+        name: f"runs/prune/pruned.{suffix}" for name, suffix in (("cfg", "cfg"), ("card", "md"), ("weights", "weights"))
+    }
     assert read_json(outcome) == {**files, "files": {"darknet": files["weights"]}, "parity": {}, "scores": {}}
     network = load_cfg(Path("runs/prune/pruned.cfg"))
     assert not any(conv.batch_normalize for _, conv in network.convs)

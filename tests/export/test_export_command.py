@@ -297,7 +297,7 @@ def test_int8_keeps_the_score(cli: Cli, workplace: Path, hands: Path, format: st
     result = read_json(cli("export", source, *words, "--precision", "int8", "--verify-map", "--out", "net", "--json"))
     read_json(cli("export", source, *words, "--precision", "fp32", "--out", "full", "--json"))
     assert result["parity"][format]["mean_score"] < 0.05
-    assert set(result["scores"][format]) == {"split", "images", "checkpoint", "exported", "difference"}
+    assert set(result["scores"][format]) == {"split", "images", "checkpoint", "exported", "difference", "interval"}
     weights = {"openvino": ".bin"}.get(format, FORMATS[format].suffix)
     assert Path(f"net{weights}").stat().st_size < 0.5 * Path(f"full{weights}").stat().st_size
     assert yp.load(Path(result["files"][format]), device="cpu")(np.zeros((64, 64, 3), np.uint8)) is not None

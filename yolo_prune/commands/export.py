@@ -24,7 +24,7 @@ from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.engines.exported.metadata import Metadata
 from yolo_prune.engines.exported.model import load_exported
 from yolo_prune.errors import CheckpointError, ConfigError, OutputError
-from yolo_prune.export.card import write_card
+from yolo_prune.export.card import CardFacts, quote_data, write_card
 from yolo_prune.export.config import ExportConfig
 from yolo_prune.export.formats import FORMATS, find_format
 from yolo_prune.export.verify import IMAGES, Parity, check_parity, describe_parity, measure_parity
@@ -75,7 +75,7 @@ def export(source: Path, config: ExportConfig) -> ExportResult:
     """
     exporter = _Exporter(source, load_checkpoint(source).with_img_size(config.img_size), config)
     result = ExportResult()
-    cfg = card = None
+    cfg = None
     for name in config.formats:
         path = exporter.stem.with_name(f"{exporter.stem.name}{FORMATS[name].suffix}")
         if FORMATS[name].holds_network:
@@ -85,9 +85,7 @@ def export(source: Path, config: ExportConfig) -> ExportResult:
             cfg = save_cfg(chosen.network, path.with_name(f"{exporter.stem.name}.cfg"))
             (save_weights if name == "darknet" else save_foreign_weights)(chosen, path)
         result.files[name] = path
-    if config.card:
-        card = write_card(exporter.stem, result.files, exporter.facts)
-    return replace(result, cfg=cfg, card=card)
+    return replace(result, cfg=cfg, card=exporter.write_card(result) if config.card else None)
 
 
 class _Exporter:
@@ -99,6 +97,7 @@ class _Exporter:
         self.stem = source.with_suffix("") if config.out is None else _cut_suffix(config.out)
         self.spec = find_data_of(config.data, checkpoint.provenance)
         self.facts: dict[str, Metadata] = {}
+        self.comparisons: dict[str, str] = {}
 
     def write_network(self, name: str, path: Path, result: ExportResult) -> None:
         """Write a file that runs by itself, first to a folder beside its place, and verify it there."""
@@ -106,7 +105,7 @@ class _Exporter:
         precision = config.precision or FORMATS[name].precisions[0]
         facts = describe(
             self.checkpoint,
-            measure_sha256(self.source),
+            self.sha256,
             precision=precision,
             layout=config.layout,
             dynamic=config.dynamic,
@@ -138,12 +137,27 @@ class _Exporter:
         if self.config.verify:
             parity = measure_parity(self.model, exported.make_engine(), self._list_images(), exported.metadata)
             check_parity(parity, facts, path)
-            report(f"{path}: {describe_parity(parity, facts)}")
+            self.comparisons[name] = describe_parity(parity, facts)
+            report(f"{path}: {self.comparisons[name]}")
             result.parity[name] = parity
         if self.config.verify_map:
             score = self._scorer.compare(exported)
             report(f"{path}: {score.describe()}")
             result.scores[name] = score
+
+    def write_card(self, result: ExportResult) -> Path:
+        """Write the model card of the files that were written, and return its path."""
+        scores = {
+            name: f"{score.describe_with_interval()} of {quote_data(self._scorer.spec.source)}"
+            for name, score in result.scores.items()
+        }
+        facts = CardFacts(self.checkpoint, self.sha256, result.files, self.facts, self.comparisons, scores)
+        return write_card(self.stem, facts)
+
+    @cached_property
+    def sha256(self) -> str:
+        """That of the checkpoint's file."""
+        return measure_sha256(self.source)
 
     @cached_property
     def _scorer(self) -> Scorer:

@@ -35,7 +35,7 @@ class ExportConfig:
         ),
     ] = None
     card: Annotated[
-        bool, Setting("Write a model card (A.md) and an example in Python beside files that run.", group=FILES)
+        bool, Setting("Write a model card (A.md), and an example in Python beside files that run.", group=FILES)
     ] = True
     img_size: Annotated[
         ImgSize | None,
