@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+pytestmark = pytest.mark.checkout
 LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 TORCHLESS = (

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from paths import ROOT
 
-SCRIPTS = ("scripts/setup", "scripts/demo", "scripts/test", "scripts/check", "scripts/oracle", ".ci/run")
+SCRIPTS = (
+    *("scripts/setup", "scripts/demo", "scripts/test", "scripts/check", "scripts/oracle", "scripts/versions"),
+    ".ci/run",
+)
 
 FAKE_PYTHON = """#!/usr/bin/env bash
 echo "$*" >>"$FAKE_LOG"
@@ -30,6 +33,25 @@ case "$*" in
 "scripts/oracle_write.py "*) touch "$2/case" ;;
 "scripts/oracle_compare.py "*) [[ -e $2/case && -z ${FAKE_GAP-} ]] ;;
 esac
+"""
+FAKE_VERSIONS_PYTHON = """#!/usr/bin/env bash
+here=$(dirname "$0")
+echo "$(basename "$0") $*" >>"$FAKE_LOG"
+case "$*" in
+-V) echo "Python 3.10.0" ;;
+"-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && cp "$FAKE_TOOL" "$3/bin/pytest" && cp "$FAKE_TOOL" "$3/bin/yoloprune" ;;
+"-m build "*)
+    mkdir -p "$4/yolo_prune-1/yolo_prune" && touch "$4/yolo_prune-1-py3-none-any.whl" "$4/yolo_prune-1/kept"
+    tar -czf "$4/yolo_prune-1.tar.gz" -C "$4" yolo_prune-1
+    ;;
+"- "*) echo "torch==2.9" ;;
+"-m pip install --constraint"*) cp "$5" "$FAKE_LOG.constraints" ;;
+esac
+"""
+FAKE_VERSIONS_TOOL = """#!/usr/bin/env bash
+echo "$(basename "$0") $*" >>"$FAKE_LOG"
+[[ $(basename "$0") != pytest ]] || ls >"$FAKE_LOG.tested"
+[[ -z ${FAKE_BROKEN-} || $(basename "$0") != "$FAKE_BROKEN" ]]
 """
 FAKE_TOOL = """#!/usr/bin/env bash
 echo "$(basename "$0") $*"
@@ -75,7 +97,7 @@ def test_help_prints_usage_and_does_nothing(project: Path, name: str, flag: str)
     assert sorted(project.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["scripts/setup", "scripts/check", "scripts/oracle", ".ci/run"])
+@pytest.mark.parametrize("name", ["scripts/setup", "scripts/check", "scripts/oracle", "scripts/versions", ".ci/run"])
 def test_an_unknown_argument_is_rejected_before_anything_is_done(project: Path, name: str) -> None:
     before = sorted(project.rglob("*"))
     result = call(project, name, "--fxi")
@@ -264,6 +286,60 @@ class TestOracle:
         judge = runpy.run_path(str(ROOT / "scripts/oracle_compare.py"))["judge"]
         outputs = {"conv_1": np.array([[1.0, 2.0], [1.0, 2.01]])}
         assert judge(outputs, outputs)[0] == "FAILS"
+
+
+class TestVersions:
+    @pytest.fixture
+    def fake(self, project: Path) -> dict[str, str]:
+        write_program(project / "python", FAKE_VERSIONS_PYTHON)
+        write_program(project / "tool", FAKE_VERSIONS_TOOL)
+        (project / "scratch").mkdir()
+        paths = {"FAKE_LOG": "log", "FAKE_TOOL": "tool", "TMPDIR": "scratch"}
+        return {name: str(project / path) for name, path in paths.items()}
+
+    def run(self, project: Path, fake: dict[str, str], *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return call(project, "scripts/versions", str(project / "python"), *words, **fake, **more)
+
+    def test_lowest_installs_the_wheel_with_the_lower_bounds_and_tests_no_checkout(
+        self, project: Path, fake: dict[str, str]
+    ) -> None:
+        result = self.run(project, fake, "lowest", "-k", "a b")
+        assert result.returncode == 0, result.stderr
+        log = (project / "log").read_text()
+        assert re.search(r"-m pip install --constraint \S+ \S+/yolo_prune-1-py3-none-any\.whl\[test\]\n", log)
+        assert (project / "log.constraints").read_text() == "torch==2.9\n"
+        commands = re.findall(r"^yoloprune (\w+)", log, re.MULTILINE)
+        assert {"data", "train", "prune", "finetune", "bench", "detect", "export"} <= set(commands)
+        assert "pytest -n auto -m not checkout -W ignore::DeprecationWarning -k a b\n" in log
+        assert (project / "log.tested").read_text() == "kept\n"
+        assert not list((project / "scratch").iterdir())
+
+    def test_newest_has_no_constraints_and_takes_extras(self, project: Path, fake: dict[str, str]) -> None:
+        result = self.run(project, fake, "newest", "--extras", "export,ncnn", "tests/cli")
+        assert result.returncode == 0, result.stderr
+        log = (project / "log").read_text()
+        assert ".whl[test,export,ncnn]\n" in log
+        assert (project / "log.constraints").read_text() == ""
+        assert "pytest -n auto -m not checkout tests/cli\n" in log
+
+    @pytest.mark.parametrize("broken", ["pytest", "yoloprune"])
+    def test_fails_where_a_part_does(self, project: Path, fake: dict[str, str], broken: str) -> None:
+        result = self.run(project, fake, "newest", FAKE_BROKEN=broken)
+        assert result.returncode != 0
+        assert "all is well" not in result.stderr
+        assert not list((project / "scratch").iterdir())
+
+    def test_says_in_one_line_what_is_no_python(self, project: Path) -> None:
+        result = call(project, "scripts/versions", "/bin/false", "newest")
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+
+
+def test_ci_tries_other_versions_only_when_asked(project: Path) -> None:
+    for name in ("check", "test", "oracle", "versions"):
+        write_program(project / "scripts" / name, FAKE_TOOL)
+    assert "versions python" not in call(project, ".ci/run").stdout
+    said = [line for line in call(project, ".ci/run", "--versions").stdout.splitlines() if ":" not in line]
+    assert said[-2:] == ["versions python3.10 lowest", "versions python3.13 newest"]
 
 
 def test_ci_runs_every_part_even_when_one_fails(project: Path) -> None:

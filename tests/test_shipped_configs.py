@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,8 @@ from yolo_prune.shipped_configs import find_cfg, find_run, list_configs
 from yolo_prune.training.config import TrainConfig
 
 SHIPPED = sorted(path.name for path in (ROOT / "configs").iterdir())
+
+pytestmark = pytest.mark.checkout
 
 
 @pytest.mark.usefixtures("workplace")
@@ -59,13 +58,3 @@ def test_a_copy_is_made_once(cli: Cli) -> None:
 def test_names_are_listed(cli: Cli, words: tuple[str, ...], what: str) -> None:
     outcome = cli("config", "copy", *words)
     assert (outcome.code, outcome.err) == (2, f"error: NAME: {what}; use one of {', '.join(SHIPPED)}\n")
-
-
-def test_the_wheel_has_them(tmp_path: Path) -> None:
-    code = f"import hatchling.build as b; print(b.build_wheel({str(tmp_path)!r}))"
-    made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    with zipfile.ZipFile(tmp_path / made.stdout.split()[-1]) as wheel:
-        names = set(wheel.namelist())
-    assert {f"yolo_prune/configs/{name}" for name in SHIPPED} <= names
-    assert {"yolo_prune/py.typed", "yolo_prune/engines/sparse/kernel.cpp"} <= names
-    assert not [name for name in names if name.startswith(("tests/", "configs/", "benchmarks/"))]

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import yolo_prune
 
 LIGHT = (
@@ -13,6 +15,7 @@ LIGHT = (
     *("threads", "contention"),
 )
 
+pytestmark = pytest.mark.checkout
 SCREEN = 50
 """Lines."""
 

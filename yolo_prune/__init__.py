@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
     from yolo_prune.training.config import TrainConfig
 
+from yolo_prune.image_size import MOST_PIXELS
 from yolo_prune.version import __version__
+
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))  # OpenCV 4 reads it when it is imported
 
 __all__ = [
     "BenchConfig",

@@ -9,6 +9,8 @@ from yolo_prune.errors import ConfigError
 
 STRIDE_PX = 32
 """Width and height are multiples of this: the largest stride of the YOLO family."""
+MOST_PIXELS = 2**28
+"""An image with more is not decoded: it would take more than 800 MB of memory."""
 
 MOST_SIDE_PX = 16_384
 """Larger inputs are slips: a batch of one such image fills a large GPU's memory."""

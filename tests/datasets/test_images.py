@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -180,3 +182,19 @@ def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
         DatasetError, match=r"large\.png: has 20000 × 20000 pixels, more than 268,435,456; make it smaller"
     ):
         read_image(path)
+
+
+def test_the_limit_holds_whichever_module_imports_opencv_first(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("1", (20_000, 20_000)).save(path)
+    code = f"""
+import yolo_prune.evaluation.previews
+import cv2
+from pathlib import Path
+try:
+    cv2.imdecode(__import__("numpy").fromfile({str(path)!r}, "uint8"), cv2.IMREAD_GRAYSCALE)
+except cv2.error as error:
+    print("pixels" in str(error).lower())
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "True\n"

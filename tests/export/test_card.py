@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def test_it_is_markdown_whatever_the_classes_are_called(tmp_path: Path) -> None:
     names = ("a|b", "*c*", "<d>`e", "two\nlines")
     card = make_card(tmp_path, *FORMATS, checkpoint=checkpoint.with_names(names))
     tokens = MarkdownIt("commonmark").enable("table").parse(card)
-    headings = [after.content for token, after in zip(tokens, tokens[1:], strict=False) if token.type == "heading_open"]
+    headings = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
     assert headings == ["net", *SECTIONS]
     assert [token.type for token in tokens].count("tr_open") == 1 + len(FORMATS)
     assert [token.type for token in tokens].count("td_open") == 5 * len(FORMATS)

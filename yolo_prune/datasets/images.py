@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-MOST_PIXELS = 2**28
-"""An image with more is not decoded: it would take more than 800 MB of memory."""
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))  # read when OpenCV decodes its first image
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from yolo_prune.arrays import Float32Array  # noqa: E402
-from yolo_prune.console import warn_once  # noqa: E402
-from yolo_prune.errors import DatasetError  # noqa: E402
-from yolo_prune.image_size import STRIDE_PX, AnySize, make_size  # noqa: E402
+from yolo_prune.arrays import Float32Array
+from yolo_prune.console import warn_once
+from yolo_prune.errors import DatasetError
+from yolo_prune.image_size import MOST_PIXELS, STRIDE_PX, AnySize, make_size
 
 ImageArray = NDArray[np.uint8]
 
-Image.MAX_IMAGE_PIXELS = None  # OpenCV decodes the images, and has the limit above
+Image.MAX_IMAGE_PIXELS = None  # OpenCV decodes the images, which has a limit of its own; see yolo_prune/__init__.py
 
 GREY = 114
 """The grey value of the padding of letterboxed images."""
