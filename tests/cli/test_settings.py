@@ -181,3 +181,24 @@ def test_a_resumed_run_takes_no_other_setting_by_its_key(cli: Cli, key: str) -> 
     outcome = cli("train", "--resume", "--set", f"{key}=1")
     said = f"error: --set {key.partition('.')[0]}: a resumed run keeps its settings; "
     assert (outcome.code, outcome.err[: len(said)]) == (2, said)
+
+
+WRONG = ("three", -1, 2.5, None, True, ["x"], [None], {"a": 1}, float("nan"), 10**400)
+"""Values of which most settings can take none, and no setting all."""
+
+
+@pytest.mark.parametrize("command", [name for name, base in BASES.items() if not isinstance(base, type)])
+def test_a_wrong_value_of_any_setting_is_an_error_in_our_words(command: str) -> None:
+    """In Python 3.10 `tuple[int, ...]` passes for a class, so what tells types apart must hold there too."""
+    base = BASES[command]
+    for entry in list_settings(type(base)):
+        caught = 0
+        for value in WRONG:
+            try:
+                parse_config(base, {entry.name: value}, "a.yaml")
+            except ConfigError as error:
+                assert (error.where or "").startswith("a.yaml"), error
+                assert entry.name in str(error), error
+                assert error.right, error
+                caught += 1
+        assert caught, entry.name

@@ -131,7 +131,7 @@ def _score_taylor(model: Detector, graph: ChannelGraph, examples: Iterable[Examp
             total = loss.measure(model(images), targets, *images.shape[-2:]).total
             gradients = iter(torch.autograd.grad(total, flat, materialize_grads=True))  # zeros if no head uses a layer
             for layer, gate in parameters.items():
-                products = [(parameter.detach() * next(gradients)).double() for parameter in gate]
+                products = [(parameter * next(gradients)).detach().double() for parameter in gate]
                 change = torch.stack([product.reshape(len(product), -1).sum(1) for product in products]).sum(0)
                 totals[layer] = totals.get(layer, 0) + change.square()
             count += 1

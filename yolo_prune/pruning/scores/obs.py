@@ -114,7 +114,7 @@ def measure_statistics(
                 rows = rows[
                     :, :: -(-rows.shape[1] // POSITIONS) | 1
                 ].double()  # an odd stride, so that all columns of an image are sampled
-                slopes = gradient.permute(1, 0, 2, 3).flatten(1)
+                slopes = gradient.detach().permute(1, 0, 2, 3).flatten(1)  # the zeros require gradients in PyTorch 2.9
                 parts = [rows @ rows.T, rows.sum(1), rows.new_tensor(rows.shape[1]), (slopes @ slopes.T).double()]
                 sums[layer] = [a + b for a, b in zip(sums[layer], parts, strict=True)] if layer in sums else parts
             batches += 1
