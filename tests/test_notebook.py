@@ -15,8 +15,12 @@ import yolo_prune
 NOTEBOOK = ROOT / "docs/quickstart.ipynb"
 
 
+def load() -> Any:
+    return nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+
+
 def test_it_is_stored_without_outputs() -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = load()
     nbformat.validate(notebook)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len(cells) >= 6
@@ -25,7 +29,7 @@ def test_it_is_stored_without_outputs() -> None:
 
 def test_it_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(yolo_prune.__file__).parents[1]))  # the kernel is another process
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = load()
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(workplace)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     printed = "".join(output.text for output in outputs if output.get("name") == "stdout")

@@ -192,13 +192,17 @@ def test_a_wrong_value_of_any_setting_is_an_error_in_our_words(command: str) -> 
     """In Python 3.10 `tuple[int, ...]` passes for a class, so what tells types apart must hold there too."""
     base = BASES[command]
     for entry in list_settings(type(base)):
-        caught = 0
-        for value in WRONG:
-            try:
-                parse_config(base, {entry.name: value}, "a.yaml")
-            except ConfigError as error:
-                assert (error.where or "").startswith("a.yaml"), error
-                assert entry.name in str(error), error
-                assert error.right, error
-                caught += 1
-        assert caught, entry.name
+        errors = [error for value in WRONG if (error := _find_error(base, entry.name, value)) is not None]
+        assert errors, entry.name
+        for error in errors:
+            assert (error.where or "").startswith("a.yaml"), error
+            assert entry.name in str(error), error
+            assert error.right, error
+
+
+def _find_error(base: Any, name: str, value: Any) -> ConfigError | None:
+    try:
+        parse_config(base, {name: value}, "a.yaml")
+    except ConfigError as error:
+        return error
+    return None
