@@ -16,7 +16,7 @@ import torch
 from paths import ROOT
 from tiny import Cli, Killed, before_step, is_same, is_same_run, make_config
 
-from yolo_prune.commands.run_folders import find_run_folder, make_run_folder
+from yolo_prune.commands.run_folders import find_run_folder, take_run_folder
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import parse_config
 from yolo_prune.errors import DatasetError, Interrupted, OutputError, TimeUp, TrainingError
@@ -188,7 +188,7 @@ def test_an_image_that_vanishes_ends_the_run_in_one_line(config: TrainConfig, ha
 def test_what_killed_writes_left_is_cleared_away(config: TrainConfig, tmp_path: Path) -> None:
     with before_step(2, kill), pytest.raises(Killed):
         start_training(config, tmp_path / "run")
-    (tmp_path / "run/.last.pt.123.tmp").write_bytes(b"half")
+    (tmp_path / "run/.last.pt.4194999.tmp").write_bytes(b"half")
     resume_training(tmp_path / "run")
     assert not list((tmp_path / "run").glob(".*"))
     with open_atomically(tmp_path / "run/other"):
@@ -198,8 +198,9 @@ def test_what_killed_writes_left_is_cleared_away(config: TrainConfig, tmp_path: 
 def test_a_run_killed_before_it_began_leaves_its_name_free(workplace: Path) -> None:
     folder = workplace / "runs/mine"
     folder.mkdir(parents=True)
-    (folder / ".last.pt.123.tmp").write_bytes(b"half")
-    assert make_run_folder("mine", "train") == Path("runs/mine")
+    (folder / ".last.pt.4194999.tmp").write_bytes(b"half")
+    with take_run_folder("mine", "train") as taken:
+        assert taken == Path("runs/mine")
 
 
 def test_the_newest_of_numbered_folders_is_found(workplace: Path) -> None:
