@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import shutil
@@ -183,6 +184,34 @@ def test_an_image_that_vanishes_ends_the_run_in_one_line(config: TrainConfig, ha
     for path in images:
         path.with_suffix(".zeroed").rename(path)
     resume_training(tmp_path / "run")
+
+
+@pytest.mark.parametrize("moment", ["training.epoch_end.save_results", "training.run.save_detections_image"])
+def test_a_run_killed_after_its_last_epoch_is_finished(
+    config: TrainConfig, trained: Path, tmp_path: Path, moment: str
+) -> None:
+    module_name, _, name = f"yolo_prune.{moment}".rpartition(".")
+    module = importlib.import_module(module_name)
+    act = getattr(module, name)
+
+    def act_or_kill(folder: Path, *arguments: Any, **named: Any) -> Any:
+        is_last = name != "save_results" or len(arguments[0]) == config.epochs
+        return kill() if is_last else act(folder, *arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, act_or_kill)
+        with pytest.raises(Killed):
+            start_training(config, tmp_path / "run")
+    resume_training(tmp_path / "run")
+    one, two = (load_checkpoint(place / "last.pt") for place in (tmp_path / "run", trained.parent))
+    assert is_same(one.state, two.state)
+    assert is_same(one.training, two.training)
+    assert is_same(load_checkpoint(tmp_path / "run/best.pt").state, load_checkpoint(trained).state)
+    for product in ("results.csv", "val_detections.png"):
+        assert (tmp_path / "run" / product).is_file()
+    assert (tmp_path / "run/results.csv").read_text().count("\n") == config.epochs + 1
+    with pytest.raises(TrainingError, match="the run's 3 epochs are done"):
+        resume_training(tmp_path / "run")
 
 
 def test_what_killed_writes_left_is_cleared_away(config: TrainConfig, tmp_path: Path) -> None:
