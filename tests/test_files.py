@@ -2,12 +2,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from yolo_prune.errors import OutputError
-from yolo_prune.files import make_folder_atomically, measure_sha256, open_atomically, save_json, save_text
+from yolo_prune.files import (
+    make_folder_atomically,
+    measure_sha256,
+    name_scrap,
+    open_atomically,
+    remove_scraps,
+    save_json,
+    save_text,
+)
 
 FULL = OSError(28, "No space left on device")
 
@@ -102,3 +114,44 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
             fill_until(out, None)
     assert (tmp_path / "thesis.txt").read_text() == "five years of work"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_only_what_dead_processes_left_is_removed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    own = name_scrap(tmp_path / "a.pt").name
+    dead = own.replace(f"-{os.getpid()}.", f"-{ended.pid}.")
+    elsewhere = dead.replace(dead.split(".")[3].partition("-")[0], "0123abcd")
+    old, other = f".a.pt.{ended.pid}.tmp", dead.replace(".a.pt", ".b.pt")
+    kept = {own, elsewhere, "a.pt", ".a.pt.tmp", ".a.tmp"}
+    for name in {old, dead, other, *kept}:
+        (tmp_path / name).touch()
+    (tmp_path / f"{dead[:-4].replace('a.pt', 'a')}.tmp").mkdir()
+    remove_scraps(tmp_path, "a.pt")
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {other, *kept}
+    (tmp_path / other).unlink()
+    (tmp_path / other).mkdir()
+    (tmp_path / other / "image").touch()
+    remove_scraps(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the start of a process is read from /proc")
+def test_a_living_process_did_not_write_what_is_older_than_it(tmp_path: Path) -> None:
+    scrap = name_scrap(tmp_path / "a.pt")
+    scrap.touch()
+    remove_scraps(tmp_path)
+    assert scrap.exists()
+    os.utime(scrap, (0, time.time() - 7 * 24 * 3600))
+    remove_scraps(tmp_path)
+    assert not scrap.exists()
+
+
+def test_a_new_folder_is_made_where_a_killed_process_began_one(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    left = tmp_path / f".out.{ended.pid}.tmp"
+    left.mkdir()
+    (left / "half").touch()
+    fill_until(tmp_path / "out", None)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -12,6 +12,7 @@
     └── OutputError                a place that cannot be written
     Interrupted                    a signal asked the run to stop; its state is on disk (exit 130, 143)
     └── TimeUp                     its time is up; its state is on disk (exit 124)
+    Terminated                     SIGTERM came; what is half-written is removed on the way out (exit 143)
 
 Any other exception that is not caught is a defect of this package (exit code 1).
 """
@@ -90,6 +91,10 @@ class Interrupted(Exception):
     def __str__(self) -> str:
         how = "" if self.resume is None else f": {self.resume}"
         return f"{self.what}; {self.left}{how}"
+
+
+class Terminated(BaseException):
+    """SIGTERM came. As with KeyboardInterrupt, nothing that handles errors takes it for one."""
 
 
 class TimeUp(Interrupted):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import re
 import shutil
+import socket
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +20,9 @@ import yaml
 
 from yolo_prune.errors import ConfigError, OutputError, YoloPruneError
 
+CLOCK_SLACK_S = 2.0
+"""By so much the start of a process may be told too late: the time of the last boot is told in whole seconds."""
+
 
 @contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
@@ -25,7 +31,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: the folder or the file cannot be written; an existing `path` is not changed.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch = name_scrap(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("wb") as file:
@@ -51,22 +57,66 @@ def make_folder_atomically(out: Path) -> Iterator[Path]:
         raise OutputError("is no name for a folder to make", where=out, right="name a new or empty folder")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise OutputError("holds something already", where=out, right="name a new or empty folder")
-    scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        scratch.mkdir(parents=True)
+    with make_scratch_folder(out) as scratch:
         yield scratch
         scratch.replace(out)
+
+
+@contextmanager
+def make_scratch_folder(out: Path) -> Iterator[Path]:
+    """Yield a new hidden folder beside `out`, which is removed at the end; remove those that killed processes left.
+
+    Raises:
+        OutputError: it cannot be made, or something inside raises an OSError.
+    """
+    scratch = name_scrap(out)
+    try:
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        remove_scraps(out.parent, out.name)
+        scratch.mkdir()
+        yield scratch
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror or error})", where=out) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def remove_scraps(folder: Path) -> None:
-    """Remove temporary files that killed processes left in a folder; no other process may be writing there."""
-    for scrap in folder.glob(".*.tmp"):
+def name_scrap(path: Path) -> Path:
+    """Return the name that `path` has while this process writes it: a hidden one that tells machine and process."""
+    return path.with_name(f".{path.name}.{_name_machine()}-{os.getpid()}.tmp")
+
+
+def remove_scraps(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes of this machine had begun to write in a folder, under any name or the given one."""
+    pattern = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?(\d+)\.tmp")  # without a machine in versions before 0.2
+    for scrap in folder.glob(f".{name if name == '*' else glob.escape(name)}.*.tmp"):
+        found = pattern.fullmatch(scrap.name)
+        if found is None or found[1] not in (None, _name_machine()) or _may_be_writing(int(found[2]), scrap):
+            continue
         with suppress(OSError):
-            scrap.unlink()
+            shutil.rmtree(scrap) if scrap.is_dir() and not scrap.is_symlink() else scrap.unlink()
+
+
+def _name_machine() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def _may_be_writing(pid: int, scrap: Path) -> bool:
+    """Return whether the process of this number lives, and lived when `scrap` was last written."""
+    if os.name == "nt":
+        return True  # os.kill would end it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # another user's
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        (booted_s,) = re.findall(r"^btime (\d+)$", Path("/proc/stat").read_text(), re.MULTILINE)
+        return int(booted_s) + ticks / os.sysconf("SC_CLK_TCK") <= scrap.stat().st_mtime + CLOCK_SLACK_S
+    except (OSError, ValueError, IndexError):
+        return True  # not Linux: nobody tells when it began
 
 
 def save_text(path: Path, text: str) -> Path:

@@ -1,14 +1,49 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from tiny import Cli
 
-from yolo_prune.commands.run_folders import RUNS, find_latest, make_run_folder, remember_latest, resolve_checkpoint
+from yolo_prune.commands.run_folders import (
+    RUNS,
+    find_latest,
+    find_run_folder,
+    hold_run_folder,
+    remember_latest,
+    resolve_checkpoint,
+    take_run_folder,
+)
 from yolo_prune.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("workplace")
+PYTHON = (sys.executable,)
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from yolo_prune.commands.run_folders import hold_run_folder, take_run_folder
+with {what} as folder:
+    print(folder, flush=True)
+    {do}
+    sys.stdin.read()
+"""
+
+
+def hold(what: str, do: str = "") -> subprocess.Popen[str]:
+    """Start a process that holds a folder until its stdin is closed, and prints which."""
+    code = HOLDER.format(what=what, do=do)
+    return subprocess.Popen([*PYTHON, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def read(process: subprocess.Popen[str]) -> str:
+    """Wait for a line of a process."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
 
 
 def leave(path: Path) -> Path:
@@ -19,31 +54,179 @@ def leave(path: Path) -> Path:
 
 def test_default_names_count_up() -> None:
     for expected in ("train", "train-2", "train-3"):
-        folder = make_run_folder("train", "train")
-        assert folder == RUNS / expected
-        leave(folder / "last.pt")
+        with take_run_folder("train", "train") as folder:
+            assert folder == RUNS / expected
+            leave(folder / "last.pt")
+        assert [path.name for path in folder.iterdir()] == ["last.pt"]  # the lock is removed
 
 
-def test_a_name_is_only_given_out() -> None:
-    make_run_folder("train", "train")
-    assert not RUNS.exists()
+def test_two_runs_at_once_get_two_folders() -> None:
+    with take_run_folder("train", "train") as one, take_run_folder("train", "train") as two:
+        assert (one, two) == (RUNS / "train", RUNS / "train-2")
+        assert find_run_folder("train", "train") is None
+        leave(one / "last.pt")
+    assert find_run_folder("train", "train") == one
+    assert not two.exists()
+
+
+def test_many_processes_at_once_get_as_many_folders() -> None:
+    holders = [hold("take_run_folder('train', 'train')") for _ in range(6)]
+    try:
+        assert {read(holder) for holder in holders} == {
+            "runs/train",
+            *(f"runs/train-{number}" for number in range(2, 7)),
+        }
+    finally:
+        for holder in holders:
+            holder.communicate(timeout=120)  # it closes stdin, and thus ends the process
+    assert not RUNS.exists() or not list(RUNS.iterdir())
 
 
 def test_a_chosen_name_must_be_free() -> None:
     leave(RUNS / "mine/last.pt")
-    with pytest.raises(ConfigError, match=r"^--name: runs/mine already holds a run; use another name"):
-        make_run_folder("mine", "train")
+    with (
+        pytest.raises(ConfigError, match=r"^--name: runs/mine already holds a run; use another name"),
+        take_run_folder("mine", "train"),
+    ):
+        pytest.fail("it is not free")
+    assert [path.name for path in (RUNS / "mine").iterdir()] == ["last.pt"]
 
 
-def test_an_empty_folder_is_free() -> None:
+@pytest.mark.parametrize("end", [signal.SIGKILL, None])
+def test_a_name_in_use_is_free_once_its_process_has_ended(end: signal.Signals | None) -> None:
+    holder = hold("take_run_folder('mine', 'train')")
+    assert read(holder) == "runs/mine"
+    line = rf"^--name: runs/mine is in use by process {holder.pid}; use another name, or wait until that ends$"
+    with pytest.raises(ConfigError, match=line), take_run_folder("mine", "train"):
+        pytest.fail("it is in use")
+    if end is not None:
+        holder.send_signal(end)
+    holder.communicate(timeout=120)
+    assert (RUNS / "mine/.lock").exists() is (end is not None)
+    with take_run_folder("mine", "train") as folder:
+        assert folder == RUNS / "mine"
+
+
+def test_a_forked_child_does_not_keep_the_name_of_its_dead_parent() -> None:
+    holder = hold(
+        "take_run_folder('mine', 'train')", "child = os.fork(); child or time.sleep(600); print(child, flush=True)"
+    )
+    assert read(holder) == "runs/mine"
+    child = int(read(holder))
+    holder.kill()
+    holder.wait(timeout=120)
+    try:
+        os.kill(child, 0)
+        with take_run_folder("mine", "train") as folder:
+            assert folder == RUNS / "mine"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        holder.communicate(timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("left", "is_kept"), [((), False), (("prune.json", "short.pt"), False), (("last.pt", "prune.json"), True)]
+)
+def test_a_start_that_fails_frees_its_name(left: tuple[str, ...], is_kept: bool) -> None:
+    def fail() -> None:
+        with take_run_folder("mine", "prune") as folder:
+            for name in left:
+                leave(folder / name)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (RUNS / "mine").exists() is is_kept
+    if is_kept:
+        assert sorted(path.name for path in (RUNS / "mine").iterdir()) == list(left)
+
+
+@pytest.mark.parametrize("left", [(), (".lock",), (".lock", "prune.json", "short.pt")])
+def test_a_folder_without_a_result_is_free(left: tuple[str, ...]) -> None:
     (RUNS / "mine").mkdir(parents=True)
-    assert make_run_folder("mine", "train") == RUNS / "mine"
+    for name in left:
+        leave(RUNS / "mine" / name)
+    with take_run_folder("mine", "train") as folder:
+        assert folder == RUNS / "mine"
+        assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
 def test_a_file_is_no_run_folder() -> None:
     leave(RUNS / "latest.json")
-    with pytest.raises(ConfigError, match=r"latest\.json already holds"):
-        make_run_folder("latest.json", "train")
+    with pytest.raises(ConfigError, match=r"latest\.json already holds"), take_run_folder("latest.json", "train"):
+        pytest.fail("it is a file")
+
+
+def test_a_place_that_cannot_be_written_is_named() -> None:
+    leave(RUNS)
+    with pytest.raises(ConfigError, match="runs/mine already holds"), take_run_folder("mine", "train"):
+        pytest.fail("runs is a file")
+
+
+def test_a_run_that_goes_on_is_held_by_one_process() -> None:
+    leave(RUNS / "mine/last.pt")
+    holder = hold("hold_run_folder(Path('runs/mine'))")
+    read(holder)
+    line = rf"^runs/mine: is in use by process {holder.pid}; wait until that ends, or stop it first$"
+    with pytest.raises(ConfigError, match=line), hold_run_folder(RUNS / "mine"):
+        pytest.fail("it is in use")
+    holder.communicate(timeout=120)
+    with hold_run_folder(RUNS / "mine"):
+        assert (RUNS / "mine/.lock").is_file()
+    assert [path.name for path in (RUNS / "mine").iterdir()] == ["last.pt"]
+    with hold_run_folder(RUNS / "other"):
+        assert not (RUNS / "other").exists()
+
+
+@pytest.mark.parametrize("stage", ["train", "finetune", "prune", "sensitivity", "iterate"])
+def test_the_command_line_does_not_resume_a_run_in_use(cli: Cli, stage: str) -> None:
+    leave(RUNS / stage / "last.pt")
+    with hold_run_folder(RUNS / stage):
+        outcome = cli(stage, "--resume")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"error: runs/{stage}: is in use by process {os.getpid()}; wait until")
+    assert outcome.err.count("\n") == 1
+
+
+def test_the_command_line_does_not_run_the_stages_of_a_run_in_use(cli: Cli, hands: Path, tiny_cfg: Path) -> None:
+    Path("run.yaml").write_text(f"data: {hands}\nname: mine\ntrain: {{cfg: {tiny_cfg}}}\n")
+    with hold_run_folder(RUNS / "mine", is_made=True):
+        outcome = cli("run", "run.yaml")
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1].startswith(f"error: runs/mine: is in use by process {os.getpid()};")
+    assert not (RUNS / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "--data", "missing.yaml"),
+        ("iterate", "{trained}", "--target-params", "0.01", "--epochs", "1"),
+        ("prune", "{trained}", "--one-shot", "--target-params", "0.0001"),
+        ("plan", "{trained}", "--target-params", "0.0001"),
+        ("sensitivity", "{trained}", "--data", "missing.yaml"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_command_that_is_refused_leaves_no_folder(cli: Cli, trained: Path, words: tuple[str, ...]) -> None:
+    outcome = cli(*(word.format(trained=trained) for word in words), "--name", "foo", "--device", "cpu")
+    assert (outcome.code, outcome.out) == (2, ""), outcome.err
+    assert not (RUNS / "foo").exists()
+
+
+def test_two_trainings_at_once_get_two_folders(hands: Path, tiny_cfg: Path) -> None:
+    words = ("train", "--data", hands, "--cfg", tiny_cfg, "--epochs", "1", "--batch-size", "6", "--device", "cpu")
+    processes = [
+        subprocess.Popen(
+            [*PYTHON, "-m", "yolo_prune", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    ends = [(*process.communicate(timeout=300), process.returncode) for process in processes]
+    assert [code for _, _, code in ends] == [0, 0], ends
+    assert {out for out, _, _ in ends} == {"runs/train/best.pt\n", "runs/train-2/best.pt\n"}
+    for name in ("train", "train-2"):
+        assert not list((RUNS / name).glob(".*"))
 
 
 def test_the_newest_of_the_wanted_stages_is_found() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import shutil
@@ -16,7 +17,7 @@ import torch
 from paths import ROOT
 from tiny import Cli, Killed, before_step, is_same, is_same_run, make_config
 
-from yolo_prune.commands.run_folders import find_run_folder, make_run_folder
+from yolo_prune.commands.run_folders import find_run_folder, take_run_folder
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import parse_config
 from yolo_prune.errors import DatasetError, Interrupted, OutputError, TimeUp, TrainingError
@@ -185,10 +186,38 @@ def test_an_image_that_vanishes_ends_the_run_in_one_line(config: TrainConfig, ha
     resume_training(tmp_path / "run")
 
 
+@pytest.mark.parametrize("moment", ["training.epoch_end.save_results", "training.run.save_detections_image"])
+def test_a_run_killed_after_its_last_epoch_is_finished(
+    config: TrainConfig, trained: Path, tmp_path: Path, moment: str
+) -> None:
+    module_name, _, name = f"yolo_prune.{moment}".rpartition(".")
+    module = importlib.import_module(module_name)
+    act = getattr(module, name)
+
+    def act_or_kill(folder: Path, *arguments: Any, **named: Any) -> Any:
+        is_last = name != "save_results" or len(arguments[0]) == config.epochs
+        return kill() if is_last else act(folder, *arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, act_or_kill)
+        with pytest.raises(Killed):
+            start_training(config, tmp_path / "run")
+    resume_training(tmp_path / "run")
+    one, two = (load_checkpoint(place / "last.pt") for place in (tmp_path / "run", trained.parent))
+    assert is_same(one.state, two.state)
+    assert is_same(one.training, two.training)
+    assert is_same(load_checkpoint(tmp_path / "run/best.pt").state, load_checkpoint(trained).state)
+    for product in ("results.csv", "val_detections.png"):
+        assert (tmp_path / "run" / product).is_file()
+    assert (tmp_path / "run/results.csv").read_text().count("\n") == config.epochs + 1
+    with pytest.raises(TrainingError, match="the run's 3 epochs are done"):
+        resume_training(tmp_path / "run")
+
+
 def test_what_killed_writes_left_is_cleared_away(config: TrainConfig, tmp_path: Path) -> None:
     with before_step(2, kill), pytest.raises(Killed):
         start_training(config, tmp_path / "run")
-    (tmp_path / "run/.last.pt.123.tmp").write_bytes(b"half")
+    (tmp_path / "run/.last.pt.4194999.tmp").write_bytes(b"half")
     resume_training(tmp_path / "run")
     assert not list((tmp_path / "run").glob(".*"))
     with open_atomically(tmp_path / "run/other"):
@@ -198,8 +227,9 @@ def test_what_killed_writes_left_is_cleared_away(config: TrainConfig, tmp_path: 
 def test_a_run_killed_before_it_began_leaves_its_name_free(workplace: Path) -> None:
     folder = workplace / "runs/mine"
     folder.mkdir(parents=True)
-    (folder / ".last.pt.123.tmp").write_bytes(b"half")
-    assert make_run_folder("mine", "train") == Path("runs/mine")
+    (folder / ".last.pt.4194999.tmp").write_bytes(b"half")
+    with take_run_folder("mine", "train") as taken:
+        assert taken == Path("runs/mine")
 
 
 def test_the_newest_of_numbered_folders_is_found(workplace: Path) -> None:

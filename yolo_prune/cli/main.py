@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -20,7 +22,7 @@ from yolo_prune.cli.streams import prepare_streams, print_result
 from yolo_prune.cli.train import finetune, run, train
 from yolo_prune.console import report_end
 from yolo_prune.contention import watch_contention
-from yolo_prune.errors import Interrupted, YoloPruneError
+from yolo_prune.errors import Interrupted, Terminated, YoloPruneError
 from yolo_prune.threads import limit_threads
 from yolo_prune.version import __version__
 
@@ -101,7 +103,7 @@ def main() -> None:
     prepare_streams()
     limit_threads()
     try:
-        with watch_contention():
+        with _raising_on_sigterm(), watch_contention():
             result = app(prog_name="yoloprune", standalone_mode=False)
         sys.stdout.flush()
     except YoloPruneError as error:
@@ -110,6 +112,8 @@ def main() -> None:
         _leave(stop.exit_code, str(stop))
     except (KeyboardInterrupt, typer.Abort):
         _leave(130, "stopped")
+    except Terminated:
+        _leave(128 + signal.SIGTERM, "stopped")
     except (BrokenPipeError, SystemExit):  # Typer makes the second of the first, and of nothing else
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
         sys.exit(141)
@@ -120,6 +124,28 @@ def main() -> None:
             1, f"{type(error).__name__}: {error}; run yoloprune --debug … for the traceback, and report it", "defect"
         )
     sys.exit(result if isinstance(result, int) else 0)
+
+
+@contextmanager
+def _raising_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise Terminated, so that files and folders that are half-written are removed.
+
+    A second one ends the process at once. Training has its own handler, and this one is there for its second signal.
+    """
+
+    def terminate(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        raise Terminated
+
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # the caller ignores it, or knows better
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _leave_usage(error: Exception) -> None:

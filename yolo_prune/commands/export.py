@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from yolo_prune.export.config import ExportConfig
 from yolo_prune.export.formats import FORMATS, find_format
 from yolo_prune.export.verify import IMAGES, Parity, check_parity, describe_parity, measure_parity
 from yolo_prune.export.writers import describe, write_model
-from yolo_prune.files import measure_sha256
+from yolo_prune.files import make_scratch_folder, measure_sha256
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.model.decode import normalise
 from yolo_prune.model.fold import fold_batchnorm
@@ -113,13 +112,12 @@ class _Exporter:
         )
         calibration = self._list_calibration() if precision == "int8" else []
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=path.parent) as folder:
-                made = Path(folder, path.name)
+            with make_scratch_folder(path) as folder:
+                made = folder / path.name
                 with naming(made, path):
                     write_model(self.checkpoint, facts, made, calibration=calibration)
                     self._verify(name, made, facts, path, result)
-                for part in sorted(Path(folder).iterdir()):
+                for part in sorted(folder.iterdir()):
                     _replace(part, path.with_name(part.name))
         except OSError as error:
             raise OutputError(

@@ -28,7 +28,7 @@ from yolo_prune.console import report
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.spec import DataSpec
-from yolo_prune.errors import ConfigError
+from yolo_prune.errors import ConfigError, YoloPruneError
 from yolo_prune.evaluation.evaluate import measure_score_of
 from yolo_prune.files import load_json, measure_sha256, save_json
 from yolo_prune.image_size import make_size
@@ -125,7 +125,12 @@ def start_iterate(source: Path, config: IterateConfig, folder: Path) -> IterateR
     spec = load_data_of(config.data, load_checkpoint(source).provenance)
     config = replace(config.resolved, data=spec.source)
     journal = Journal(str(source.resolve()), measure_sha256(source), format_config(config))
-    return _go_on(folder, config, journal, spec)
+    try:
+        return _go_on(folder, config, journal, spec)
+    except YoloPruneError:
+        if not any(folder.glob("*/*.pt")):  # the first step cannot be taken: there is nothing to resume
+            (folder / STEPS).unlink(missing_ok=True)
+        raise
 
 
 def resume_iterate(folder: Path, changes: dict[str, Any]) -> IterateResult:

@@ -22,7 +22,7 @@ from yolo_prune.commands.lineage import adapt_finetune, adapt_prune
 from yolo_prune.commands.prune import prune
 from yolo_prune.commands.reporting.evidence import score_models
 from yolo_prune.commands.reporting.gather import save_report
-from yolo_prune.commands.run_folders import RUNS
+from yolo_prune.commands.run_folders import RUNS, hold_run_folder
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import format_config, list_settings, parse_config
 from yolo_prune.console import report
@@ -80,13 +80,18 @@ def run_stages(config: RunConfig) -> RunResult:
     """Run every stage that is not finished, and return the checkpoints and the result of bench.
 
     Raises:
-        ConfigError: torchrun started several processes.
+        ConfigError: torchrun started several processes, or the run is running in another process.
     """
     if is_launched():
         right = "run train and finetune under torchrun, or run without torchrun"
         raise ConfigError("all stages run in one process", where="torchrun", right=right)
-    folder, device = RUNS / config.name, make_device(config.device)
+    device = make_device(config.device)
     _check_stages(config, device)
+    with hold_run_folder(RUNS / config.name, is_made=True):
+        return _run_stages(config, RUNS / config.name, device)
+
+
+def _run_stages(config: RunConfig, folder: Path, device: torch.device) -> RunResult:
     spec = load_data(config.data)
     split = choose_split(spec, config.bench.split)  # a missing split is reported now, not after hours
     samples = spec.samples(split)

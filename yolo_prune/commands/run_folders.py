@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from itertools import count
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count, takewhile
 from pathlib import Path
 
+from yolo_prune.commands.run_lock import FolderInUseError, is_locked, lock_folder
+from yolo_prune.console import is_first_process
 from yolo_prune.errors import ConfigError
-from yolo_prune.files import save_json
+from yolo_prune.files import remove_scraps, save_json
 
 RUNS = Path("runs")
 _LATEST = RUNS / "latest.json"
@@ -21,31 +24,115 @@ TRAINED = ("finetune", "prune", "train")
 """Stages whose checkpoints can be measured, and exported."""
 RESULTS = ("best.pt", "pruned.pt")
 """What a run leaves in its folder."""
+BEGINNINGS = ("prune.json", "short.pt")
+"""What prune writes before its training begins: with these alone a run can neither be used nor resumed."""
+
+
+@contextmanager
+def take_run_folder(name: str, default: str) -> Iterator[Path]:
+    """Take a folder for a new run, and yield it, locked. The default name gets the next free number.
+
+    A folder without a result is free, unless a process holds its lock: its run was killed at its start. A folder that is
+    still without a result at the end, because the run failed at its start, is removed.
+
+    Raises:
+        ConfigError: the chosen name is that of another run.
+        OutputError: the folder cannot be written.
+    """
+    with ExitStack() as stack:
+        folder = _lock_first_free(name, default, stack)
+        _remove_beginnings(folder)
+        try:
+            yield folder
+        finally:
+            if _is_free(folder):
+                _remove_beginnings(folder)
+
+
+@contextmanager
+def hold_run_folder(folder: Path, *, is_made: bool = False) -> Iterator[None]:
+    """Lock the folder of a run that goes on; with `is_made`, make it. Of torchrun's processes the first one locks it.
+
+    Raises:
+        ConfigError: the run is running in another process.
+        OutputError: the folder cannot be written.
+    """
+    if not is_first_process() or not (is_made or folder.is_dir()):
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock_folder(folder))
+        except FolderInUseError as user:
+            what = f"is in use by {user}"
+            raise ConfigError(what, where=folder, right="wait until that ends, or stop it first") from None
+        yield
 
 
 def make_run_folder(name: str, default: str) -> Path:
-    """Return a folder for a new run. The default name gets the next free number; a chosen name must be unused.
+    """Return a folder for a new run, without taking it. The default name gets the next free number.
 
     Raises:
         ConfigError: the chosen name already holds a run.
     """
-    folder = RUNS / name
-    if not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
-        return folder  # hidden files were left by a run that was killed before it started
+    return next(folder for folder in _list_folders(name, default) if _is_free(folder))
+
+
+def _list_folders(name: str, default: str) -> Iterator[Path]:
+    """Yield the folders that a run of this name may have.
+
+    Raises:
+        ConfigError: a chosen name's one folder was not taken.
+    """
+    yield RUNS / name
     if name != default:
-        raise ConfigError(f"{folder} already holds a run", where="--name", right="use another name, or train --resume")
-    return next(free for number in count(2) if not (free := RUNS / f"{name}-{number}").exists())
+        right = "use another name, or train --resume"
+        raise ConfigError(f"{RUNS / name} already holds a run", where="--name", right=right)
+    for number in count(2):
+        yield RUNS / f"{name}-{number}"
+
+
+def _lock_first_free(name: str, default: str, stack: ExitStack) -> Path:
+    for folder in _list_folders(name, default):
+        if not _is_free(folder):
+            continue
+        try:
+            stack.enter_context(lock_folder(folder))
+        except FolderInUseError as user:
+            if name == default:
+                continue
+            what = f"{folder} is in use by {user}"
+            raise ConfigError(what, where="--name", right="use another name, or wait until that ends") from None
+        if _is_free(folder):
+            return folder
+        stack.close()  # between the two looks another run has begun and ended there
+    raise AssertionError("a list of folders without an end")
+
+
+def _is_free(folder: Path) -> bool:
+    """Return whether a folder holds neither a result nor anything that can be resumed."""
+    try:
+        return all(path.name.startswith(".") or path.name in BEGINNINGS for path in folder.iterdir())
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def _remove_beginnings(folder: Path) -> None:
+    """Remove what a run leaves that was killed, or failed, at its start."""
+    remove_scraps(folder)
+    for name in BEGINNINGS:
+        with suppress(OSError):
+            (folder / name).unlink()
 
 
 def find_run_folder(name: str, default: str) -> Path | None:
-    """Return the folder that `make_run_folder` returned last for a name, if it exists."""
-    numbers = count(2) if name == default else iter(())
-    newest = RUNS / name
-    for folder in (RUNS / f"{name}-{number}" for number in numbers):
-        if not folder.exists():
-            break
-        newest = folder
-    return newest if newest.exists() else None
+    """Return the newest folder of a name's runs that no process holds; of a chosen name the only one, if it exists."""
+    if name != default:
+        return RUNS / name if (RUNS / name).exists() else None
+    existing = takewhile(Path.exists, _list_folders(name, default))
+    return next((folder for folder in reversed([*existing]) if not is_locked(folder)), None)
 
 
 def remember_latest(stage: str, checkpoint: Path) -> None:

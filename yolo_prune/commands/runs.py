@@ -5,6 +5,7 @@ The command after it takes the newest checkpoint by default (`run_folders`).
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -19,13 +20,14 @@ from yolo_prune.commands.pruning.iterate_config import IterateConfig
 from yolo_prune.commands.pruning.weights import WeightPruneResult
 from yolo_prune.commands.results import Summary
 from yolo_prune.commands.resuming import naming_resume
-from yolo_prune.commands.run_folders import RUNS, make_run_folder, remember_latest
+from yolo_prune.commands.run_folders import RUNS, hold_run_folder, remember_latest, take_run_folder
 from yolo_prune.commands.sensitivity import SensitivityResult, resume_sensitivity, start_sensitivity
-from yolo_prune.commands.train import launch_training, resume_training
+from yolo_prune.commands.train import launch_training, resume_training, take_folder
 from yolo_prune.config import parse_config
 from yolo_prune.console import is_first_process, report
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.training.config import TrainConfig
+from yolo_prune.training.distributed import join_processes
 
 Changes = dict[str, Any]
 """Settings that may change when a run is resumed."""
@@ -75,7 +77,7 @@ def resume_train(name: str, changes: Changes, stage: str = "train") -> TrainResu
     Raises:
         YoloPruneError: there is nothing to resume, or as for `run_train`.
     """
-    with naming_resume(stage, "--resume", "--name", name):
+    with hold_run_folder(RUNS / name), naming_resume(stage, "--resume", "--name", name):
         return _record_training(stage, resume_training(RUNS / name, changes))
 
 
@@ -104,8 +106,10 @@ def run_prune(source: Path, config: PruneConfig) -> PruneResult | WeightPruneRes
         CheckpointError, PlanError, ConfigError, DatasetError: an input is invalid, or a budget cannot be met.
         Interrupted, TimeUp: the run was stopped; `resume_prune` goes on.
     """
-    folder = make_run_folder(config.name, "prune")
-    with naming_resume("prune", "--resume", "--name", folder.name):
+    with ExitStack() as stack:
+        with join_processes("cpu") as (processes, _):
+            folder = stack.enter_context(take_folder(config.name, "prune", processes))
+        stack.enter_context(naming_resume("prune", "--resume", "--name", folder.name))
         return _record("prune", prune(source, config, folder))
 
 
@@ -115,8 +119,8 @@ def resume_prune(name: str, changes: Changes) -> PruneResult | WeightPruneResult
     Raises:
         ConfigError: there is nothing to resume, or the checkpoint that the run started from has changed.
     """
-    source, config = load_journal(RUNS / name)
-    with naming_resume("prune", "--resume", "--name", name):
+    with hold_run_folder(RUNS / name), naming_resume("prune", "--resume", "--name", name):
+        source, config = load_journal(RUNS / name)
         return _record("prune", prune(source, parse_config(config, changes, "resume"), RUNS / name))
 
 
@@ -126,7 +130,8 @@ def run_plan(source: Path, config: PruneConfig) -> PlanResult:
     Raises:
         CheckpointError, PlanError, ConfigError, DatasetError: an input is invalid, or a budget cannot be met.
     """
-    made = make_plan_files(source, config, make_run_folder(config.name, "plan"))
+    with take_run_folder(config.name, "plan") as folder:
+        made = make_plan_files(source, config, folder)
     report(format_layers(made.planned))
     return made
 
@@ -138,8 +143,10 @@ def run_sensitivity(source: Path, config: SensitivityConfig) -> SensitivityResul
         CheckpointError, PlanError, ConfigError, DatasetError: an input is invalid.
         Interrupted: the run was stopped; `resume_sensitivity_run` goes on.
     """
-    folder = make_run_folder(config.name, "sensitivity")
-    with naming_resume("sensitivity", "--resume", "--name", folder.name):
+    with (
+        take_run_folder(config.name, "sensitivity") as folder,
+        naming_resume("sensitivity", "--resume", "--name", folder.name),
+    ):
         return _tell(start_sensitivity(source, config, folder))
 
 
@@ -149,7 +156,7 @@ def resume_sensitivity_run(name: str, changes: Changes) -> SensitivityResult:
     Raises:
         PlanError: there is nothing to resume, or its checkpoint or data set has changed.
     """
-    with naming_resume("sensitivity", "--resume", "--name", name):
+    with hold_run_folder(RUNS / name), naming_resume("sensitivity", "--resume", "--name", name):
         return _tell(resume_sensitivity(RUNS / name, changes.get("device")))
 
 
@@ -160,8 +167,10 @@ def run_iterate(source: Path, config: IterateConfig) -> IterateResult:
         CheckpointError, ConfigError, DatasetError, PlanError: an input is invalid, or the target is out of reach.
         Interrupted, TimeUp: the run was stopped; `resume_iterate_run` goes on.
     """
-    folder = make_run_folder(config.name, "iterate")
-    with naming_resume("iterate", "--resume", "--name", folder.name):
+    with (
+        take_run_folder(config.name, "iterate") as folder,
+        naming_resume("iterate", "--resume", "--name", folder.name),
+    ):
         return _record("finetune", start_iterate(source, config, folder))
 
 
@@ -171,7 +180,7 @@ def resume_iterate_run(name: str, changes: Changes) -> IterateResult:
     Raises:
         ConfigError: there is nothing to resume, or the checkpoint that the run started from has changed.
     """
-    with naming_resume("iterate", "--resume", "--name", name):
+    with hold_run_folder(RUNS / name), naming_resume("iterate", "--resume", "--name", name):
         return _record("finetune", resume_iterate(RUNS / name, changes))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from yolo_prune.commands.data import CHOSEN_BY, explain_no_test, load_data, load_data_of
 from yolo_prune.commands.lineage import find_uncut
 from yolo_prune.commands.resuming import naming_resume
-from yolo_prune.commands.run_folders import find_in_folder, find_run_folder, make_run_folder
+from yolo_prune.commands.run_folders import find_in_folder, find_run_folder, hold_run_folder, take_run_folder
 from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.class_names import number_as
@@ -43,17 +44,31 @@ def launch_training(config: TrainConfig, default_name: str, stage: str) -> Path:
         if count_restarts():
             folder = processes.share(find_run_folder(name, default_name) if processes.is_first else None)
             if folder is not None and (folder / "last.pt").is_file():
-                settings, last = load_last(folder, {})
-                with naming_resume(stage, "--resume", "--name", folder.name):
+                with hold_run_folder(folder), naming_resume(stage, "--resume", "--name", folder.name):
+                    settings, last = load_last(folder, {})
                     return _go_on(settings, last, folder, processes, device)
         check_files(config)
         if config.tensorboard:
             import_writer()
-        folder = processes.share(make_run_folder(name, default_name) if processes.is_first else Path(name))
-        spec = _load_in_turn(config, processes)
-        _report_missing_splits(spec, config, _make_reporter(processes))
-        with naming_resume(stage, "--resume", "--name", folder.name):
-            return _start(config, spec, folder, stage, processes, device)
+        with take_folder(name, default_name, processes) as folder:
+            spec = _load_in_turn(config, processes)
+            _report_missing_splits(spec, config, _make_reporter(processes))
+            with naming_resume(stage, "--resume", "--name", folder.name):
+                return _start(config, spec, folder, stage, processes, device)
+
+
+@contextmanager
+def take_folder(name: str, default: str, processes: Processes) -> Iterator[Path]:
+    """Take a folder for a new run in the first process, as `take_run_folder`, and yield it in all.
+
+    Raises:
+        ConfigError, OutputError: as for `take_run_folder`.
+    """
+    if processes.is_first:
+        with take_run_folder(name, default) as folder:
+            yield processes.share(folder)
+    else:
+        yield processes.share(Path(name))
 
 
 def start_training(

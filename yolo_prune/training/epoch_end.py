@@ -44,7 +44,10 @@ validation may score high by chance while the learning rate is still high."""
 def finish_epoch(
     run: Run, training: TrainingState, progress: Progress, rates: StepRates, val: DetectionDataset, report: Report
 ) -> None:
-    """Validate, report and save after the epoch in `progress.stats`; `rates` are those of its last step."""
+    """Validate, report and save after the epoch in `progress.stats`; `rates` are those of its last step.
+
+    After the last epoch last.pt is not written: that ends the run, when everything else is done.
+    """
     config, number = run.config, progress.epoch + 1
     is_last = number == config.epochs
     is_validated = config.val_interval > 0 and (is_last or number % config.val_interval == 0)
@@ -69,7 +72,8 @@ def finish_epoch(
         report(format_epoch(row, config.epochs, get_columns(sys.stderr)))
         if is_best or config.val_interval == 0 or not (run.folder / "best.pt").exists():
             save_best(run, training, {"epoch": number, "val_map50": map50})
-        save_last(run, training, progress)
+        if not progress.is_done:
+            save_last(run, training, progress)
         save_results(run.folder, progress.rows, draw=is_validated)
         if config.is_sparse and is_validated:
             draw_gammas(run.folder / "gammas.png", progress.gammas, GAMMA_THRESHOLD)

@@ -175,10 +175,8 @@ def train(
             while not progress.is_done:
                 _iterate_epoch(active, bar, log, report)
             processes.share(None)  # wait until the first process has written best.pt
-            if processes.is_first and len(val):
-                model = load_checkpoint(run.folder / "best.pt").make_model().to(run.device).eval()
-                image = save_detections_image(run.folder, model, val, run.spec.names, run.device, config.detection)
-                log.add_image("val_detections", image, progress.epoch)
+            if processes.is_first:
+                _finish(active, log)
     return run.folder / "best.pt"
 
 
@@ -195,6 +193,16 @@ def _count_steps(run: Run, data: DetectionDataset) -> int:
         right = f"use at least {processes.count}, or fewer processes"
         raise ConfigError(f"{images}, are too few for {processes.count} processes", where="batch_size", right=right)
     return steps
+
+
+def _finish(active: _ActiveRun, log: TensorBoardLog) -> None:
+    """Draw detections, then say in last.pt that the run is done: if it is killed before that, it can be resumed."""
+    run, progress, val = active.run, active.progress, active.val
+    if len(val):
+        model = load_checkpoint(run.folder / "best.pt").make_model().to(run.device).eval()
+        image = save_detections_image(run.folder, model, val, run.spec.names, run.device, run.config.detection)
+        log.add_image("val_detections", image, progress.epoch)
+    save_last(run, active.training, progress)
 
 
 def _iterate_epoch(active: _ActiveRun, bar: ProgressBar, log: TensorBoardLog, report: Report) -> None:

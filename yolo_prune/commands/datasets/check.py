@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from yolo_prune.commands.run_folders import make_run_folder
+from yolo_prune.commands.run_folders import take_run_folder
 from yolo_prune.console import Bar, report
 from yolo_prune.datasets.check.check import check_dataset
 from yolo_prune.datasets.check.issues import KINDS, Issue
 from yolo_prune.datasets.check.plots import save_box_plots, save_contact_sheet
 from yolo_prune.datasets.check.statistics import COCO_BOUNDS_PX, Statistics
 from yolo_prune.datasets.config import CheckConfig
-from yolo_prune.datasets.spec import load_spec
+from yolo_prune.datasets.spec import DataSpec, load_spec
 from yolo_prune.errors import ConfigError, DatasetError, OutputError
 from yolo_prune.files import save_json
 from yolo_prune.image_size import make_size
@@ -135,7 +136,11 @@ def check_data(data: Path | None, config: CheckConfig) -> CheckResult:
         raise OutputError("is no folder", where=out, right="name a folder")
     spec = load_spec(data)
     spec.require_all()
-    folder = make_run_folder("check", "check") if out is None else out
+    with take_run_folder("check", "check") if out is None else nullcontext(out) as folder:
+        return _write_check(data, spec, config, folder)
+
+
+def _write_check(data: Path, spec: DataSpec, config: CheckConfig, folder: Path) -> CheckResult:
     with Bar("checking images") as bar:
         check = check_dataset(spec, config, bar.show)
     result = CheckResult(data, spec.names, config, check.statistics, check.issues, folder)

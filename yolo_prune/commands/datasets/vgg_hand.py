@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from yolo_prune.commands.results import Summary
@@ -24,7 +21,7 @@ from yolo_prune.datasets.vgg_hand.annotations import (
 )
 from yolo_prune.datasets.vgg_hand.archive import unpack
 from yolo_prune.datasets.vgg_hand.download import DownloadConfig, check_sha256, check_url, download
-from yolo_prune.errors import DatasetError, Interrupted
+from yolo_prune.errors import DatasetError, Interrupted, Terminated
 from yolo_prune.files import make_folder_atomically
 
 ARCHIVE = "hand_dataset.tar.gz"
@@ -82,7 +79,14 @@ def make_vgg_hand(out: Path, config: VggHandConfig, patience: DownloadConfig | N
         DatasetError: the download fails, the archive is invalid, or its counts differ from the published ones.
         Interrupted: SIGINT or SIGTERM came; the next call continues the download.
     """
-    with _stop_in_order(), make_folder_atomically(out) as scratch:
+    try:
+        return _make(out, config, patience)
+    except (KeyboardInterrupt, Terminated) as stop:  # readers of broken files would catch Interrupted
+        raise Interrupted(signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT) from stop
+
+
+def _make(out: Path, config: VggHandConfig, patience: DownloadConfig | None) -> VggHandResult:
+    with make_folder_atomically(out) as scratch:
         archive, sha256 = _find_archive(out.with_name(ARCHIVE), config, patience)
         _unpack(archive, scratch, is_ours=config.archive is None)
         with Bar("reading annotations") as bar:
@@ -130,21 +134,3 @@ def _check_counts(archive: Path, found: Found, config: VggHandConfig) -> None:
         raise DatasetError(found.format(), where=archive, right=right)
     say = report if found.is_as_published else warn
     say(f"{archive}: {found.format()}")
-
-
-@contextmanager
-def _stop_in_order() -> Iterator[None]:
-    """Make SIGTERM clean up as SIGINT does, and raise Interrupted with the signal that came."""
-    signals = [signal.SIGINT]
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        signals.append(signal.Signals(signum))
-        raise KeyboardInterrupt  # readers of broken files catch Interrupted, but not this
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise Interrupted(signals[-1]) from error
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -5,11 +5,14 @@ out/data.yaml  synthetic.yaml  images/{train,val,test}/000000.jpg  labels/{train
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import cv2
 import numpy as np
@@ -102,13 +105,27 @@ def _write_all(folder: Path, config: SyntheticConfig, tasks: list[tuple[str, int
             yield
         return
     context = get_context("spawn")  # forking a process with threads of torch or OpenCV may deadlock
-    pool = ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(0,))
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
     try:
         splits, indices = zip(*tasks, strict=True)
         count = len(tasks)
         yield from pool.map(_write_image, [folder] * count, [config] * count, splits, indices, chunksize=8)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one stops the workers
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it has ended, by SIGKILL even: nobody else would stop it."""
+    parent = parent_process()
+    assert parent is not None  # a worker has one
+    parent.join()
+    os._exit(1)
 
 
 def _write_image(folder: Path, config: SyntheticConfig, split: str, index: int) -> None:
