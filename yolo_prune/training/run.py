@@ -15,9 +15,9 @@ import yaml
 from yolo_prune.config import format_config, parse_config
 from yolo_prune.console import warn
 from yolo_prune.datasets.batches import Loader
-from yolo_prune.datasets.loader import DetectionDataset, Share, count_batches, make_loader
+from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
-from yolo_prune.errors import ConfigError, TrainingError
+from yolo_prune.errors import TrainingError
 from yolo_prune.files import remove_scraps, save_text
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance
 from yolo_prune.model.detector import Detector
@@ -36,7 +36,7 @@ from yolo_prune.training.optimizer import Moments
 from yolo_prune.training.removal import remove_zeroed_
 from yolo_prune.training.report import save_batch_image, save_detections_image
 from yolo_prune.training.resume import Progress, Report, Run, restore, save_last
-from yolo_prune.training.run_data import Datasets, list_sizes, load_datasets
+from yolo_prune.training.run_data import Datasets, count_steps, get_share, list_sizes, load_datasets
 from yolo_prune.training.schedule import (
     StepRates,
     explain_short_run,
@@ -161,7 +161,7 @@ def train(
     with watch_signals(config.max_minutes) as stop:
         data, val = datasets or load_datasets(run, is_told=last is None)
         data.augment, data.seed = config.augment, config.seed  # given data sets may have others
-        steps = config.epochs * (steps_per_epoch := _count_steps(run, data))
+        steps = config.epochs * (steps_per_epoch := count_steps(run, data))
         removal = removal if last is None else _get_removal(last)
         training = _make_training_state(run, model, data, steps, moments, removal)
         progress = _begin(run, training, steps, report) if last is None else restore(training, last)
@@ -178,21 +178,6 @@ def train(
             if processes.is_first:
                 _finish(active, log)
     return run.folder / "best.pt"
-
-
-def _count_steps(run: Run, data: DetectionDataset) -> int:
-    """Return the number of steps of an epoch.
-
-    Raises:
-        ConfigError: no batch has an image for every process.
-    """
-    config, processes = run.config, run.processes
-    steps = count_batches(len(data), config.batch_size, _get_share(processes))
-    if not steps:
-        images = f"{config.batch_size} images a batch, {len(data)} in all"
-        right = f"use at least {processes.count}, or fewer processes"
-        raise ConfigError(f"{images}, are too few for {processes.count} processes", where="batch_size", right=right)
-    return steps
 
 
 def _finish(active: _ActiveRun, log: TensorBoardLog) -> None:
@@ -275,7 +260,7 @@ def _make_batches(active: _ActiveRun, before_step: Callable[[EpochStats], None])
         sizes=list_sizes(run.img_size, config.multi_scale),
         pin_memory=run.device.type == "cuda",
         start=active.progress.stats.steps,
-        share=_get_share(run.processes),
+        share=get_share(run.processes),
         while_waiting=stop_while_waiting,
     )
 
@@ -285,10 +270,6 @@ def count_workers(config: TrainConfig, device: torch.device) -> int:
     if config.workers is not None:
         return config.workers
     return min(MOST_WORKERS, count_cores()) if device.type == "cuda" else 0
-
-
-def _get_share(processes: Processes) -> Share:
-    return Share(processes.rank, processes.count)
 
 
 def _save_settings(run: Run) -> None:

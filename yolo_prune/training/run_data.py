@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from yolo_prune.console import report, warn
-from yolo_prune.datasets.loader import DetectionDataset
+from yolo_prune.datasets.loader import DetectionDataset, Share, count_batches
 from yolo_prune.datasets.spec import Sample
-from yolo_prune.errors import DatasetError
+from yolo_prune.errors import ConfigError, DatasetError
 from yolo_prune.image_size import STRIDE_PX, AnySize, ImageSize, make_size
 from yolo_prune.text_tables import pluralize
 from yolo_prune.training.config import TrainConfig
+from yolo_prune.training.distributed import Processes
 from yolo_prune.training.resume import Run
 
 Datasets: TypeAlias = tuple[DetectionDataset, DetectionDataset]
@@ -71,3 +72,23 @@ def list_sizes(img_size: AnySize, multi_scale: float) -> list[ImageSize]:
     size = make_size(img_size)
     low, high = (max(size) * (1 + sign * multi_scale) for sign in (-1, 1))
     return [size.with_long_side(side) for side in range(STRIDE_PX, int(high) + 1, STRIDE_PX) if side >= low]
+
+
+def count_steps(run: Run, data: DetectionDataset) -> int:
+    """Return the number of steps of an epoch.
+
+    Raises:
+        ConfigError: no batch has an image for every process.
+    """
+    config, processes = run.config, run.processes
+    steps = count_batches(len(data), config.batch_size, get_share(processes))
+    if not steps:
+        images = f"{config.batch_size} images a batch, {len(data)} in all"
+        right = f"use at least {processes.count}, or fewer processes"
+        raise ConfigError(f"{images}, are too few for {processes.count} processes", where="batch_size", right=right)
+    return steps
+
+
+def get_share(processes: Processes) -> Share:
+    """Return the part of every batch that a process makes."""
+    return Share(processes.rank, processes.count)
