@@ -89,7 +89,12 @@ class TestMetadata:
         needed = {
             Requirement(text).name.lower().replace("-", "_") for text in built.metadata.get_all("Requires-Dist", [])
         }
-        needed |= {{"opencv_python": "cv2", "pillow": "pil", "pyyaml": "yaml"}.get(name, name) for name in needed}
+        needed |= {
+            {"opencv_python": "cv2", "pillow": "pil", "pyyaml": "yaml", "vl_convert_python": "vl_convert"}.get(
+                name, name
+            )
+            for name in needed
+        }
         code = "\n".join(path.read_text() for path in (ROOT / "yolo_prune").rglob("*.py"))
         imported = {name.lower() for name in re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE)}
         assert imported - set(map(str.lower, sys.stdlib_module_names)) - needed - {"yolo_prune", "executorch"} == set()

@@ -118,7 +118,14 @@ def _console() -> Console:
     from rich.console import Console
 
     plain = bool(os.environ.get("NO_COLOR"))  # rich would leave bold text
-    return Console(stderr=True, color_system=None if plain else "auto", highlight=False, markup=False, emoji=False)
+    return Console(
+        stderr=True,
+        force_jupyter=False,
+        color_system=None if plain else "auto",
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
 
 
 class Bar:

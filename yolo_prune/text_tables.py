@@ -82,5 +82,7 @@ def _render(cells: Cells, numbers: Collection[int], columns: int = 10_000) -> st
     for row in rows:
         table.add_row(*row)
     text = io.StringIO()
-    Console(file=text, width=columns, color_system=None, markup=False, emoji=False, highlight=False).print(table)
+    Console(
+        file=text, force_jupyter=False, width=columns, color_system=None, markup=False, emoji=False, highlight=False
+    ).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").split("\n"))
