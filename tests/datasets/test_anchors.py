@@ -277,7 +277,7 @@ def test_the_first_line_is_what_cfg_make_takes(cli: Cli, hands: Path) -> None:
     outcome = cli("data", "anchors", hands, "--img-size", 160)
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""
-    first, head, *figures = outcome.out.splitlines()
+    first, head, _, *figures = outcome.out.splitlines()
     anchors = pair_anchors(tuple(map(float, first.split(","))), "stdout")
     assert list(anchors) == sorted(anchors, key=lambda pair: pair[0] * pair[1])
     boxes = load_sides(load_spec(hands).samples("train"), 1, 160)
@@ -316,7 +316,7 @@ def test_a_cfg_is_compared(cli: Cli, hands: Path) -> None:
     lines = cli(*words).out.splitlines()
     assert lines[0] == format_anchors(whole)
     assert lines[1].split()[-2:] == ["found", "tiny.cfg"]
-    assert lines[2].split()[-3:] == [f"{result['mean_iou']:.4f}", f"{cfg['mean_iou']:.4f}", f"({gain:+.4f})"]
+    assert lines[3].split()[-3:] == [f"{result['mean_iou']:.4f}", f"{cfg['mean_iou']:.4f}", f"({gain:+.4f})"]
     assert len(read_json(cli(*words, "--count", 4, "--json"))["anchors"]) == 4
     assert "cfg" not in read_json(cli("data", "anchors", hands, "--count", 1, "--json"))
 

@@ -102,7 +102,9 @@ def test_boxes_that_are_empty_or_outside_are_dropped_and_told(cli: Cli, images: 
     coco["annotations"].append({"image_id": 12, "category_id": 7, "bbox": [-1e308, 0, 1.5e308, 1e308]})
     outcome = cli("data", "convert", write(coco), "--to", "coco", "--out", "out")
     assert outcome.out == "out\n"
-    assert outcome.err.splitlines()[0] == "dropped 5 boxes without area or outside their image, the first in b.jpg"
+    assert (
+        outcome.err.splitlines()[0] == "warning: dropped 5 boxes without area or outside the image, the first in b.jpg"
+    )
     assert list_rows(load(coco).images[1]) == [(1, (0, 0, 64, 40), False)]
 
 

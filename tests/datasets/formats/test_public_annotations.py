@@ -95,7 +95,8 @@ def test_annotations_of_images_that_are_not_listed_are_counted(
     values["images"].pop()
     assert count(load(tmp_path, values)) == (1, 0)
     assert (
-        capsys.readouterr().err == f"{tmp_path / 'a.json'}: 1 annotations of images that are not listed are left out\n"
+        capsys.readouterr().err
+        == f"warning: {tmp_path / 'a.json'}: left out 1 annotation of images that are not listed\n"
     )
 
 
@@ -135,7 +136,7 @@ def test_all_faults_are_listed_or_left_out(cli: Cli) -> None:
     outcome = cli(*words)
     assert (outcome.code, outcome.out, Path("made").exists()) == (2, "", False)
     *listed, last = outcome.err.splitlines()
-    assert [line.partition(":")[0] for line in listed] == ["train/a.json"] * 3
+    assert [line.split(":")[1].strip() for line in listed] == ["train/a.json"] * 3
     assert last == "error: there are 3 faults; correct what is listed, or leave it out with --skip-bad"
     outcome = cli(*words, "--skip-bad")
     assert outcome.out == "made/data.yaml\n", outcome.err

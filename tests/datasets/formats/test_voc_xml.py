@@ -112,9 +112,11 @@ def test_parts_that_are_left_out_are_reported(cli: Cli, voc: Path) -> None:
     outcome = cli("data", "convert", f"train={voc}", "--to", "coco", "--out", "out")
     assert outcome.out == "out\n"
     line = outcome.err.splitlines()[0]
-    assert line == "left out boxes: 2 hand, 1 head, which are parts of objects; take them with --names hand,head"
+    assert (
+        line == "warning: left out boxes: 2 hand, 1 head, which are parts of objects; take them with --names hand,head"
+    )
     outcome = cli("data", "convert", f"train={voc}", "--to", "coco", "--out", "hands", "--names", "hand")
-    assert outcome.err.splitlines()[0] == "left out boxes: 1 dog, 1 head, 2 person"
+    assert outcome.err.splitlines()[0] == "warning: left out boxes: 1 dog, 1 head, 2 person"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -119,10 +120,13 @@ def test_the_made_archive_passes_end_to_end(cli: Cli, server: Server, packed: by
     assert outcome.err.splitlines() == [
         f"downloading {server.url} to data/hand_dataset.tar.gz",
         f"data/hand_dataset.tar.gz: the SHA-256 is {sha256}; --sha256 {sha256} makes sure of it",
-        "data/hand_dataset.tar.gz: test_dataset/test_data/annotations/VOC2007_1.mat: "
+        "warning: data/hand_dataset.tar.gz: test_dataset/test_data/annotations/VOC2007_1.mat: "
         "box 2 is outside the image; it is left out",
         f"data/hand_dataset.tar.gz: holds {COUNTS}, as published",
+        ANY,
+        "next: yoloprune train --data data/vgg-hand/data.yaml",
     ]
+    assert outcome.err.splitlines()[-2].endswith(" s: 6 images, 8 hands")
     spec = load_spec(Path("data/vgg-hand/data.yaml"))
     assert spec.names == ("hand",)
     assert {split: len(samples) for split, samples in spec.splits.items()} == {"train": 3, "val": 1, "test": 2}
@@ -165,7 +169,7 @@ def test_other_counts_than_the_published_ones_are_an_error_unless_told_otherwise
     assert list_names(Path()) == {"data", "hands.tar.gz"}
     outcome = cli("data", "vgg-hand", "--archive", "hands.tar.gz", "--any-counts")
     assert (outcome.code, outcome.out) == (0, "data/vgg-hand/data.yaml\n")
-    assert outcome.err.splitlines()[-1] == f"warning: hands.tar.gz: holds {COUNTS}; published are {PUBLISHED}"
+    assert outcome.err.splitlines()[-3] == f"warning: hands.tar.gz: holds {COUNTS}; published are {PUBLISHED}"
     check_data(Path("data/vgg-hand"))
     assert Path("hands.tar.gz").read_bytes() == packed
 

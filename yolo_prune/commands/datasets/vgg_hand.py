@@ -23,6 +23,7 @@ from yolo_prune.datasets.vgg_hand.archive import unpack
 from yolo_prune.datasets.vgg_hand.download import DownloadConfig, check_sha256, check_url, download
 from yolo_prune.errors import DatasetError, Interrupted, Terminated
 from yolo_prune.files import make_folder_atomically
+from yolo_prune.text_tables import pluralize
 
 ARCHIVE = "hand_dataset.tar.gz"
 
@@ -45,7 +46,8 @@ class VggHandResult:
     @property
     def summary(self) -> Summary:
         """What was found, and the command that may follow."""
-        return Summary(self.found.format(), ("train", "--data", str(self.data)))
+        images = pluralize(sum(self.found.images.values()), "image")
+        return Summary(f"{images}, {pluralize(self.found.total, 'hand')}", ("train", "--data", str(self.data)))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON output; images and hands are counted per official split."""

@@ -79,7 +79,7 @@ def load_coco(
     faults.check(is_end=False)
     for file in files:
         if file.absent:
-            warn(f"{file.source.path}: {pluralize(file.absent, 'annotation')} of images that are not listed left out")
+            warn(f"{file.source.path}: left out {pluralize(file.absent, 'annotation')} of images that are not listed")
     names = choose_names(wanted, _list_names(files, wanted), sources[0].path)
     total, done = sum(len(file.images) for file in files), 0
     found = []

@@ -51,5 +51,6 @@ class Faults:
         more = f"; {len(self.found) - SHOWN} are not shown" if len(self.found) > SHOWN else ""
         if not self.skips:
             right = "correct what is listed, or leave it out with --skip-bad"
-            raise DatasetError(f"{pluralize(len(self.found), 'fault')}{more}", right=right)
+            verb = "is" if len(self.found) == 1 else "are"
+            raise DatasetError(f"there {verb} {pluralize(len(self.found), 'fault')}{more}", right=right)
         warn(f"left out for {pluralize(len(self.found), 'fault')}{more}")
