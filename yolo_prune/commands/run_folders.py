@@ -15,7 +15,7 @@ from pathlib import Path
 
 from yolo_prune.commands.run_lock import FolderInUseError, is_locked, lock_folder
 from yolo_prune.console import is_first_process
-from yolo_prune.errors import ConfigError
+from yolo_prune.errors import ConfigError, OutputError
 from yolo_prune.files import remove_scraps, save_json
 
 RUNS = Path("runs")
@@ -110,13 +110,21 @@ def _lock_first_free(name: str, default: str, stack: ExitStack) -> Path:
 
 
 def _is_free(folder: Path) -> bool:
-    """Return whether a folder holds neither a result nor anything that can be resumed."""
+    """Return whether a folder holds neither a result nor anything that can be resumed.
+
+    Raises:
+        OutputError: it cannot be read, or `runs` is a file.
+    """
     try:
         return all(path.name.startswith(".") or path.name in BEGINNINGS for path in folder.iterdir())
     except FileNotFoundError:
         return True
-    except OSError:
-        return False
+    except NotADirectoryError as error:
+        if folder.exists():
+            return False
+        raise OutputError("is no folder", where=folder.parent, right="rename it, or work in another folder") from error
+    except OSError as error:
+        raise OutputError(f"cannot be read ({error.strerror or error})", where=folder) from error
 
 
 def _remove_beginnings(folder: Path) -> None:
