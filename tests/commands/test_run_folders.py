@@ -215,6 +215,20 @@ def test_a_command_that_is_refused_leaves_no_folder(cli: Cli, trained: Path, wor
     assert not (RUNS / "foo").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "name"), [("detect {trained} {image} --device cpu", "detect"), ("data check {hands}", "check")]
+)
+def test_a_command_without_a_name_takes_the_next_number(
+    cli: Cli, trained: Path, hands: Path, words: str, name: str
+) -> None:
+    image = hands.parent / "images/val/000000.jpg"
+    with take_run_folder(name, name):
+        assert cli(*words.format(trained=trained, hands=hands, image=image).split()).code == 0
+    assert [path.name for path in RUNS.iterdir()] == [f"{name}-2"]
+    assert cli(*words.format(trained=trained, hands="missing.yaml", image="missing.jpg").split()).code == 2
+    assert [path.name for path in RUNS.iterdir()] == [f"{name}-2"]
+
+
 def test_two_trainings_at_once_get_two_folders(hands: Path, tiny_cfg: Path) -> None:
     words = ("train", "--data", hands, "--cfg", tiny_cfg, "--epochs", "1", "--batch-size", "6", "--device", "cpu")
     processes = [

@@ -69,15 +69,6 @@ def hold_run_folder(folder: Path, *, is_made: bool = False) -> Iterator[None]:
         yield
 
 
-def make_run_folder(name: str, default: str) -> Path:
-    """Return a folder for a new run, without taking it. The default name gets the next free number.
-
-    Raises:
-        ConfigError: the chosen name already holds a run.
-    """
-    return next(folder for folder in _list_folders(name, default) if _is_free(folder))
-
-
 def _list_folders(name: str, default: str) -> Iterator[Path]:
     """Yield the folders that a run of this name may have.
 
