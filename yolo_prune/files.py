@@ -10,7 +10,7 @@ import re
 import shutil
 import socket
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +20,8 @@ import yaml
 
 from yolo_prune.errors import ConfigError, OutputError, YoloPruneError
 
+PACKAGES = (".mlpackage",)
+"""Ends of the names of folders that count as files."""
 CLOCK_SLACK_S = 2.0
 """By so much the start of a process may be told too late: the time of the last boot is told in whole seconds."""
 
@@ -81,6 +83,41 @@ def make_scratch_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def check_replaceable(
+    paths: Iterable[Path],
+    *,
+    force: bool,
+    is_own: Callable[[Path], bool] = lambda path: False,
+    inputs: Iterable[Path] = (),
+) -> None:
+    """Check, before a command writes anything, that no file of somebody else would be replaced.
+
+    Args:
+        paths: the files that will be written.
+        force: whether files of others may be replaced.
+        is_own: whether an existing file was made by the same command from the same thing.
+        inputs: what the command reads; it is never replaced.
+
+    Raises:
+        OutputError: names the first file that would be replaced, or a path that cannot be a file.
+    """
+    read = {path.resolve() for path in inputs}
+    taken: list[Path] = []
+    for path in paths:
+        if path.name in ("", ".."):
+            raise OutputError("is no name for a file", where=path, right="name a file")
+        if path.is_dir() and path.suffix not in PACKAGES:
+            raise OutputError("is a folder", where=path, right="name a file")
+        if path.resolve() in read:
+            raise OutputError("is read by this command, and would be replaced", where=path, right="name another --out")
+        if (path.exists() or path.is_symlink()) and not force and not is_own(path):
+            taken.append(path)
+    if taken:
+        more = "" if len(taken) == 1 else f", as would {', '.join(map(str, taken[1:]))}"
+        right = "name another --out, or replace with --force"
+        raise OutputError(f"is there already, and would be replaced{more}", where=taken[0], right=right)
+
+
 def name_scrap(path: Path) -> Path:
     """Return the name that `path` has while this process writes it: a hidden one that tells machine and process."""
     return path.with_name(f".{path.name}.{_name_machine()}-{os.getpid()}.tmp")
@@ -129,6 +166,14 @@ def save_text(path: Path, text: str) -> Path:
 def save_json(path: Path, value: Any) -> Path:
     """Write `value` as indented JSON to `path`, atomically, and return `path`; nan becomes null."""
     return save_text(path, json.dumps(replace_nan(value), indent=2) + "\n")
+
+
+def is_text(path: Path, text: str) -> bool:
+    """Return whether a file holds exactly this text, as UTF-8."""
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
 
 
 def load_json(path: Path, error: type[YoloPruneError], right: str) -> Any:

@@ -53,6 +53,12 @@ MAX_MINUTES = Setting(
 MaxMinutes = Annotated[float | None, MAX_MINUTES]
 
 
+Force = Annotated[
+    bool,
+    Setting("Replace files that are there, and that the same command did not make from the same input.", group=RUN),
+]
+
+
 _SIZE_SCHEMA = {
     "anyOf": [
         {"type": "integer", "minimum": STRIDE_PX, "multipleOf": STRIDE_PX},

@@ -371,4 +371,4 @@ def test_a_folder_that_cannot_be_written(cli: Cli, trained: Path, hands: Path) -
     Path("runs").write_text("in the way")
     outcome = cli("prune", "--one-shot", trained, "--ratio", 0.5, "--recalibrate", 0, "--criterion", "l2")
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err.startswith("error: runs/prune/pruned.cfg: cannot be written (")
+    assert outcome.err.startswith("error: runs: is no folder; ")

@@ -40,16 +40,14 @@ def test_an_imported_network_is_pruned_and_exported_folded(cli: Cli, weights: Pa
     assert cli("import", "tiny.cfg", "--weights", weights).code == 0
     outcome = cli("prune", "--one-shot", "--ratio", 0.5, "--recalibrate", 0)
     assert outcome.code == 0, outcome.err
-    outcome = cli("export", "--fold", "--json")
+    outcome = cli("export", "--fold", "--out", "folded", "--json")
     assert outcome.code == 0, outcome.err
-    files = {
-        name: f"runs/prune/pruned.{suffix}" for name, suffix in (("cfg", "cfg"), ("card", "md"), ("weights", "weights"))
-    }
+    files = {name: f"folded.{suffix}" for name, suffix in (("cfg", "cfg"), ("card", "md"), ("weights", "weights"))}
     assert read_json(outcome) == {**files, "files": {"darknet": files["weights"]}, "parity": {}, "scores": {}}
-    network = load_cfg(Path("runs/prune/pruned.cfg"))
+    network = load_cfg(Path("folded.cfg"))
     assert not any(conv.batch_normalize for _, conv in network.convs)
     folded = Detector(network).eval()
-    load_weights(folded, Path("runs/prune/pruned.weights"))
+    load_weights(folded, Path("folded.weights"))
     with torch.no_grad():
         pruned = load_checkpoint(Path("runs/prune/pruned.pt")).make_model().eval()(IMAGES)
         assert measure_largest_gap(pruned, folded(IMAGES)) < 1e-5

@@ -74,7 +74,7 @@ def run_detect(cli: Cli, path: Path, data: Path) -> Any:
 
 
 def run_export(cli: Cli, path: Path, data: Path) -> Any:
-    return Path(read_json(cli("export", path, "--out", "out", "--json"))["weights"]).read_bytes()
+    return Path(read_json(cli("export", path, "--out", "out", "--force", "--json"))["weights"]).read_bytes()
 
 
 def run_prune(cli: Cli, path: Path, data: Path) -> Any:

@@ -80,9 +80,9 @@ def test_a_network_of_squares_is_used_at_another_shape(cli: Cli, hands: Path, ne
     assert read_json(outcome)["rows"][0]["img_size"] == "128x64"
     assert read_json(outcome)["rows"][0]["macs"] == 2 * read_json(cli("cfg", "show", net, "--json"))["macs"]
     assert cli("detect", "net.pt", hands.parent / "images/val", "--img-size", "128x64", "--device", "cpu").code == 0
-    assert cli("export", "net.pt", "--img-size", "128x64").code == 0
-    assert load_cfg(Path("net.cfg")).img_size == ImageSize(128, 64)
-    assert "128x64 px" in cli("cfg", "show", "net.cfg").out
+    assert cli("export", "net.pt", "--img-size", "128x64", "--out", "wide").code == 0
+    assert load_cfg(Path("wide.cfg")).img_size == ImageSize(128, 64)
+    assert "128x64 px" in cli("cfg", "show", "wide.cfg").out
 
 
 def test_the_detector_of_python_takes_a_shape(cli: Cli, hands: Path, net: Path) -> None:

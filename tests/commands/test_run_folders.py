@@ -19,7 +19,7 @@ from yolo_prune.commands.run_folders import (
     resolve_checkpoint,
     take_run_folder,
 )
-from yolo_prune.errors import ConfigError
+from yolo_prune.errors import ConfigError, OutputError
 
 pytestmark = pytest.mark.usefixtures("workplace")
 PYTHON = (sys.executable,)
@@ -159,8 +159,9 @@ def test_a_file_is_no_run_folder() -> None:
 
 def test_a_place_that_cannot_be_written_is_named() -> None:
     leave(RUNS)
-    with pytest.raises(ConfigError, match="runs/mine already holds"), take_run_folder("mine", "train"):
-        pytest.fail("runs is a file")
+    for name in ("mine", "train"):
+        with pytest.raises(OutputError, match=r"^runs: is no folder; rename it"), take_run_folder(name, "train"):
+            pytest.fail("runs is a file")
 
 
 def test_a_run_that_goes_on_is_held_by_one_process() -> None:
@@ -212,6 +213,20 @@ def test_a_command_that_is_refused_leaves_no_folder(cli: Cli, trained: Path, wor
     outcome = cli(*(word.format(trained=trained) for word in words), "--name", "foo", "--device", "cpu")
     assert (outcome.code, outcome.out) == (2, ""), outcome.err
     assert not (RUNS / "foo").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), [("detect {trained} {image} --device cpu", "detect"), ("data check {hands}", "check")]
+)
+def test_a_command_without_a_name_takes_the_next_number(
+    cli: Cli, trained: Path, hands: Path, words: str, name: str
+) -> None:
+    image = hands.parent / "images/val/000000.jpg"
+    with take_run_folder(name, name):
+        assert cli(*words.format(trained=trained, hands=hands, image=image).split()).code == 0
+    assert [path.name for path in RUNS.iterdir()] == [f"{name}-2"]
+    assert cli(*words.format(trained=trained, hands="missing.yaml", image="missing.jpg").split()).code == 2
+    assert [path.name for path in RUNS.iterdir()] == [f"{name}-2"]
 
 
 def test_two_trainings_at_once_get_two_folders(hands: Path, tiny_cfg: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_wrong_file_is_not_written(
     monkeypatch.setattr(writers, "make_module", lambda *parts: Wrong(make(*parts), **WRONG[name]).eval())
     path = Path(f"a{FORMATS[format].suffix}")
     path.write_text("before")
-    words = ("export", checkpoint, "--out", path, "--data", hands, "--precision", "fp32")
+    words = ("export", checkpoint, "--out", path, "--data", hands, "--precision", "fp32", "--force")
     outcome = cli(*words)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.splitlines()[-1].startswith(f"error: {path}: its outputs differ from the checkpoint's by ")

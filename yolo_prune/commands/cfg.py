@@ -11,6 +11,7 @@ from yolo_prune.darknet.cfg import format_cfg, load_cfg, pair_anchors, save_cfg
 from yolo_prune.darknet.config import CfgConfig, ShowConfig
 from yolo_prune.darknet.cost import Cost, format_cost, measure_cost
 from yolo_prune.darknet.network import Network
+from yolo_prune.files import check_replaceable, is_text
 from yolo_prune.shipped_configs import find_cfg
 
 
@@ -53,11 +54,14 @@ def make_cfg(config: CfgConfig) -> CfgResult:
 
     Raises:
         CfgError: the anchors are not what the architecture has.
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or is there already and holds something else.
     """
     anchors = None if config.anchors is None else pair_anchors(config.anchors, "anchors")
     network = make_network(config.arch, config.classes, config.width, config.img_size, anchors)
-    return CfgResult(network, None if config.out is None else save_cfg(network, config.out))
+    if config.out is None:
+        return CfgResult(network, None)
+    check_replaceable([config.out], force=config.force, is_own=lambda path: is_text(path, format_cfg(network)))
+    return CfgResult(network, save_cfg(network, config.out))
 
 
 def show_cfg(file: Path, config: ShowConfig) -> CostResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,7 @@ from typing import Any
 from yolo_prune.commands.detect_outputs import Emit, Issues, Outputs
 from yolo_prune.commands.detect_videos import VideoRun
 from yolo_prune.commands.measure_config import DetectRunConfig
-from yolo_prune.commands.run_folders import make_run_folder
+from yolo_prune.commands.run_folders import take_run_folder
 from yolo_prune.datasets.class_names import find_classes
 from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.sources import ImageFile, Source, find_source, list_words
@@ -101,7 +101,13 @@ def detect(
         DatasetError: nothing could be read.
         OutputError: a file cannot be written.
     """
-    out = config.out or make_run_folder("detect", "detect")
+    with take_run_folder("detect", "detect") if config.out is None else nullcontext(config.out) as out:
+        return _detect(checkpoint, sources, config, emit, out)
+
+
+def _detect(
+    checkpoint: Path, sources: Sequence[str | Path], config: DetectRunConfig, emit: Emit | None, out: Path
+) -> DetectResult:
     model: Model = load_model(checkpoint).with_img_size(config.img_size)
     only = find_classes(config.classes, model.names)
     device = make_device(config.device)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from filecmp import cmp
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ from yolo_prune.errors import CheckpointError, ConfigError, OutputError
 from yolo_prune.export.card import CardFacts, quote_data, write_card
 from yolo_prune.export.config import ExportConfig
 from yolo_prune.export.formats import FORMATS, find_format
+from yolo_prune.export.places import Places
 from yolo_prune.export.verify import IMAGES, Parity, check_parity, describe_parity, measure_parity
 from yolo_prune.export.writers import describe, write_model
-from yolo_prune.files import make_scratch_folder, measure_sha256
+from yolo_prune.files import check_replaceable, make_scratch_folder, measure_sha256
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.model.decode import normalise
 from yolo_prune.model.fold import fold_batchnorm
@@ -71,18 +73,18 @@ def export(source: Path, config: ExportConfig) -> ExportResult:
     Raises:
         CheckpointError, ConfigError: the checkpoint cannot be read, cannot have the size, or a package is missing.
         OutputError: a file cannot be written, or its outputs are not the checkpoint's; what was there before stays.
+        OutputError: a file is there already that was not exported from this checkpoint; nothing is written.
     """
     exporter = _Exporter(source, load_checkpoint(source).with_img_size(config.img_size), config)
+    exporter.check_places()
     result = ExportResult()
     cfg = None
     for name in config.formats:
-        path = exporter.stem.with_name(f"{exporter.stem.name}{FORMATS[name].suffix}")
+        path = exporter.places.name(FORMATS[name].suffix)
         if FORMATS[name].holds_network:
             exporter.write_network(name, path, result)
         else:
-            chosen = fold_batchnorm(exporter.model) if config.fold else exporter.model
-            cfg = save_cfg(chosen.network, path.with_name(f"{exporter.stem.name}.cfg"))
-            (save_weights if name == "darknet" else save_foreign_weights)(chosen, path)
+            cfg = exporter.write_weights(name, path)
         result.files[name] = path
     return replace(result, cfg=cfg, card=exporter.write_card(result) if config.card else None)
 
@@ -94,9 +96,45 @@ class _Exporter:
         self.source, self.checkpoint, self.config = source, checkpoint, config
         self.model = checkpoint.make_model().eval()
         self.stem = source.with_suffix("") if config.out is None else _cut_suffix(config.out)
+        if self.stem.name in ("", ".."):
+            raise OutputError("is no name for a file", where=self.stem, right="name a file")
+        self.places = Places(self.stem, config.formats, config.card, self.sha256)
         self.spec = find_data_of(config.data, checkpoint.provenance)
         self.facts: dict[str, Metadata] = {}
         self.comparisons: dict[str, str] = {}
+
+    def check_places(self) -> None:
+        """Check that no file would be replaced but what was exported from this checkpoint, or is the same.
+
+        Raises:
+            OutputError: names it.
+        """
+        fresh: dict[Path, Path] = {}
+        with ExitStack() as stack:
+            for name in self.config.formats:
+                path = self.places.name(FORMATS[name].suffix)
+                if FORMATS[name].holds_network or not (path.is_file() or self.places.name(".cfg").is_file()):
+                    continue
+                folder = stack.enter_context(make_scratch_folder(path))
+                self.write_weights(name, folder / path.name)
+                fresh |= {path.with_name(made.name): made for made in folder.iterdir()}
+
+            def is_own(path: Path) -> bool:
+                return (
+                    path.exists() and cmp(path, fresh[path], shallow=False)
+                    if path in fresh
+                    else self.places.is_own(path)
+                )
+
+            paths = self.places.list()
+            check_replaceable(paths, force=self.config.force, is_own=is_own, inputs=[self.source])
+
+    def write_weights(self, name: str, path: Path) -> Path:
+        """Write a file of weights alone, and the cfg beside it, and return the path of the cfg."""
+        chosen = fold_batchnorm(self.model) if self.config.fold else self.model
+        cfg = save_cfg(chosen.network, path.with_name(f"{self.stem.name}.cfg"))
+        (save_weights if name == "darknet" else save_foreign_weights)(chosen, path)
+        return cfg
 
     def write_network(self, name: str, path: Path, result: ExportResult) -> None:
         """Write a file that runs by itself, first to a folder beside its place, and verify it there."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from yolo_prune.commands.run_lock import FolderInUseError, is_locked, lock_folder
 from yolo_prune.console import is_first_process
-from yolo_prune.errors import ConfigError
+from yolo_prune.errors import ConfigError, OutputError
 from yolo_prune.files import remove_scraps, save_json
 
 RUNS = Path("runs")
@@ -69,15 +69,6 @@ def hold_run_folder(folder: Path, *, is_made: bool = False) -> Iterator[None]:
         yield
 
 
-def make_run_folder(name: str, default: str) -> Path:
-    """Return a folder for a new run, without taking it. The default name gets the next free number.
-
-    Raises:
-        ConfigError: the chosen name already holds a run.
-    """
-    return next(folder for folder in _list_folders(name, default) if _is_free(folder))
-
-
 def _list_folders(name: str, default: str) -> Iterator[Path]:
     """Yield the folders that a run of this name may have.
 
@@ -110,13 +101,21 @@ def _lock_first_free(name: str, default: str, stack: ExitStack) -> Path:
 
 
 def _is_free(folder: Path) -> bool:
-    """Return whether a folder holds neither a result nor anything that can be resumed."""
+    """Return whether a folder holds neither a result nor anything that can be resumed.
+
+    Raises:
+        OutputError: it cannot be read, or `runs` is a file.
+    """
     try:
         return all(path.name.startswith(".") or path.name in BEGINNINGS for path in folder.iterdir())
     except FileNotFoundError:
         return True
-    except OSError:
-        return False
+    except NotADirectoryError as error:
+        if folder.exists():
+            return False
+        raise OutputError("is no folder", where=folder.parent, right="rename it, or work in another folder") from error
+    except OSError as error:
+        raise OutputError(f"cannot be read ({error.strerror or error})", where=folder) from error
 
 
 def _remove_beginnings(folder: Path) -> None:

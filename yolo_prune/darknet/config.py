@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from yolo_prune.config import Setting, settings
 from yolo_prune.image_size import ImageSize
-from yolo_prune.shared_settings import ImgSize, Numbers, PathSetting, Seed, Words
+from yolo_prune.shared_settings import Force, ImgSize, Numbers, PathSetting, Seed, Words
 
 Arch = Literal["yolov3", "yolov3-spp", "yolov3-tiny", "yolov4", "yolov4-tiny"]
 
@@ -26,6 +26,7 @@ class CfgConfig:
         Setting("Anchors in pixels of that input, as width,height pairs: 10,14,23,27.", default="COCO's, scaled"),
     ] = None
     out: Annotated[PathSetting | None, Setting("File to write.", default="stdout")] = None
+    force: Force = False
 
 
 @settings
@@ -56,3 +57,4 @@ class ImportConfig:
     ] = None
     out: Annotated[PathSetting | None, Setting("File to write.", default="runs/import/CFG.pt")] = None
     seed: Seed = 0
+    force: Force = False

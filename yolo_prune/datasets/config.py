@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.image_size import ImageSize
-from yolo_prune.shared_settings import MOST_PROCESSES, ImgSize, PathSetting, Seed, Words
+from yolo_prune.shared_settings import MOST_PROCESSES, Force, ImgSize, PathSetting, Seed, Words
 from yolo_prune.shipped_configs import CfgPath
 
 
@@ -55,6 +55,7 @@ class CheckConfig:
         PathSetting | None, Setting("Folder for report.json, contact_sheet.png and boxes.png.", default="runs/check")
     ] = None
     strict: Annotated[bool, Setting("Count warnings as errors.")] = False
+    force: Force = False
 
 
 @settings

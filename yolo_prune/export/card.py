@@ -21,6 +21,8 @@ from yolo_prune.version import __version__
 
 RECIPE_KEYS = ("epochs", "batch_size", "optimizer", "learning_rate", "sparsity", "ratio", "criterion", "seed")
 """Settings of the stage that made the checkpoint which a card shows, where the stage has them."""
+EXPORTED_BY = "- Exported by yolo_prune"
+"""How a card's line begins that names the checkpoint which the files were made from."""
 _CHANGES = {
     "none": "One image at a time, of this size",
     "batch": "Any number of images at a time, of this size",
@@ -186,7 +188,7 @@ def _explain_origin(facts: CardFacts) -> Iterator[str]:
     recipe, parent = _get(provenance, "recipe"), _get(provenance, "parent")
     made = f", which {_quote(f'yoloprune {stage}')} made" if stage else ""
     by = f" with yolo_prune {version}" if version else ""
-    yield f"- Exported by yolo_prune {__version__} from the checkpoint with SHA-256 {facts.sha256}{made}{by}."
+    yield f"{EXPORTED_BY} {__version__} from the checkpoint with SHA-256 {facts.sha256}{made}{by}."
     if chosen := {key: recipe[key] for key in RECIPE_KEYS if recipe.get(key) is not None}:
         yield f"- Its settings: {', '.join(_quote(f'{key}: {value}') for key, value in chosen.items())}."
     if parent.get("sha256"):

@@ -8,7 +8,7 @@ from yolo_prune.config import Setting, settings
 from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.export.formats import FORMATS, SUFFIXES, find_format, list_formats_with
-from yolo_prune.shared_settings import ImgSize, PathSetting, Words
+from yolo_prune.shared_settings import Force, ImgSize, PathSetting, Words
 
 FILES, INSIDE, CHECK = "Files", "What is inside", "Check"
 
@@ -89,6 +89,8 @@ class ExportConfig:
             group=CHECK,
         ),
     ] = None
+
+    force: Force = False
 
     def __post_init__(self) -> None:
         """Raise ConfigError if a format is unknown or given twice, or a setting has no meaning for the formats."""

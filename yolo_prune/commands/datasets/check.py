@@ -20,12 +20,14 @@ from yolo_prune.datasets.check.statistics import COCO_BOUNDS_PX, Statistics
 from yolo_prune.datasets.config import CheckConfig
 from yolo_prune.datasets.spec import DataSpec, load_spec
 from yolo_prune.errors import ConfigError, DatasetError, OutputError
-from yolo_prune.files import save_json
+from yolo_prune.files import check_replaceable, load_json, save_json
 from yolo_prune.image_size import make_size
 from yolo_prune.text_tables import format_table, pluralize, wrap
 
 _Row: TypeAlias = tuple[str, Callable[[Statistics], str]]
 """A title, and what is told of a split."""
+FILES = ("report.json", "contact_sheet.png", "boxes.png")
+"""What a check writes."""
 SHOWN = 20
 """The most issues of a kind that the text lists; report.json has all."""
 
@@ -127,17 +129,29 @@ def check_data(data: Path | None, config: CheckConfig) -> CheckResult:
     Raises:
         ConfigError: no data set is given.
         DatasetError: the data.yaml, a list, or a split's folder is invalid.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or has files of these names that no check wrote.
     """
     if data is None:
         raise ConfigError("no data set is named", where="DATA", right="name a data.yaml")
     out = config.out
     if out is not None and out.exists() and not out.is_dir():
         raise OutputError("is no folder", where=out, right="name a folder")
+    if out is not None:
+        is_own = _holds_report(out)
+        check_replaceable([out / name for name in FILES], force=config.force, is_own=lambda path: is_own)
     spec = load_spec(data)
     spec.require_all()
     with take_run_folder("check", "check") if out is None else nullcontext(out) as folder:
         return _write_check(data, spec, config, folder)
+
+
+def _holds_report(folder: Path) -> bool:
+    """Return whether a folder holds the report of an earlier check."""
+    try:
+        report = load_json(folder / "report.json", OutputError, "")
+    except OutputError:
+        return False
+    return isinstance(report, dict) and {"data", "contact_sheet", "boxes", "issues"} <= set(report)
 
 
 def _write_check(data: Path, spec: DataSpec, config: CheckConfig, folder: Path) -> CheckResult:
