@@ -44,7 +44,7 @@ def files(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
         name: tensor * (0.5 + torch.rand(tensor.shape, generator=random)) if name.endswith("weight") else tensor
         for name, tensor in source.state.items()
     }
-    training = {**source.training, "epoch": 2, "is_done": False}
+    training = {**source.training, "epoch": 2, "rows": source.training["rows"][1:], "is_done": False}
     last = replace(source, state=raw, training=training)
     weights = (("averaged", training["average"]), ("raw", raw))
     plain = {name: replace(source, state=state, training={}) for name, state in weights}
@@ -202,7 +202,7 @@ def test_moments_belong_to_the_last_step_s_weights(
 ) -> None:
     last = load_checkpoint(files.last)
     config = TrainConfig(data=hands, weights=files.last, device="cpu")
-    start_training(config, tmp_path / "one", moments=load_moments(last))
+    start_training(config, tmp_path / "one", moments=load_moments(last, files.last))
     start_training(config, tmp_path / "two")
     assert is_same(begun[0], last.state)
     assert is_same(begun[1], last.training["average"])

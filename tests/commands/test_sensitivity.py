@@ -182,17 +182,17 @@ def test_a_table_comes_back_from_disk(tmp_path: Path, table: Sensitivity) -> Non
     [
         ({"format": "yolo_prune plan"}, "is no sensitivity table; name a file that yoloprune sensitivity wrote"),
         ({"format_version": 2}, "has format version 2; this version reads format 1"),
-        ({"ratios": [0.5, 0.25, 0.75]}, "its ratios are no rising fractions"),
-        ({"ratios": [0.25, 0.5, 1]}, "its ratios are no rising fractions"),
-        ({"ratios": [], "groups": []}, "its ratios are no rising fractions"),
-        ({"ratios": [0.25, 0.5]}, "not a score for every ratio"),
-        ({"groups": [{"layers": [0], "channels": 0, "scores": [1, 1, 1]}]}, "a group has no channels"),
-        ({"groups": [{"layers": [0], "channels": 4}]}, "lacks a part or holds a wrong one ('scores'); measure it again"),
-        ({"groups": 3}, "lacks a part or holds a wrong one"),
-        ({"base": None}, "the whole network has no score"),
-        ({"base": "good"}, "lacks a part or holds a wrong one"),
-        ({"metric": "map"}, "unknown metric map"),
-        ({"groups": [{"layers": [10**400], "channels": 1e999, "scores": []}]}, "lacks a part or holds a wrong one"),
+        ({"ratios": [0.5, 0.25, 0.75]}, "ratios are no rising fractions"),
+        ({"ratios": [0.25, 0.5, 1]}, "ratios[2] 1 is not less than 1"),
+        ({"ratios": [], "groups": []}, "ratios are no rising fractions"),
+        ({"ratios": [0.25, 0.5]}, "groups[0].scores has 3 scores of 2 ratios"),
+        ({"groups": [{"layers": [0], "channels": 0, "scores": [1, 1, 1]}]}, "groups[0].channels 0 is not greater than 0"),
+        ({"groups": [{"layers": [0], "channels": 4}]}, "lacks groups[0].scores; measure it again"),
+        ({"groups": 3}, "groups 3 is not a valid array"),
+        ({"base": None}, "base None is not a valid number"),
+        ({"base": "good"}, "base 'good' is not a valid number"),
+        ({"metric": "map"}, "metric 'map' is not 'map50' or 'loss'"),
+        ({"groups": [{"layers": [10**400], "channels": 1e999, "scores": []}]}, "groups[0].channels is not a valid integer"),
     ],
 )  # fmt: skip
 def test_what_is_no_table(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -305,7 +305,7 @@ def test_the_json_is_the_table(cli: Cli, trained: Path, hands: Path) -> None:
     assert content == result
     assert recipe["settings"].items() >= {"metric": "loss", "images": 2, "data": str(hands.resolve())}.items()
     assert result.items() >= {"ratios": [0.5, 0.75], "criterion": "l1", "group_reduce": "sum"}.items()
-    table = parse_sensitivity(result)
+    table = parse_sensitivity(result, "table")
     assert [curve.layers for curve in table.groups] == LAYERS
     assert [curve.channels for curve in table.groups] == [8, 8, 4, 16]
 

@@ -41,10 +41,12 @@ from yolo_prune.commands.bench_rows import (
     time_rows,
 )
 from yolo_prune.commands.data import choose_split, load_data_of
+from yolo_prune.commands.lineage import find_parent
 from yolo_prune.commands.measure_config import BenchConfig, EvaluateConfig, MeasurementConfig
 from yolo_prune.commands.reporting.evidence import Evidence, score_models
 from yolo_prune.commands.reporting.gather import Measured, save_report
 from yolo_prune.commands.run_folders import resolve_checkpoints
+from yolo_prune.console import warn
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.class_names import rename
 from yolo_prune.engines.exported.model import is_exported
@@ -127,20 +129,26 @@ def load_bench(path: Path) -> BenchResult:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return BenchResult(tuple(map(parse_row, values["rows"])), values["environment"], values["split"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError("holds no result of bench", where=path, right="delete it and run again") from error
 
 
 def find_lineage(path: Path) -> dict[str, Path]:
     """Return a checkpoint and its ancestors that are still on disk, the oldest first, keyed by row name.
 
-    A run between the original and the pruned network is the one with γ sparsity.
+    A run between the original and the pruned network is the one with γ sparsity. What lies at an ancestor's path, but
+    is another file by its SHA-256, is left out with a warning.
     """
-    line = [(load_checkpoint(path).provenance, path)]
-    while (parent := line[0][0].get("parent")) and Path(parent["path"]).is_file():
-        line.insert(0, (load_checkpoint(Path(parent["path"])).provenance, Path(parent["path"])))
+    line = [(load_checkpoint(path), path)]
+    while (parent := find_parent(line[0][0])) is not None:
+        if parent.path is None:
+            if (recorded := Path(line[0][0].provenance["parent"]["path"])).is_file():
+                warn(f"{line[0][1]}: {recorded}, which it comes from, has changed since: it is left out")
+            break
+        line.insert(0, (load_checkpoint(parent.path), parent.path))
     rows: dict[str, Path] = {}
-    for provenance, place in line:
+    for checkpoint, place in line:
+        provenance = checkpoint.provenance
         stage = provenance.get("stage", "train")
         sparsity = provenance.get("recipe", {}).get("sparsity", 0)
         name = "Sparse" if stage == "train" and rows and sparsity != 0 else ROW_NAMES.get(stage, stage)

@@ -31,7 +31,7 @@ from yolo_prune.export.places import Places
 from yolo_prune.export.verify import IMAGES, Parity, check_parity, describe_parity, measure_parity
 from yolo_prune.export.writers import describe, write_model
 from yolo_prune.files import check_replaceable, make_scratch_folder, measure_sha256
-from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
+from yolo_prune.model.checkpoint import Checkpoint, load_usable
 from yolo_prune.model.decode import normalise
 from yolo_prune.model.fold import fold_batchnorm
 from yolo_prune.model.state_dicts import save_foreign_weights
@@ -75,7 +75,7 @@ def export(source: Path, config: ExportConfig) -> ExportResult:
         OutputError: a file cannot be written, or its outputs are not the checkpoint's; what was there before stays.
         OutputError: a file is there already that was not exported from this checkpoint; nothing is written.
     """
-    exporter = _Exporter(source, load_checkpoint(source).with_img_size(config.img_size), config)
+    exporter = _Exporter(source, load_usable(source).with_img_size(config.img_size), config)
     exporter.check_places()
     result = ExportResult()
     cfg = None

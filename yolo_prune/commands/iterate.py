@@ -13,14 +13,15 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from yolo_prune.commands.data import load_data_of
 from yolo_prune.commands.pruning.iterate_config import IterateConfig
 from yolo_prune.commands.pruning.iterate_report import draw_frontier, format_steps
-from yolo_prune.commands.pruning.iterate_step import Cut, Limits, cut, cut_weights, load_moments
+from yolo_prune.commands.pruning.iterate_step import Limits, cut, cut_weights, load_cut, load_moments
 from yolo_prune.commands.results import Summary
 from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import format_config, parse_config
@@ -28,20 +29,24 @@ from yolo_prune.console import report
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.spec import DataSpec
-from yolo_prune.errors import ConfigError, YoloPruneError
+from yolo_prune.errors import CheckpointError, ConfigError, YoloPruneError
 from yolo_prune.evaluation.evaluate import measure_score_of
-from yolo_prune.files import load_json, measure_sha256, save_json
+from yolo_prune.files import measure_sha256, save_json
 from yolo_prune.image_size import make_size
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.device import make_device
 from yolo_prune.pruning.plans.weight_plan import count_nonzeros
+from yolo_prune.records import PathText, load_record
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import is_launched
 from yolo_prune.training.resume import Run
 from yolo_prune.training.run_data import Datasets, load_datasets
+from yolo_prune.training.saved_state import read_saved_state
 from yolo_prune.training.signals import StopSignal, watch_signals
 
 STEPS = "steps.json"
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 SETTLE = "settle"
 SEED_STRIDE = 1_000_003
 """The difference between the seeds of two steps, so large that runs with neighbouring seeds share no step's seed."""
@@ -53,23 +58,23 @@ class Step:
 
     name: str
     """The name of its folder; `original` for the network that the run started from."""
-    ratio: float
+    ratio: Share
     """The share of the original's prunable channels, or weights, that are pruned."""
-    params: int
-    macs: int
-    map50: float | None
+    params: PositiveInt
+    macs: PositiveInt
+    map50: Share | None
     """AP50 on the validation split after finetuning; None if it was not measured."""
-    epochs: int
+    epochs: NonNegativeInt
     """Number of finetuning epochs."""
-    seconds: float
-    checkpoint: str
+    seconds: Seconds
+    checkpoint: PathText
 
 
 @dataclass
 class Journal:
     """The state of a run on disk: its settings, the checkpoint that it started from, and the finished steps."""
 
-    source: str
+    source: PathText
     source_sha256: str
     recipe: dict[str, Any]
     steps: list[Step] = field(default_factory=list)
@@ -142,11 +147,7 @@ def resume_iterate(folder: Path, changes: dict[str, Any]) -> IterateResult:
     path = folder / STEPS
     if not path.is_file():
         raise ConfigError("there is nothing to resume", where=path, right="name a run folder that iterate left")
-    values = load_json(path, ConfigError, "name a run folder that iterate left")
-    try:
-        journal = Journal(**{**values, "steps": [Step(**step) for step in values["steps"]]})
-    except (TypeError, KeyError) as error:
-        raise ConfigError("is no journal of steps", where=path, right="name a run folder that iterate left") from error
+    journal = load_record(Journal, path, ConfigError, "name a run folder that iterate left")
     config = parse_config(IterateConfig(), {**journal.recipe, **changes}, path)
     if not Path(journal.source).is_file() or measure_sha256(Path(journal.source)) != journal.source_sha256:
         raise ConfigError("has changed since the run began", where=journal.source, right="restore it, or start anew")
@@ -220,7 +221,7 @@ def _take_step(iteration: _Iteration) -> None:
     limits = Limits(iteration.network, iteration.cost, min(config.target_ratio, number * config.step))
     previous = Path(before.checkpoint) if number == 1 else Path(before.checkpoint).with_name("last.pt")
     if (place / "pruned.pt").is_file():  # reuse the cut of a stopped step: one found by timing might differ now
-        made = Cut(**load_checkpoint(place / "pruned.pt").provenance["metrics"])
+        made = load_cut(place / "pruned.pt")
     elif config.granularity == "weight":
         made = cut_weights(previous, place / "pruned.pt", config, limits)
     else:
@@ -228,7 +229,7 @@ def _take_step(iteration: _Iteration) -> None:
     is_last = made.meets_target or limits.ratio >= config.target_ratio
     is_scored = is_last or number % config.score_every == 0
     best = _train(iteration, _make_step_settings(iteration, place / "pruned.pt", is_scored), place)
-    rows = load_checkpoint(place / "last.pt").training["rows"]
+    rows = load_rows(place / "last.pt")
     step = Step(
         place.name,
         made.ratio,
@@ -246,6 +247,18 @@ def _take_step(iteration: _Iteration) -> None:
     _finish(iteration, step)
 
 
+def load_rows(last: Path) -> list[dict[str, Any]]:
+    """Return the rows of the finished training that left a last.pt.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    rows: list[dict[str, Any]] = read_saved_state(load_checkpoint(last).training, last)["rows"]
+    if not rows:
+        raise CheckpointError("has no epoch", where=f"{last}: training", right="start anew")
+    return rows
+
+
 def _settle(iteration: _Iteration) -> None:
     """Finetune the last good network with a falling learning rate, and end the run."""
     config, good = iteration.config, _find_good(iteration)
@@ -258,7 +271,7 @@ def _settle(iteration: _Iteration) -> None:
     number = len(iteration.journal.steps)
     settings = _make_settings(config, source, config.settle_epochs, config.settle_epochs, number)
     best = _train(iteration, settings, iteration.folder / SETTLE)
-    rows = load_checkpoint(iteration.folder / SETTLE / "last.pt").training["rows"]
+    rows = load_rows(iteration.folder / SETTLE / "last.pt")
     _finish(
         iteration,
         replace(
@@ -277,12 +290,12 @@ def _train(iteration: _Iteration, settings: TrainConfig, place: Path) -> Path:
     minutes = iteration.stop.minutes_left
     last = place / "last.pt"
     if last.is_file():
-        if load_checkpoint(last).training["is_done"]:
+        if read_saved_state(load_checkpoint(last).training, last)["is_done"]:
             return place / "best.pt"
         changes = {"max_minutes": minutes, "device": iteration.config.device}
         return resume_training(place, changes, datasets=iteration.datasets)
     assert settings.weights is not None
-    moments = load_moments(load_checkpoint(settings.weights))
+    moments = load_moments(load_checkpoint(settings.weights), settings.weights)
     settings = replace(settings, max_minutes=minutes)
     return start_training(settings, place, "iterate", moments=moments, datasets=iteration.datasets)
 
@@ -318,9 +331,9 @@ def _is_lost(iteration: _Iteration, step: Step) -> bool:
 
 def _find_good(iteration: _Iteration) -> Step:
     """Return the last step whose AP50 was measured and has not dropped too far."""
-    return next(
-        step for step in reversed(iteration.journal.steps) if step.map50 is not None and not _is_lost(iteration, step)
-    )
+    steps = reversed(iteration.journal.steps)
+    good = (step for step in steps if step.map50 is not None and not _is_lost(iteration, step))
+    return next(good, iteration.original)
 
 
 def _finish(iteration: _Iteration, step: Step) -> None:

@@ -22,27 +22,40 @@ INHERITED = ("batch_size", "accumulate", "multi_scale", "rectangular", "agnostic
 """Training settings that a later training takes over by default."""
 
 
-class Uncut(NamedTuple):
-    """The network that a checkpoint was pruned from: its file, or the reason why it is not available."""
+class Ancestor(NamedTuple):
+    """A checkpoint that another was made from: its file, or the reason why it is not available."""
 
     path: Path | None
     reason: str
 
 
-def find_uncut(checkpoint: Checkpoint) -> Uncut:
-    """Find the network that a checkpoint was pruned from, through all stages since, and check its SHA-256."""
+def find_parent(checkpoint: Checkpoint) -> Ancestor | None:
+    """Find the checkpoint that another was made from, and check its SHA-256; None if it was made from none.
+
+    The hash of a file cannot be in it, so a line of parents has an end.
+    """
+    if (parent := checkpoint.provenance.get("parent")) is None:
+        return None
+    path = Path(parent["path"])
+    if not path.is_file():
+        return Ancestor(None, f"{path}, which it comes from, is not there")
+    if measure_sha256(path) != parent["sha256"]:
+        return Ancestor(None, f"{path}, which it comes from, has changed since")
+    return Ancestor(path, "")
+
+
+def find_uncut(checkpoint: Checkpoint) -> Ancestor:
+    """Find the network that a checkpoint was pruned from, through all stages since."""
     was_cut, found = False, None
-    while (parent := checkpoint.provenance.get("parent")) is not None:
-        stage, path = checkpoint.provenance.get("stage"), Path(parent["path"])
+    while (parent := find_parent(checkpoint)) is not None:
+        stage = checkpoint.provenance.get("stage")
         if was_cut and stage not in CUTS:
             break
         was_cut |= stage in CUTS
-        if not path.is_file():
-            return Uncut(None, f"{path}, which it comes from, is not there")
-        if measure_sha256(path) != parent["sha256"]:
-            return Uncut(None, f"{path}, which it comes from, has changed since")
-        found, checkpoint = path, load_checkpoint(path)
-    return Uncut(found, "") if was_cut else Uncut(None, "it was not pruned")
+        if parent.path is None:
+            return parent
+        found, checkpoint = parent.path, load_checkpoint(parent.path)
+    return Ancestor(found, "") if was_cut else Ancestor(None, "it was not pruned")
 
 
 def find_training(path: Path) -> TrainConfig | None:

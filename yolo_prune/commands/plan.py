@@ -21,7 +21,7 @@ from yolo_prune.darknet.layers import Conv
 from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import PlanError
-from yolo_prune.files import load_json, measure_sha256
+from yolo_prune.files import measure_sha256
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.device import make_device
@@ -44,6 +44,7 @@ from yolo_prune.pruning.scores.importance import check_finite, score_blocks, sco
 from yolo_prune.pruning.scores.sensitivity import Sensitivity, load_sensitivity, rank_by_damage
 from yolo_prune.pruning.sparsity.gamma_sparsity import GAMMA_THRESHOLD
 from yolo_prune.pruning.surgery.rebuild import cut_blocks
+from yolo_prune.records import load_plain_json
 from yolo_prune.text_tables import format_count
 
 CHECKPOINT_SHA256 = "checkpoint_sha256"
@@ -113,7 +114,9 @@ def make_planned(source: Path, config: PruneConfig) -> Planned:
     latency_ms: tuple[float, float] | None = None
     if config.plan is not None:
         made = load_plan(config.plan, model.network)
-        _check_checkpoint(config.plan, load_json(config.plan, PlanError, "").get(CHECKPOINT_SHA256), source, config)
+        _check_checkpoint(
+            config.plan, load_plain_json(config.plan, PlanError, "").get(CHECKPOINT_SHA256), source, config
+        )
         short = cut_blocks(model, made.blocks)
     else:
         check_spare((index for index, _ in model.network.convs), config.spare)
@@ -195,8 +198,9 @@ def _plan_channels(subject: _Subject, short: Detector, config: PruneConfig) -> t
     table, scores = None, None
     if config.from_sensitivity is not None:
         table = _load_table(config.from_sensitivity, short.network, config)
-        recipe = load_json(config.from_sensitivity, PlanError, "").get("recipe") or {}
-        _check_checkpoint(config.from_sensitivity, recipe.get("sha256"), subject.source, config)
+        recipe = load_plain_json(config.from_sensitivity, PlanError, "").get("recipe")
+        sha256 = recipe.get("sha256") if isinstance(recipe, dict) else None  # a table by hand need not say it
+        _check_checkpoint(config.from_sensitivity, sha256, subject.source, config)
         config = replace(config, criterion=table.criterion)
     elif config.criterion == AUTO:
         choice = choose_criterion(short, graph, config, budgets, subject.spec is not None)

@@ -16,7 +16,7 @@ from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.darknet.network import Network
 from yolo_prune.engines.precision import computing_in
 from yolo_prune.errors import ConfigError
-from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.checkpoint import load_usable
 from yolo_prune.model.device import make_device
 from yolo_prune.text_tables import format_table, wrap
 
@@ -112,7 +112,7 @@ def profile(checkpoints: Sequence[Path], config: ProfileConfig) -> ProfileResult
         what = f"{len(checkpoints)} checkpoints are given"
         raise ConfigError(what, where="CHECKPOINT", right="name one, or two to compare: before and after")
     device = make_device(config.device)
-    loaded = [load_checkpoint(path).with_img_size(config.img_size) for path in checkpoints]
+    loaded = [load_usable(path).with_img_size(config.img_size) for path in checkpoints]
     kinds = [[case.kind for _, case in list_cases(checkpoint.network)] for checkpoint in loaded]
     if kinds[0] != kinds[-1]:
         right = "compare a checkpoint with one that channels were pruned from"

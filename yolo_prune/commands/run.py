@@ -30,13 +30,15 @@ from yolo_prune.datasets.spec import measure_fingerprint
 from yolo_prune.errors import ConfigError, PlanError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.previews import save_comparison
-from yolo_prune.files import load_json, load_yaml, measure_sha256, save_json
+from yolo_prune.files import load_yaml, measure_sha256, save_json
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.device import make_device
+from yolo_prune.records import load_plain_json, load_record
 from yolo_prune.shipped_configs import find_run
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import is_launched
 from yolo_prune.training.initial_model import check_files
+from yolo_prune.training.saved_state import read_saved_state
 from yolo_prune.training.signals import watch_signals
 from yolo_prune.version import __version__
 
@@ -112,7 +114,7 @@ def _run_stages(config: RunConfig, folder: Path, device: torch.device) -> RunRes
             with watch_signals() as stop:
                 if not (place / "last.pt").is_file():
                     best = start_training(settings, place, stage)
-                elif load_checkpoint(place / "last.pt").training.get("is_done", False):
+                elif read_saved_state(load_checkpoint(place / "last.pt").training, place / "last.pt")["is_done"]:
                     best = place / "best.pt"
                 else:
                     best = resume_training(place)
@@ -174,7 +176,7 @@ def _check_stages(config: RunConfig, device: torch.device) -> None:
             load_checkpoint(stage.teacher)
     for path in (config.prune.plan, config.prune.from_sensitivity):
         if path is not None:
-            load_json(path, PlanError, "name a file that plan or sensitivity wrote")
+            load_plain_json(path, PlanError, "name a file that plan or sensitivity wrote")
     check_engines(config.bench, device)
 
 
@@ -185,10 +187,10 @@ def _once(folder: Path, product: str, ingredients: tuple[Any, ...], work: Callab
     """
     made_of, note = _fingerprint(ingredients), folder / "stage.json"
     state = _read_note(note)
-    if state.get("made_of") == made_of and (folder / product).is_file():
+    if state.made_of == made_of and (folder / product).is_file():
         report(f"{folder}: up to date")
         return folder / product
-    if state.get("begun_of") != made_of:
+    if state.begun_of != made_of:
         (folder / "last.pt").unlink(missing_ok=True)
         save_json(note, {"begun_of": made_of})
     path = work()
@@ -196,12 +198,19 @@ def _once(folder: Path, product: str, ingredients: tuple[Any, ...], work: Callab
     return path
 
 
-def _read_note(note: Path) -> dict[str, Any]:
-    try:
-        state = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # the stage was never started
-    return state if isinstance(state, dict) else {}
+@dataclass(frozen=True)
+class _Note:
+    """What stage.json holds: the fingerprint of what a stage was made of, or begun of if it is not done."""
+
+    made_of: str | None = None
+    begun_of: str | None = None
+
+
+def _read_note(note: Path) -> _Note:
+    """Read a stage's note. A damaged one is an error: without it, hours of training would be thrown away."""
+    if not note.is_file():
+        return _Note()  # the stage was never started
+    return load_record(_Note, note, ConfigError, "delete it, and the stage starts anew")
 
 
 def _fingerprint(ingredients: tuple[Any, ...]) -> str:

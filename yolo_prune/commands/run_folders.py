@@ -6,7 +6,6 @@ runs/latest.json    the newest checkpoint of every stage; the newest of all come
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,6 +16,7 @@ from yolo_prune.commands.run_lock import FolderInUseError, is_locked, lock_folde
 from yolo_prune.console import is_first_process
 from yolo_prune.errors import ConfigError, OutputError
 from yolo_prune.files import remove_scraps, save_json
+from yolo_prune.records import PathText, load_plain_json, parse_record
 
 RUNS = Path("runs")
 _LATEST = RUNS / "latest.json"
@@ -191,8 +191,9 @@ def resolve_checkpoints(arguments: Sequence[Path] | None) -> list[Path]:
 
 
 def _load_latest() -> dict[str, str]:
+    if not _LATEST.is_file():
+        return {}  # a command needs a path then
     try:
-        latest = json.loads(_LATEST.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # without the file, a command needs a path
-    return latest if isinstance(latest, dict) else {}
+        return parse_record(dict[str, PathText], load_plain_json(_LATEST, ConfigError, ""), _LATEST, ConfigError, "")
+    except ConfigError:
+        return {}  # the next command writes it anew

@@ -12,7 +12,7 @@ from yolo_prune.engines.exported.model import ExportedModel, is_exported, load_e
 from yolo_prune.engines.make import make_engine
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.predictor import Predictor
-from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
+from yolo_prune.model.checkpoint import Checkpoint, load_usable
 from yolo_prune.model.decode import DecodedDetector
 from yolo_prune.model.detector import Detector
 
@@ -24,10 +24,10 @@ def load_model(path: Path) -> Model:
     """Load a checkpoint, or the metadata of an exported file, by the suffix of its name.
 
     Raises:
-        CheckpointError: the file cannot be read.
+        CheckpointError: the file cannot be read, or a weight is NaN or infinite.
         ConfigError: the package that runs it is not installed.
     """
-    return load_exported(path) if is_exported(path) else load_checkpoint(path)
+    return load_exported(path) if is_exported(path) else load_usable(path)
 
 
 def make_predictor(

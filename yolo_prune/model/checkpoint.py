@@ -1,16 +1,15 @@
 """Checkpoint files: cfg text, tensors, class names, image size and provenance.
 
 To load a checkpoint, its cfg is parsed, a `Detector` is made, and the tensors are loaded into it. A checkpoint never
-holds pickled code and is always read with `weights_only=True`. Tensors with many zeros are stored packed
-(`sparse_storage.py`). A file with packed tensors has format version 2. All others have version 1, which older versions
+holds pickled code and is always read with `weights_only=True`, after all its bytes are checked (`checkpoint_file.py`).
+Tensors with many zeros are stored packed (`sparse_storage.py`). A file with packed tensors has format version 2. All others have version 1, which older versions
 of the package read too.
 """
 
 from __future__ import annotations
 
-import pickle
+import json
 import subprocess
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import NotRequired, TypedDict
 
 from yolo_prune.darknet.anchors import set_img_size
 from yolo_prune.darknet.cfg import format_cfg, parse_cfg
@@ -25,8 +25,10 @@ from yolo_prune.darknet.network import Network
 from yolo_prune.errors import CfgError, CheckpointError, ConfigError
 from yolo_prune.files import measure_sha256, open_atomically
 from yolo_prune.image_size import AnySize, ImageSize, parse_size, read_size
+from yolo_prune.model.checkpoint_file import COPY, OURS, check_storages, load_plain, says_format
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.sparse_storage import is_worth_packing, pack, unpack
+from yolo_prune.records import PathText, check_record, shorten
 from yolo_prune.version import __version__
 
 FORMAT = "yolo_prune checkpoint"
@@ -38,9 +40,47 @@ KEEPS_ZEROS = "keeps_zeros"
 AVERAGE = "average"
 """The key of the averaged weights in the `training` of a last.pt; see `Checkpoint.weights`."""
 
-OURS = "name a checkpoint that yoloprune wrote; another project's weights go with their cfg: import CFG --weights FILE"
-_DAMAGE = (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, zipfile.BadZipFile)
-"""What torch's reader raises for a damaged file, besides pickle's own error."""
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class Parent(TypedDict):
+    """The checkpoint that another was made from."""
+
+    path: PathText
+    sha256: str
+
+
+class DataOf(TypedDict):
+    """The data set that a checkpoint was trained on."""
+
+    path: PathText
+    fingerprint: NotRequired[str]
+
+
+class Provenance(TypedDict, total=False):
+    """What `make_provenance` returns, and the facts that commands add."""
+
+    stage: str
+    version: str
+    git_revision: str | None
+    recipe: dict[str, Any]
+    parent: Parent | None
+    data: DataOf | None
+    metrics: dict[str, Any]
+    keeps_zeros: bool
+
+
+class Content(TypedDict):
+    """What the file of a checkpoint holds."""
+
+    format: str
+    format_version: int
+    cfg: str
+    state: dict[str, Any]
+    names: list[str]
+    img_size: int | str
+    provenance: Provenance
+    training: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -155,48 +195,76 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> Path:
 
 def is_checkpoint(path: Path) -> bool:
     """Return whether a file says that it is a checkpoint of this package, whole or not."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, *_DAMAGE):
-        return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
+    return says_format(path, FORMAT)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Load a checkpoint; its tensors are memory-mapped and read on first use.
+    """Load a checkpoint, after all its bytes are checked; its tensors are memory-mapped.
 
     Raises:
-        CheckpointError: the file does not exist, is not a checkpoint, contains code, or has an unknown format version.
+        CheckpointError: the file does not exist, is damaged, is not a checkpoint, contains code, has an unknown format
+            version, or its parts do not fit each other; names the part.
     """
-    content = _load_plain(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(
-            "is not a yolo_prune checkpoint",
-            where=path,
-            right=OURS,
-        )
-    if content.get("format_version") not in (FORMAT_VERSION, PACKED_VERSION):
-        right = f"this version reads formats {FORMAT_VERSION} and {PACKED_VERSION}"
-        raise CheckpointError(f"has format version {content.get('format_version')}", where=path, right=right)
+    content = load_plain(path)
+    _check_content(content, path)
     try:
         network = parse_cfg(content["cfg"], f"{path}[cfg]")
         network = set_img_size(network, read_size(content["img_size"]))  # an old file's cfg may state another
-        names, training = tuple(map(str, content["names"])), dict(content["training"])
-        checkpoint = Checkpoint(network, content["state"], names, content["provenance"], training)
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
-        raise CheckpointError(
-            f"lacks a part or holds a wrong one ({error})",
-            where=path,
-            right="make it again with train, prune or finetune",
-        ) from error
+    except (ValueError, ConfigError) as error:
+        what = f"holds a wrong img_size, {shorten(content['img_size'])}"
+        raise CheckpointError(what, where=path, right=COPY) from error
     except CfgError as error:
         raise CheckpointError(f"holds a cfg that cannot be read ({error})", where=path) from error
+    if len(content["names"]) != network.classes:
+        what = f"names has {len(content['names'])} names, its cfg {network.classes} classes"
+        raise CheckpointError(what, where=path, right="make it again")
     with torch.device("meta"):
         expected = Detector(network).state_dict()
-    checkpoint = replace(checkpoint, state=_unpack_state(expected, checkpoint.state, path))
-    for state in (checkpoint.state, checkpoint.weights):
-        _check_state(expected, state, path)
+    state = _unpack_state(expected, content["state"], path)
+    checkpoint = Checkpoint(network, state, tuple(content["names"]), content["provenance"], content["training"])
+    for one in (checkpoint.state, checkpoint.weights):
+        _check_state(expected, one, path)
     return checkpoint
+
+
+def load_usable(path: Path) -> Checkpoint:
+    """Load a checkpoint to use its weights, which must be finite.
+
+    Raises:
+        CheckpointError: as `load_checkpoint` and `check_weights`.
+    """
+    checkpoint = load_checkpoint(path)
+    check_weights(checkpoint, path)
+    return checkpoint
+
+
+def check_weights(checkpoint: Checkpoint, path: Path) -> None:
+    """Check that the weights that a command uses are finite. Those of a run that diverged are not.
+
+    Raises:
+        CheckpointError: one is NaN or infinite; names the tensor.
+    """
+    for name, tensor in checkpoint.weights.items():
+        if tensor.is_floating_point() and not torch.stack(tensor.aminmax()).isfinite().all():  # it needs no copy
+            raise CheckpointError(
+                f"{name} holds NaN or infinity", where=path, right="train again from a sound checkpoint"
+            )
+
+
+def _check_content(content: Any, path: Path) -> None:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError("is not a yolo_prune checkpoint", where=path, right=OURS)
+    version = content.get("format_version")
+    if type(version) is not int or version not in (FORMAT_VERSION, PACKED_VERSION):
+        right = f"this version reads formats {FORMAT_VERSION} and {PACKED_VERSION}"
+        raise CheckpointError(f"has format version {shorten(version)}", where=path, right=right)
+    right = "make it again with train, prune or finetune"
+    check_record(Content, content, path, CheckpointError, right)
+    try:
+        json.dumps(content["provenance"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"provenance is not plain ({error})", where=path, right=right) from error
+    check_storages(content, path)
 
 
 def is_stored_packed(checkpoint: Checkpoint) -> bool:
@@ -204,10 +272,8 @@ def is_stored_packed(checkpoint: Checkpoint) -> bool:
     return any(is_worth_packing(tensor) for tensor in checkpoint.state.values())
 
 
-def _unpack_state(expected: Mapping[str, Tensor], state: Any, path: Path) -> Any:
+def _unpack_state(expected: Mapping[str, Tensor], state: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return a stored state with its packed tensors unpacked, if they belong to the cfg."""
-    if not isinstance(state, dict):
-        return state
     unpacked = dict(state)
     for name in expected.keys() & state.keys():
         if isinstance(state[name], dict):
@@ -220,35 +286,22 @@ def _unpack_state(expected: Mapping[str, Tensor], state: Any, path: Path) -> Any
     return unpacked
 
 
-def _load_plain(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError("is a pickle that could run code, or is damaged", where=path, right=OURS) from error
-    except _DAMAGE as error:
-        reason = error.strerror if isinstance(error, OSError) and error.filename else "it is damaged or no checkpoint"
-        raise CheckpointError(
-            f"cannot be read ({reason})", where=path, right="name a .pt file that train, prune or finetune wrote"
-        ) from error
-
-
 def _check_state(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path | None = None) -> None:
+    right = "make it again"
     if not isinstance(found, dict) or set(expected) != set(found):
-        odd = sorted(set(expected).symmetric_difference(found if isinstance(found, dict) else ()))
-        raise CheckpointError(
-            f"its cfg and tensors disagree about {odd[0] if odd else 'everything'}", where=path, right="make it again"
-        )
+        odd = sorted(map(str, set(expected).symmetric_difference(found if isinstance(found, dict) else ())))
+        what = shorten(odd[0]).strip("'") if odd else "everything"
+        raise CheckpointError(f"its cfg and tensors disagree about {what}", where=path, right=right)
+    used = next((found[name].dtype for name in expected if isinstance(found[name], Tensor)), None)
     for name, tensor in expected.items():
         if not isinstance(found[name], Tensor):
-            raise CheckpointError(f"{name} is no tensor", where=path, right="make it again")
+            raise CheckpointError(f"{name} is no tensor", where=path, right=right)
         if tensor.shape != found[name].shape:
-            raise CheckpointError(
-                f"its cfg wants {name} of shape {tuple(tensor.shape)}, its tensor has {tuple(found[name].shape)}",
-                where=path,
-                right="make it again",
-            )
-        if tensor.is_floating_point() != found[name].is_floating_point():
-            raise CheckpointError(f"{name} holds {found[name].dtype}", where=path, right="make it again")
+            what = f"its cfg wants {name} of shape {tuple(tensor.shape)}, its tensor has {tuple(found[name].shape)}"
+            raise CheckpointError(what, where=path, right=right)
+        allowed = FLOATS if tensor.is_floating_point() else (tensor.dtype,)
+        if (kind := found[name].dtype) not in allowed or (tensor.is_floating_point() and kind != used):
+            raise CheckpointError(f"{name} holds {kind}", where=path, right=right)
 
 
 def _read_git_revision() -> str | None:

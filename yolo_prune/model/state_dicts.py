@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _codecs
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from yolo_prune.errors import WeightsError
 from yolo_prune.files import open_atomically
+from yolo_prune.model.checkpoint_file import check_members
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.weights import check_values, load_weights
 
@@ -48,6 +50,9 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         WeightsError: the file cannot be read, holds a pickled module, or no state dict.
     """
     try:
+        if zipfile.is_zipfile(path):  # else it is of a PyTorch before 1.6
+            with zipfile.ZipFile(path) as file:
+                check_members(file, path, WeightsError)
         with torch.serialization.safe_globals(_list_plain_types()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -60,7 +65,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             "torch.save(model.state_dict(), 'weights.pt')"
         )
         raise WeightsError(what, where=path, right=right) from error
-    except (RuntimeError, ValueError, EOFError, KeyError) as error:
+    except (RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise WeightsError("is damaged, or no file that PyTorch wrote", where=path, right="fetch it again") from error
     state = _find_state(content)
     if state is None:

@@ -17,7 +17,7 @@ from yolo_prune.darknet.network import Network, change_classes
 from yolo_prune.datasets.anchors import find_anchors, format_anchors, load_sides, measure_fit, round_anchors
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import ConfigError, WeightsError
-from yolo_prune.model.checkpoint import is_checkpoint, load_checkpoint
+from yolo_prune.model.checkpoint import is_checkpoint, load_usable
 from yolo_prune.model.config import LossConfig
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.state_dicts import SUFFIXES, fill_weights
@@ -55,7 +55,7 @@ def check_files(config: TrainConfig) -> None:
     is_own = weights is not None and is_checkpoint(weights)
     _check_one_network(config, is_own)
     if weights is not None and (is_own or (config.cfg is None and weights.suffix in SUFFIXES)):
-        load_checkpoint(weights).with_img_size(config.img_size)
+        load_usable(weights).with_img_size(config.img_size)
     elif weights is not None and not weights.is_file():
         raise WeightsError(
             "there is no such file", where=weights, right="name Darknet weights, a state dict or a checkpoint"
@@ -64,7 +64,7 @@ def check_files(config: TrainConfig) -> None:
         network = load_cfg(config.cfg)
         resize(network, config.img_size or network.img_size)
     if config.teacher is not None:
-        load_checkpoint(config.teacher)
+        load_usable(config.teacher)
 
 
 def _check_one_network(config: TrainConfig, is_own: bool) -> None:
@@ -92,7 +92,7 @@ def make_start(config: TrainConfig, classes: int, report: Report, samples: Seque
     is_own = config.weights is not None and is_checkpoint(config.weights)
     _check_one_network(config, is_own)
     if config.weights is not None and (is_own or (config.cfg is None and config.weights.suffix in SUFFIXES)):
-        checkpoint = load_checkpoint(config.weights)
+        checkpoint = load_usable(config.weights)
         model = checkpoint.with_img_size(config.img_size).make_model()
         if model.network.classes != classes:
             model = _renew_heads(model, classes)

@@ -15,6 +15,7 @@ from yolo_prune.model.checkpoint import Checkpoint, save_checkpoint
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import Processes
 from yolo_prune.training.epoch import EpochStats
+from yolo_prune.training.saved_state import check_optimizer, check_scaler, read_saved_state
 from yolo_prune.training.state import TrainingState
 
 Report = Callable[[str], None]
@@ -32,10 +33,6 @@ class Run:
     provenance: dict[str, Any]
     device: torch.device
     processes: Processes = field(default_factory=Processes)
-
-
-OLD_NAMES = {"tally": "stats"}
-"""Names in files of version 0.1, with their present names."""
 
 
 @dataclass
@@ -69,11 +66,17 @@ def save_last(run: Run, training: TrainingState, progress: Progress) -> None:
     save_checkpoint(run.folder / "last.pt", state)
 
 
-def restore(training: TrainingState, last: Checkpoint) -> Progress:
-    """Load what `save_last` wrote into a training state, in place, and return the run's progress."""
+def restore(training: TrainingState, last: Checkpoint, path: Path) -> Progress:
+    """Load what `save_last` wrote into a training state, in place, and return the run's progress.
+
+    Raises:
+        CheckpointError: the file lacks a part, or one does not fit the training state; names it.
+    """
+    stored = read_saved_state(last.training, path)
+    check_optimizer(training.optimizer, stored["optimizer"], path)
+    check_scaler(training.scaler, stored["scaler"], path)
     training.model.load_state_dict(dict(last.state))
-    training.restore(last.training)
-    stored = {OLD_NAMES.get(name, name): value for name, value in last.training.items()}
+    training.restore(stored)
     values = {one.name: stored[one.name] for one in fields(Progress)}
     values["rows"], values["gammas"] = list(values["rows"]), list(values["gammas"])
     values["stats"] = EpochStats(**values["stats"])

@@ -23,7 +23,7 @@ from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import AUTO
-from yolo_prune.pruning.sparsity.zeroing import Removal, parse_removal
+from yolo_prune.pruning.sparsity.zeroing import Removal
 from yolo_prune.text_tables import pluralize
 from yolo_prune.threads import count_cores
 from yolo_prune.training.callbacks import ProgressBar, TensorBoardLog, open_log
@@ -37,6 +37,7 @@ from yolo_prune.training.removal import remove_zeroed_
 from yolo_prune.training.report import save_batch_image, save_detections_image
 from yolo_prune.training.resume import Progress, Report, Run, restore, save_last
 from yolo_prune.training.run_data import Datasets, count_steps, get_share, list_sizes, load_datasets
+from yolo_prune.training.saved_state import check_run_provenance, read_removal, read_saved_state
 from yolo_prune.training.schedule import (
     StepRates,
     explain_short_run,
@@ -85,9 +86,13 @@ def load_last(folder: Path, changes: dict[str, Any]) -> tuple[TrainConfig, Check
             "there is nothing to resume", where=last, right="name a run folder that train or finetune left"
         )
     checkpoint = load_checkpoint(last)
+    check_run_provenance(checkpoint.provenance, last)
     config = parse_config(TrainConfig(), {**checkpoint.provenance["recipe"], **changes}, last)
-    if checkpoint.training.get("is_done", True):
-        epochs = checkpoint.training.get("epoch", config.epochs)
+    stored = (
+        read_saved_state(checkpoint.training, last) if checkpoint.training else {}
+    )  # a finished checkpoint has none
+    if stored.get("is_done", True):
+        epochs = stored.get("epoch", config.epochs)
         raise TrainingError(
             f"the run's {pluralize(epochs, 'epoch')} {'is' if epochs == 1 else 'are'} done",
             where=last,
@@ -162,9 +167,11 @@ def train(
         data, val = datasets or load_datasets(run, is_told=last is None)
         data.augment, data.seed = config.augment, config.seed  # given data sets may have others
         steps = config.epochs * (steps_per_epoch := count_steps(run, data))
-        removal = removal if last is None else _get_removal(last)
+        removal = removal if last is None else read_removal(last, run.folder / "last.pt")
         training = _make_training_state(run, model, data, steps, moments, removal)
-        progress = _begin(run, training, steps, report) if last is None else restore(training, last)
+        progress = (
+            _begin(run, training, steps, report) if last is None else restore(training, last, run.folder / "last.pt")
+        )
         _save_settings(run)
         active = _ActiveRun(run, training, progress, data, val, steps_per_epoch, stop)
         images = min(len(data), steps_per_epoch * config.batch_size)
@@ -276,11 +283,6 @@ def _save_settings(run: Run) -> None:
     if run.processes.is_first:
         remove_scraps(run.folder)
         save_text(run.folder / "config.yaml", yaml.safe_dump(format_config(run.config), sort_keys=False))
-
-
-def _get_removal(last: Checkpoint) -> Removal | None:
-    state = last.training.get("removal")
-    return None if state is None else parse_removal(state)
 
 
 def _make_training_state(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from yolo_prune.darknet.network import Network
 from yolo_prune.errors import ConfigError
-from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.checkpoint import load_usable
 from yolo_prune.model.config import DistillConfig
 from yolo_prune.model.detector import Detector, Heads
 from yolo_prune.model.distillation import measure_attention_gap, measure_distillation
@@ -58,7 +58,7 @@ def load_teacher(path: Path, network: Network, config: DistillConfig, device: to
         CheckpointError: the file is not a checkpoint.
         ConfigError: its heads have other anchors, classes or strides than the network's.
     """
-    model = load_checkpoint(path).make_model()
+    model = load_usable(path).make_model()
     own, other = (_describe_heads(one) for one in (network, model.network))
     if own != other:
         right = "name a checkpoint that the network was pruned from, or one of the same cfg and input size"

@@ -11,9 +11,11 @@ resumed.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import NonNegativeInt
 
 from yolo_prune.commands.config import DEFAULT_EFFORT, LEAST_EFFORT, PruneConfig
 from yolo_prune.commands.plan import Planned, choose_blocks_of, make_planned
@@ -22,25 +24,38 @@ from yolo_prune.commands.train import resume_training, start_training
 from yolo_prune.config import format_config, parse_config
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.spec import DataSpec
-from yolo_prune.errors import ConfigError, PlanError
-from yolo_prune.files import load_json, measure_sha256, save_json
+from yolo_prune.errors import CheckpointError, ConfigError, PlanError
+from yolo_prune.files import measure_sha256, save_json
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from yolo_prune.model.device import make_device
 from yolo_prune.pruning.blocks import Block, number_kept_layers, pick_blocks
 from yolo_prune.pruning.config import PlanConfig
 from yolo_prune.pruning.plans.plan import Plan, check_spare
 from yolo_prune.pruning.plans.plan_file import BlockPlan
-from yolo_prune.pruning.sparsity.zeroing import begin_removal, parse_removal
+from yolo_prune.pruning.sparsity.zeroing import begin_removal
 from yolo_prune.pruning.surgery.rebuild import cut_blocks
+from yolo_prune.records import PathText, load_record
 from yolo_prune.training.config import TrainConfig
+from yolo_prune.training.saved_state import read_removal, read_saved_state
 
 JOURNAL = "prune.json"
 CHANGEABLE = ("device", "max_minutes")
 """Settings that may be changed when a run is resumed."""
 DRIFT = 0.1
 """Share by which a pruned network may be slower after training than the target allows: the machine's times drift."""
+MOST_EPOCHS = 10**9
 VALIDATIONS = 4
 """How many times, evenly spaced, a run measures AP50."""
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What prune.json holds: the checkpoint that a run started from, its settings, and the blocks removed first."""
+
+    source: PathText
+    sha256: str
+    recipe: dict[str, Any]
+    blocks: list[NonNegativeInt]
 
 
 def train_pruned(source: Path, config: PruneConfig, folder: Path, spec: DataSpec) -> tuple[Planned, float]:
@@ -62,7 +77,7 @@ def train_pruned(source: Path, config: PruneConfig, folder: Path, spec: DataSpec
     about = {"source": str(source.resolve()), "sha256": measure_sha256(source), "recipe": format_config(config)}
     last = folder / "last.pt"
     if last.is_file() and _is_about(folder, about):
-        if not load_checkpoint(last).training["is_done"]:
+        if not read_saved_state(load_checkpoint(last).training, last)["is_done"]:
             resume_training(folder, {name: getattr(config, name) for name in CHANGEABLE})
         return _read(source, config, folder, spec)
     blocks, target = _choose(source, config)
@@ -91,20 +106,18 @@ def load_journal(folder: Path) -> tuple[Path, PruneConfig]:
     right = "name a run folder that prune left"
     if not path.is_file() or not (folder / "last.pt").is_file():
         raise ConfigError("there is nothing to resume", where=path, right=right)
-    values = load_json(path, ConfigError, right)
-    try:
-        source, sha256, recipe = Path(values["source"]), values["sha256"], values["recipe"]
-    except (TypeError, KeyError) as error:
-        raise ConfigError("is no journal of prune", where=path, right=right) from error
-    if not source.is_file() or measure_sha256(source) != sha256:
+    journal = load_record(Journal, path, ConfigError, right)
+    source = Path(journal.source)
+    if not source.is_file() or measure_sha256(source) != journal.sha256:
         raise ConfigError("has changed since the run began", where=source, right="restore it, or start anew")
-    return source, parse_config(PruneConfig(), recipe, path)
+    return source, parse_config(PruneConfig(), journal.recipe, path)
 
 
 def choose_effort(checkpoint: Checkpoint) -> int:
     """Return the number of epochs to train while channels are pruned: half of the checkpoint's epochs."""
     epochs = checkpoint.provenance.get("recipe", {}).get("epochs")
-    return max(LEAST_EFFORT, math.ceil(epochs / 2)) if isinstance(epochs, int) else DEFAULT_EFFORT
+    is_count = type(epochs) is int and 0 < epochs < MOST_EPOCHS
+    return max(LEAST_EFFORT, math.ceil(epochs / 2)) if is_count else DEFAULT_EFFORT
 
 
 def make_plan_config(config: PruneConfig) -> PlanConfig:
@@ -146,20 +159,21 @@ def _choose(source: Path, config: PruneConfig) -> tuple[tuple[Block, ...], Plan 
 def _is_about(folder: Path, about: dict[str, Any]) -> bool:
     if not (folder / JOURNAL).is_file():
         return False
-    journal = load_json(folder / JOURNAL, ConfigError, "delete it")
+    journal = asdict(load_record(Journal, folder / JOURNAL, ConfigError, "delete it"))
     for recipe in (journal["recipe"], about["recipe"]):
         for name in CHANGEABLE:
             recipe.pop(name, None)
-    return all(journal.get(key) == value for key, value in about.items())
+    return all(journal[key] == value for key, value in about.items())
 
 
 def _read(source: Path, config: PruneConfig, folder: Path, spec: DataSpec) -> tuple[Planned, float]:
     """Return the result of a finished run, as `train_pruned` does."""
     checkpoint, last = load_checkpoint(source), load_checkpoint(folder / "last.pt")
-    removal = parse_removal(last.training["removal"])
+    removal = read_removal(last, folder / "last.pt")
+    if removal is None:
+        raise CheckpointError("lacks removal", where=f"{folder / 'last.pt'}: training", right="start anew")
     model = checkpoint.make_model().eval()
-    ends = load_json(folder / JOURNAL, ConfigError, "start anew")["blocks"]
-    blocks = pick_blocks(model.network, ends)
+    blocks = pick_blocks(model.network, load_record(Journal, folder / JOURNAL, ConfigError, "start anew").blocks)
     latency_ms = None
     if config.is_timed:
         slim = load_checkpoint(folder / "best.pt").make_model().eval()

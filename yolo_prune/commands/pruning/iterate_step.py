@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field, PositiveInt
 
 from yolo_prune.arrays import Float64Array
 from yolo_prune.commands.plan import score
@@ -17,7 +19,7 @@ from yolo_prune.config import format_config
 from yolo_prune.darknet.cost import Cost, measure_cost
 from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.spec import DataSpec
-from yolo_prune.errors import PlanError
+from yolo_prune.errors import CheckpointError, PlanError
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import ChannelGraph, make_channel_graph
@@ -27,7 +29,9 @@ from yolo_prune.pruning.plans.weight_plan import count_nonzeros, find_prunable_l
 from yolo_prune.pruning.scores.importance import score_by_squares
 from yolo_prune.pruning.surgery.constants import carry_constants
 from yolo_prune.pruning.surgery.rebuild import mask, rebuild, zero_weights
-from yolo_prune.training.optimizer import MEAN_SQUARE, Moments, get_moments, slice_moments
+from yolo_prune.records import parse_record
+from yolo_prune.training.optimizer import MEAN_SQUARE, Moments, get_moments, name_parameters, slice_moments
+from yolo_prune.training.saved_state import check_moments, check_numbers, read_moments, read_saved_state
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,21 @@ class Limits:
 class Cut:
     """The result of pruning in a step."""
 
-    ratio: float
-    params: int
-    macs: int
+    ratio: Annotated[float, Field(ge=0, le=1)]
+    params: PositiveInt
+    macs: PositiveInt
     meets_target: bool
     """Whether a target in parameters, MACs or milliseconds is met."""
+
+
+def load_cut(path: Path) -> Cut:
+    """Return what `cut` or `cut_weights` left in a pruned network.
+
+    Raises:
+        CheckpointError: it is not there; names the key.
+    """
+    metrics = load_checkpoint(path).provenance.get("metrics")
+    return parse_record(Cut, metrics, f"{path}: metrics", CheckpointError, "delete it and resume")
 
 
 def cut(previous: Path, out: Path, config: IterateConfig, limits: Limits, spec: DataSpec, device: torch.device) -> Cut:
@@ -62,7 +76,7 @@ def cut(previous: Path, out: Path, config: IterateConfig, limits: Limits, spec: 
     """
     checkpoint = load_checkpoint(previous)
     model = checkpoint.make_last_step_model().eval()
-    moments = load_moments(checkpoint)
+    moments = load_moments(checkpoint, previous)
     graph = make_channel_graph(model.network)
     importance = _score(model, graph, moments, config, spec, device)
     plan, meets_target = _plan(model, graph, importance, config, limits, device)
@@ -79,11 +93,20 @@ def cut(previous: Path, out: Path, config: IterateConfig, limits: Limits, spec: 
     return made
 
 
-def load_moments(checkpoint: Checkpoint) -> Moments:
-    """Return the optimizer's moments from a last.pt or a pruned network, or an empty dictionary."""
+def load_moments(checkpoint: Checkpoint, path: Path) -> Moments:
+    """Return the optimizer's moments from a last.pt or a pruned network at `path`, or an empty dictionary.
+
+    Raises:
+        CheckpointError: they do not fit the network; names the tensor.
+    """
+    model = checkpoint.make_last_step_model()
     if "optimizer" in checkpoint.training:
-        return get_moments(checkpoint.training["optimizer"], checkpoint.make_last_step_model())
-    moments: Moments = checkpoint.training.get("moments", {})
+        optimizer = read_saved_state(checkpoint.training, path)["optimizer"]
+        check_numbers(optimizer["state"], len(name_parameters(model)), path)
+        moments = get_moments(optimizer, model)
+    else:
+        moments = read_moments(checkpoint.training, path)
+    check_moments(moments, model, path)
     return moments
 
 
@@ -155,7 +178,7 @@ def cut_weights(previous: Path, out: Path, config: IterateConfig, limits: Limits
     made = Cut(plan.ratio, nonzeros.params, nonzeros.macs, meets_target)
     details = {"data": checkpoint.provenance.get("data"), "metrics": asdict(made), KEEPS_ZEROS: True}
     provenance = make_provenance("iterate", format_config(config), previous, **details)
-    training = {"moments": {kind: dict(tensors) for kind, tensors in load_moments(checkpoint).items()}}
+    training = {"moments": {kind: dict(tensors) for kind, tensors in load_moments(checkpoint, previous).items()}}
     left = Checkpoint(pruned.network, pruned.state_dict(), checkpoint.names, provenance, training)
     save_checkpoint(out, left)
     return made

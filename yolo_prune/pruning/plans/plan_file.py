@@ -26,10 +26,11 @@ import numpy as np
 from yolo_prune.darknet.cfg import format_cfg
 from yolo_prune.darknet.network import Network
 from yolo_prune.errors import PlanError
-from yolo_prune.files import load_json, save_text
+from yolo_prune.files import save_text
 from yolo_prune.pruning.blocks import Block, drop_blocks, pick_blocks
 from yolo_prune.pruning.channels import ChannelGraph, Group, make_channel_graph
 from yolo_prune.pruning.plans.plan import Plan, name_group
+from yolo_prune.records import load_plain_json, shorten
 
 FORMAT = "yolo_prune plan"
 FORMAT_VERSION = 1
@@ -83,7 +84,7 @@ def load_plan(path: Path, network: Network) -> BlockPlan:
         PlanError: the file does not exist, is not a plan, is for another network, or does not fit; names group and
             number.
     """
-    content = load_json(path, PlanError, "name a file that yoloprune plan wrote")
+    content = load_plain_json(path, PlanError, "name a file that yoloprune plan wrote")
     return parse_plan(content, network, path)
 
 
@@ -93,7 +94,7 @@ def parse_plan(content: Any, network: Network, where: str | Path) -> BlockPlan:
         raise PlanError("is not a plan", where=where, right="name a file that yoloprune plan wrote")
     if content.get("format_version") != FORMAT_VERSION:
         right = f"this version reads format {FORMAT_VERSION}"
-        raise PlanError(f"has format version {content.get('format_version')}", where=where, right=right)
+        raise PlanError(f"has format version {shorten(content.get('format_version'))}", where=where, right=right)
     if content.get("network") != measure_network_sha256(network):
         raise PlanError(
             "was made for another network", where=where, right="make a plan for this one with yoloprune plan"
@@ -141,5 +142,5 @@ def _drop(keep: np.ndarray[Any, np.dtype[np.bool_]], group: Group, value: Mappin
 
 def _read_numbers(value: Any, where: str) -> Sequence[int]:
     if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
-        raise PlanError(f"{value!r} is no list of whole numbers from 0 on", where=where, right="write [3, 7, …]")
+        raise PlanError(f"{shorten(value)} is no list of whole numbers from 0 on", where=where, right="write [3, 7, …]")
     return value

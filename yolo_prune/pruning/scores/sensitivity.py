@@ -8,20 +8,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import nan
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from yolo_prune.arrays import Float64Array
 from yolo_prune.errors import PlanError
-from yolo_prune.files import load_json, replace_nan
+from yolo_prune.files import replace_nan
 from yolo_prune.pruning.channels import ChannelGraph, Group
 from yolo_prune.pruning.config import CRITERIA, Criterion, Metric
 from yolo_prune.pruning.plans.plan import Plan, name_group
+from yolo_prune.records import load_plain_json, parse_record, shorten
 
 FORMAT = "yolo_prune sensitivity"
 FORMAT_VERSION = 1
@@ -131,45 +132,63 @@ def load_sensitivity(path: Path) -> Sensitivity:
         PlanError: the file does not exist, or is not such a table.
     """
     right = "name a file that yoloprune sensitivity wrote"
-    content = load_json(path, PlanError, right)
+    content = load_plain_json(path, PlanError, right)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise PlanError("is no sensitivity table", where=path, right=right)
     if content.get("format_version") != FORMAT_VERSION:
         right = f"this version reads format {FORMAT_VERSION}"
-        raise PlanError(f"has format version {content.get('format_version')}", where=path, right=right)
-    try:
-        return parse_sensitivity(content)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise PlanError(f"lacks a part or holds a wrong one ({error})", where=path, right="measure it again") from error
+        raise PlanError(f"has format version {shorten(content.get('format_version'))}", where=path, right=right)
+    return parse_sensitivity(content, path)
 
 
-def parse_sensitivity(content: Mapping[str, Any]) -> Sensitivity:
-    """Make a table from plain data; raise KeyError, TypeError, ValueError or OverflowError if it is invalid."""
-    ratios = tuple(map(float, content["ratios"]))
+def parse_sensitivity(content: Any, where: str | Path) -> Sensitivity:
+    """Make a table from plain data.
+
+    Raises:
+        PlanError: a key is missing or wrong; names it.
+    """
+    stored = parse_record(_Stored, content, where, PlanError, "measure it again")
+    ratios = stored.ratios
+    if stored.criterion not in CRITERIA:
+        raise PlanError(f"unknown criterion {stored.criterion}", where=where, right="measure it again")
+    if not ratios or list(ratios) != sorted(set(ratios)):
+        raise PlanError("ratios are no rising fractions", where=where, right="measure it again")
+    for number, curve in enumerate(stored.groups):
+        if len(curve.scores) != len(ratios):
+            what = f"groups[{number}].scores has {len(curve.scores)} scores of {len(ratios)} ratios"
+            raise PlanError(what, where=where, right="measure it again")
     groups = tuple(
-        GroupCurve(tuple(map(int, group["layers"])), int(group["channels"]), tuple(map(_parse_score, group["scores"])))
-        for group in content["groups"]
+        GroupCurve(one.layers, one.channels, tuple(nan if score is None else score for score in one.scores))
+        for one in stored.groups
     )
-    if not ratios or list(ratios) != sorted(set(ratios)) or not all(0 < ratio < 1 for ratio in ratios):
-        raise ValueError("its ratios are no rising fractions")
-    if any(len(group.scores) != len(ratios) or group.channels < 1 for group in groups):
-        raise ValueError("a group has no channels, or not a score for every ratio")
-    if not isfinite(base := _parse_score(content["base"])):
-        raise ValueError("the whole network has no score")
-    if content["metric"] not in get_args(Metric):
-        raise ValueError(f"unknown metric {content['metric']}")
-    if (criterion := content["criterion"]) not in CRITERIA:
-        raise ValueError(f"unknown criterion {criterion}")
     return Sensitivity(
-        network=str(content["network"]),
-        metric=str(content["metric"]),
-        criterion=criterion,
-        group_reduce=str(content["group_reduce"]),
+        network=stored.network,
+        metric=stored.metric,
+        criterion=stored.criterion,
+        group_reduce=stored.group_reduce,
         ratios=ratios,
-        base=base,
+        base=stored.base,
         groups=groups,
     )
 
 
-def _parse_score(value: Any) -> float:
-    return float("nan") if value is None else float(value)
+@dataclass(frozen=True)
+class _StoredCurve:
+    """`GroupCurve` in JSON, where null is NaN."""
+
+    layers: tuple[NonNegativeInt, ...]
+    channels: PositiveInt
+    scores: tuple[FiniteFloat | None, ...]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """`Sensitivity` in JSON."""
+
+    network: str
+    metric: Metric
+    criterion: Criterion
+    group_reduce: str
+    ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
+    base: FiniteFloat
+    groups: tuple[_StoredCurve, ...]

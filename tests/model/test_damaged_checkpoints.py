@@ -1,0 +1,290 @@
+"""Damaged .pt files: none loads with other weights, and every refusal is one line of this package.
+
+YOLO_PRUNE_DAMAGES sets how many of each file are tried; more find more.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import make_small_network, randomise_
+from paths import FILES
+from tiny import is_same
+
+from yolo_prune.darknet.layers import Conv
+from yolo_prune.errors import CheckpointError, WeightsError, YoloPruneError
+from yolo_prune.model.checkpoint import Checkpoint, check_weights, load_checkpoint, save_checkpoint
+from yolo_prune.model.detector import Detector
+from yolo_prune.model.state_dicts import load_state_dict
+
+DAMAGES = int(os.environ.get("YOLO_PRUNE_DAMAGES", "200"))
+BLOCK = 64
+
+
+def make_checkpoint(seed: int = 0, zeros: float = 0.0) -> Checkpoint:
+    model = randomise_(Detector(make_small_network(Conv(16, 3, 1, 1), Conv(24, 3))), seed, double=False)
+    with torch.no_grad():
+        kernel = model.get_conv(1).conv.weight
+        kernel[torch.rand(kernel.shape) < zeros] = 0
+    return Checkpoint(model.network, model.state_dict(), ("hand",), {"stage": "train", "metrics": {"ap50": 0.5}})
+
+
+def write_plain(path: Path) -> None:
+    save_checkpoint(path, make_checkpoint())
+
+
+def write_packed(path: Path) -> None:
+    save_checkpoint(path, make_checkpoint(zeros=0.9))
+
+
+def write_last(path: Path) -> None:
+    path.write_bytes((FILES / "last-0.1.0.pt").read_bytes())
+
+
+def flip(content: bytearray, chance: random.Random) -> None:
+    content[chance.randrange(len(content))] ^= chance.randrange(1, 256)
+
+
+def flip_late(content: bytearray, chance: random.Random) -> None:
+    """Damage the directory at the end of the zip file, which says where everything is."""
+    begin = content.index(b"PK\1\2")
+    content[chance.randrange(begin, len(content))] ^= chance.randrange(1, 256)
+
+
+def flip_header(content: bytearray, chance: random.Random) -> None:
+    """Damage the header before one of the members."""
+    begin = chance.choice([place for place in range(len(content)) if content[place : place + 4] == b"PK\3\4"])
+    content[begin + chance.randrange(60)] ^= chance.randrange(1, 256)
+
+
+def cut(content: bytearray, chance: random.Random) -> None:
+    del content[chance.randrange(len(content)) :]
+
+
+def cut_out(content: bytearray, chance: random.Random) -> None:
+    begin = chance.randrange(len(content))
+    del content[begin : begin + chance.randrange(1, 4 * BLOCK)]
+
+
+def zero(content: bytearray, chance: random.Random) -> None:
+    begin = chance.randrange(len(content))
+    part = content[begin : begin + BLOCK * chance.randrange(1, 8)]
+    content[begin : begin + len(part)] = bytes(len(part))
+
+
+def swap(content: bytearray, chance: random.Random) -> None:
+    size = BLOCK * chance.randrange(1, 8)
+    one, other = sorted(chance.sample(range(len(content) // size), 2))
+    first, second = slice(one * size, (one + 1) * size), slice(other * size, (other + 1) * size)
+    content[first], content[second] = content[second], content[first]
+
+
+WAYS = (flip, flip_late, flip_header, cut, cut_out, zero, swap)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of what it finds in damaged files
+@pytest.mark.parametrize("write", [write_plain, write_packed, write_last])
+@pytest.mark.parametrize("way", WAYS)
+def test_no_damaged_file_loads_with_other_weights(
+    tmp_path: Path, write: Callable[[Path], None], way: Callable[[bytearray, random.Random], None]
+) -> None:
+    path = tmp_path / "a.pt"
+    write(path)
+    whole, expected, chance = path.read_bytes(), load_checkpoint(path), random.Random(way.__name__)
+    kept = {name: tensor.clone() for name, tensor in expected.state.items()}  # what is mapped will be written over
+    expected = replace(expected, state=kept, training={})
+    found = 0
+    for number in range(DAMAGES // len(WAYS)):
+        content = bytearray(whole)
+        way(content, chance)
+        damaged = tmp_path / f"{number}.pt"
+        damaged.write_bytes(content)
+        if content == whole:
+            continue
+        try:
+            loaded = load_checkpoint(damaged)
+        except CheckpointError as error:
+            assert str(error).startswith(str(damaged)) and "\n" not in str(error)
+            found += 1
+        else:  # padding, or a date: it says nothing
+            assert loaded.network == expected.network
+            assert (loaded.names, loaded.provenance) == (expected.names, expected.provenance)
+            assert is_same(loaded.state, expected.state)
+        damaged.unlink()
+    assert found > 0
+
+
+def test_a_flipped_weight_is_named(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "a.pt", make_checkpoint())
+    with zipfile.ZipFile(path) as file:
+        member = max(file.infolist(), key=lambda one: one.file_size if "/data/" in one.filename else 0)
+    content = bytearray(path.read_bytes())
+    place = content.index(member.filename.encode()) + 200
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)["format"] == "yolo_prune checkpoint"  # PyTorch sees nothing
+    with pytest.raises(CheckpointError, match=rf"a\.pt: is damaged: {member.filename} is not what was written .*copy"):
+        load_checkpoint(path)
+    with pytest.raises(WeightsError, match=r"a\.pt: is damaged: "):
+        load_state_dict(path)
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    return content
+
+
+def nest(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def hold_itself() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+def repeat(depth: int) -> list[Any]:
+    """Return a list of few bytes that has 10 ** depth parts if each is counted."""
+    value: list[Any] = [0]
+    for _ in range(depth):
+        value = [value] * 10
+    return value
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"x": nest(100)}, "is nested too deep, or holds itself"),
+        ({"x": nest(150)}, "is nested too deep, or holds itself"),
+        ({"x": hold_itself()}, "is nested too deep, or holds itself"),
+        ({"x": repeat(30)}, "is nested too deep, or holds itself"),
+        ({"x": bytearray(3)}, "it asks for __builtin__.bytearray"),
+        ({"x": torch.zeros(1).expand(1 << 50)}, "x claims more elements than the file has"),
+        ({"x": torch.zeros(3, device="meta")}, "it asks for torch._utils._rebuild_meta_tensor_no_storage"),
+        ({"x": torch.zeros(9)[::2]}, "x has gaps between its elements"),
+        ({"x": torch.eye(3).to_sparse()}, "it asks for torch._utils._rebuild_sparse_tensor"),
+    ],
+)
+def test_memory_and_time_are_bounded_by_the_file(tmp_path: Path, part: dict[str, Any], said: str) -> None:
+    path = save_checkpoint(tmp_path / "a.pt", make_checkpoint())
+    torch.save(read_content(path) | {"training": part}, path)
+    with pytest.raises(CheckpointError, match=said):
+        load_checkpoint(path)
+
+
+def test_tensors_that_share_memory_are_rejected(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "a.pt", make_checkpoint())
+    content = read_content(path)
+    content["state"]["layers.0.bn.bias"] = content["state"]["layers.0.bn.weight"]
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"layers\.0\.bn\.\w+ and state\.layers\.0\.bn\.\w+ are the same numbers"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("layers.0.bn.num_batches_tracked", torch.int32),
+        ("layers.0.bn.num_batches_tracked", torch.float32),
+        ("layers.0.bn.weight", torch.int64),
+        ("layers.0.bn.weight", torch.float16),
+        ("layers.1.conv.weight", torch.complex64),
+    ],
+)
+def test_other_types_of_numbers_are_rejected(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+    path = save_checkpoint(tmp_path / "a.pt", make_checkpoint())
+    content = read_content(path)
+    content["state"][name] = content["state"][name].to(dtype)
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=f"{name} holds {dtype}"):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_in_half_precision_loads(tmp_path: Path) -> None:
+    whole = make_checkpoint()
+    state = {name: one.half() if one.is_floating_point() else one for name, one in whole.state.items()}
+    path = save_checkpoint(tmp_path / "a.pt", replace(whole, state=state))
+    assert is_same(load_checkpoint(path).state, state)
+
+
+def test_a_zip_that_would_unpack_to_more_than_its_size_is_rejected(tmp_path: Path) -> None:
+    path, packed = save_checkpoint(tmp_path / "a.pt", make_checkpoint()), tmp_path / "b.pt"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as made:
+        for name in source.namelist():
+            made.writestr(name, source.read(name))
+    with pytest.raises(CheckpointError, match="it is damaged or no checkpoint"):
+        load_checkpoint(packed)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_checkpoint_that_diverged_can_be_read_but_not_used(tmp_path: Path, value: float) -> None:
+    whole = make_checkpoint()
+    state = {name: tensor.clone() for name, tensor in whole.state.items()}
+    state["layers.1.conv.weight"][3, 2, 1, 0] = value
+    path = save_checkpoint(tmp_path / "a.pt", replace(whole, state=state))
+    loaded = load_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r"a\.pt: layers\.1\.conv\.weight holds NaN or infinity; train again"):
+        check_weights(loaded, path)
+    check_weights(load_checkpoint(save_checkpoint(path, whole)), path)
+
+
+WRONG: tuple[Any, ...] = (
+    *(None, True, -1, 3, 10**30, 0.5, float("nan"), float("inf"), "", "text", [], [1], ["a"], {}, {"a": 1}, {1: 2}),
+    *(nest(30), "a\0b", "x" * 300, [None], (1, 2), [[]], [{}]),
+)
+"""Values to put in the place of others."""
+
+
+def spoil(value: Any) -> Iterator[tuple[str, Callable[[Any], None]]]:
+    """Yield single corruptions of nested mappings and lists, each as a name and a function that does it in place."""
+    places = list(value) if isinstance(value, dict) else range(min(len(value), 3))
+    for place in places:
+        if isinstance(value, dict):
+            yield f"without {place}", lambda whole, place=place: whole.pop(place)
+        for wrong in WRONG:
+            yield f"{place} = {wrong!r:.20}", lambda whole, place=place, wrong=wrong: whole.__setitem__(place, wrong)
+        if isinstance(value[place], dict | list) and value[place]:
+            for name, act in spoil(value[place]):
+                yield f"{place}.{name}", lambda whole, place=place, act=act: act(whole[place])
+
+
+def read(path: Path) -> object:
+    loaded = load_checkpoint(path)
+    return loaded.make_model(), loaded.keeps_zeros
+
+
+@pytest.mark.parametrize("part", [None, "provenance"])
+def test_single_corruptions_of_a_checkpoint_are_errors_of_this_package(tmp_path: Path, part: str | None) -> None:
+    path = tmp_path / "a.pt"
+    content = read_content(FILES / "pruned-0.1.0.pt")
+    content["provenance"]["recipe"] = {"ratio": 0.5}  # any setting is checked where settings are read
+    content["provenance"]["metrics"] = {}
+    changes = list(spoil(content if part is None else content[part]))
+    assert len(changes) > 100
+    random.Random(0).shuffle(changes)
+    refused = 0
+    for name, act in changes[:DAMAGES]:
+        whole = read_content(FILES / "pruned-0.1.0.pt")
+        act(whole if part is None else whole[part])
+        torch.save(whole, path)
+        try:
+            read(path)
+        except YoloPruneError as error:
+            assert "\n" not in str(error), name
+            assert len(str(error)) < 900
+            refused += 1
+        except Exception as error:
+            pytest.fail(f"{name}: {error!r}")
+    assert refused > 30

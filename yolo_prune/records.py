@@ -1,0 +1,139 @@
+"""Structures in files: what a file holds is checked against declared types before it is used.
+
+A structure in JSON is a dataclass, one in a checkpoint, which may hold tensors, a `TypedDict`. All are read strictly: a
+number is no text, a text no number. Keys that are not declared are ignored: another version may know them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+
+from yolo_prune.errors import YoloPruneError
+from yolo_prune.files import load_json
+
+R = TypeVar("R")
+
+TENSORS = ConfigDict(arbitrary_types_allowed=True)
+"""The `__pydantic_config__` of a structure that holds tensors."""
+DEEPEST = 64
+"""How deep mappings and lists may be nested."""
+LONGEST = 60
+"""Characters of a wrong value that an error shows."""
+LONGEST_NAME_BYTES = 255
+
+
+def _check_path(text: str) -> str:
+    names = text.encode(errors="surrogatepass").split(b"/")
+    if b"\0" in text.encode(errors="surrogatepass") or max(map(len, names)) > LONGEST_NAME_BYTES or len(names) > 1000:
+        raise ValueError("cannot be a path")
+    return text
+
+
+PathText = Annotated[str, AfterValidator(_check_path)]
+"""The path of a file as text; whether there is such a file is another matter."""
+
+
+def load_plain_json(path: Path, error: type[YoloPruneError], right: str) -> Any:
+    """Read a small JSON file, whose values no reader of nested data can exhaust.
+
+    Raises:
+        YoloPruneError: of type `error`: the file cannot be read, or is nested deeper than any file of this package.
+    """
+    value = load_json(path, error, right)
+    if count_parts(value, most=path.stat().st_size + 1, deepest=DEEPEST) is None:
+        raise error("is nested too deep", where=path, right=right)
+    return value
+
+
+def load_record(kind: type[R], path: Path, error: type[YoloPruneError], right: str) -> R:
+    """Read a dataclass from a JSON file.
+
+    Raises:
+        YoloPruneError: of type `error`: the file cannot be read, or a key is missing or wrong; names it.
+    """
+    return parse_record(kind, load_plain_json(path, error, right), path, error, right)
+
+
+def parse_record(kind: type[R], value: Any, where: str | Path, error: type[YoloPruneError], right: str) -> R:
+    """Make a dataclass of what a JSON file holds.
+
+    Raises:
+        YoloPruneError: of type `error`: a key is missing or wrong; names it.
+    """
+    try:
+        made: R = _make_adapter(kind).validate_json(json.dumps(value), strict=True)  # Python's objects would not do
+        return made
+    except ValidationError as mistake:
+        raise error(explain(mistake), where=where, right=right) from None
+    except (TypeError, ValueError, RecursionError) as mistake:
+        raise error(f"is not plain ({mistake})", where=where, right=right) from None
+
+
+def check_record(
+    kind: type[Any], value: Any, where: str | Path | None, error: type[YoloPruneError], right: str
+) -> None:
+    """Check that a value is such a `TypedDict`.
+
+    Raises:
+        YoloPruneError: of type `error`: a key is missing or wrong; names it.
+    """
+    try:
+        _make_adapter(kind).validate_python(value, strict=True)
+    except ValidationError as mistake:
+        raise error(explain(mistake), where=where, right=right) from None
+
+
+def explain(mistake: ValidationError) -> str:
+    """Say the first mistake: the key, and what is wrong with it."""
+    first = mistake.errors(include_url=False, include_context=False)[0]
+    place = "".join(_format_places(first["loc"])).lstrip(".")
+    if first["type"] == "missing":
+        return f"lacks {place}"
+    what = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    is_short = isinstance(first["input"], str | int | float | None) and first["type"] not in ("value_error", "int_type")
+    shown = f" {shorten(first['input'])}" if is_short or isinstance(first["input"], str) else ""
+    subject = f"{place or 'the whole'}{shown}"
+    return f"{subject} {what}" if first["type"] == "value_error" else f"{subject} is not {what}"
+
+
+def shorten(value: Any) -> str:
+    """Return a value as an error shows it: its beginning, if it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        text = type(value).__name__
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _format_places(places: tuple[int | str, ...]) -> Iterator[str]:
+    for place in places:
+        yield f"[{place}]" if isinstance(place, int) else f".{place}"
+
+
+def count_parts(value: Any, most: int, deepest: int) -> int | None:
+    """Return how many values a nest of mappings and lists holds; None for more than `most`, or if it is deeper.
+
+    What is held several times counts as often, so what holds itself has too many.
+    """
+    count, left = 0, [(value, 0)]
+    while left:
+        one, depth = left.pop()
+        count += 1
+        if count > most or depth > deepest:
+            return None
+        if isinstance(one, Mapping):
+            left += [(part, depth + 1) for pair in one.items() for part in pair]
+        elif isinstance(one, list | tuple | set | frozenset):
+            left += [(part, depth + 1) for part in one]
+    return count
+
+
+@cache
+def _make_adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
