@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -67,7 +66,7 @@ def parse_record(kind: type[R], value: Any, where: str | Path, error: type[YoloP
         YoloPruneError: of type `error`: a key is missing or wrong; names it.
     """
     try:
-        made: R = _make_adapter(kind).validate_json(json.dumps(value), strict=True)  # Python's objects would not do
+        made: R = TypeAdapter(kind).validate_json(json.dumps(value), strict=True)  # Python's objects would not do
         return made
     except ValidationError as mistake:
         raise error(explain(mistake), where=where, right=right) from None
@@ -84,7 +83,7 @@ def check_record(
         YoloPruneError: of type `error`: a key is missing or wrong; names it.
     """
     try:
-        _make_adapter(kind).validate_python(value, strict=True)
+        TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as mistake:
         raise error(explain(mistake), where=where, right=right) from None
 
@@ -132,8 +131,3 @@ def count_parts(value: Any, most: int, deepest: int) -> int | None:
         elif isinstance(one, list | tuple | set | frozenset):
             left += [(part, depth + 1) for part in one]
     return count
-
-
-@cache
-def _make_adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)

@@ -186,7 +186,7 @@ def _once(folder: Path, product: str, ingredients: tuple[Any, ...], work: Callab
     A last.pt that `work` finds is of a run with these ingredients: one of other ingredients is deleted before.
     """
     made_of, note = _fingerprint(ingredients), folder / "stage.json"
-    state = _read_note(note)
+    state = read_note(note)
     if state.made_of == made_of and (folder / product).is_file():
         report(f"{folder}: up to date")
         return folder / product
@@ -206,7 +206,7 @@ class _Note:
     begun_of: str | None = None
 
 
-def _read_note(note: Path) -> _Note:
+def read_note(note: Path) -> _Note:
     """Read a stage's note. A damaged one is an error: without it, hours of training would be thrown away."""
     if not note.is_file():
         return _Note()  # the stage was never started

@@ -51,7 +51,10 @@ def load_data_file(path: Path, needed: Sequence[str] = ("train", "val")) -> Data
         DatasetError: there is no such file, or not exactly one; it is broken (names the line), lacks a key (names it),
             or its class names are invalid.
     """
-    path = find_data_file(path)
+    try:
+        path = find_data_file(path)
+    except OSError as error:  # such as a name that is too long
+        raise DatasetError(f"cannot be read ({error.strerror})", where=path, right=RIGHT_FILE) from error
     return (_load_darknet if path.suffix == ".data" else _load_yaml)(path, needed)
 
 
@@ -149,7 +152,7 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         right = "save it as UTF-8"
         raise DatasetError("cannot be read: it is not text in UTF-8", where=path, right=right) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         raise DatasetError("cannot be read", where=path, right=RIGHT_FILE) from error
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator, FiniteFloat, NonNegativeFloat, NonNegativeInt, with_config
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 from typing_extensions import NotRequired, TypedDict
 
 from yolo_prune.errors import CheckpointError
 from yolo_prune.model.checkpoint import Checkpoint
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.sparsity.zeroing import Removal, parse_removal
-from yolo_prune.records import TENSORS, PathText, check_record
+from yolo_prune.records import TENSORS, PathText, check_record, shorten
 from yolo_prune.training.epoch import PARTS
 
 OLD_NAMES = {"tally": "stats"}
@@ -24,6 +25,9 @@ OLD_NAMES = {"tally": "stats"}
 RIGHT = "take it from a copy, or start a new run"
 ALWAYS = ("epoch", "loss", "learning_rate", "channels_below", "channels")
 """What every row has a number for."""
+NEEDED = {"lr", "weight_decay", "betas", "eps", "momentum", "dampening", "nesterov"}
+"""Settings that every version of PyTorch keeps, where an optimizer has them."""
+ADAM_KINDS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def _check_losses(losses: Tensor) -> Tensor:
@@ -213,23 +217,26 @@ def check_optimizer(optimizer: Optimizer, stored: SavedOptimizer, path: Path) ->
     if len(own) != len(groups):
         raise CheckpointError("optimizer.param_groups does not fit the network", where=place, right=RIGHT)
     for number, (group, found) in enumerate(zip(own, groups, strict=True)):
-        for key, value in group.items():
-            is_number = type(value) in (int, float) and type(found.get(key)) in (int, float)
-            if key not in found or not (is_number or type(found[key]) in (type(value), _LIKE.get(type(value)))):
+        for key in (group.keys() - {"params"}) & (
+            NEEDED | found.keys()
+        ):  # another version of PyTorch may keep other settings
+            if key not in found or not _is_like(found[key], group[key]):
                 raise CheckpointError(f"optimizer.param_groups[{number}].{key} is wrong", where=place, right=RIGHT)
-        if found["params"] != group["params"]:
+        if found.get("params") != group["params"]:
             raise CheckpointError(
                 f"optimizer.param_groups[{number}].params does not fit the network", where=place, right=RIGHT
             )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    kinds = ADAM_KINDS if isinstance(optimizer, AdamW) else ()
+    check_numbers(stored["state"], len(parameters), path)
     for index, kept in stored["state"].items():
-        for kind, value in kept.items():
-            is_moment = isinstance(value, Tensor) and value.is_floating_point()
-            shapes = ((), parameters[index].shape) if 0 <= index < len(parameters) else ()
-            if value is not None and not (is_moment and value.shape in shapes):  # None: SGD without momentum
-                raise CheckpointError(
-                    f"optimizer.state[{index}].{kind} does not fit the network", where=place, right=RIGHT
-                )
+        for kind in dict.fromkeys((*kept, *(kinds if kept else ()))):  # none are kept before the first step
+            shape = () if kind == "step" else parameters[index].shape
+            value = kept.get(kind)
+            is_unused = value is None and kind == "momentum_buffer"  # SGD without momentum
+            if not is_unused and not (isinstance(value, Tensor) and value.is_floating_point() and value.shape == shape):
+                what = f"optimizer.state[{index}].{shorten(kind)} does not fit the network"
+                raise CheckpointError(what, where=place, right=RIGHT)
 
 
 def check_scaler(scaler: torch.amp.GradScaler, stored: Mapping[str, Any], path: Path) -> None:
@@ -242,4 +249,10 @@ def check_scaler(scaler: torch.amp.GradScaler, stored: Mapping[str, Any], path: 
         raise CheckpointError(f"lacks scaler.{lacks[0]}", where=f"{path}: training", right=RIGHT)
 
 
-_LIKE: dict[type[Any], type[Any]] = {tuple: list, list: tuple}
+def _is_like(found: Any, own: Any) -> bool:
+    """Return whether a setting of an optimizer may be another's: any numbers, but the same ways to compute."""
+    if isinstance(own, bool) or own is None:
+        return found is own
+    if isinstance(own, tuple | list):
+        return isinstance(found, tuple | list) and len(found) == len(own) and all(map(_is_like, found, own))
+    return type(found) in (int, float) and isfinite(found)
