@@ -159,11 +159,11 @@ def repeat(depth: int) -> list[Any]:
         ({"x": nest(150)}, "is nested too deep, or holds itself"),
         ({"x": hold_itself()}, "is nested too deep, or holds itself"),
         ({"x": repeat(30)}, "is nested too deep, or holds itself"),
-        ({"x": bytearray(3)}, "it asks for __builtin__.bytearray"),
+        ({"x": bytearray(3)}, "asks for __builtin__.bytearray"),
         ({"x": torch.zeros(1).expand(1 << 50)}, "x claims more elements than the file has"),
-        ({"x": torch.zeros(3, device="meta")}, "it asks for torch._utils._rebuild_meta_tensor_no_storage"),
+        ({"x": torch.zeros(3, device="meta")}, "asks for torch._utils._rebuild_meta_tensor_no_storage"),
         ({"x": torch.zeros(9)[::2]}, "x has gaps between its elements"),
-        ({"x": torch.eye(3).to_sparse()}, "it asks for torch._utils._rebuild_sparse_tensor"),
+        ({"x": torch.eye(3).to_sparse()}, "asks for torch._utils._rebuild_sparse_tensor"),
     ],
 )
 def test_memory_and_time_are_bounded_by_the_file(tmp_path: Path, part: dict[str, Any], said: str) -> None:

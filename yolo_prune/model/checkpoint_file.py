@@ -121,7 +121,8 @@ def _check_pickle(file: zipfile.ZipFile, path: Path) -> int:
     for operation, argument, _ in pickletools.genops(content):
         if operation.name in ("INST", "STACK_GLOBAL") or (operation.name == "GLOBAL" and argument not in _PLAIN):
             found = str(argument or "something unnamed").replace(" ", ".")
-            raise CheckpointError(f"is a pickle that could run code, or is damaged: it asks for {found}", where=path, right=OURS)  # fmt: skip
+            what = f"asks for {found}, so it is a pickle that could run code, or is damaged"
+            raise CheckpointError(what, where=path, right=OURS)
     return len(content)
 
 
