@@ -14,9 +14,9 @@ import torch
 from damage import corrupt, refuse
 from paths import FILES
 
-from yolo_prune.commands.bench import describe_weights
 from yolo_prune.commands.iterate import load_rows
 from yolo_prune.commands.pruning.iterate_step import load_moments
+from yolo_prune.commands.reporting.evidence import describe_weights
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from yolo_prune.pruning.sparsity.zeroing import begin_removal
 from yolo_prune.training.resume import restore
@@ -44,7 +44,7 @@ def read(path: Path) -> None:
     model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
     training = make_training_state(model, config, 9)
     read_removal(loaded, path)
-    progress = restore(training, loaded, path)
+    progress = restore(training, loaded, path.parent)
     assert progress.epoch == len(load_rows(path))
     load_moments(loaded, path)
     describe_weights(loaded)

@@ -66,12 +66,13 @@ def save_last(run: Run, training: TrainingState, progress: Progress) -> None:
     save_checkpoint(run.folder / "last.pt", state)
 
 
-def restore(training: TrainingState, last: Checkpoint, path: Path) -> Progress:
-    """Load what `save_last` wrote into a training state, in place, and return the run's progress.
+def restore(training: TrainingState, last: Checkpoint, folder: Path) -> Progress:
+    """Load what `save_last` wrote in a folder into a training state, in place, and return the run's progress.
 
     Raises:
         CheckpointError: the file lacks a part, or one does not fit the training state; names it.
     """
+    path = folder / "last.pt"
     stored = read_saved_state(last.training, path)
     check_optimizer(training.optimizer, stored["optimizer"], path)
     check_scaler(training.scaler, stored["scaler"], path)

@@ -169,9 +169,7 @@ def train(
         steps = config.epochs * (steps_per_epoch := count_steps(run, data))
         removal = removal if last is None else read_removal(last, run.folder / "last.pt")
         training = _make_training_state(run, model, data, steps, moments, removal)
-        progress = (
-            _begin(run, training, steps, report) if last is None else restore(training, last, run.folder / "last.pt")
-        )
+        progress = _begin(run, training, steps, report) if last is None else restore(training, last, run.folder)
         _save_settings(run)
         active = _ActiveRun(run, training, progress, data, val, steps_per_epoch, stop)
         images = min(len(data), steps_per_epoch * config.batch_size)
