@@ -365,10 +365,47 @@ class TestCompiler:
         monkeypatch.setenv("CXX", self.fake(tmp_path, 'while [ "$1" != -o ]; do shift; done; echo nonsense > "$2"'))
         assert "cannot be loaded" in self.fail()
 
-    def test_no_place_for_the_result(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def copy_ready(self, folder: Path) -> str:
+        """Return a compiler that copies a kernel that is compiled already."""
+        return self.fake(folder, f'while [ "$1" != -o ]; do shift; done; cp {load_kernel("native")._name} "$2"')
+
+    def test_no_place_for_the_result(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("yolo_prune.console._told", set())
+        monkeypatch.setenv("CXX", self.copy_ready(tmp_path))
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-        assert "cannot be kept" in self.fail()
+        places = [load_kernel.__wrapped__("native")._name for _ in range(2)]
+        assert all("yolo_prune-" in place for place in places)
+        told = " ".join(capsys.readouterr().err.split())
+        assert told.count("the sparse kernel is compiled for this process alone") == 1
+
+    def test_a_damaged_or_foreign_result_is_made_anew(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("CXX", self.copy_ready(tmp_path))
+        made = Path(load_kernel.__wrapped__("native")._name)
+        assert made.stat().st_mode & 0o777 == 0o600
+        whole = made.read_bytes()
+        for spoil in (lambda: made.write_bytes(whole[:5000]), lambda: made.write_bytes(b""), lambda: made.chmod(0o666)):
+            made.unlink()  # a mapped file must not be cut short
+            made.write_bytes(whole)
+            made.chmod(0o600)
+            spoil()
+            assert load_kernel.__wrapped__("native")._name == str(made)
+            assert made.read_bytes() == whole
+            assert made.stat().st_mode & 0o777 == 0o600
+
+    def test_a_folder_that_others_may_write_is_closed(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("CXX", self.copy_ready(tmp_path))
+        folder = tmp_path / "cache" / "yolo_prune"
+        folder.mkdir(parents=True)
+        folder.chmod(0o777)
+        assert Path(load_kernel.__wrapped__("native")._name).parent == folder
+        assert folder.stat().st_mode & 0o777 == 0o755
+
+    def test_a_compiler_may_be_several_words(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("CXX", f"env {self.copy_ready(tmp_path)}")
+        assert load_kernel.__wrapped__("native")._name.startswith(str(tmp_path / "cache"))
 
     def test_a_result_is_used_again(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ready = load_kernel("native")._name
