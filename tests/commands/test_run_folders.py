@@ -109,7 +109,8 @@ def test_a_name_in_use_is_free_once_its_process_has_ended(end: signal.Signals | 
 
 def test_a_forked_child_does_not_keep_the_name_of_its_dead_parent() -> None:
     holder = hold(
-        "take_run_folder('mine', 'train')", "child = os.fork(); child or time.sleep(600); print(child, flush=True)"
+        "take_run_folder('mine', 'train')",
+        "child = os.fork(); child or (print(os.getpid(), flush=True), time.sleep(600))",  # it has let go once it prints
     )
     assert read(holder) == "runs/mine"
     child = int(read(holder))
