@@ -125,8 +125,8 @@ def name_scrap(path: Path) -> Path:
 
 def remove_scraps(folder: Path, name: str = "*") -> None:
     """Remove what killed processes of this machine had begun to write in a folder, under any name or the given one."""
-    pattern = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?(\d+)\.tmp")  # without a machine in versions before 0.2
-    for scrap in folder.glob(f".{name if name == '*' else glob.escape(name)}.*.tmp"):
+    pattern = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?(\d+)\.tmp(?:\.\w+)?")  # without a machine in versions before 0.2
+    for scrap in folder.glob(f".{name if name == '*' else glob.escape(name)}.*.tmp*"):
         found = pattern.fullmatch(scrap.name)
         if found is None or found[1] not in (None, _name_machine()) or _may_be_writing(int(found[2]), scrap):
             continue

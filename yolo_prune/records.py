@@ -45,7 +45,7 @@ def load_plain_json(path: Path, error: type[YoloPruneError], right: str) -> Any:
         YoloPruneError: of type `error`: the file cannot be read, or is nested deeper than any file of this package.
     """
     value = load_json(path, error, right)
-    if count_parts(value, most=path.stat().st_size + 1, deepest=DEEPEST) is None:
+    if not is_bounded(value, path.stat().st_size + 1):
         raise error("is nested too deep", where=path, right=right)
     return value
 
@@ -115,8 +115,8 @@ def _format_places(places: tuple[int | str, ...]) -> Iterator[str]:
         yield f"[{place}]" if isinstance(place, int) else f".{place}"
 
 
-def count_parts(value: Any, most: int, deepest: int) -> int | None:
-    """Return how many values a nest of mappings and lists holds; None for more than `most`, or if it is deeper.
+def is_bounded(value: Any, most: int) -> bool:
+    """Return whether a nest of mappings and lists holds at most so many values, and is at most `DEEPEST` deep.
 
     What is held several times counts as often, so what holds itself has too many.
     """
@@ -124,10 +124,10 @@ def count_parts(value: Any, most: int, deepest: int) -> int | None:
     while left:
         one, depth = left.pop()
         count += 1
-        if count > most or depth > deepest:
-            return None
+        if count > most or depth > DEEPEST:
+            return False
         if isinstance(one, Mapping):
             left += [(part, depth + 1) for pair in one.items() for part in pair]
         elif isinstance(one, list | tuple | set | frozenset):
             left += [(part, depth + 1) for part in one]
-    return count
+    return True

@@ -147,7 +147,7 @@ def test_a_run_of_auto_that_is_too_short_is_told(cli: Cli, hands: Path, trained:
     outcome = cli("train", "--data", hands, "--weights", trained, "--sparsity", "auto", *SMALL)
     assert outcome.code == 0, outcome.err
     assert "warning: sparsity auto: channels come to zero in 1 step" in outcome.err.replace("1 steps", "1 step")
-    assert "which is short: 100 epochs or more keep more of the AP50" in outcome.err
+    assert "which is short; use 100 epochs or more" in outcome.err
 
 
 def test_rows_of_the_same_folder_name_can_be_told_apart(cli: Cli, trained: Path) -> None:

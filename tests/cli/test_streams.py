@@ -22,6 +22,11 @@ def run(script: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
     [
         ("$PROGRAM cfg show demo-hand >/dev/full", 2, "error: stdout: cannot be written (No space left on device); "),
         ("$PROGRAM config reference >/dev/full", 2, "error: stdout: cannot be written (No space left on device); "),
+        (
+            "$PROGRAM detect $MODEL $IMAGES --jsonl >/dev/full",
+            2,
+            "error: stdout: cannot be written (No space left on device); ",
+        ),
         ("$PROGRAM cfg show demo-hand >&-", 0, ""),
         ("$PROGRAM cfg show demo-hand 2>&-", 0, ""),
         ("$PROGRAM cfg show demo-hand <&-", 0, ""),
@@ -31,8 +36,10 @@ def run(script: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
         ("$PROGRAM config reference | head -1; exit ${PIPESTATUS[0]}", 141, ""),
     ],
 )
-def test_every_state_of_the_streams_has_its_exit_code(workplace: Path, script: str, code: int, said: str) -> None:
-    done = run(script)
+def test_every_state_of_the_streams_has_its_exit_code(
+    workplace: Path, trained: Path, hands: Path, script: str, code: int, said: str
+) -> None:
+    done = run(script, MODEL=str(trained), IMAGES=str(hands.parent / "images/test"))
     assert done.returncode == code, done.stderr
     assert done.stderr.decode().startswith(said) if said else done.stderr == b""
 

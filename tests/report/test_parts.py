@@ -71,14 +71,14 @@ def make_report(*rows: Row) -> Report:
 
 def test_the_figures_are_changes_from_the_first_row_to_the_last() -> None:
     figures = list_figures(make_report(ORIGINAL, PRUNED))
-    assert figures[0] == Figure("Parameters", "−90%", ("60 M → 6 M",))
+    assert figures[0] == Figure("Parameters", "−90%", ("60.0M → 6.00M",))
     assert [figure.change for figure in figures] == ["−90%", "−75%", "−90%", "−60%", "−0.005"]
     assert figures[-1].notes == ("0.750 → 0.745", "95 % interval [−0.014, +0.004]")
 
 
 def test_one_row_has_values_alone() -> None:
     report = make_report(ORIGINAL)
-    assert [figure.change for figure in list_figures(report)] == ["60 M", "32 G", "240.00 MB", "15.00 ms", "0.750"]
+    assert [figure.change for figure in list_figures(report)] == ["60.0M", "32.0B", "240.00 MB", "15.00 ms", "0.750"]
     assert judge(report) == ""
 
 
@@ -144,7 +144,7 @@ def test_channels_and_groups() -> None:
     assert plot.description == "176 channels of 4 convolutions before, 40 after."
     assert [cell.text for cell in make_groups_table(widths, groups).rows[0]] == ["A", "1, 3", "64 → 16 (-75%)"]
     alone = make_widths((LayerWidth(0, None, 8, ""),), ())
-    assert alone.description == "8 channels of 1 convolutions."
+    assert alone.description == "8 channels of 1 convolution."
 
 
 def test_times_of_one_network_and_of_two() -> None:

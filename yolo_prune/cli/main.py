@@ -62,7 +62,7 @@ _COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
         (report, "Write one page of all that is measured."),
         (evaluate, "Score checkpoints, or any tool's detections."),
         (profile, "Time every layer."),
-        (detect, "Detect objects in images."),
+        (detect, "Detect objects in images and videos."),
     ),
     "Files": (
         (export, "Write a checkpoint for other engines."),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from yolo_prune.cli.options import Checkpoints, Config, Markdown, with_settings
+from yolo_prune.cli.streams import print_result
 from yolo_prune.commands.measure_config import BenchConfig, DetectRunConfig, EvaluateConfig, ProfileConfig, ReportConfig
 from yolo_prune.commands.results import Result
 
@@ -111,7 +111,7 @@ def detect(
 
     if str(checkpoint) == "-" and "-" in sources:
         raise ConfigError("CHECKPOINT and SOURCE both read stdin", where="-", right="name one of them")
-    emit = partial(print, flush=True) if jsonl else None
+    emit = print_result if jsonl else None
     return make_detections(resolve_checkpoint(checkpoint), sources, settings, emit)
 
 

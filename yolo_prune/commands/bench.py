@@ -152,9 +152,14 @@ def find_lineage(path: Path) -> dict[str, Path]:
         stage = provenance.get("stage", "train")
         sparsity = provenance.get("recipe", {}).get("sparsity", 0)
         name = "Sparse" if stage == "train" and rows and sparsity != 0 else ROW_NAMES.get(stage, stage)
-        names = (name, *(f"{name} {number}" for number in range(2, len(line) + 1)))
-        rows[next(free for free in names if free not in rows)] = place
+        rows[_find_free(name, rows)] = place
     return rows
+
+
+def _find_free(name: str, rows: Mapping[str, Path]) -> str:
+    """Return the name, with a number from 2 on if a row has it."""
+    names = (name, *(f"{name} {number}" for number in range(2, len(rows) + 2)))
+    return next(free for free in names if free not in rows)
 
 
 def name_rows(paths: Sequence[Path]) -> dict[str, Path]:
@@ -167,9 +172,7 @@ def name_rows(paths: Sequence[Path]) -> dict[str, Path]:
     depth = next((depth for depth in range(2, deepest) if len({_name_row(path, depth) for path in distinct}) == len(distinct)), deepest)  # fmt: skip
     rows: dict[str, Path] = {}
     for path in paths:
-        name = _name_row(path, depth)
-        names = (name, *(f"{name} {number}" for number in range(2, len(paths) + 1)))
-        rows[next(free for free in names if free not in rows)] = path
+        rows[_find_free(_name_row(path, depth), rows)] = path
     return rows
 
 

@@ -168,7 +168,7 @@ def _draw_images(images: Sequence[ImageFile], all_found: Sequence[Detections], o
     """Write and show annotated copies, as far as that is wanted; return those that were written."""
     written = []
     for image, found in zip(images, all_found, strict=True):
-        if not outputs.draws:
+        if outputs.is_left or not outputs.draws:
             break
         drawn = outputs.draw(read_image(image.path), found)
         if outputs.config.save:

@@ -91,6 +91,8 @@ class Outputs:
         self._taken = {place.absolute() for source in sources for place in source.files}
         self._file: TextIO | None = None
         self._window: Window | None = None
+        self.is_left = False
+        """Whether the user has closed the window: nothing more is done."""
         if config.show:
             issue = find_display_issue()
             self._window = None if issue else Window()
@@ -129,13 +131,11 @@ class Outputs:
         """Return a copy of an image (H, W, 3) with its detections."""
         return draw_detections(pixels, found, self.names, min_score=self.config.confidence)
 
-    def show(self, image: Image, wait_ms: int = 1) -> bool:
-        """Show an image, and return whether to go on; without a window nothing is shown."""
-        if self._window is None or self._window.show(image, wait_ms):
-            return True
-        self._window.close()
-        self._window = None
-        return False
+    def show(self, image: Image, wait_ms: int = 1) -> None:
+        """Show an image; without a window nothing is shown."""
+        if self._window is not None and not self._window.show(image, wait_ms):
+            self._window.close()
+            self._window, self.is_left = None, True
 
     def emit(self, source: str, found: Detections) -> None:
         """Pass an image's line on."""

@@ -55,18 +55,18 @@ class _Track:
         if kind is None and self.done:
             report(f"{self.reader.video.name}: {pluralize(self.done, 'frame')}, {self.describe_speed()}")
 
-    def add(self, frame: Frame, found: Detections) -> bool:
-        """Write, draw and show a frame; return whether to go on."""
+    def add(self, frame: Frame, found: Detections) -> None:
+        """Write, draw and show a frame."""
         self.done += 1
         self._outputs.add_frame(self.reader.video.name, found, frame.number, frame.time_s)
         if not self._outputs.draws:
-            return True
+            return
         drawn = self._outputs.draw(frame.pixels, found)
         if self._path is not None:
             if self._writer is None:
                 self._writer = VideoWriter(self._path, self._fps)
             self._writer.write(drawn, frame.time_s)
-        return self._outputs.show(drawn)
+        self._outputs.show(drawn)
 
     def describe_speed(self) -> str:
         """Say how many frames a second were done, and how many decoding alone and the network alone would do."""
@@ -89,7 +89,6 @@ class VideoRun:
         self._predictor, self._batch_size = predictor, batch_size
         self._outputs, self._issues = outputs, issues
         self._config = outputs.config
-        self._is_left = False  # the user has closed the window
 
     def detect_all(self, sources: Iterable[Source]) -> int:
         """Detect objects in every frame; return the exit code of what stopped it, 0 if nothing did.
@@ -154,12 +153,12 @@ class VideoRun:
         all_found = self._predictor.detect_batch([frame.pixels for frame in frames])
         track.network_s += time.perf_counter() - start_s
         for frame, found in zip(frames, all_found, strict=True):
-            if not track.add(frame, found):
-                self._is_left = True
+            track.add(frame, found)
+            if self._outputs.is_left:
                 break
 
     def _has_to_stop(self, stop: StopSignal) -> bool:
-        return self._is_left or stop.code != 0
+        return self._outputs.is_left or stop.code != 0
 
 
 def _group(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:

@@ -41,7 +41,7 @@ from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import is_launched
 from yolo_prune.training.resume import Run
 from yolo_prune.training.run_data import Datasets, load_datasets
-from yolo_prune.training.saved_state import read_saved_state
+from yolo_prune.training.saved_state import load_saved_state
 from yolo_prune.training.signals import StopSignal, watch_signals
 
 STEPS = "steps.json"
@@ -253,7 +253,7 @@ def load_rows(last: Path) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: it has none.
     """
-    rows: list[dict[str, Any]] = read_saved_state(load_checkpoint(last).training, last)["rows"]
+    rows: list[dict[str, Any]] = load_saved_state(last)["rows"]
     if not rows:
         raise CheckpointError("has no epoch", where=f"{last}: training", right="start anew")
     return rows
@@ -290,7 +290,7 @@ def _train(iteration: _Iteration, settings: TrainConfig, place: Path) -> Path:
     minutes = iteration.stop.minutes_left
     last = place / "last.pt"
     if last.is_file():
-        if read_saved_state(load_checkpoint(last).training, last)["is_done"]:
+        if load_saved_state(last)["is_done"]:
             return place / "best.pt"
         changes = {"max_minutes": minutes, "device": iteration.config.device}
         return resume_training(place, changes, datasets=iteration.datasets)

@@ -22,8 +22,8 @@ from yolo_prune.commands.lineage import adapt_finetune, adapt_prune
 from yolo_prune.commands.prune import prune
 from yolo_prune.commands.reporting.evidence import score_models
 from yolo_prune.commands.reporting.gather import save_report
-from yolo_prune.commands.run_folders import RUNS, hold_run_folder
-from yolo_prune.commands.train import resume_training, start_training
+from yolo_prune.commands.run_folders import RUNS, find_in_folder, hold_run_folder
+from yolo_prune.commands.train import find_checkpoints, resume_training, start_training
 from yolo_prune.config import format_config, list_settings, parse_config
 from yolo_prune.console import report
 from yolo_prune.datasets.spec import measure_fingerprint
@@ -31,14 +31,14 @@ from yolo_prune.errors import ConfigError, PlanError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.previews import save_comparison
 from yolo_prune.files import load_yaml, measure_sha256, save_json
-from yolo_prune.model.checkpoint import load_checkpoint
+from yolo_prune.model.checkpoint import load_checkpoint, load_usable
 from yolo_prune.model.device import make_device
 from yolo_prune.records import load_plain_json, load_record
 from yolo_prune.shipped_configs import find_run
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import is_launched
 from yolo_prune.training.initial_model import check_files
-from yolo_prune.training.saved_state import read_saved_state
+from yolo_prune.training.saved_state import load_saved_state
 from yolo_prune.training.signals import watch_signals
 from yolo_prune.version import __version__
 
@@ -87,7 +87,7 @@ def run_stages(config: RunConfig) -> RunResult:
     if is_launched():
         right = "run train and finetune under torchrun, or run without torchrun"
         raise ConfigError("all stages run in one process", where="torchrun", right=right)
-    device = make_device(config.device)
+    device, config = make_device(config.device), _find_all_checkpoints(config)
     _check_stages(config, device)
     with hold_run_folder(RUNS / config.name, is_made=True):
         return _run_stages(config, RUNS / config.name, device)
@@ -114,7 +114,7 @@ def _run_stages(config: RunConfig, folder: Path, device: torch.device) -> RunRes
             with watch_signals() as stop:
                 if not (place / "last.pt").is_file():
                     best = start_training(settings, place, stage)
-                elif read_saved_state(load_checkpoint(place / "last.pt").training, place / "last.pt")["is_done"]:
+                elif load_saved_state(place / "last.pt")["is_done"]:
                     best = place / "best.pt"
                 else:
                     best = resume_training(place)
@@ -163,6 +163,14 @@ def _run_stages(config: RunConfig, folder: Path, device: torch.device) -> RunRes
     return RunResult(checkpoints, replace(result, all_classes=config.bench.all_classes))
 
 
+def _find_all_checkpoints(config: RunConfig) -> RunConfig:
+    """Return the settings with the checkpoints of run folders in place of these, in every stage."""
+    config = replace(config, weights=None if config.weights is None else find_in_folder(config.weights))
+    stages: dict[str, Any] = {name: getattr(config, name) for name in ("train", "sparse", "finetune")}
+    found: dict[str, Any] = {name: find_checkpoints(one) for name, one in stages.items() if one is not None}
+    return replace(config, **found)
+
+
 def _check_stages(config: RunConfig, device: torch.device) -> None:
     """Check what every stage needs but the data set, before this is drawn and hours are spent on the first stage.
 
@@ -173,7 +181,7 @@ def _check_stages(config: RunConfig, device: torch.device) -> None:
     check_files(replace(config.train, weights=config.weights or config.train.weights))
     for stage in (config.sparse, config.finetune):
         if stage is not None and stage.teacher is not None:
-            load_checkpoint(stage.teacher)
+            load_usable(stage.teacher)
     for path in (config.prune.plan, config.prune.from_sensitivity):
         if path is not None:
             load_plain_json(path, PlanError, "name a file that plan or sensitivity wrote")

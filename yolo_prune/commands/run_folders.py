@@ -16,7 +16,7 @@ from yolo_prune.commands.run_lock import FolderInUseError, is_locked, lock_folde
 from yolo_prune.console import is_first_process
 from yolo_prune.errors import ConfigError, OutputError
 from yolo_prune.files import remove_scraps, save_json
-from yolo_prune.records import PathText, load_plain_json, parse_record
+from yolo_prune.records import PathText, load_record
 
 RUNS = Path("runs")
 _LATEST = RUNS / "latest.json"
@@ -194,6 +194,6 @@ def _load_latest() -> dict[str, str]:
     if not _LATEST.is_file():
         return {}  # a command needs a path then
     try:
-        return parse_record(dict[str, PathText], load_plain_json(_LATEST, ConfigError, ""), _LATEST, ConfigError, "")
+        return load_record(dict[str, PathText], _LATEST, ConfigError, "")
     except ConfigError:
         return {}  # the next command writes it anew

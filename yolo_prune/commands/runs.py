@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -39,10 +40,14 @@ class TrainResult:
 
     checkpoint: Path
 
+    @cached_property
+    def _made_by(self) -> dict[str, Any]:
+        return load_checkpoint(self.checkpoint).provenance
+
     @property
     def summary(self) -> Summary:
         """The best epoch and its score, and the command that may follow."""
-        made_by = load_checkpoint(self.checkpoint).provenance
+        made_by = self._made_by
         metrics, folder = made_by["metrics"], self.checkpoint.parent
         score = metrics["val_map50"]
         scored = "" if score is None else f", val AP50 {score:.4f}"
@@ -58,7 +63,7 @@ class TrainResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the path, and what the checkpoint scored on validation images."""
-        return {"checkpoint": str(self.checkpoint), **load_checkpoint(self.checkpoint).provenance["metrics"]}
+        return {"checkpoint": str(self.checkpoint), **self._made_by["metrics"]}
 
 
 def run_train(config: TrainConfig, stage: str = "train") -> TrainResult:

@@ -38,7 +38,7 @@ def launch_training(config: TrainConfig, default_name: str, stage: str) -> Path:
 
     Processes that torchrun restarted, because one had died, resume the run from its last.pt.
     """
-    config = _find_checkpoints(config)
+    config = find_checkpoints(config)
     with join_processes(config.device) as (processes, device):
         name = config.name
         if count_restarts():
@@ -86,7 +86,7 @@ def start_training(
     `datasets` and `removal` see `training.run.train`. From a last.pt the run starts with the averaged weights; with
     `moments` it starts with the weights of the last step, which the moments belong to.
     """
-    config = _find_checkpoints(config)
+    config = find_checkpoints(config)
     with join_processes(config.device) as (processes, device):
         return _start(
             config, _load_in_turn(config, processes), folder, stage, processes, device, moments, datasets, removal
@@ -112,12 +112,13 @@ def _start(
     removal: Removal | None = None,
 ) -> Path:
     say = _make_reporter(processes)
-    config = _find_teacher(replace(config, data=spec.source), say)
-    if config.weights is not None and is_checkpoint(config.weights):
-        spec = _number(spec, load_checkpoint(config.weights).names, config.weights, stage, say)
+    own = load_checkpoint(config.weights) if config.weights is not None and is_checkpoint(config.weights) else None
+    config = _find_teacher(replace(config, data=spec.source), own, say)
+    if own is not None and config.weights is not None:
+        spec = _number(spec, own.names, config.weights, stage, say)
     start = make_start(config, len(spec.names), say, spec.samples("train"))
-    if moments is not None and start.parent is not None:  # the moments belong to the last step's weights
-        start.model.load_state_dict(dict(load_checkpoint(start.parent).state))
+    if moments is not None and own is not None:  # the moments belong to the last step's weights
+        start.model.load_state_dict(dict(own.state))
     if config.pulls_gammas:
         say(f"balanced the γ of {pluralize(balance_gammas_(start.model), 'group')}")
     cost = measure_cost(start.model.network)
@@ -129,7 +130,7 @@ def _start(
     return train(run, start.model, report=say, moments=moments, datasets=datasets, removal=removal)
 
 
-def _find_checkpoints(config: TrainConfig) -> TrainConfig:
+def find_checkpoints(config: TrainConfig) -> TrainConfig:
     """Return the settings with the checkpoints of run folders in place of these."""
     weights, teacher = (None if path is None else find_in_folder(path) for path in (config.weights, config.teacher))
     return replace(config, weights=weights, teacher=teacher)
@@ -145,11 +146,11 @@ def _number(spec: DataSpec, names: Sequence[str], weights: Path, stage: str, say
     return numbered
 
 
-def _find_teacher(config: TrainConfig, say: Report) -> TrainConfig:
+def _find_teacher(config: TrainConfig, own: Checkpoint | None, say: Report) -> TrainConfig:
     """Return the settings with the path of the teacher in place of `parent_teacher`."""
     if not config.parent_teacher or config.teacher is not None or config.weights is None:
         return replace(config, parent_teacher=False)
-    path, reason = find_uncut(load_checkpoint(config.weights))
+    path, reason = find_uncut(own or load_checkpoint(config.weights))
     say(f"teacher: {path}, which it was cut from" if path is not None else f"no teacher: {reason}")
     return replace(config, parent_teacher=False, teacher=path)
 

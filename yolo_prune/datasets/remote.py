@@ -140,12 +140,24 @@ def _split(url: str) -> SplitResult:
 def _open(url: str) -> HTTPResponse:
     parts = _split(url)
     user, _, host = parts.netloc.rpartition("@")
-    headers = {"User-Agent": "yoloprune", "Accept": "*/*"}
-    if user:
-        headers["Authorization"] = f"Basic {base64.b64encode(unquote(user).encode()).decode()}"
     plain = urlunsplit(urlsplit(quote_url(url))._replace(netloc=host))
-    response: HTTPResponse = request.urlopen(request.Request(plain, headers=headers), timeout=TIMEOUT_S)
+    asked = request.Request(plain, headers={"User-Agent": "yoloprune", "Accept": "*/*"})
+    if user:  # not for the host that a redirect leads to
+        word = base64.b64encode(unquote(user).encode()).decode()
+        asked.add_unredirected_header("Authorization", f"Basic {word}")
+    response: HTTPResponse = make_opener().open(asked, timeout=TIMEOUT_S)
     return response
+
+
+def make_opener() -> request.OpenerDirector:
+    """Return what opens a URL; unlike `urlopen` it follows no redirect to ftp: or file:."""
+    opener = request.OpenerDirector()
+    for handler in (
+        request.ProxyHandler, request.UnknownHandler, request.HTTPHandler, request.HTTPSHandler,
+        request.HTTPDefaultErrorHandler, request.HTTPRedirectHandler, request.HTTPErrorProcessor,
+    ):  # fmt: skip
+        opener.add_handler(handler())
+    return opener
 
 
 def _is_image(kind: str, url: str) -> bool:

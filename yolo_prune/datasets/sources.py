@@ -144,7 +144,7 @@ def _sort(word: str, files: Sequence[Path], what: str) -> Source:
     if not files:
         raise DatasetError(what, where=word, right="name images or videos, or a folder of them")
     videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-    images = [ImageFile(str(file), file, file.stem) for file in files if file not in set(videos)]
+    images = [ImageFile(str(file), file, file.stem) for file in files if file.suffix.lower() not in VIDEO_SUFFIXES]
     return Source(word, tuple(images), tuple(Video(str(file), str(file.absolute()), file.stem) for file in videos))
 
 

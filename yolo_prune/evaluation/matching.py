@@ -121,6 +121,14 @@ def match(detections: Detections, truth: GroundTruth, iou_threshold: float = 0.5
     return matches
 
 
+def find_errors(matches: Matches, confidence: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which counted ground truths (G,) are missed at a confidence, and which detections (N,) are false alarms.
+
+    At a confidence of nan everything is missed, and nothing is a false alarm.
+    """
+    return ~(matches.truth_scores >= confidence), (matches.scores >= confidence) & ~matches.hits & ~matches.ignored
+
+
 def match_at(detections: Detections, truth: GroundTruth, iou_thresholds: Sequence[float]) -> list[Matches]:
     """Match one image as `match` does, at each of several thresholds."""
     counted = truth.counted

@@ -10,6 +10,7 @@ import cv2
 
 from yolo_prune.errors import OutputError
 from yolo_prune.evaluation.previews import Image
+from yolo_prune.files import name_scrap, remove_scraps
 
 CODEC = "mp4v"
 """MPEG-4 part 2, the one codec for MP4 files that every build of OpenCV with FFmpeg can write."""
@@ -31,7 +32,8 @@ class VideoWriter:
     def __init__(self, path: Path, fps: float) -> None:
         self.path = path
         self.fps = round(fps, 3 if fps < 65 else 2 if fps < 650 else 0)  # MPEG-4 counts with up to 65,535 parts of 1 s
-        self._scratch = path.with_name(f".{path.stem}.{os.getpid()}.tmp.mp4")
+        scrap = name_scrap(path)
+        self._scratch = scrap.with_name(scrap.name + path.suffix)  # OpenCV takes the format from it
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
         self._written, self._origin_s = 0, 0.0
@@ -46,15 +48,15 @@ class VideoWriter:
         if self._writer is None:
             self._size, self._origin_s = (image.shape[1], image.shape[0]), time_s
             self._writer = self._open()
-        if (image.shape[1], image.shape[0]) != self._size:
-            image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]  # still uint8
-        frame: Image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # type: ignore[assignment]  # still uint8
         missing = round((time_s - self._origin_s) * self.fps) - self._written
         if missing > LONGEST_GAP_S * self.fps:
             self._origin_s += missing / self.fps
             missing = 0
         if missing < 0:
             return
+        if (image.shape[1], image.shape[0]) != self._size:
+            image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]  # still uint8
+        frame: Image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # type: ignore[assignment]  # still uint8
         for _ in range(missing):
             self._write(frame if self._last is None else self._last)
         self._write(frame)
@@ -90,6 +92,7 @@ class VideoWriter:
     def _open(self) -> cv2.VideoWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            remove_scraps(self.path.parent, self.path.name)
             self._scratch.touch()
         except OSError as error:
             raise OutputError(f"cannot be written ({error.strerror or error})", where=self.path) from error

@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from yolo_prune.datasets.images import read_image
+from yolo_prune.datasets.images import fit_image, is_larger, read_image
 from yolo_prune.evaluation.detections import Detections, make_detections
-from yolo_prune.evaluation.matching import GroundTruth, Matches
-from yolo_prune.evaluation.previews import Image, draw_detections, make_side_by_side, save_image
+from yolo_prune.evaluation.matching import GroundTruth, Matches, find_errors
+from yolo_prune.evaluation.previews import draw_detections, make_side_by_side, save_image
 
 LONGEST_PX = 960
 """Images are drawn no longer than this."""
@@ -66,8 +65,7 @@ def find_worst(matches: Sequence[Matches], confidence: float, count: int) -> lis
 
 
 def _count(index: int, matches: Matches, loss: float, confidence: float) -> ImageLoss:
-    missed = int((~(matches.truth_scores >= confidence)).sum())
-    wrong = int(((matches.scores >= confidence) & ~matches.hits & ~matches.ignored).sum())
+    missed, wrong = (int(part.sum()) for part in find_errors(matches, confidence))
     return ImageLoss(index, loss, len(matches.truth_scores), missed, wrong)
 
 
@@ -84,7 +82,9 @@ def draw_beside_truth(
         DatasetError: the image cannot be read.
         OutputError: the file cannot be written.
     """
-    image, scale = _shrink(read_image(source))
+    whole = read_image(source)
+    image = fit_image(whole, LONGEST_PX) if is_larger(whole, LONGEST_PX) else whole
+    scale = max(image.shape[:2]) / max(whole.shape[:2])
     unsure = ~truth.counted
     ignored = GroundTruth(truth.boxes_xyxy[unsure] * scale, truth.classes[unsure], unsure[unsure])
     counted = truth.classes[truth.counted]
@@ -93,13 +93,3 @@ def draw_beside_truth(
     left = draw_detections(image, labels, names, ignored, has_scores=False)
     right = draw_detections(image, shown, names, ignored, confidence)
     return save_image(path, make_side_by_side([("truth", [left]), ("detections", [right])]))
-
-
-def _shrink(image: Image) -> tuple[Image, float]:
-    """Return an image that is no longer than `LONGEST_PX`, and the scale that it has."""
-    height, width = image.shape[:2]
-    scale = min(1.0, LONGEST_PX / max(height, width))
-    if scale == 1:
-        return image, scale
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8), scale

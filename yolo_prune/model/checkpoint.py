@@ -2,8 +2,8 @@
 
 To load a checkpoint, its cfg is parsed, a `Detector` is made, and the tensors are loaded into it. A checkpoint never
 holds pickled code and is always read with `weights_only=True`, after all its bytes are checked (`checkpoint_file.py`).
-Tensors with many zeros are stored packed (`sparse_storage.py`). A file with packed tensors has format version 2. All others have version 1, which older versions
-of the package read too.
+Tensors with many zeros are stored packed (`sparse_storage.py`). A file with packed tensors has format version 2. All
+others have version 1, which older versions of the package read too.
 """
 
 from __future__ import annotations

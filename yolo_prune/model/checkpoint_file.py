@@ -1,7 +1,7 @@
 """The bytes of a .pt file: checked against their CRC-32, and read without trusting them.
 
 A .pt file is a zip: a pickle, and one member for the bytes of each tensor. PyTorch checks none of the CRC-32 that a zip
-has, and a tensor in a pickle may claim any size. Here nothing is read before all bytes are checked, no pickle that asks
+has, and a tensor in a pickle may claim any size. Here no tensor is used before all bytes are checked, no pickle that asks
 for more than plain values and tensors is read at all, and what is read takes no more memory than the file.
 """
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from yolo_prune.errors import CheckpointError, YoloPruneError
-from yolo_prune.records import DEEPEST, count_parts
+from yolo_prune.records import is_bounded
 
 OURS = "name a checkpoint that yoloprune wrote; another project's weights go with their cfg: import CFG --weights FILE"
 COPY = "take it from a copy, or make it again"
@@ -70,7 +70,7 @@ def load_plain(path: Path) -> Any:
     except _DAMAGE as error:
         reason = error.strerror if isinstance(error, OSError) and error.filename else "it is damaged or no checkpoint"
         raise CheckpointError(f"cannot be read ({reason})", where=path, right=right) from error
-    if count_parts(content, size, DEEPEST) is None:
+    if not is_bounded(content, size):
         raise CheckpointError("is nested too deep, or holds itself", where=path, right=OURS)
     return content
 
@@ -78,9 +78,11 @@ def load_plain(path: Path) -> Any:
 def says_format(path: Path, name: str) -> bool:
     """Return whether a file that `torch.save` wrote holds a mapping with this `format`, whether or not it is whole."""
     try:
+        with zipfile.ZipFile(path) as file:
+            _check_pickle(file, path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return isinstance(content, dict) and content.get("format") == name
-    except _DAMAGE:
+    except (CheckpointError, *_DAMAGE):
         return False
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from yolo_prune.report.data import LayerTime, LayerWidth, ShortcutGroup
 from yolo_prune.report.tables import Table, make_cells
 from yolo_prune.report.vega import AFTER, BEFORE, Plot, Spec, clean, make_axis, make_spec, make_tooltip
+from yolo_prune.text_tables import pluralize
 
 PER_LAYER_PX = 11
 FAINT = 0.25
@@ -55,8 +56,8 @@ def make_widths(widths: Sequence[LayerWidth], groups: Sequence[ShortcutGroup]) -
         },
     ]
     all_before, all_after = sum(one.before or 0 for one in widths), sum(one.after for one in widths)
-    start = f"{all_before:,} channels of {len(widths)} convolutions before, " if all_before else ""
-    described = f"{start}{all_after:,} {'after' if all_before else f'channels of {len(widths)} convolutions'}."
+    convs = f"channels of {pluralize(len(widths), 'convolution')}"
+    described = f"{all_before:,} {convs} before, {all_after:,} after." if all_before else f"{all_after:,} {convs}."
     lines = [(str(one.layer), _get(one.before), str(one.after), one.group or "–") for one in widths]
     table = Table("Channels of every convolution", ("layer", "before", "after", "shortcut group"), make_cells(lines))
     spec = make_spec(layers, 260, data={"values": values})

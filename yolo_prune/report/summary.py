@@ -8,6 +8,7 @@ from pathlib import Path
 
 from yolo_prune.benchmarking.table import Row
 from yolo_prune.report.data import Report
+from yolo_prune.text_tables import format_count, pluralize
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ def list_figures(report: Report) -> list[Figure]:
     """Return the changes from the first row to the last; of one row alone its values."""
     first, last = report.rows[0], report.rows[-1]
     costs = (
-        ("Parameters", first.params, last.params, _format_count),
-        ("MACs", first.macs, last.macs, _format_count),
+        ("Parameters", first.params, last.params, format_count),
+        ("MACs", first.macs, last.macs, format_count),
         ("Size", first.size_bytes, last.size_bytes, lambda value: f"{value / 1e6:.2f} MB"),
         ("Latency", first.image_ms, last.image_ms, lambda value: f"{value:.2f} ms"),
     )
@@ -35,13 +36,6 @@ def list_figures(report: Report) -> list[Figure]:
         for title, before, after, show in costs
     ]
     return [*figures, *_list_scores(first, last)]
-
-
-def _format_count(value: float) -> str:
-    for unit, size in ((" G", 1e9), (" M", 1e6), (" K", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:g}"
 
 
 def _list_scores(first: Row, last: Row) -> list[Figure]:
@@ -64,7 +58,7 @@ def judge(report: Report) -> str:
     _, low, high = scores.map50_difference
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
-    images = f"{report.images:,} images of the {report.split} split"
+    images = f"{pluralize(report.images, 'image')} of the {report.split} split"
     if low > 0:
         return f"On {images} the last network detects better than the first: the 95 % interval of the difference lies above 0."
     if high < 0:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
-import vl_convert
-
 from yolo_prune.report.tables import Table
 
 Spec: TypeAlias = dict[str, Any]
@@ -62,6 +60,8 @@ class Plot:
 @cache
 def load_bundle() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as JavaScript that needs nothing else."""
+    import vl_convert  # 88 MB, which no command but those that make a page should load
+
     return vl_convert.javascript_bundle()  # type: ignore[call-arg]  # the stub lacks the default that the function has
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from yolo_prune.text_tables import format_count
 
-PARTS = {"box": "box", "objectness": "obj", "classes": "cls", "teacher": "teacher"}
+WORDS = {"box": "box", "objectness": "obj", "classes": "cls", "teacher": "teacher"}
 """The parts of the loss, as the line names them."""
 DETAILS = (("parts", "rate"), ("rate",), ("parts",), ())
 """What a line has beside loss and AP50, from the longest one to the shortest."""
@@ -25,7 +25,7 @@ def format_epoch(row: dict[str, Any], epochs: int, columns: int | None) -> str:
 def _join(row: dict[str, Any], epochs: int, details: tuple[str, ...], is_long: bool) -> str:
     line = f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.3f}"
     if "parts" in details:
-        parts = (f"{word} {row[name]:.2f}" for name, word in PARTS.items() if name in row)
+        parts = (f"{word} {row[name]:.2f}" for name, word in WORDS.items() if name in row)
         line += f" ({', '.join(parts)})"
     if row["val_map50"] is not None:
         line += f", val AP50 {row['val_map50']:.4f}"

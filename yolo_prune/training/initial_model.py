@@ -21,6 +21,7 @@ from yolo_prune.model.checkpoint import is_checkpoint, load_usable
 from yolo_prune.model.config import LossConfig
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.state_dicts import SUFFIXES, fill_weights
+from yolo_prune.text_tables import pluralize
 from yolo_prune.training.config import TrainConfig
 
 DEFAULT_WIDTH = 0.25
@@ -118,7 +119,7 @@ def make_start(config: TrainConfig, classes: int, report: Report, samples: Seque
 def _explain_heads(before: int, network: Network) -> str:
     numbers = ", ".join(str(index) for index, _ in network.heads)
     heads = f"the heads, layers {numbers}, are new" if len(network.heads) > 1 else f"the head, layer {numbers}, is new"
-    return f"trained on {before} class{'es' if before > 1 else ''}, the data set has {network.classes}: {heads}"
+    return f"trained on {pluralize(before, 'class', 'classes')}, the data set has {network.classes}: {heads}"
 
 
 def _renew_heads(model: Detector, classes: int) -> Detector:

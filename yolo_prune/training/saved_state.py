@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 from typing_extensions import NotRequired, TypedDict
 
 from yolo_prune.errors import CheckpointError
-from yolo_prune.model.checkpoint import Checkpoint
+from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.sparsity.zeroing import Removal, parse_removal
 from yolo_prune.records import TENSORS, PathText, check_record, shorten
@@ -139,6 +139,15 @@ def read_saved_state(training: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if stored["epoch"] != len(stored["rows"]):
         raise CheckpointError(f"has {len(stored['rows'])} rows of {stored['epoch']} epochs", where=place, right=RIGHT)
     return stored
+
+
+def load_saved_state(last: Path) -> dict[str, Any]:
+    """Load the training state in a last.pt, as `read_saved_state`.
+
+    Raises:
+        CheckpointError: the file cannot be read, or a key is missing or wrong; names it.
+    """
+    return read_saved_state(load_checkpoint(last).training, last)
 
 
 def read_removal(last: Checkpoint, path: Path) -> Removal | None:

@@ -123,7 +123,7 @@ def explain_short_run(config: TrainConfig, steps: int) -> str | None:
     epochs = math.ceil(config.epochs * FEWEST_STEPS / steps)
     return (
         f"sparsity auto: channels come to zero in {end - math.ceil(SORTING * steps)} steps, and {steps - end} are left to recover in, which is "
-        f"short: {pluralize(epochs, 'epoch')} or more keep more of the AP50"
+        f"short; use {pluralize(epochs, 'epoch')} or more"
     )
 
 

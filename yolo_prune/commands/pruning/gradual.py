@@ -36,7 +36,7 @@ from yolo_prune.pruning.sparsity.zeroing import begin_removal
 from yolo_prune.pruning.surgery.rebuild import cut_blocks
 from yolo_prune.records import PathText, load_record
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.saved_state import read_removal, read_saved_state
+from yolo_prune.training.saved_state import load_saved_state, read_removal
 
 JOURNAL = "prune.json"
 CHANGEABLE = ("device", "max_minutes")
@@ -77,21 +77,20 @@ def train_pruned(source: Path, config: PruneConfig, folder: Path, spec: DataSpec
     about = {"source": str(source.resolve()), "sha256": measure_sha256(source), "recipe": format_config(config)}
     last = folder / "last.pt"
     if last.is_file() and _is_about(folder, about):
-        if not read_saved_state(load_checkpoint(last).training, last)["is_done"]:
+        if not load_saved_state(last)["is_done"]:
             resume_training(folder, {name: getattr(config, name) for name in CHANGEABLE})
         return _read(source, config, folder, spec)
     blocks, target = _choose(source, config)
     save_json(folder / JOURNAL, {**about, "blocks": [block.shortcut for block in blocks]})
-    start, plan = source, make_plan_config(config)
+    start, network, plan = source, checkpoint.network, make_plan_config(config)
     if blocks:
         short = cut_blocks(checkpoint.make_model(), blocks)
-        start = save_checkpoint(
-            folder / "short.pt", replace(checkpoint, network=short.network, state=short.state_dict())
-        )
+        network = short.network
+        start = save_checkpoint(folder / "short.pt", replace(checkpoint, network=network, state=short.state_dict()))
         numbers = number_kept_layers(checkpoint.network, blocks)
         plan = replace(plan, spare=tuple(numbers[layer] for layer in plan.spare))
     settings = make_settings(config, source, start, plan, has_validation=bool(spec.splits.get("val")))
-    removal = None if target is None else begin_removal(load_checkpoint(start).network, target)
+    removal = None if target is None else begin_removal(network, target)
     start_training(settings, folder, "prune", removal=removal)
     return _read(source, config, folder, spec)
 
@@ -184,7 +183,7 @@ def _read(source: Path, config: PruneConfig, folder: Path, spec: DataSpec) -> tu
                 f"the pruned network takes {after_ms:.2f} ms, and the original {before_ms:.2f} ms, which is {used:.2f} times what the "
                 "target allows; when its channels were chosen it met the target"
             )
-            right = f"stop other processes, and time it again with --resume {folder}"
+            right = f"stop other processes, and time it again with prune --resume --name {folder.name}"
             raise PlanError(what, where=name_target(config), right=right)
     planned = Planned(
         checkpoint=checkpoint,

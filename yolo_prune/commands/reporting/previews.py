@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolo_prune.commands.reporting.evidence import Evidence
-from yolo_prune.datasets.images import ImageArray, read_image
+from yolo_prune.datasets.images import ImageArray, fit_image, is_larger, read_image
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.evaluate import Evaluation, load_truths
-from yolo_prune.evaluation.matching import GroundTruth, Matches
+from yolo_prune.evaluation.matching import GroundTruth, find_errors
 from yolo_prune.evaluation.previews import pick_evenly
 from yolo_prune.evaluation.worst import find_worst
 from yolo_prune.report.data import Box, ErrorCount, Preview
@@ -23,8 +23,8 @@ WITHOUT_F1 = 0.25
 """The confidence at which detections are drawn where there is no object to measure F1 with."""
 ALL_BYTES = 1_000_000
 """The most that all images take together, as JPEG."""
-SIZES = tuple((side_px, quality) for side_px in (640, 512, 400, 320) for quality in (85, 75, 62))
-"""Long sides and JPEG qualities, tried in this order."""
+SIDES_PX, QUALITIES = (640, 512, 400, 320), (85, 75, 62)
+"""Long sides and JPEG qualities, tried in this order: every quality of a side before the next side."""
 
 MOST_BOXES = 20
 """The most boxes of a kind that are drawn on an image: the first, which are those of the highest scores."""
@@ -44,23 +44,17 @@ def count_errors(evidence: Evidence) -> tuple[ErrorCount, ...]:
     counts = []
     for name, evaluation in evidence.evaluations.items():
         confidence = find_confidence(evaluation)
-        pairs = [_find_errors(matches, confidence) for matches in evaluation.matches]
+        pairs = [find_errors(matches, confidence) for matches in evaluation.matches]
         misses, alarms = (sum(int(part.sum()) for part in parts) for parts in zip(*pairs, strict=True))
         counts.append(ErrorCount(name, confidence, evaluation.score.instances, misses, alarms))
     return tuple(counts)
 
 
-def _find_errors(matches: Matches, confidence: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which counted ground truths (G,) are missed, and which detections (N,) are false alarms."""
-    is_seen = matches.scores >= confidence
-    return matches.truth_scores < confidence, is_seen & ~matches.hits & ~matches.ignored
-
-
 def pick_comparisons(evidence: Evidence, images: int) -> Chosen:
-    """Return images spread evenly over the split, those with objects if there are enough."""
+    """Return images spread evenly over the split, those with objects if there are any."""
     first = next(iter(evidence.evaluations.values()))
     with_objects = [index for index, matches in enumerate(first.matches) if len(matches.truth_classes)]
-    pool = with_objects if len(with_objects) >= min(images, 1) else list(range(len(evidence.samples)))
+    pool = with_objects or list(range(len(evidence.samples)))
     return [pool[place] for place in pick_evenly(len(pool), images)] if images else []
 
 
@@ -122,7 +116,7 @@ def _draw_mistakes(
     evidence: Evidence, index: int, truth: GroundTruth
 ) -> Iterator[tuple[NDArray[np.floating], str, str]]:
     evaluation = list(evidence.evaluations.values())[-1]
-    misses, alarms = _find_errors(evaluation.matches[index], find_confidence(evaluation))
+    misses, alarms = find_errors(evaluation.matches[index], find_confidence(evaluation))
     boxes, classes = truth.boxes_xyxy[truth.counted], truth.classes[truth.counted]
     for row in np.flatnonzero(misses).tolist():
         yield boxes[row], "miss", f"missed {evidence.names[classes[row]]}"
@@ -159,12 +153,11 @@ def _describe(name: str, boxes: Sequence[Box], kinds: Sequence[str]) -> str:
 def _encode(image: ImageArray, most_bytes: int) -> tuple[bytes, tuple[int, ...]]:
     """Return an image as JPEG of at most so many bytes, or as small as it is made, and its shape."""
     data, small = b"", image
-    for side_px, quality in SIZES:
-        scale = min(1.0, side_px / max(image.shape[:2]))
-        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        small = image if scale == 1 else np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-        _, encoded = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-        data = encoded.tobytes()
-        if len(data) <= most_bytes:
-            break
+    for side_px in SIDES_PX:
+        small = fit_image(image, side_px) if is_larger(image, side_px) else image
+        bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+        for quality in QUALITIES:
+            data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+            if len(data) <= most_bytes:
+                return data, small.shape
     return data, small.shape

@@ -19,6 +19,7 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
+from yolo_prune.datasets.remote import make_opener
 from yolo_prune.datasets.vgg_hand.partial_file import Part, Version, make_write_error
 from yolo_prune.errors import ConfigError, DatasetError
 from yolo_prune.files import measure_sha256
@@ -177,14 +178,8 @@ def _try_once(part: Part, config: DownloadConfig, progress: Progress | None) -> 
 
 
 def _open(url: str, headers: dict[str, str], timeout_s: float) -> HTTPResponse:
-    opener = request.OpenerDirector()  # not build_opener(): a redirect must not lead to ftp: or file:
-    for handler in (
-        request.ProxyHandler, request.UnknownHandler, request.HTTPHandler, request.HTTPSHandler,
-        request.HTTPDefaultErrorHandler, request.HTTPRedirectHandler, request.HTTPErrorProcessor,
-    ):  # fmt: skip
-        opener.add_handler(handler())
     try:
-        response: HTTPResponse = opener.open(request.Request(url, headers=headers), timeout=timeout_s)
+        response: HTTPResponse = make_opener().open(request.Request(url, headers=headers), timeout=timeout_s)
     except HTTPError:
         raise
     except (InvalidURL, ValueError) as error:

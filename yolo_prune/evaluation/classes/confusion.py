@@ -17,7 +17,7 @@ import numpy as np
 
 from yolo_prune.arrays import Float64Array
 from yolo_prune.evaluation.detections import Detections
-from yolo_prune.evaluation.matching import GroundTruth, IntArray, Matches, measure_iou
+from yolo_prune.evaluation.matching import GroundTruth, IntArray, Matches, find_errors, measure_iou
 
 BACKGROUND = "background"
 """What is no object."""
@@ -86,9 +86,8 @@ def _name_image(
     found: Detections, truth: GroundTruth, matches: Matches, background: int, confidence: float
 ) -> IntArray:
     """Return (2, K) the classes of the truth and of the detection, for all that there is in an image."""
-    is_found = matches.truth_scores >= confidence
-    right, missed = matches.truth_classes[is_found], np.flatnonzero(~is_found)
-    wrong = np.flatnonzero((matches.scores >= confidence) & ~matches.hits & ~matches.ignored)
+    is_missed, is_false = find_errors(matches, confidence)
+    right, missed, wrong = matches.truth_classes[~is_missed], np.flatnonzero(is_missed), np.flatnonzero(is_false)
     objects = GroundTruth(truth.boxes_xyxy[truth.counted][missed], matches.truth_classes[missed])
     pairs = _pair(measure_iou(found.boxes_xyxy[wrong], objects))
     taken_for = np.full(len(missed), background)
