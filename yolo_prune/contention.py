@@ -28,7 +28,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
-from yolo_prune.threads import ROOT, count_cores
+from yolo_prune.cgroups import ROOT
+from yolo_prune.threads import count_cores
 
 INTERVAL_S = 0.25
 """Seconds between two measurements of how long threads wait for cores."""

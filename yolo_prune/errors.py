@@ -9,7 +9,8 @@
     ├── PlanError                  a ratio or a budget that cannot be met, a plan for another network
     ├── TrainingError              a run that cannot continue: NaN loss, nothing to resume
     ├── EngineError                an engine that cannot be built or run here: no C++ compiler
-    └── OutputError                a place that cannot be written
+    ├── OutputError                a place that cannot be written
+    └── InsufficientMemoryError    a batch, an image or a network that needs more memory than there is
     Interrupted                    a signal asked the run to stop; its state is on disk (exit 130, 143)
     └── TimeUp                     its time is up; its state is on disk (exit 124)
     Terminated                     SIGTERM came; what is half-written is removed on the way out (exit 143)
@@ -73,6 +74,10 @@ class EngineError(YoloPruneError):
 
 class OutputError(YoloPruneError):
     """An output cannot be written."""
+
+
+class InsufficientMemoryError(YoloPruneError):
+    """Something needs more memory than there is."""
 
 
 RESUMABLE = "what was finished is on disk, and the run can be resumed"

@@ -3,7 +3,7 @@
 A container with a quota of two cores on a machine of 64 sees 64 cores. 64 threads would be stopped most of the time,
 and always in the middle of a parallel region.
 
-Source: Linux's cgroup-v2 (cpu.max), CFS bandwidth control (cpu.cfs_quota_us, cpu.cfs_period_us), proc_pid_mountinfo(5).
+Source: Linux's cgroup-v2 (cpu.max), CFS bandwidth control (cpu.cfs_quota_us, cpu.cfs_period_us).
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 
-ROOT = Path("/")
+from yolo_prune.cgroups import ROOT, list_cgroups, read_lines
+
 OMP_NUM_THREADS = "OMP_NUM_THREADS"
 
 
@@ -40,7 +41,7 @@ def limit_threads(environment: MutableMapping[str, str] = os.environ, root: Path
 
 def read_quota(root: Path = ROOT) -> float | None:
     """Return the lowest CPU quota, in cores, of this process's cgroups and the visible ones above; None without one."""
-    quotas = [quota for folder in _list_cgroups(root) if (quota := _read_cgroup_quota(folder)) is not None]
+    quotas = [quota for folder in list_cgroups("cpu", root) if (quota := _read_cgroup_quota(folder)) is not None]
     return min(quotas, default=None)
 
 
@@ -48,54 +49,13 @@ def _count_affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _list_cgroups(root: Path) -> Iterator[Path]:
-    """Yield the folders of this process's cgroups that can have a CPU quota, and those above them."""
-    mounts = list(_list_mounts(root))
-    for line in _read_lines(root / "proc/self/cgroup"):
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        is_second = number == "0" and not controllers
-        if not is_second and "cpu" not in controllers.split(","):
-            continue
-        for kind, options, source, place in mounts:
-            if kind == "cgroup2" if is_second else kind == "cgroup" and "cpu" in options:
-                top = root / place.lstrip("/")
-                folder = top / _make_relative(path, source)
-                yield folder
-                yield from (parent for parent in folder.parents if parent.is_relative_to(top))
-
-
-def _list_mounts(root: Path) -> Iterator[tuple[str, list[str], str, str]]:
-    """Yield type, options, mounted folder of the file system, and mount point of every mount."""
-    for line in _read_lines(root / "proc/self/mountinfo"):
-        before, _, after = line.partition(" - ")
-        fields, rest = before.split(" "), after.split(" ")
-        if len(fields) > 4 and len(rest) > 2:
-            yield rest[0], rest[2].split(","), fields[3], fields[4]
-
-
-def _make_relative(path: str, source: str) -> str:
-    """Return a cgroup's path relative to the mounted folder, or that folder if the cgroup is not in it."""
-    inside = path.removeprefix(source.rstrip("/"))
-    if (inside and not inside.startswith("/")) or (inside == path and source != "/"):
-        return ""
-    return inside.lstrip("/")
-
-
 def _read_cgroup_quota(folder: Path) -> float | None:
     """Return a cgroup's own CPU quota in cores, None without one."""
-    numbers = " ".join(_read_lines(folder / "cpu.max")).split()
+    numbers = " ".join(read_lines(folder / "cpu.max")).split()
     if not numbers:
-        numbers = [*_read_lines(folder / "cpu.cfs_quota_us"), *_read_lines(folder / "cpu.cfs_period_us")]
+        numbers = [*read_lines(folder / "cpu.cfs_quota_us"), *read_lines(folder / "cpu.cfs_period_us")]
     try:
         quota_us, period_us = map(int, numbers)
     except ValueError:  # cpu.max says `max`, or there is no file
         return None
     return quota_us / period_us if quota_us > 0 and period_us > 0 else None
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []

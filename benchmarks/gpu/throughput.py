@@ -22,7 +22,7 @@ from yolo_prune.model.decode import normalise
 from yolo_prune.model.detector import Detector
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
-from yolo_prune.training.run import count_workers
+from yolo_prune.training.run_data import count_workers
 from yolo_prune.training.schedule import measure_rates
 from yolo_prune.training.state import TrainingState, make_training_state
 

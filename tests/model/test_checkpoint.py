@@ -18,7 +18,7 @@ from networks import copy_state, is_same_state, make_images, make_small_network,
 from yolo_prune import __version__
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.layers import Conv
-from yolo_prune.errors import CheckpointError, OutputError
+from yolo_prune.errors import CheckpointError, InsufficientMemoryError, OutputError
 from yolo_prune.files import measure_sha256
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import Detector
@@ -223,3 +223,15 @@ def test_a_run_stopped_while_writing_leaves_the_old_file(tmp_path: Path, monkeyp
         save_checkpoint(path, make_checkpoint(1))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("unable to mmap 9 bytes: Cannot allocate memory (12)")])
+def test_too_little_memory_is_not_called_damage(
+    trained: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(InsufficientMemoryError, match=r"best\.pt: out of memory"):
+        load_checkpoint(trained)

@@ -32,8 +32,7 @@ from yolo_prune.model.loss import DetectionLoss, measure_class_weights, measure_
 from yolo_prune.training import epoch_end
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.epoch import train_step
-from yolo_prune.training.run import count_workers
-from yolo_prune.training.run_data import list_sizes
+from yolo_prune.training.run_data import count_workers, list_sizes
 from yolo_prune.training.schedule import StepRates
 from yolo_prune.training.state import TrainingState, choose_dtype, freeze_, make_training_state
 from yolo_prune.training.teacher import Teacher

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from yolo_prune.benchmarking.latency import Call, measure_latencies
-from yolo_prune.darknet.layers import get_sources
+from yolo_prune.darknet.memory import count_live_bytes
 from yolo_prune.darknet.network import Network
 
 RUNS, WARMUP = 5, 2
@@ -80,15 +80,8 @@ def count_moved_bytes(network: Network, batch_size: int) -> int:
 
 
 def count_peak_bytes(network: Network, batch_size: int) -> int:
-    """Return the bytes of the weights, and of the outputs that are alive at once, in float32."""
-    sizes = [shape.channels * shape.height * shape.width for shape in network.shapes]
-    last = {index: reader for reader, layer in enumerate(network.layers) for index in get_sources(layer, reader)}
-    kept = {index for index, _ in network.heads}
-    peak = network.channels * network.height * network.width
-    for now in range(len(sizes)):
-        alive = (size for index, size in enumerate(sizes[: now + 1]) if index in kept or last.get(index, index) >= now)
-        peak = max(peak, sum(alive))
-    return 4 * (batch_size * peak + count_weights(network))
+    """Return the bytes of the weights, and of the outputs that are in use at once, in float32."""
+    return count_live_bytes(network, batch_size) + 4 * count_weights(network)
 
 
 def count_weights(network: Network) -> int:

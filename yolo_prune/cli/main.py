@@ -23,6 +23,7 @@ from yolo_prune.cli.train import finetune, run, train
 from yolo_prune.console import report_end
 from yolo_prune.contention import watch_contention
 from yolo_prune.errors import Interrupted, Terminated, YoloPruneError
+from yolo_prune.memory import explain_shortage, is_shortage
 from yolo_prune.threads import limit_threads
 from yolo_prune.version import __version__
 
@@ -77,6 +78,7 @@ app.add_typer(darknet.app, name="cfg", short_help="Darknet cfg files: make, show
 app.add_typer(data.app, name="data", short_help="Data sets: draw, check, convert.", rich_help_panel="Files")
 app.add_typer(config.app, name="config", short_help="Settings: list, copy.", rich_help_panel="Files")
 
+SMALLER = "use a smaller --batch-size or --img-size, fewer --workers, or a machine with more memory"
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 """What Typer raises for every mistake on the command line; it has no public name."""
 
@@ -120,6 +122,8 @@ def main() -> None:
     except _UsageError as error:
         _leave_usage(error)
     except Exception as error:  # noqa: BLE001  # the last resort: a defect is named as one, never shown raw
+        if is_shortage(error):
+            _leave(2, f"{explain_shortage(error)}; {SMALLER}", "error")
         _leave(
             1, f"{type(error).__name__}: {error}; run yoloprune --debug … for the traceback, and report it", "defect"
         )

@@ -36,6 +36,7 @@ from yolo_prune.evaluation.models import Model
 from yolo_prune.export.writers import ENGINE_SUFFIXES, describe, write_model
 from yolo_prune.model.checkpoint import Checkpoint
 from yolo_prune.model.decode import normalise
+from yolo_prune.model.free_memory import check_evaluation
 from yolo_prune.text_tables import pluralize
 
 NMS_IMAGES = 8
@@ -220,6 +221,8 @@ def _make_calls(
     entry: Entry, engine: Engine, real: Tensor, device: torch.device, config: MeasurementConfig
 ) -> tuple[dict[str, Call], int | None]:
     """Return the calls that are timed of a row, and the peak of memory on CUDA."""
+    if isinstance(entry.model, Checkpoint):
+        check_evaluation(entry.model.network, entry.batch_size, entry.model.img_size, device)
     inputs = draw_inputs(entry.model.img_size, entry.channels, entry.batch_size)
     if not entry.is_exported:
         inputs, real = (part.to(device, memory_format=torch.channels_last) for part in (inputs, real))

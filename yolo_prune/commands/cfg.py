@@ -10,6 +10,7 @@ from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import format_cfg, load_cfg, pair_anchors, save_cfg
 from yolo_prune.darknet.config import CfgConfig, ShowConfig
 from yolo_prune.darknet.cost import Cost, format_cost, measure_cost
+from yolo_prune.darknet.memory import Memory, estimate_memory, format_memory
 from yolo_prune.darknet.network import Network
 from yolo_prune.files import check_replaceable, is_text
 from yolo_prune.shipped_configs import find_cfg
@@ -35,18 +36,20 @@ class CfgResult:
 
 @dataclass(frozen=True)
 class CostResult:
-    """The cost of a network."""
+    """The cost of a network, and the memory that it needs."""
 
     cost: Cost
+    memory: Memory
 
     @property
     def stdout(self) -> str:
-        """A table of the layers, and the totals."""
-        return format_cost(self.cost)
+        """A table of the layers, the totals, and the memory."""
+        return f"{format_cost(self.cost)}\n{format_memory(self.memory)}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the totals, and one dictionary for each layer."""
-        return {**self.cost.as_dict(), "layers": self.cost.layers_as_dicts()}
+        """Return the totals, the memory in bytes, and one dictionary for each layer."""
+        memory = {"memory_bytes": self.memory.as_dict()}
+        return {**self.cost.as_dict(), **memory, "layers": self.cost.layers_as_dicts()}
 
 
 def make_cfg(config: CfgConfig) -> CfgResult:
@@ -76,4 +79,5 @@ def show_cfg(file: Path, config: ShowConfig) -> CostResult:
         network = load_checkpoint(file).network
     else:
         network = load_cfg(find_cfg(file))
-    return CostResult(measure_cost(network, config.img_size))
+    cost = measure_cost(network, config.img_size)
+    return CostResult(cost, estimate_memory(network, config.batch_size, config.img_size))

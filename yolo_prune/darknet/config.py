@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from yolo_prune.config import Setting, settings
 from yolo_prune.image_size import ImageSize
-from yolo_prune.shared_settings import Force, ImgSize, Numbers, PathSetting, Seed, Words
+from yolo_prune.shared_settings import MOST_IMAGES, Force, ImgSize, Numbers, PathSetting, Seed, Words
 
 Arch = Literal["yolov3", "yolov3-spp", "yolov3-tiny", "yolov4", "yolov4-tiny"]
 
@@ -33,6 +33,7 @@ class CfgConfig:
 class ShowConfig:
     """How `cfg show` measures a network."""
 
+    batch_size: Annotated[int, Setting("Images at once, for the estimate of memory.", ge=1, le=MOST_IMAGES)] = 16
     img_size: Annotated[
         ImgSize | None,
         Setting("Size of the input: the side of a square, or WIDTHxHEIGHT.", unit="px", default="the cfg's own"),

@@ -49,7 +49,7 @@ def make_predictor(
     if isinstance(model, ExportedModel):
         return Predictor(model.make_engine(), model.img_size, model.names, config, only=only)
     made = make_engine(model.make_model().eval(), engine, device)
-    return Predictor(made, model.img_size, model.names, config, device, only)
+    return Predictor(made, model.img_size, model.names, config, device, only, model.network)
 
 
 def make_predictor_of(
@@ -60,4 +60,4 @@ def make_predictor_of(
 ) -> Predictor:
     """Make a predictor of a network, which is used in evaluation mode, in place."""
     engine = DecodedDetector(detector.eval()).to(device)
-    return Predictor(engine, detector.network.img_size, names, config, device)
+    return Predictor(engine, detector.network.img_size, names, config, device, network=detector.network)

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.images import ImageArray, Letterbox, letterbox, read_image
 from yolo_prune.errors import ConfigError, DatasetError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import Detections, suppress
 from yolo_prune.image_size import ImageSize
 from yolo_prune.model.decode import normalise
+from yolo_prune.model.free_memory import check_evaluation
 
 ImageLike: TypeAlias = Path | str | NDArray[np.uint8] | Image.Image
 """A file, RGB uint8 (H, W, 3), grey (H, W), or a PIL image."""
@@ -41,6 +43,7 @@ class Predictor:
         config: what counts as a detection.
         device: where it runs.
         only: the classes to detect; all if it is empty.
+        network: what the engine runs, where it is known: batches that do not fit into memory are an error then.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class Predictor:
         config: DetectConfig | None = None,
         device: torch.device | str = "cpu",
         only: Sequence[int] = (),
+        network: Network | None = None,
     ) -> None:
+        self._network, self._checked = network, 0
         self.img_size, self.names = img_size, tuple(names)
         self.config, self.device = config or DetectConfig(), torch.device(device)
         self.engine, self.only = engine, tuple(only)
@@ -104,7 +109,15 @@ class Predictor:
 
     @torch.inference_mode()
     def detect_letterboxed(self, images: Tensor) -> list[Detections]:
-        """Detect objects in a batch of letterboxed images, uint8 (B, 3, H, W); boxes are in the network's pixels."""
+        """Detect objects in a batch of letterboxed images, uint8 (B, 3, H, W); boxes are in the network's pixels.
+
+        Raises:
+            InsufficientMemoryError: the batch does not fit into memory.
+        """
+        if self._network is not None and images.numel() > self._checked:
+            height, width = images.shape[-2:]
+            check_evaluation(self._network, len(images), ImageSize(width, height), self.device)
+            self._checked = images.numel()
         pixels = normalise(images.to(self.device)).to(memory_format=torch.channels_last)
         boxes, scores = self.engine(pixels)
         if self.only:

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolo_prune.errors import CheckpointError, YoloPruneError
+from yolo_prune.errors import CheckpointError, InsufficientMemoryError, YoloPruneError
+from yolo_prune.memory import explain_shortage, is_shortage
 from yolo_prune.records import is_bounded
 
 OURS = "name a checkpoint that yoloprune wrote; another project's weights go with their cfg: import CFG --weights FILE"
@@ -60,6 +61,7 @@ def load_plain(path: Path) -> Any:
 
     Raises:
         CheckpointError: the file cannot be read, is damaged, or holds more than plain values and tensors.
+        InsufficientMemoryError: it does not fit into memory.
     """
     right = "name a .pt file that train, prune or finetune wrote"
     try:
@@ -68,6 +70,8 @@ def load_plain(path: Path) -> Any:
             size = _check_pickle(file, path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except _DAMAGE as error:
+        if is_shortage(error):
+            raise InsufficientMemoryError(explain_shortage(error), where=path, right="free some memory") from error
         reason = error.strerror if isinstance(error, OSError) and error.filename else "it is damaged or no checkpoint"
         raise CheckpointError(f"cannot be read ({reason})", where=path, right=right) from error
     if not is_bounded(content, size):

@@ -26,6 +26,7 @@ from yolo_prune.darknet.layers import (
     get_sources,
 )
 from yolo_prune.darknet.network import Network
+from yolo_prune.model.free_memory import check_weights
 
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 """Of red, green and blue. Source: ITU-R BT.601, as OpenCV's."""
@@ -168,7 +169,14 @@ class Detector(nn.Module):
     """
 
     def __init__(self, network: Network) -> None:
+        """Make the detector of a network, with new weights.
+
+        Raises:
+            InsufficientMemoryError: the weights do not fit into memory.
+        """
         super().__init__()
+        if torch.get_default_device().type != "meta":
+            check_weights(network)
         self.network = network
         self.layers = nn.ModuleList(_make_module(network, index, layer) for index, layer in enumerate(network.layers))
         self._last_reads = _find_last_reads(network)

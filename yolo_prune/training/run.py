@@ -25,7 +25,6 @@ from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import AUTO
 from yolo_prune.pruning.sparsity.zeroing import Removal
 from yolo_prune.text_tables import pluralize
-from yolo_prune.threads import count_cores
 from yolo_prune.training.callbacks import ProgressBar, TensorBoardLog, open_log
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import Processes
@@ -36,7 +35,7 @@ from yolo_prune.training.optimizer import Moments
 from yolo_prune.training.removal import remove_zeroed_
 from yolo_prune.training.report import save_batch_image, save_detections_image
 from yolo_prune.training.resume import Progress, Report, Run, restore, save_last
-from yolo_prune.training.run_data import Datasets, count_steps, get_share, list_sizes, load_datasets
+from yolo_prune.training.run_data import Datasets, count_steps, count_workers, get_share, list_sizes, load_datasets
 from yolo_prune.training.saved_state import check_run_provenance, read_removal, read_saved_state
 from yolo_prune.training.schedule import (
     StepRates,
@@ -47,9 +46,9 @@ from yolo_prune.training.schedule import (
 )
 from yolo_prune.training.signals import StopSignal, leave, watch_signals
 from yolo_prune.training.state import TrainingState, make_training_state
-from yolo_prune.training.teacher import load_teacher
+from yolo_prune.training.step_memory import StepMemory
+from yolo_prune.training.teacher import Teacher, load_teacher
 
-MOST_WORKERS = 16
 WORTH_CUTTING = 0.1
 """Within an epoch, zeroed channels are removed once they are more than this share of the prunable ones."""
 
@@ -158,17 +157,18 @@ def train(
 
     Raises:
         TrainingError: a loss or a weight became NaN or infinite.
+        InsufficientMemoryError: a step needs more memory than there is.
         ConfigError: no batch has an image for every process.
-        Interrupted: SIGINT or SIGTERM was received; the run can be resumed from last.pt.
-        TimeUp: `max_minutes` are over; the run can be resumed from last.pt.
+        Interrupted, TimeUp: a signal came, or `max_minutes` are over; the run can be resumed from last.pt.
     """
     config, processes = run.config, run.processes
     with watch_signals(config.max_minutes) as stop:
-        data, val = datasets or load_datasets(run, is_told=last is None)
+        teacher, memory = _check_memory(run, model)
+        data, val = datasets or load_datasets(run, is_told=last is None, cache_bytes=memory.measure_cache())
         data.augment, data.seed = config.augment, config.seed  # given data sets may have others
         steps = config.epochs * (steps_per_epoch := count_steps(run, data))
         removal = removal if last is None else read_removal(last, run.folder / "last.pt")
-        training = _make_training_state(run, model, data, steps, moments, removal)
+        training = _make_training_state(run, model, data, steps, teacher, moments, removal)
         progress = _begin(run, training, steps, report) if last is None else restore(training, last, run.folder)
         _save_settings(run)
         active = _ActiveRun(run, training, progress, data, val, steps_per_epoch, stop)
@@ -176,6 +176,7 @@ def train(
         with (
             ProgressBar(progress, config.epochs, images, processes.is_first) as bar,
             open_log(run.folder, config.tensorboard and processes.is_first, progress.epoch) as log,
+            memory.naming_shortage(),
         ):
             while not progress.is_done:
                 _iterate_epoch(active, bar, log, report)
@@ -270,17 +271,20 @@ def _make_batches(active: _ActiveRun, before_step: Callable[[EpochStats], None])
     )
 
 
-def count_workers(config: TrainConfig, device: torch.device) -> int:
-    """Return the number of processes that load images; see `TrainConfig.workers`."""
-    if config.workers is not None:
-        return config.workers
-    return min(MOST_WORKERS, count_cores()) if device.type == "cuda" else 0
-
-
 def _save_settings(run: Run) -> None:
     if run.processes.is_first:
         remove_scraps(run.folder)
         save_text(run.folder / "config.yaml", yaml.safe_dump(format_config(run.config), sort_keys=False))
+
+
+def _check_memory(run: Run, model: Detector) -> tuple[Teacher | None, StepMemory]:
+    """Load the teacher if there is one, and check that a step fits into memory."""
+    config, teacher = run.config, None
+    if config.teacher is not None:
+        teacher = load_teacher(config.teacher, model.network, config.distill, run.device)
+    memory = StepMemory(run, model.network, None if teacher is None else teacher.model.network)
+    memory.check()
+    return teacher, memory
 
 
 def _make_training_state(
@@ -288,6 +292,7 @@ def _make_training_state(
     model: Detector,
     data: DetectionDataset,
     steps: int,
+    teacher: Teacher | None,
     moments: Moments | None,
     removal: Removal | None,
 ) -> TrainingState:
@@ -295,7 +300,6 @@ def _make_training_state(
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = config.multi_scale == 0  # it times all kernels again for every input size
     counts = np.bincount(np.concatenate([rows[rows[:, 5] == 0, 0] for rows in data.labels]).astype(int))
-    teacher = None if config.teacher is None else load_teacher(config.teacher, model.network, config.distill, device)
     return make_training_state(
         model.to(device).to(memory_format=torch.channels_last),
         config,

@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import torch
+
 from yolo_prune.console import report, warn
-from yolo_prune.datasets.loader import DetectionDataset, Share, count_batches
+from yolo_prune.datasets.loader import CACHE_BYTES, DetectionDataset, Share, count_batches
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import ConfigError, DatasetError
 from yolo_prune.image_size import STRIDE_PX, AnySize, ImageSize, make_size
 from yolo_prune.text_tables import pluralize
+from yolo_prune.threads import count_cores
 from yolo_prune.training.config import TrainConfig
 from yolo_prune.training.distributed import Processes
 from yolo_prune.training.resume import Run
 
+MOST_WORKERS = 16
 Datasets: TypeAlias = tuple[DetectionDataset, DetectionDataset]
 """The training and the validation data set."""
 
 
-def load_datasets(run: Run, is_told: bool = False) -> Datasets:
+def load_datasets(run: Run, is_told: bool = False, cache_bytes: int = CACHE_BYTES) -> Datasets:
     """Load the training and the validation data set of a run; with `is_told` say what is odd about their labels.
+
+    The decoded images of each take up to `cache_bytes` of memory.
 
     Raises:
         DatasetError: a label or an image cannot be read, or no training image has an object.
@@ -32,12 +38,15 @@ def load_datasets(run: Run, is_told: bool = False) -> Datasets:
             f"reading the labels of {counts[0]:,} training and {pluralize(counts[1], 'validation image')}: {run.spec.source}"
         )
     largest = max(list_sizes(run.img_size, config.multi_scale))
-    data = DetectionDataset(run.spec.samples("train"), classes, largest, augment=config.augment, seed=config.seed)
+    samples = run.spec.samples("train")
+    data = DetectionDataset(
+        samples, classes, largest, augment=config.augment, seed=config.seed, cache_bytes=cache_bytes
+    )
     if not data.count_objects():
         folders = sorted({str(sample.label.parent) for sample in data.samples})
         right = f"put label files there: {', '.join(folders[:3])}{' …' if len(folders) > 3 else ''}"
         raise DatasetError("no image has an object", where=f"{run.spec.source}: train", right=right)
-    val = DetectionDataset(_get_validation(run), classes, run.img_size)
+    val = DetectionDataset(_get_validation(run), classes, run.img_size, cache_bytes=cache_bytes)
     if is_told:
         _warn_of_labels(data, val, config)
     return data, val
@@ -87,6 +96,13 @@ def count_steps(run: Run, data: DetectionDataset) -> int:
         right = f"use at least {processes.count}, or fewer processes"
         raise ConfigError(f"{images}, are too few for {processes.count} processes", where="batch_size", right=right)
     return steps
+
+
+def count_workers(config: TrainConfig, device: torch.device) -> int:
+    """Return the number of processes that load images; see `TrainConfig.workers`."""
+    if config.workers is not None:
+        return config.workers
+    return min(MOST_WORKERS, count_cores()) if device.type == "cuda" else 0
 
 
 def get_share(processes: Processes) -> Share:
