@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from paths import ROOT
 from rank_faults import FAULTS, Outcome
 from tiny import Cli
+from tiny import Outcome as Ended
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # documented, not in its types
 
 from yolo_prune.cli.main import IN_SEVERAL_PROCESSES
@@ -165,6 +167,7 @@ class kept_handlers:  # read as a word
     def __exit__(self, *_: object) -> None:
         for one, handler in self._before.items():
             signal.signal(one, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 COMMANDS = (
@@ -189,6 +192,18 @@ def test_a_command_for_one_process_refuses_several(
         line = f"error: torchrun: {command} runs in one process, not in 2; {right}\n"
         assert outcome.err == (line if rank == "0" else "")
     assert not list(workplace.iterdir())
+
+
+def test_who_is_quiet_waits_until_torchrun_has_heard_the_other(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**ALL, "RANK": "1", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "one"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("yolo_prune.cli.main.TELLING_S", 60.0)
+    sending = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+    with kept_handlers():
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for the timer's thread
+        sending.start()
+        assert cli("bench") == Ended(2, "", "")
+    sending.join()
 
 
 def test_all_commands_are_known(cli: Cli) -> None:

@@ -78,6 +78,8 @@ app.add_typer(darknet.app, name="cfg", short_help="Darknet cfg files: make, show
 app.add_typer(data.app, name="data", short_help="Data sets: draw, check, convert.", rich_help_panel="Files")
 app.add_typer(config.app, name="config", short_help="Settings: list, copy.", rich_help_panel="Files")
 
+TELLING_S = 10.0
+"""Seconds that a process waits at its end until another has told why."""
 IN_SEVERAL_PROCESSES = ("train", "finetune")
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 """What Typer raises for every mistake on the command line; it has no public name."""
@@ -180,10 +182,12 @@ def _leave_usage(error: Exception) -> None:
 def _leave(code: int, error: BaseException, line: str, kind: str = "") -> None:
     """End with an exit code, and a line unless another process tells it; of several, be deaf to torchrun's SIGTERM."""
     if is_launched():
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     if "--debug" in sys.argv:
         traceback.print_exc()
     if not is_told_by_another(error, is_common=kind != "defect"):
         report_end(name_rank(error) + line, kind)
+    elif "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun ends the one that tells as soon as this process ends
+        signal.sigtimedwait({signal.SIGTERM}, TELLING_S)
     sys.exit(code)
