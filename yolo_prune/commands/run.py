@@ -34,6 +34,7 @@ from yolo_prune.files import load_yaml, measure_sha256, save_json
 from yolo_prune.launch import check_alone
 from yolo_prune.model.checkpoint import load_checkpoint, load_usable
 from yolo_prune.model.device import make_device
+from yolo_prune.own_files import check_own
 from yolo_prune.records import load_plain_json, load_record
 from yolo_prune.shipped_configs import find_run
 from yolo_prune.training.config import TrainConfig
@@ -184,6 +185,8 @@ def _check_stages(config: RunConfig, device: torch.device) -> None:
         if path is not None:
             load_plain_json(path, PlanError, "name a file that plan or sensitivity wrote")
     check_engines(config.bench, device)
+    if config.bench.report is not None:
+        check_own([config.bench.report], force=config.bench.force, option="bench.report")
 
 
 def _once(folder: Path, product: str, ingredients: tuple[Any, ...], work: Callable[[], Path]) -> Path:
