@@ -89,6 +89,7 @@ def check_replaceable(
     force: bool,
     is_own: Callable[[Path], bool] = lambda path: False,
     inputs: Iterable[Path] = (),
+    option: str = "--out",
 ) -> None:
     """Check, before a command writes anything, that no file of somebody else would be replaced.
 
@@ -97,6 +98,7 @@ def check_replaceable(
         force: whether files of others may be replaced.
         is_own: whether an existing file was made by the same command from the same thing.
         inputs: what the command reads; it is never replaced.
+        option: what names the files.
 
     Raises:
         OutputError: names the first file that would be replaced, or a path that cannot be a file.
@@ -109,12 +111,14 @@ def check_replaceable(
         if path.is_dir() and path.suffix not in PACKAGES:
             raise OutputError("is a folder", where=path, right="name a file")
         if path.resolve() in read:
-            raise OutputError("is read by this command, and would be replaced", where=path, right="name another --out")
+            raise OutputError(
+                "is read by this command, and would be replaced", where=path, right=f"name another {option}"
+            )
         if (path.exists() or path.is_symlink()) and not force and not is_own(path):
             taken.append(path)
     if taken:
         more = "" if len(taken) == 1 else f", as would {', '.join(map(str, taken[1:]))}"
-        right = "name another --out, or replace with --force"
+        right = f"name another {option}, or replace with --force"
         raise OutputError(f"is there already, and would be replaced{more}", where=taken[0], right=right)
 
 

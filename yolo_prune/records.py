@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -66,7 +67,7 @@ def parse_record(kind: type[R], value: Any, where: str | Path, error: type[YoloP
         YoloPruneError: of type `error`: a key is missing or wrong; names it.
     """
     try:
-        made: R = TypeAdapter(kind).validate_json(json.dumps(value), strict=True)  # Python's objects would not do
+        made: R = _adapt(kind).validate_json(json.dumps(value), strict=True)  # type: ignore[arg-type]  # types are hashable; Python's objects would not do
         return made
     except ValidationError as mistake:
         raise error(explain(mistake), where=where, right=right) from None
@@ -83,9 +84,15 @@ def check_record(
         YoloPruneError: of type `error`: a key is missing or wrong; names it.
     """
     try:
-        TypeAdapter(kind).validate_python(value, strict=True)
+        _adapt(kind).validate_python(value, strict=True)  # type: ignore[arg-type]  # types are hashable
     except ValidationError as mistake:
         raise error(explain(mistake), where=where, right=right) from None
+
+
+@cache
+def _adapt(kind: Any) -> TypeAdapter[Any]:
+    """Return what checks values of a type; it takes longer to make than to use."""
+    return TypeAdapter(kind)
 
 
 def explain(mistake: ValidationError) -> str:

@@ -55,7 +55,7 @@ MaxMinutes = Annotated[float | None, MAX_MINUTES]
 
 Force = Annotated[
     bool,
-    Setting("Replace files that are there, and that the same command did not make from the same input.", group=RUN),
+    Setting("Replace files that are there, and that the command did not make itself.", group=RUN),
 ]
 
 

@@ -183,5 +183,5 @@ def test_a_result_is_read_back_an_older_one_too(tmp_path: Path) -> None:
             del row[key]
     assert load_bench(save_json(path, older)) == result
     del older["rows"][0]["params"]
-    with pytest.raises(OutputError, match="holds no result of bench"):
+    with pytest.raises(OutputError, match=r"bench.json: lacks rows\[0\].params; delete it and run again"):
         load_bench(save_json(path, older))

@@ -16,8 +16,11 @@ from damage import BUDGET, corrupt, nest, refuse
 from networks import make_small_network
 from tiny import Cli
 
+from yolo_prune.benchmarking.latency import Latency
+from yolo_prune.benchmarking.table import Row, Scores
 from yolo_prune.commands import iterate as iterate_module
 from yolo_prune.commands import sensitivity as sensitivity_module
+from yolo_prune.commands.bench import BenchResult, load_bench
 from yolo_prune.commands.config import PruneConfig, SensitivityConfig
 from yolo_prune.commands.iterate import IterateResult, Journal, Step, resume_iterate
 from yolo_prune.commands.pruning.gradual import JOURNAL, load_journal
@@ -28,6 +31,7 @@ from yolo_prune.commands.sensitivity import resume_sensitivity
 from yolo_prune.config import format_config
 from yolo_prune.darknet.layers import Conv
 from yolo_prune.datasets.spec import DataSpec, load_spec, measure_fingerprint
+from yolo_prune.evaluation.classes.scores import ClassScore
 from yolo_prune.files import measure_sha256, save_json
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.plans.plan import Plan
@@ -89,7 +93,33 @@ def make_plan(hands: Path, trained: Path) -> Kind:
     return Kind(Path("plan.json"), json.loads(json.dumps(whole)), lambda path: load_plan(path, network))
 
 
-KINDS = (make_steps, make_prune, make_stage, make_table, make_plan)
+def make_bench(hands: Path, trained: Path) -> Kind:
+    scores = Scores(
+        0.5, (0.4, 0.6), (0.1, 0.0, 0.2), 0.4, 0.2, tuple(ClassScore(one, 3, 0.5, 0.4, 0.3) for one in "ab")
+    )
+    times = Latency(1.0, 2.0, 3.0)
+    row = Row(
+        str(trained), str(trained), 64, 9, 9, 18, 36, times, times, scores, "folded", 40, precision="fp32", threads=1
+    )
+    first = replace(row, name="Original", scores=replace(scores, map50_difference=None), decode_ms=times)
+    environment = {
+        "device": "CPU",
+        "engine": "folded",
+        "precision": "fp32",
+        "runs": 3,
+        "threads": [1],
+        "batch_size": [1],
+    }
+    whole = BenchResult((first, row, replace(row, name="Unscored", scores=None)), environment, "test").as_dict()
+
+    def read(path: Path) -> object:
+        result = load_bench(path)
+        return result.as_dict(), *(replace(result, form=form).stdout for form in ("text", "markdown", "csv"))
+
+    return Kind(Path("run/bench.json"), json.loads(json.dumps(whole)), read)
+
+
+KINDS = (make_steps, make_prune, make_stage, make_table, make_plan, make_bench)
 
 
 def make_result(folder: Path, config: IterateConfig, journal: Journal, spec: DataSpec) -> IterateResult:
@@ -154,6 +184,8 @@ def test_damaged_text_is_read_or_an_error_of_this_package(kind: Kind) -> None:
         (make_prune, {"blocks": [-1]}, "blocks[0] -1 is not greater than or equal to 0"),
         (make_stage, {"made_of": 3}, "made_of 3 is not a valid string; delete it, and the stage starts anew"),
         (make_table, {"base": "high"}, "base 'high' is not a valid number; measure it again"),
+        (make_bench, {"rows": []}, "rows is empty; delete it and run again"),
+        (make_bench, {"environment": {"device": "CPU"}}, "lacks environment.engine; delete it and run again"),
         (make_plan, {"groups": [{"layers": [[1]]}]}, "[[1]] is no list of whole numbers"),
     ],
     indirect=["kind"],

@@ -226,8 +226,9 @@ def test_a_batch_loses_no_frame_before_a_broken_end(cli: Cli, trained: Path) -> 
 
 def test_an_error_while_writing_leaves_no_video(cli: Cli, trained: Path) -> None:
     write_video(Path("clip.mp4"))
-    Path("out/detections.jsonl").mkdir(parents=True)
-    outcome = run(cli, trained, "clip.mp4")
+    Path("out").mkdir()
+    Path("out/detections.jsonl").symlink_to("/dev/full")
+    outcome = run(cli, trained, "clip.mp4", "--force")
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith("error: out/detections.jsonl: cannot be written (")
     assert [path.name for path in Path("out").iterdir()] == ["detections.jsonl"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from yolo_prune.files import open_atomically
+from yolo_prune.own_files import name_maker
 
 COLOURS = ("0.75", "tab:blue")
 CROWDED = 30
@@ -46,5 +47,7 @@ def draw_profile(path: Path, networks: Sequence[Profiled]) -> Path:
     for axes in (times, macs):
         axes.spines[["top", "right"]].set_visible(False)
     with open_atomically(path) as file:
-        figure.savefig(file, dpi=110, format=path.suffix.lstrip(".") or "png")
+        figure.savefig(
+            file, dpi=110, format=path.suffix.lstrip(".") or "png", metadata=name_maker(path.suffix or ".png")
+        )
     return path

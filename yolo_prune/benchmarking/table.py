@@ -91,7 +91,7 @@ def parse_row(values: Mapping[str, Any]) -> Row:
     if scores["map50_interval"] is None:
         return Row(**values, scores=None)
     for name, value in scores.items():
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             scores[name] = tuple(math.nan if item is None else item for item in value)
         elif value is None and name != "map50_difference":
             scores[name] = math.nan

@@ -22,7 +22,8 @@ from yolo_prune.cli.streams import prepare_streams, print_result
 from yolo_prune.cli.train import finetune, run, train
 from yolo_prune.console import report_end
 from yolo_prune.contention import watch_contention
-from yolo_prune.errors import Interrupted, Terminated, YoloPruneError
+from yolo_prune.errors import ConfigError, Interrupted, Terminated, YoloPruneError
+from yolo_prune.launch import check_alone, is_launched, is_told_by_another, mark_failure, name_rank, read_launch
 from yolo_prune.memory import explain_shortage, is_shortage
 from yolo_prune.threads import limit_threads
 from yolo_prune.version import __version__
@@ -79,6 +80,9 @@ app.add_typer(data.app, name="data", short_help="Data sets: draw, check, convert
 app.add_typer(config.app, name="config", short_help="Settings: list, copy.", rich_help_panel="Files")
 
 SMALLER = "use a smaller --batch-size or --img-size, fewer --workers, or a machine with more memory"
+TELLING_S = 10.0
+"""Seconds that a process waits at its end until another has told why."""
+IN_SEVERAL_PROCESSES = ("train", "finetune")
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 """What Typer raises for every mistake on the command line; it has no public name."""
 
@@ -91,12 +95,23 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Take the options that belong to no command; main() reads --debug itself, before anything can fail."""
+    command = context.invoked_subcommand
+    if command is None or {"-h", "--help"} & set(sys.argv):
+        return
+    try:
+        read_launch()
+    except ConfigError as error:
+        mark_failure(error, None, is_told=False)
+        raise
+    if command not in IN_SEVERAL_PROCESSES:
+        check_alone(command)
 
 
 def main() -> None:
@@ -104,18 +119,20 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="PIL")  # odd EXIF data of images that are read all the same
     prepare_streams()
     limit_threads()
+    if is_launched():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # else PyTorch writes pages where a peer is gone
     try:
         with _raising_on_sigterm(), watch_contention():
             result = app(prog_name="yoloprune", standalone_mode=False)
         sys.stdout.flush()
     except YoloPruneError as error:
-        _leave(2, str(error), "error")
+        _leave(2, error, str(error), "error")
     except Interrupted as stop:
-        _leave(stop.exit_code, str(stop))
-    except (KeyboardInterrupt, typer.Abort):
-        _leave(130, "stopped")
-    except Terminated:
-        _leave(128 + signal.SIGTERM, "stopped")
+        _leave(stop.exit_code, stop, str(stop))
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        _leave(130, stop, "stopped")
+    except Terminated as stop:
+        _leave(128 + signal.SIGTERM, stop, "stopped")
     except (BrokenPipeError, SystemExit):  # Typer makes the second of the first, and of nothing else
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
         sys.exit(141)
@@ -123,10 +140,9 @@ def main() -> None:
         _leave_usage(error)
     except Exception as error:  # noqa: BLE001  # the last resort: a defect is named as one, never shown raw
         if is_shortage(error):
-            _leave(2, f"{explain_shortage(error)}; {SMALLER}", "error")
-        _leave(
-            1, f"{type(error).__name__}: {error}; run yoloprune --debug … for the traceback, and report it", "defect"
-        )
+            _leave(2, error, f"{explain_shortage(error)}; {SMALLER}", "error")
+        line = f"{type(error).__name__}: {error}; run yoloprune --debug … for the traceback, and report it"
+        _leave(1, error, line, "defect")
     sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -135,10 +151,13 @@ def _raising_on_sigterm() -> Iterator[None]:
     """Let SIGTERM raise Terminated, so that files and folders that are half-written are removed.
 
     A second one ends the process at once. Training has its own handler, and this one is there for its second signal.
+    One of several processes that is ending already, because of an error or a signal, goes on with that.
     """
 
     def terminate(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signum, signal.SIG_DFL)
+        if is_launched() and isinstance(sys.exc_info()[1], YoloPruneError | Interrupted | KeyboardInterrupt):
+            return
+        signal.signal(signum, signal.SIG_IGN if is_launched() else signal.SIG_DFL)
         raise Terminated
 
     if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # the caller ignores it, or knows better
@@ -149,7 +168,7 @@ def _raising_on_sigterm() -> Iterator[None]:
         yield
     finally:
         if signal.getsignal(signal.SIGTERM) is terminate:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN if is_launched() else signal.SIG_DFL)
 
 
 def _leave_usage(error: Exception) -> None:
@@ -161,11 +180,18 @@ def _leave_usage(error: Exception) -> None:
         with redirect_stdout(sys.stderr):
             print(context.get_help())
         sys.exit(2)
-    _leave(2, f"{message.rstrip('.')}; see {command} --help", "error")
+    _leave(2, error, f"{message.rstrip('.')}; see {command} --help", "error")
 
 
-def _leave(code: int, line: str, kind: str = "") -> None:
+def _leave(code: int, error: BaseException, line: str, kind: str = "") -> None:
+    """End with an exit code, and a line unless another process tells it; of several, be deaf to torchrun's SIGTERM."""
+    if is_launched():
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     if "--debug" in sys.argv:
         traceback.print_exc()
-    report_end(line, kind)
+    if not is_told_by_another(error, is_common=kind != "defect"):
+        report_end(name_rank(error) + line, kind)
+    elif "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun ends the one that tells as soon as this process ends
+        signal.sigtimedwait({signal.SIGTERM}, TELLING_S)
     sys.exit(code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from yolo_prune.benchmarking.bench_file import load_rows
 from yolo_prune.benchmarking.ceilings import Ceilings, count_peak_bytes, explain_bound, measure_ceilings
 from yolo_prune.benchmarking.class_table import format_classes
 from yolo_prune.benchmarking.details import format_csv, format_details
@@ -30,7 +30,6 @@ from yolo_prune.benchmarking.table import (
     format_conditions,
     format_markdown,
     format_text,
-    parse_row,
 )
 from yolo_prune.commands.bench_rows import (
     Entry,
@@ -51,7 +50,7 @@ from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.class_names import rename
 from yolo_prune.engines.exported.model import is_exported
 from yolo_prune.engines.precision import computing_in
-from yolo_prune.errors import ConfigError, OutputError
+from yolo_prune.errors import ConfigError
 from yolo_prune.evaluation.bootstrap import paired_difference
 from yolo_prune.evaluation.classes.scores import measure_class_scores
 from yolo_prune.evaluation.config import DetectConfig
@@ -61,6 +60,7 @@ from yolo_prune.export.formats import measure_bytes
 from yolo_prune.files import save_json, save_text
 from yolo_prune.model.checkpoint import Checkpoint, is_stored_packed, load_checkpoint
 from yolo_prune.model.device import make_device
+from yolo_prune.own_files import check_own
 from yolo_prune.text_tables import format_table, wrap
 
 ROW_NAMES = {
@@ -124,13 +124,9 @@ def load_bench(path: Path) -> BenchResult:
     """Read a result that `bench` wrote.
 
     Raises:
-        OutputError: the file cannot be read, or does not hold such a result.
+        OutputError: the file cannot be read, or a key is missing or wrong; names it.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return BenchResult(tuple(map(parse_row, values["rows"])), values["environment"], values["split"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise OutputError("holds no result of bench", where=path, right="delete it and run again") from error
+    return BenchResult(*load_rows(path))
 
 
 def find_lineage(path: Path) -> dict[str, Path]:
@@ -210,6 +206,8 @@ def bench(
         ConfigError, CheckpointError, DatasetError: an input is invalid.
         OutputError: a file cannot be written.
     """
+    if config.report is not None:
+        check_own([config.report], force=config.force, inputs=checkpoints.values(), option="--report")
     result = replace(measure(checkpoints, config), all_classes=config.all_classes)
     if out is not None:
         save_json(out / "bench.json", result.as_dict())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO, TypeAlias
 
@@ -14,6 +14,7 @@ from yolo_prune.evaluation.detections import Detections
 from yolo_prune.evaluation.frame_lines import format_line
 from yolo_prune.evaluation.previews import Image, draw_detections
 from yolo_prune.evaluation.window import Window, find_display_issue
+from yolo_prune.own_files import check_own
 
 Emit: TypeAlias = Callable[[str], object]
 """Takes a line of JSON as soon as a frame or an image is done."""
@@ -81,7 +82,7 @@ class Outputs:
         folder: Path,
         config: DetectRunConfig,
         names: Sequence[str],
-        sources: Iterable[Source],
+        sources: Sequence[Source],
         emit: Emit | None = None,
     ) -> None:
         self.folder, self.config, self.names, self._emit = folder, config, names, emit
@@ -93,6 +94,8 @@ class Outputs:
         self._window: Window | None = None
         self.is_left = False
         """Whether the user has closed the window: nothing more is done."""
+        if config.out is not None:
+            self._check_replaced(sources)
         if config.show:
             issue = find_display_issue()
             self._window = None if issue else Window()
@@ -106,6 +109,17 @@ class Outputs:
             path, number = self.folder / f"{stem}-{number}{suffix}", number + 1
         self._taken.add(path.absolute())
         return path
+
+    def _check_replaced(self, sources: Sequence[Source]) -> None:
+        """Raise OutputError if a file of somebody else would be replaced; what cannot be read may leave names free."""
+        taken = set(self._taken)
+        images = [image.stem for source in sources for image in source.images]
+        videos = [video.stem for source in sources for video in source.videos]
+        json = [name for name, some in (("detections.json", images), ("detections.jsonl", videos)) if some]
+        drawn = [(stem, ".png") for stem in images] + [(stem, ".mp4") for stem in videos]
+        paths = [self.make_path(*one) for one in drawn if self.config.save]
+        self._taken = taken
+        check_own([self.folder / name for name in json] + paths, force=self.config.force)
 
     @property
     def videos(self) -> tuple[Path, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from yolo_prune.evaluation.results import ImageIds, format_results, load_image_i
 from yolo_prune.evaluation.worst import ImageLoss, draw_beside_truth, find_worst
 from yolo_prune.files import save_json
 from yolo_prune.model.device import make_device
+from yolo_prune.own_files import check_own
 from yolo_prune.text_tables import format_table, pluralize, wrap
 
 
@@ -145,9 +147,10 @@ def evaluate_models(checkpoints: Sequence[Path], results: Sequence[Path], config
 
     Raises:
         CheckpointError, DatasetError, ConfigError: an input is invalid.
-        OutputError: detections or plots cannot be written.
+        OutputError: detections or plots cannot be written, or would replace a file of somebody else.
     """
     _check(checkpoints, config)
+    _check_outputs([*checkpoints, *results], config)
     loaded = {path: load_for_scoring(path, config) for path in checkpoints}
     spec = _load_data(config, list(loaded.values()))
     samples = spec.samples(config.split) if config.subset is None else load_list(spec, config.subset)
@@ -168,7 +171,7 @@ def evaluate_models(checkpoints: Sequence[Path], results: Sequence[Path], config
         first = scored[0].evaluation.matches if scored else None
         scored.append(_score(name, path, found, truths, spec, samples, config.worst, first))
         if config.plots is not None:
-            folder = config.plots if len(names) == 1 else config.plots / name.strip("/").replace("/", "-")
+            folder = config.plots if len(names) == 1 else config.plots / _name_folder(name)
             _draw(folder, scored[-1], found, truths, samples, spec.names)
     evaluations = {one.name: one.evaluation for one in scored}
     for plot in (config.curves, config.plots and config.plots / "curves.png"):
@@ -187,6 +190,23 @@ def _check(checkpoints: Sequence[Path], config: EvaluateConfig) -> None:
         raise ConfigError(what, where="--agnostic-nms", right="name a checkpoint, or leave it out")
     if config.plots is not None and config.plots.exists() and not config.plots.is_dir():
         raise ConfigError(f"{config.plots} is a file", where="--plots", right="name a folder")
+
+
+def _check_outputs(inputs: Sequence[Path], config: EvaluateConfig) -> None:
+    """Raise OutputError if a file of somebody else would be replaced, before anything is scored."""
+    check = partial(check_own, force=config.force, inputs=inputs)
+    check([path for path in (config.save_detections,) if path is not None], option="--save-detections")
+    check([path for path in (config.curves,) if path is not None], option="--curves")
+    if config.plots is not None:
+        names = name_rows(inputs)
+        folders = [config.plots if len(names) == 1 else config.plots / _name_folder(name) for name in names]
+        drawn = [folder / name for folder in folders for name in ("confusion.png", "class_curves.png")]
+        worst = [path for folder in folders for path in folder.glob("worst/*.png") if config.worst]
+        check([config.plots / "curves.png", *drawn, *worst], option="--plots")
+
+
+def _name_folder(name: str) -> str:
+    return name.strip("/").replace("/", "-")
 
 
 def _score(

@@ -33,12 +33,12 @@ from yolo_prune.errors import CheckpointError, ConfigError, YoloPruneError
 from yolo_prune.evaluation.evaluate import measure_score_of
 from yolo_prune.files import measure_sha256, save_json
 from yolo_prune.image_size import make_size
+from yolo_prune.launch import check_alone
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.device import make_device
 from yolo_prune.pruning.plans.weight_plan import count_nonzeros
 from yolo_prune.records import PathText, load_record
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.distributed import is_launched
 from yolo_prune.training.resume import Run
 from yolo_prune.training.run_data import Datasets, load_datasets
 from yolo_prune.training.saved_state import load_saved_state
@@ -124,9 +124,7 @@ def start_iterate(source: Path, config: IterateConfig, folder: Path) -> IterateR
         CheckpointError, ConfigError, DatasetError, PlanError: an input is invalid, or the target is out of reach.
         Interrupted, TimeUp: the run was stopped; `resume_iterate` continues it.
     """
-    if is_launched():
-        right = "run it without torchrun"
-        raise ConfigError("iterate runs in one process", where="torchrun", right=right)
+    check_alone("iterate")
     spec = load_data_of(config.data, load_checkpoint(source).provenance)
     config = replace(config.resolved, data=spec.source)
     journal = Journal(str(source.resolve()), measure_sha256(source), format_config(config))

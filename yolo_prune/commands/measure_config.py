@@ -13,6 +13,7 @@ from yolo_prune.shared_settings import (
     MOST_PROCESSES,
     ONE_OR_SEVERAL,
     Device,
+    Force,
     ImgSize,
     PathSetting,
     TableEngine,
@@ -94,6 +95,7 @@ class EvaluateConfig:
             group="Results",
         ),
     ] = None
+    force: Force = False
     worst: Annotated[
         int, Setting("List so many images with the most loss (docs/evaluation.md).", ge=0, group="Results")
     ] = 0
@@ -127,6 +129,7 @@ class DetectRunConfig(DetectConfig):
         ),
     ] = None
     save: Annotated[bool, Setting("Write annotated images and videos beside the JSON.", group=OUTPUT)] = True
+    force: Force = False
     show: Annotated[
         bool, Setting("Show them in a window; q, Esc or closing it stops, any key shows the next image.", group=OUTPUT)
     ] = False
@@ -227,6 +230,7 @@ class BenchConfig(MeasurementConfig):
         PathSetting | None,
         Setting("HTML file for a page of the figures, with plots, curves and images.", default="none", group="Results"),
     ] = None
+    force: Force = False
 
     def __post_init__(self) -> None:
         """Raise ConfigError if the page's file is no HTML file, or as MeasurementConfig."""
@@ -245,6 +249,7 @@ class ReportConfig(MeasurementConfig):
     out: Annotated[
         PathSetting | None, Setting("HTML file to write.", default="runs/report/report.html", group="Results")
     ] = None
+    force: Force = False
 
     def __post_init__(self) -> None:
         """Raise ConfigError if the page's file is no HTML file, or as MeasurementConfig."""
@@ -278,3 +283,4 @@ class ProfileConfig:
         ),
     ] = None
     plot: Annotated[PathSetting | None, Setting("Plot to write, such as profile.png.", default="none")] = None
+    force: Force = False

@@ -18,6 +18,7 @@ from yolo_prune.engines.precision import computing_in
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_usable
 from yolo_prune.model.device import make_device
+from yolo_prune.own_files import check_own
 from yolo_prune.text_tables import format_table, wrap
 
 RUNS, WARMUP = 20, 5
@@ -107,10 +108,13 @@ def profile(checkpoints: Sequence[Path], config: ProfileConfig) -> ProfileResult
 
     Raises:
         CheckpointError, ConfigError: an input is invalid, the engine has no times of layers, or the networks have other layers.
+        OutputError: the plot is there already, and is not one of profile.
     """
     if len(checkpoints) > 2:
         what = f"{len(checkpoints)} checkpoints are given"
         raise ConfigError(what, where="CHECKPOINT", right="name one, or two to compare: before and after")
+    if config.plot is not None:
+        check_own([config.plot], force=config.force, inputs=checkpoints, option="--plot")
     device = make_device(config.device)
     loaded = [load_usable(path).with_img_size(config.img_size) for path in checkpoints]
     kinds = [[case.kind for _, case in list_cases(checkpoint.network)] for checkpoint in loaded]

@@ -20,6 +20,7 @@ from yolo_prune.darknet.cfg import save_cfg
 from yolo_prune.datasets.spec import DataSpec
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import measure_sha256
+from yolo_prune.launch import check_alone
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.device import make_device
@@ -140,6 +141,7 @@ def prune(source: Path, config: PruneConfig, folder: Path) -> PruneResult | Weig
         PlanError: the outputs of the network to write differ from those of the masked network; nothing is written.
         Interrupted, TimeUp: training was stopped.
     """
+    check_alone("prune")
     if config.granularity == "weight":
         return prune_weights(source, config, folder)
     if advice := explain_high_ratio(config.least_ratio):

@@ -11,6 +11,7 @@ from yolo_prune.commands.reporting.gather import save_report
 from yolo_prune.commands.results import PathResult
 from yolo_prune.commands.run_folders import RUNS
 from yolo_prune.model.device import make_device
+from yolo_prune.own_files import check_own
 
 DEFAULT = RUNS / "report" / "report.html"
 
@@ -21,5 +22,7 @@ def make_report(checkpoints: Mapping[str, Path], config: ReportConfig) -> PathRe
     Raises:
         ConfigError, CheckpointError, DatasetError, OutputError: an input is invalid, or the page cannot be written.
     """
+    page = config.out or DEFAULT
+    check_own([page], force=config.force, inputs=checkpoints.values())
     measured = measure(checkpoints, config).as_measured()
-    return PathResult(save_report(config.out or DEFAULT, measured, make_device(config.device), config.images))
+    return PathResult(save_report(page, measured, make_device(config.device), config.images))

@@ -31,12 +31,13 @@ from yolo_prune.errors import ConfigError, PlanError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.previews import save_comparison
 from yolo_prune.files import load_yaml, measure_sha256, save_json
+from yolo_prune.launch import check_alone
 from yolo_prune.model.checkpoint import load_checkpoint, load_usable
 from yolo_prune.model.device import make_device
+from yolo_prune.own_files import check_own
 from yolo_prune.records import load_plain_json, load_record
 from yolo_prune.shipped_configs import find_run
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.distributed import is_launched
 from yolo_prune.training.initial_model import check_files
 from yolo_prune.training.saved_state import load_saved_state
 from yolo_prune.training.signals import watch_signals
@@ -84,9 +85,7 @@ def run_stages(config: RunConfig) -> RunResult:
     Raises:
         ConfigError: torchrun started several processes, or the run is running in another process.
     """
-    if is_launched():
-        right = "run train and finetune under torchrun, or run without torchrun"
-        raise ConfigError("all stages run in one process", where="torchrun", right=right)
+    check_alone("run")
     device, config = make_device(config.device), _find_all_checkpoints(config)
     _check_stages(config, device)
     with hold_run_folder(RUNS / config.name, is_made=True):
@@ -186,6 +185,8 @@ def _check_stages(config: RunConfig, device: torch.device) -> None:
         if path is not None:
             load_plain_json(path, PlanError, "name a file that plan or sensitivity wrote")
     check_engines(config.bench, device)
+    if config.bench.report is not None:
+        check_own([config.bench.report], force=config.bench.force, option="bench.report")
 
 
 def _once(folder: Path, product: str, ingredients: tuple[Any, ...], work: Callable[[], Path]) -> Path:

@@ -5,7 +5,6 @@ The command after it takes the newest checkpoint by default (`run_folders`).
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +22,11 @@ from yolo_prune.commands.results import Summary
 from yolo_prune.commands.resuming import naming_resume
 from yolo_prune.commands.run_folders import RUNS, hold_run_folder, remember_latest, take_run_folder
 from yolo_prune.commands.sensitivity import SensitivityResult, resume_sensitivity, start_sensitivity
-from yolo_prune.commands.train import launch_training, resume_training, take_folder
+from yolo_prune.commands.train import launch_training, resume_training
 from yolo_prune.config import parse_config
 from yolo_prune.console import is_first_process, report
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.distributed import join_processes
 
 Changes = dict[str, Any]
 """Settings that may change when a run is resumed."""
@@ -111,10 +109,10 @@ def run_prune(source: Path, config: PruneConfig) -> PruneResult | WeightPruneRes
         CheckpointError, PlanError, ConfigError, DatasetError: an input is invalid, or a budget cannot be met.
         Interrupted, TimeUp: the run was stopped; `resume_prune` goes on.
     """
-    with ExitStack() as stack:
-        with join_processes("cpu") as (processes, _):
-            folder = stack.enter_context(take_folder(config.name, "prune", processes))
-        stack.enter_context(naming_resume("prune", "--resume", "--name", folder.name))
+    with (
+        take_run_folder(config.name, "prune") as folder,
+        naming_resume("prune", "--resume", "--name", folder.name),
+    ):
         return _record("prune", prune(source, config, folder))
 
 

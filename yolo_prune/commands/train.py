@@ -18,6 +18,7 @@ from yolo_prune.console import report
 from yolo_prune.darknet.cost import measure_cost
 from yolo_prune.datasets.class_names import number_as
 from yolo_prune.datasets.spec import DataSpec
+from yolo_prune.launch import count_restarts
 from yolo_prune.model.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
 from yolo_prune.model.state_dicts import SUFFIXES
 from yolo_prune.pruning.sparsity.balance import balance_gammas_
@@ -25,7 +26,7 @@ from yolo_prune.pruning.sparsity.zeroing import Removal
 from yolo_prune.text_tables import pluralize
 from yolo_prune.training.callbacks import import_writer
 from yolo_prune.training.config import TrainConfig
-from yolo_prune.training.distributed import Processes, count_restarts, join_processes
+from yolo_prune.training.distributed import Processes, join_processes
 from yolo_prune.training.initial_model import check_files, make_start
 from yolo_prune.training.optimizer import Moments
 from yolo_prune.training.resume import Report

@@ -9,6 +9,7 @@ import numpy as np
 
 from yolo_prune.evaluation.evaluate import Evaluation
 from yolo_prune.files import open_atomically
+from yolo_prune.own_files import name_maker
 
 PLAIN = ("-", "--", ":", "-.")
 """Line styles, so that overlapping lines of several models can be told apart."""
@@ -66,5 +67,5 @@ def draw_curves(path: Path, evaluations: Mapping[str, Evaluation]) -> Path:
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
     with open_atomically(path) as file:
-        figure.savefig(file, format="png", dpi=100)
+        figure.savefig(file, format="png", dpi=100, metadata=name_maker(".png"))
     return path

@@ -19,6 +19,7 @@ from yolo_prune.evaluation.models import make_predictor_of
 from yolo_prune.files import open_atomically
 from yolo_prune.model.checkpoint import load_checkpoint
 from yolo_prune.model.detector import Detector
+from yolo_prune.own_files import mark_png
 
 Image = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -98,7 +99,7 @@ def save_image(path: Path, image: Image) -> Path:
     """
     _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     with open_atomically(path) as file:
-        file.write(encoded.tobytes())
+        file.write(mark_png(encoded.tobytes()))
     return path
 
 

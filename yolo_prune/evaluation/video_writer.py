@@ -11,6 +11,7 @@ import cv2
 from yolo_prune.errors import OutputError
 from yolo_prune.evaluation.previews import Image
 from yolo_prune.files import name_scrap, remove_scraps
+from yolo_prune.own_files import mark_mp4
 
 CODEC = "mp4v"
 """MPEG-4 part 2, the one codec for MP4 files that every build of OpenCV with FFmpeg can write."""
@@ -73,6 +74,7 @@ class VideoWriter:
                 self._writer.release()
             if not _can_be_read(self._scratch):
                 raise OutputError("cannot be written", where=self.path, right="check that the disk is not full")
+            mark_mp4(self._scratch)
             with self._scratch.open("rb+") as file:
                 os.fsync(file.fileno())
             self._scratch.replace(self.path)

@@ -241,6 +241,7 @@ def _make_step_hook(active: _ActiveRun) -> Callable[[EpochStats], None]:
                 save_last(run, active.training, active.progress)
             saved = time.monotonic()
         if code:
+            run.processes.share(None)  # wait until last.pt is written: the first to leave ends the others
             leave(int(code))
         if run.config.remove:
             remove_zeroed_(active.training, run.config, WORTH_CUTTING)

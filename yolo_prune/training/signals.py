@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 from yolo_prune.errors import RESUMABLE, TIME_UP, Interrupted, TimeUp
+from yolo_prune.launch import is_launched
+
+SAME_S = 3.0
+"""Signals that come so soon after each other are one: a terminal and torchrun both send Ctrl-C's to every process."""
 
 
 class StopSignal:
@@ -16,6 +20,7 @@ class StopSignal:
 
     def __init__(self, max_minutes: float | None = None) -> None:
         self.signum: int | None = None
+        self._noted_at = 0.0
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
 
     @property
@@ -29,6 +34,15 @@ class StopSignal:
     def minutes_left(self) -> float | None:
         """The minutes until the time is up; None without a limit."""
         return None if self._deadline is None else max(0.0, (self._deadline - time.monotonic()) / 60)
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether the signal came less than `SAME_S` ago."""
+        return time.monotonic() - self._noted_at < SAME_S
+
+    def note(self, signum: int) -> None:
+        """Store a signal."""
+        self.signum, self._noted_at = signum, time.monotonic()
 
     def check(self) -> None:
         """Raise Interrupted if a signal was received, TimeUp if the time is up."""
@@ -50,6 +64,8 @@ def leave(code: int, left: str = RESUMABLE) -> None:
 def watch_signals(max_minutes: float | None = None) -> Iterator[StopSignal]:
     """Yield a `StopSignal` that the first SIGINT or SIGTERM sets; a second one has its usual effect.
 
+    Of several processes, a second one has that only after `SAME_S`.
+
     If these contexts are nested, a signal sets all of them: one that comes too late for the inner still stops the
     outer.
     """
@@ -62,8 +78,14 @@ def watch_signals(max_minutes: float | None = None) -> Iterator[StopSignal]:
                 signal.signal(signum, handler)
 
     def remember(signum: int, frame: FrameType | None) -> None:
-        stop.signum = signum
-        restore()
+        if stop.signum is not None and not stop.is_recent:
+            restore()
+            signal.raise_signal(signum)
+            return
+        if stop.signum is None:
+            stop.note(signum)
+        if not is_launched():
+            restore()
         outer = previous[signal.Signals(signum)]
         if getattr(outer, "__qualname__", None) == remember.__qualname__ and callable(outer):
             outer(signum, frame)

@@ -37,7 +37,8 @@ class StepMemory:
 
     def _share(self, free: int | None) -> int | None:
         """Return this process's part of a machine's memory; a GPU's is its own."""
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", self._processes.count))
+        text = os.environ.get("LOCAL_WORLD_SIZE", "")  # of torchrun
+        here = int(text) if text.isdecimal() else self._processes.count
         return free if free is None or self._is_cuda else free // max(1, here)
 
     def _count_images(self, parts: int) -> int:

@@ -12,6 +12,7 @@ from yolo_prune.arrays import Float64Array
 from yolo_prune.evaluation.classes.confusion import ConfusionMatrix
 from yolo_prune.evaluation.curves import Curve
 from yolo_prune.files import open_atomically
+from yolo_prune.own_files import name_maker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +60,7 @@ def draw_confusion(path: Path, matrix: ConfusionMatrix) -> Path:
     axes.set(title=title, xlabel="detected as", ylabel="truth")
     figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02, aspect=max(20, rows / 2))
     with open_atomically(path) as file:
-        figure.savefig(file, format="png", dpi=100)
+        figure.savefig(file, format="png", dpi=100, metadata=name_maker(".png"))
     return path
 
 
@@ -121,7 +122,7 @@ def draw_class_curves(
         title=title,
     )
     with open_atomically(path) as file:
-        figure.savefig(file, format="png", dpi=100)
+        figure.savefig(file, format="png", dpi=100, metadata=name_maker(".png"))
     return path
 
 
