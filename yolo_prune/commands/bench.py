@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -58,7 +57,7 @@ from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.evaluate import Evaluation
 from yolo_prune.evaluation.models import Model, load_model
 from yolo_prune.export.formats import measure_bytes
-from yolo_prune.files import save_json, save_text
+from yolo_prune.files import load_json, save_json, save_text
 from yolo_prune.model.checkpoint import Checkpoint, is_stored_packed, load_checkpoint
 from yolo_prune.model.device import make_device
 from yolo_prune.text_tables import format_table, wrap
@@ -127,9 +126,9 @@ def load_bench(path: Path) -> BenchResult:
         OutputError: the file cannot be read, or does not hold such a result.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = load_json(path, OutputError, "")
         return BenchResult(tuple(map(parse_row, values["rows"])), values["environment"], values["split"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OutputError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError("holds no result of bench", where=path, right="delete it and run again") from error
 
 
