@@ -155,7 +155,9 @@ def test_text_that_is_no_mapping_is_named_with_its_line(tmp_path: Path, content:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read; name a YAML file"):
+    with pytest.raises(
+        ConfigError, match=r"none\.yaml: cannot be read \(No such file or directory\); name a YAML file"
+    ):
         load_yaml(tmp_path / "none.yaml")
 
 

@@ -39,10 +39,13 @@ def set_quiet(is_quiet: bool) -> None:
     _is_quiet = is_quiet
 
 
-def escape(text: str) -> str:
-    """Return a text with its control characters written as escapes, so that a name cannot command a terminal."""
+def escape(text: str, kept: str = "\n\t") -> str:
+    """Return a text with its control characters written as escapes, so that a name cannot command a terminal.
+
+    Those in `kept` stay. With none kept, it is one line that can be drawn: fonts and OpenCV fail with some of them.
+    """
     return "".join(
-        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
+        char if char.isprintable() or char in kept else char.encode("unicode_escape").decode() for char in text
     )
 
 

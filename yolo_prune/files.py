@@ -10,15 +10,17 @@ import re
 import shutil
 import socket
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import yaml
 
+from yolo_prune.bounded import open_plain, read_bytes, read_text
 from yolo_prune.errors import ConfigError, OutputError, YoloPruneError
+from yolo_prune.limits import MOST_JSON_BYTES, MOST_YAML_BYTES
+from yolo_prune.yaml_text import Located, parse_yaml
 
 PACKAGES = (".mlpackage",)
 """Ends of the names of folders that count as files."""
@@ -175,20 +177,20 @@ def save_json(path: Path, value: Any) -> Path:
 def is_text(path: Path, text: str) -> bool:
     """Return whether a file holds exactly this text, as UTF-8."""
     try:
-        return path.read_bytes() == text.encode()
+        return read_bytes(path, len(text.encode())) == text.encode()
     except OSError:
         return False
 
 
-def load_json(path: Path, error: type[YoloPruneError], right: str) -> Any:
-    """Read a JSON file.
+def load_json(path: Path, error: type[YoloPruneError], right: str, most_bytes: int = MOST_JSON_BYTES) -> Any:
+    """Read a JSON file of at most so many bytes as a whole.
 
     Raises:
         YoloPruneError: of type `error`: the file cannot be read, or is not JSON (names the line); `right` tells which
         file to name.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path, most_bytes, takes_pipes=True))
     except json.JSONDecodeError as broken:
         raise error(
             f"is not JSON ({broken.msg})", where=f"{path}:{broken.lineno}", right="correct that line"
@@ -208,43 +210,12 @@ def replace_nan(value: Any) -> Any:
 
 
 def measure_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as hexadecimal text."""
+    """Return the SHA-256 of a regular file's bytes as hexadecimal text."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-class Located(dict[Any, Any]):
-    """A mapping with the line number of each key in its file."""
-
-    lines: Mapping[Any, int] = MappingProxyType({})
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with the numbers of YAML 1.2, such as 1e-3, and with the lines of keys."""
-
-
-def _make_located(loader: _Loader, node: yaml.MappingNode) -> Located:
-    seen: set[Any] = set()
-    for key, _ in node.value:
-        name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
-        if name in seen:
-            raise yaml.constructor.ConstructorError(
-                problem=f"found duplicate key {key.value}", problem_mark=key.start_mark
-            )
-        seen |= {name} - {None}
-    loader.flatten_mapping(node)
-    made = Located(loader.construct_mapping(node, deep=True))
-    made.lines = {loader.construct_object(key): key.start_mark.line + 1 for key, _ in node.value}
-    return made
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _make_located)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
-)
 
 
 def load_yaml(path: Path) -> Located:
@@ -254,10 +225,11 @@ def load_yaml(path: Path) -> Located:
         ConfigError: the file cannot be read, is not YAML (names the line) or not a mapping.
     """
     try:
-        value = parse_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("cannot be read", where=path, right="name a YAML file") from error
-    except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
+        value = parse_yaml(read_text(path, MOST_YAML_BYTES, takes_pipes=True))
+    except (OSError, ValueError) as error:  # not UTF-8, or a null byte in the path
+        reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise ConfigError(f"cannot be read{reason}", where=path, right="name a YAML file") from error
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = path if mark is None else f"{path}:{mark.line + 1}"
         raise ConfigError(
@@ -268,8 +240,3 @@ def load_yaml(path: Path) -> Located:
     if not isinstance(value, Located):
         raise ConfigError("is not a mapping", where=path, right="write key: value lines")
     return value
-
-
-def parse_yaml(text: str) -> Any:
-    """Parse one YAML value."""
-    return yaml.load(text, _Loader)  # a SafeLoader

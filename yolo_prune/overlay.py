@@ -11,7 +11,8 @@ import yaml
 
 from yolo_prune.config import Entry, list_settings, parse_config
 from yolo_prune.errors import ConfigError
-from yolo_prune.files import load_yaml, parse_yaml
+from yolo_prune.files import load_yaml
+from yolo_prune.yaml_text import parse_yaml
 
 C = TypeVar("C")
 Given: TypeAlias = dict[str, Any]

@@ -7,7 +7,7 @@ number is no text, a text no number. Keys that are not declared are ignored: ano
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -16,13 +16,12 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from yolo_prune.errors import YoloPruneError
 from yolo_prune.files import load_json
+from yolo_prune.limits import MOST_JSON_BYTES, is_bounded
 
 R = TypeVar("R")
 
 TENSORS = ConfigDict(arbitrary_types_allowed=True)
 """The `__pydantic_config__` of a structure that holds tensors."""
-DEEPEST = 64
-"""How deep mappings and lists may be nested."""
 LONGEST = 60
 """Characters of a wrong value that an error shows."""
 LONGEST_NAME_BYTES = 255
@@ -46,7 +45,7 @@ def load_plain_json(path: Path, error: type[YoloPruneError], right: str) -> Any:
         YoloPruneError: of type `error`: the file cannot be read, or is nested deeper than any file of this package.
     """
     value = load_json(path, error, right)
-    if not is_bounded(value, path.stat().st_size + 1):
+    if not is_bounded(value, MOST_JSON_BYTES):
         raise error("is nested too deep", where=path, right=right)
     return value
 
@@ -120,21 +119,3 @@ def shorten(value: Any) -> str:
 def _format_places(places: tuple[int | str, ...]) -> Iterator[str]:
     for place in places:
         yield f"[{place}]" if isinstance(place, int) else f".{place}"
-
-
-def is_bounded(value: Any, most: int) -> bool:
-    """Return whether a nest of mappings and lists holds at most so many values, and is at most `DEEPEST` deep.
-
-    What is held several times counts as often, so what holds itself has too many.
-    """
-    count, left = 0, [(value, 0)]
-    while left:
-        one, depth = left.pop()
-        count += 1
-        if count > most or depth > DEEPEST:
-            return False
-        if isinstance(one, Mapping):
-            left += [(part, depth + 1) for pair in one.items() for part in pair]
-        elif isinstance(one, list | tuple | set | frozenset):
-            left += [(part, depth + 1) for part in one]
-    return True

@@ -18,7 +18,8 @@ from yolo_prune.benchmarking.latency import describe_environment
 from yolo_prune.benchmarking.layer_timing import LayerCase, list_cases, make_layer_timer
 from yolo_prune.console import report
 from yolo_prune.darknet.network import Network
-from yolo_prune.files import save_json
+from yolo_prune.errors import ConfigError
+from yolo_prune.files import load_json, save_json
 from yolo_prune.text_tables import pluralize
 
 SHARES = (0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)
@@ -141,9 +142,9 @@ def _find_path(engine: str, device: torch.device) -> Path:
 
 def _load(path: Path) -> dict[LayerCase, Grid]:
     try:
-        entries: Sequence[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        entries: Sequence[Mapping[str, Any]] = load_json(path, ConfigError, "")
         return {LayerCase(*entry["family"]): Grid(**entry["grid"]) for entry in entries}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ConfigError, KeyError, TypeError):
         return {}  # not there yet, or of another version: it is measured again
 
 

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import torch
 
+from yolo_prune.bounded import exists, is_folder, read_text
 from yolo_prune.commands.results import PathResult
 from yolo_prune.commands.run_folders import RUNS, remember_latest
 from yolo_prune.console import report
 from yolo_prune.darknet.cfg import load_cfg
 from yolo_prune.darknet.config import ImportConfig
+from yolo_prune.datasets.data_file import check_names
 from yolo_prune.errors import ConfigError, YoloPruneError
 from yolo_prune.files import check_replaceable, measure_sha256
+from yolo_prune.limits import MOST_NAMES_BYTES
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint, make_provenance, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.state_dicts import fill_weights
@@ -71,10 +74,14 @@ def _is_made_of(path: Path, sums: dict[str, str]) -> bool:
 
 def _read_names(given: tuple[str, ...]) -> tuple[str, ...]:
     """Return the given names, or the lines of a file if there is one of the only name."""
-    if len(given) > 1 or not (path := Path(given[0])).is_file():
+    if len(given) > 1 or not exists(path := Path(given[0])) or is_folder(path):
         return given
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, MOST_NAMES_BYTES, "utf-8-sig", takes_pipes=True).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("cannot be read", where=path, right="name a text file with a class per line") from error
-    return tuple(line.strip() for line in lines if line.strip())
+        reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        right = "name a text file with a class per line"
+        raise ConfigError(f"cannot be read{reason}", where=path, right=right) from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    check_names(names, path)
+    return names

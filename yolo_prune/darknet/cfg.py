@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from yolo_prune.bounded import read_bytes
 from yolo_prune.console import warn
 from yolo_prune.darknet.layers import (
     ACTIVATIONS,
@@ -25,6 +26,7 @@ from yolo_prune.darknet.layers import (
     Yolo,
     infer_layers,
 )
+from yolo_prune.darknet.limits import check_count
 from yolo_prune.darknet.network import Network
 from yolo_prune.darknet.sections import (
     Section,
@@ -38,6 +40,7 @@ from yolo_prune.darknet.sections import (
 )
 from yolo_prune.errors import CfgError
 from yolo_prune.files import save_text
+from yolo_prune.limits import MOST_CFG_BYTES
 
 SECTIONS = (
     *("convolutional", "depthwise_convolutional", "maxpool", "avgpool", "upsample", "reorg3d", "reorg", "dropout"),
@@ -53,17 +56,10 @@ TRAINING_KEYS = (
 )  # fmt: skip
 """Keys that any section may have and that say nothing about the outputs. Source: parse_network_cfg_custom in AlexeyAB's parser.c."""
 NEUTRAL = {
-    **{
-        "dilation": "1",
-        "antialiasing": "0",
-        "xnor": "0",
-        "bin_output": "0",
-        "binary": "0",
-        "flipped": "0",
-        "flip": "0",
-    },
-    **{"dot": "0", "maxpool_depth": "0", "spatial": "0", "weights_type": "none", "reverse": "0", "scale": "1"},
-    **{"flatten": "0", "extra": "0"},
+    **dict.fromkeys(("dilation", "scale"), "1"),
+    **dict.fromkeys(("antialiasing", "xnor", "bin_output", "binary", "flipped", "flip", "dot"), "0"),
+    **dict.fromkeys(("maxpool_depth", "spatial", "reverse", "flatten", "extra"), "0"),
+    "weights_type": "none",
 }
 """Keys of which this value changes nothing; with another one they are unknown."""
 
@@ -75,7 +71,7 @@ def load_cfg(path: Path) -> Network:
         CfgError: the file is missing, not text, or not a network; names file and line.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, MOST_CFG_BYTES, takes_pipes=True)
     except OSError as error:
         raise CfgError(f"cannot be read ({error.strerror})", where=path, right="name a Darknet cfg file") from error
     if b"\0" in data:
@@ -126,10 +122,12 @@ def parse_cfg(text: str, source: str = "<cfg>") -> Network:
         net.take(key, positive, default) for key, default in (("width", 416), ("height", 416), ("channels", 3))
     )
     layers: list[Layer] = []
+    shapes: tuple[Shape, ...] = ()
     try:
+        check_count(rest)
         for index, section in enumerate(rest):
             if section.name in DEPTHWISE:
-                shapes = infer_layers(layers, Shape(channels, height, width))
+                shapes = infer_layers(layers, Shape(channels, height, width), shapes)
                 _make_depthwise(section, shapes[-1].channels if shapes else channels)
             layers.append(_parse_layer(section, index))
         return Network(width, height, channels, tuple(layers), net.take_rest())

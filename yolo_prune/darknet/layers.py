@@ -172,10 +172,10 @@ def get_sources(layer: Layer, index: int) -> tuple[int, ...]:
             return (index - 1,)
 
 
-def infer_layers(layers: Sequence[Layer], image: Shape) -> tuple[Shape, ...]:
-    """Return the output shapes of layers for an image, as `infer_shapes` does."""
-    shapes: list[Shape] = []
-    for index, layer in enumerate(layers):
+def infer_layers(layers: Sequence[Layer], image: Shape, known: Sequence[Shape] = ()) -> tuple[Shape, ...]:
+    """Return the output shapes of layers for an image, as `infer_shapes` does; those of the first may be `known`."""
+    shapes = list(known)
+    for index, layer in enumerate(layers[len(known) :], len(known)):
         where = f"layer {index}"
         first = 0 if isinstance(layer, Route | Shortcut | Gate) else -1
         for source in get_sources(layer, index):

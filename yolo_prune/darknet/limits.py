@@ -27,8 +27,8 @@ MOST_PARAMS = 2**33
 _RIGHT = "correct it: no network of this family is so large"
 
 
-def check_count(layers: Sequence[Layer]) -> None:
-    """Check the number of layers.
+def check_count(layers: Sequence[object]) -> None:
+    """Check the number of layers, or of the sections that they are made of.
 
     Raises:
         CfgError: there are too many.

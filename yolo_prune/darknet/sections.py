@@ -56,7 +56,9 @@ class Section:
 
     def take_rest(self) -> tuple[tuple[str, str], ...]:
         """Remove all keys that are left, and return them with their text."""
-        return self.take_known([*self.values])
+        taken = tuple((key, text) for key, (text, _) in self.values.items())
+        self.values.clear()
+        return taken
 
     def check_complete(self, known: Collection[str]) -> None:
         """Raise if a key is left.

@@ -21,7 +21,8 @@ def match_names(own: Sequence[str], others: Sequence[str]) -> tuple[int, ...] | 
     """
     if tuple(own) == tuple(others) or is_unnamed(own) or is_unnamed(others) or len(own) == len(others) == 1:
         return None
-    return tuple(others.index(name) if name in others else -1 for name in own)
+    places = {name: place for place, name in reversed(list(enumerate(others)))}
+    return tuple(places.get(name, -1) for name in own)
 
 
 def rename(names: Sequence[str], changes: Sequence[str]) -> tuple[str, ...]:

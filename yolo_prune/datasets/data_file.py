@@ -22,13 +22,15 @@ from typing import Any
 
 import yaml
 
+from yolo_prune.bounded import exists, is_file, is_folder, read_text
 from yolo_prune.errors import DatasetError
+from yolo_prune.limits import LONGEST_NAME, MOST_CLASSES, MOST_NAMES_BYTES, MOST_YAML_BYTES
+from yolo_prune.yaml_text import parse_plain_yaml
 
 SPLITS = ("train", "val", "test")
 OTHER_NAMES = {"validation": "val", "valid": "val"}
 """Keys that other tools use for a split."""
 RIGHT_FILE = "name a data.yaml, a text file"
-MOST_CLASSES = 10_000
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def load_data_file(path: Path, needed: Sequence[str] = ("train", "val")) -> Data
     """
     try:
         path = find_data_file(path)
-    except OSError as error:  # such as a name that is too long
+    except OSError as error:  # such as a folder that may not be read
         raise DatasetError(f"cannot be read ({error.strerror})", where=path, right=RIGHT_FILE) from error
     return (_load_darknet if path.suffix == ".data" else _load_yaml)(path, needed)
 
@@ -64,9 +66,9 @@ def find_data_file(path: Path) -> Path:
     Raises:
         DatasetError: the folder has none, or several of which none is called data.yaml.
     """
-    if not path.is_dir():
+    if not is_folder(path):
         return path
-    found = sorted(place for place in path.iterdir() if place.suffix in (".yaml", ".yml", ".data") and place.is_file())
+    found = sorted(place for place in path.iterdir() if place.suffix in (".yaml", ".yml", ".data") and is_file(place))
     named = [place for place in found if place.name in ("data.yaml", "data.yml")]
     if len(found) != 1 and len(named) != 1:
         what = (
@@ -87,7 +89,7 @@ def make_missing(key: str, path: Path) -> DatasetError:
 
 def _load_yaml(path: Path, needed: Sequence[str]) -> DataFile:
     try:
-        values = yaml.safe_load(_read(path))
+        values = parse_plain_yaml(_read(path, MOST_YAML_BYTES))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = path if mark is None else f"{path}:{mark.line + 1}"
@@ -99,7 +101,8 @@ def _load_yaml(path: Path, needed: Sequence[str]) -> DataFile:
         if values.get(key) is None and other in values:
             values[key] = values.pop(other)
     notes: list[str] = []
-    if values.get("names") is None and isinstance(count := values.get("nc"), int) and 0 < count <= MOST_CLASSES:
+    if values.get("names") is None and isinstance(count := values.get("nc"), int) and count > 0:
+        _check_count(count, path)
         values = {**values, "names": [f"class_{number}" for number in range(count)]}
         notes.append(f"{path}: names is missing: the {count} classes are called class_0 and so on")
     for key in (*needed, "names"):
@@ -114,7 +117,7 @@ def _load_yaml(path: Path, needed: Sequence[str]) -> DataFile:
 
 def _load_darknet(path: Path, needed: Sequence[str]) -> DataFile:
     values: dict[str, str] = {}
-    for number, line in enumerate(_read(path).splitlines(), 1):
+    for number, line in enumerate(_read(path, MOST_YAML_BYTES).splitlines(), 1):
         text = line.split("#", 1)[0].split(";", 1)[0].strip()
         if not text:
             continue
@@ -129,13 +132,14 @@ def _load_darknet(path: Path, needed: Sequence[str]) -> DataFile:
             raise make_missing(key, path)
     folder = path.resolve().parent
     places = (Path(), path.parent, folder.parent)
-    roots = tuple(place for place in places if (place / values["train"]).exists()) or places[1:]
-    names = next((place / values["names"] for place in places if (place / values["names"]).is_file()), None)
+    roots = tuple(place for place in places if exists(place / values["train"])) or places[1:]
+    names = next((place / values["names"] for place in places if is_file(place / values["names"])), None)
     if names is None:
         raise DatasetError(
             f"there is no file {values['names']}", where=f"{path}: names", right="name a file with a class per line"
         )
-    lines = tuple(line.strip() for line in _read(names).splitlines() if line.strip())
+    lines = tuple(line.strip() for line in _read(names, MOST_NAMES_BYTES).splitlines() if line.strip())
+    check_names(lines, names)
     stated = values.get("classes", str(len(lines)))
     if not lines or stated != str(len(lines)):
         what = f"classes = {stated} does not agree with the {len(lines)} names of {names}"
@@ -144,22 +148,46 @@ def _load_darknet(path: Path, needed: Sequence[str]) -> DataFile:
     return DataFile(path, splits, lines, roots)
 
 
-def _read(path: Path) -> str:
+def check_names(names: Sequence[Any], where: str | Path) -> None:
+    """Check the number of class names, and the length of each.
+
+    Raises:
+        DatasetError: there are too many, or one is too long.
+    """
+    _check_count(len(names), where)
+    if (longest := max((len(str(name)) for name in names), default=0)) > LONGEST_NAME:
+        what = f"a class name has {longest:,} characters, more than {LONGEST_NAME:,}"
+        raise DatasetError(what, where=where, right="shorten it")
+
+
+def _check_count(count: int, where: str | Path) -> None:
+    if count > MOST_CLASSES:
+        right = "correct it: no data set has so many"
+        raise DatasetError(f"there are {count:,} classes, more than {MOST_CLASSES:,}", where=where, right=right)
+
+
+def _read(path: Path, most_bytes: int) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, most_bytes, "utf-8-sig", takes_pipes=True)
     except FileNotFoundError as error:
         raise DatasetError("there is no such file", where=path, right="name a data.yaml") from error
     except UnicodeDecodeError as error:
         right = "save it as UTF-8"
         raise DatasetError("cannot be read: it is not text in UTF-8", where=path, right=right) from error
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-        raise DatasetError("cannot be read", where=path, right=RIGHT_FILE) from error
+        reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise DatasetError(f"cannot be read{reason}", where=path, right=RIGHT_FILE) from error
+
+
+def _parse_number(key: Any) -> Any:
+    """Return a class number that is written as text, such as "0"; anything else as it is."""
+    return int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 10 else key
 
 
 def _parse_names(values: Mapping[Any, Any], path: Path) -> tuple[str, ...]:
     where, names = f"{path}: names", values["names"]
     if isinstance(names, dict):
-        numbered = {int(key) if isinstance(key, str) and key.isdecimal() else key: name for key, name in names.items()}
+        numbered = {_parse_number(key): name for key, name in names.items()}
         if set(numbered) != set(range(len(names))):
             raise DatasetError(
                 f"the classes are {reprlib.repr(list(names))}",
@@ -171,6 +199,7 @@ def _parse_names(values: Mapping[Any, Any], path: Path) -> tuple[str, ...]:
         raise DatasetError(
             f"{reprlib.repr(names)} does not name the classes", where=where, right="write a line 0: name for each class"
         )
+    check_names([name for name in names if isinstance(name, str)], where)
     for name in names:
         if type(name) not in (str, int):  # YAML reads an unquoted no as false
             what = f"{name!r} is no name" if isinstance(name, bool | float) else f"a {type(name).__name__} is no name"

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock, local
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -11,9 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from yolo_prune.arrays import Float32Array
+from yolo_prune.bounded import open_plain, read_bytes
 from yolo_prune.console import warn_once
 from yolo_prune.errors import DatasetError
 from yolo_prune.image_size import MOST_PIXELS, STRIDE_PX, AnySize, make_size
+from yolo_prune.limits import MOST_IMAGE_BYTES
 
 ImageArray = NDArray[np.uint8]
 
@@ -25,6 +32,30 @@ ORIENTATION_TAG = 0x0112
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 FILLED_END = b"\x55" * 4 + JPEG_END
 RIGHT_IMAGE = "put a whole JPEG, PNG, WebP, BMP or TIFF there"
+LARGE_PIXELS = 2**25
+"""Images with more are decoded one at a time: each takes more than 100 MB."""
+
+_large, _turns = Lock(), local()
+
+
+@contextmanager
+def taking_turns() -> Iterator[None]:
+    """Let threads decode large images one at a time: another one waits until this block, with its image, is left."""
+    _turns.is_waiting, _turns.has_lock = True, False
+    try:
+        yield
+    finally:
+        _turns.is_waiting = False
+        if _turns.has_lock:
+            _turns.has_lock = False
+            _large.release()
+
+
+def take_turn(pixels: int) -> None:
+    """Wait, within `taking_turns`, for the turn of this thread if an image has so many pixels that it counts as large."""
+    if pixels > LARGE_PIXELS and getattr(_turns, "is_waiting", False) and not _turns.has_lock:
+        _large.acquire()
+        _turns.has_lock = True
 
 
 def read_image(path: Path) -> ImageArray:
@@ -33,7 +64,7 @@ def read_image(path: Path) -> ImageArray:
     A JPEG that lacks nothing but its end mark is read; this is reported of the first.
 
     Raises:
-        DatasetError: the file is missing, cannot be read or is not an image.
+        DatasetError: the file is missing, cannot be read, is not an image or has too many pixels.
     """
     image, lacks_end = read_incomplete(path)
     if lacks_end:
@@ -47,29 +78,54 @@ def read_incomplete(path: Path) -> tuple[ImageArray, bool]:
     Raises:
         DatasetError: as `read_image`.
     """
-    image, lacks_end = None, False
+    lacks_end = False
     try:
-        data = np.fromfile(path, np.uint8)
-        image = _decode(data)
-        if image is None and data[:2].tobytes() == JPEG_START and data[-2:].tobytes() != JPEG_END:
-            image, lacks_end = _decode_without_end(data), True
-    except FileNotFoundError as error:
-        raise DatasetError("there is no such image", where=path, right="name an image that exists") from error
-    except OSError:
-        pass
+        content = read_bytes(path, MOST_IMAGE_BYTES)
+    except (OSError, ValueError) as error:
+        raise _explain(error, path) from error
+    data = np.frombuffer(content, np.uint8)
+    _check_pixels(io.BytesIO(content), path)
+    image = _decode(data)
+    if image is None and content[:2] == JPEG_START and content[-2:] != JPEG_END:
+        image, lacks_end = _decode_without_end(data), True
     if image is None:
-        header = read_header(path)
-        if header.width_px * header.height_px > MOST_PIXELS:
-            what = f"has {header.width_px} × {header.height_px} pixels, more than {MOST_PIXELS:,}"
-            raise DatasetError(what, where=path, right="make it smaller")
+        read_header(path)  # its errors come first
         raise DatasetError("is not a readable image", where=path, right=RIGHT_IMAGE)
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), lacks_end
+    return image, lacks_end
+
+
+def _explain(error: Exception, path: Path) -> DatasetError:
+    if isinstance(error, FileNotFoundError):
+        return DatasetError("there is no such image", where=path, right="name an image that exists")
+    reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+    return DatasetError(f"is not a readable image{reason}", where=path, right=RIGHT_IMAGE)
+
+
+def _check_pixels(file: BinaryIO, path: Path) -> None:
+    """Check the number of pixels of an image that Pillow knows, before it is decoded; OpenCV checks the others itself.
+
+    Raises:
+        DatasetError: it has too many.
+    """
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+    except Exception:  # noqa: BLE001  # a broken file may raise anything in Pillow; it may be no worse for OpenCV
+        return
+    _check_size(width, height, path)
+    take_turn(width * height)
+
+
+def _check_size(width: int, height: int, path: Path) -> None:
+    if width * height > MOST_PIXELS:
+        what = f"has {width} × {height} pixels, more than {MOST_PIXELS:,}"
+        raise DatasetError(what, where=path, right="make it smaller")
 
 
 def _decode(data: NDArray[np.uint8]) -> ImageArray | None:
-    """Return what OpenCV decodes as BGR uint8 (H, W, 3); None if that fails."""
+    """Return what OpenCV decodes as RGB uint8 (H, W, 3); None if that fails."""
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     except cv2.error:
         return None
     return None if image is None else np.asarray(image, np.uint8)
@@ -81,7 +137,9 @@ def _decode_without_end(data: NDArray[np.uint8]) -> ImageArray | None:
     Bytes that are added to a whole image are not decoded. If some are missing, they stand for those.
     """
     image, other = (_decode(np.concatenate((data, np.frombuffer(end, np.uint8)))) for end in (JPEG_END, FILLED_END))
-    is_whole = image is not None and other is not None and np.array_equal(image, other)
+    if image is None or other is None or image.shape != other.shape:
+        return None
+    is_whole = all(np.array_equal(row, same) for row, same in zip(image, other, strict=True))
     return image if is_whole else None
 
 
@@ -120,15 +178,18 @@ def read_header(path: Path) -> Header:
     """Read an image's size and orientation without decoding it.
 
     Raises:
-        DatasetError: the file is missing, cannot be read or is not an image.
+        DatasetError: the file is missing, cannot be read, is not an image or has too many pixels.
     """
     try:
-        with Image.open(path) as image:
-            stated, (width, height), kind = image.getexif().get(ORIENTATION_TAG, 1), image.size, image.format
-    except FileNotFoundError as error:
-        raise DatasetError("there is no such image", where=path, right="name an image that exists") from error
+        with open_plain(path, MOST_IMAGE_BYTES) as file, Image.open(file) as image:
+            (width, height), kind = image.size, image.format
+            _check_size(width, height, path)
+            take_turn(width * height)  # Pillow decodes a PNG to find its EXIF data
+            stated = image.getexif().get(ORIENTATION_TAG, 1)
+    except DatasetError:
+        raise
     except Exception as error:  # a broken file may raise anything in Pillow
-        raise DatasetError("is not a readable image", where=path, right=RIGHT_IMAGE) from error
+        raise _explain(error, path) from error
     orientation = stated if stated in range(1, 9) else 1
     is_turned = orientation >= 5 and kind != "TIFF"  # Pillow already swaps the size of a TIFF
     return Header(*((height, width) if is_turned else (width, height)), orientation)

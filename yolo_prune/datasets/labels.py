@@ -11,14 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolo_prune.arrays import Float32Array
+from yolo_prune.bounded import read_text
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
+from yolo_prune.limits import MOST_BOXES, MOST_LABEL_BYTES
 from yolo_prune.text_tables import pluralize
 
 OVERSHOOT = 1e-2
 """A box may extend this far over the image's edge, in shares of its side, and is clipped; beyond, it is an error."""
 LEAST_POINTS = 3
 """A line with a class and at least so many points x y is a polygon, as segmentation and oriented boxes are written."""
+MOST_ERRORS = 1_000
+"""Bad lines of a file that are told one by one."""
 ROUNDING = 1e-6
 """Rounding tolerance: a smaller overshoot is not clipped, and a box with a smaller side is empty."""
 
@@ -73,7 +77,7 @@ class LabelLines:
     rows: NDArray[np.float64]
     """(N, 5) their values, `class cx cy w h` in shares; repeated rows are kept."""
     errors: tuple[DatasetError, ...]
-    """The error of each bad line."""
+    """The error of each bad line, the first `MOST_ERRORS`, and of how many more there are."""
     repairs: Repairs = field(default_factory=Repairs)
 
 
@@ -87,9 +91,9 @@ def parse_labels(text: str, source: str | Path, classes: int, repairs: Repairs |
 
     Raises:
         DatasetError: a line that is neither five numbers nor a polygon, an unknown class, a box without area or outside the image;
-            names `source` and the line.
+            names `source` and the line. There are more than `MOST_BOXES` lines.
     """
-    lines = ((number, line.split()) for number, line in enumerate(text.splitlines(), 1))
+    lines = ((number, line.split()) for number, line in enumerate(_split(text, source), 1))
     rows = dict.fromkeys(_parse_line(words, f"{source}:{number}", classes, repairs) for number, words in lines if words)
     return np.array(list(rows), np.float32).reshape(-1, 5)
 
@@ -128,16 +132,20 @@ def scan_labels(path: Path, classes: int) -> LabelLines:
     """Read a label file and return each bad line as an error; a missing file has no lines.
 
     Raises:
-        DatasetError: the file cannot be read or is not text.
+        DatasetError: the file cannot be read, is not text, or has more than `MOST_BOXES` lines.
     """
-    numbers, rows, errors, repairs = [], [], [], Repairs()
-    for number, line in enumerate(_load_text(path).splitlines(), 1):
+    numbers, rows, repairs, left_out = [], [], Repairs(), 0
+    errors: list[DatasetError] = []
+    for number, line in enumerate(_split(_load_text(path), path), 1):
         if words := line.split():
             try:
                 rows.append(_parse_line(words, f"{path}:{number}", classes, repairs))
                 numbers.append(number)
             except DatasetError as error:
-                errors.append(error)
+                left_out += len(errors) == MOST_ERRORS
+                errors += [error.with_traceback(None)] if len(errors) < MOST_ERRORS else []
+    if left_out:
+        errors.append(DatasetError(f"{left_out:,} more lines are bad", where=path, right="correct the first ones"))
     return LabelLines(np.array(numbers, np.int64), np.array(rows, np.float64).reshape(-1, 5), tuple(errors), repairs)
 
 
@@ -164,11 +172,22 @@ def locate_objects(rows: Float32Array, width_px: float, height_px: float) -> Flo
 
 def _load_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, MOST_LABEL_BYTES, "utf-8-sig")
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError("labels cannot be read", where=path, right="make it a readable text file") from error
+        reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise DatasetError(
+            f"labels cannot be read{reason}", where=path, right="make it a readable text file"
+        ) from error
+
+
+def _split(text: str, source: str | Path) -> list[str]:
+    lines = text.splitlines()
+    if len(lines) > MOST_BOXES:
+        what = f"has {len(lines):,} lines, more than {MOST_BOXES:,} objects"
+        raise DatasetError(what, where=source, right="correct it: no image has so many")
+    return lines
 
 
 def _parse_line(words: list[str], where: str, classes: int, repairs: Repairs | None) -> tuple[float, ...]:

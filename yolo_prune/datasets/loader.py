@@ -19,7 +19,16 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from yolo_prune.datasets.augment import ImageAndBoxes, augment
 from yolo_prune.datasets.batches import POLL_S, Batch, Loader, share_
 from yolo_prune.datasets.config import AugmentConfig
-from yolo_prune.datasets.images import Header, fit_image, is_larger, letterbox, make_letterbox, read_header, read_image
+from yolo_prune.datasets.images import (
+    Header,
+    fit_image,
+    is_larger,
+    letterbox,
+    make_letterbox,
+    read_header,
+    read_image,
+    taking_turns,
+)
 from yolo_prune.datasets.labels import Repairs, load_objects, locate_objects
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
@@ -121,9 +130,10 @@ class DetectionDataset(Dataset[ImageAndBoxes]):
         return self._cache[index] if index < len(self._cache) else self._read(index)
 
     def _read(self, index: int) -> ImageAndBoxes:
-        image = read_image(self.samples[index].image)
-        if is_larger(image, self.img_size):
-            image = fit_image(image, self.img_size)
+        with taking_turns():
+            image = read_image(self.samples[index].image)
+            if is_larger(image, self.img_size):
+                image = fit_image(image, self.img_size)
         return image, locate_objects(self.labels[index], image.shape[1], image.shape[0])
 
 

@@ -28,6 +28,7 @@ from yolo_prune.datasets.remote import (
 )
 from yolo_prune.datasets.spec import SUFFIXES, find_files
 from yolo_prune.errors import DatasetError
+from yolo_prune.limits import MOST_WORDS
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts"),
@@ -175,6 +176,8 @@ def _read_stdin(scratch: Path) -> Iterator[str | Source]:
         path.write_bytes(data)
         yield Source(STDIN, images=(ImageFile(STDIN, path, "stdin"),))
         return
+    if data.count(b"\n") > MOST_WORDS:
+        raise DatasetError(f"stdin has more than {MOST_WORDS:,} lines", where=STDIN, right="name a folder of images")
     words = [word for line in data.splitlines() if (word := os.fsdecode(line).strip())]
     if not words:
         raise DatasetError("stdin is empty", where=STDIN, right="pipe in an image, or paths, one a line")

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import yaml
 
+from yolo_prune.bounded import exists, is_file, is_folder, read_bytes, read_lines
 from yolo_prune.datasets.data_file import SPLITS, load_data_file, make_missing
 from yolo_prune.errors import DatasetError
 from yolo_prune.files import save_text
+from yolo_prune.limits import LONGEST_PATH, MOST_LABEL_BYTES, MOST_LIST_BYTES
 
 SUFFIXES = (
     *(
@@ -118,7 +122,7 @@ def load_spec(path: Path, needs_val: bool = True) -> DataSpec:
     """
     file = load_data_file(path, ("train", "val") if needs_val else ("train",))
     path, values = file.path, file.values
-    root = next((place for place in file.roots if place.is_dir()), None)
+    root = next((place for place in file.roots if is_folder(place)), None)
     if root is None:
         raise DatasetError(
             f"there is no folder {file.roots[0]}", where=f"{path}: path", right="name the folder that holds the images"
@@ -231,30 +235,30 @@ def measure_fingerprint(spec: DataSpec) -> str:
 def _measure_sample(sample: Sample) -> tuple[int | bytes | None, ...]:
     try:
         size_bytes = sample.image.stat().st_size
-        labels = sample.label.read_bytes() if sample.label.exists() else None
-        return size_bytes, labels, *([sample.ignored.read_bytes()] if sample.ignored.exists() else [])
+        labels = read_bytes(sample.label, MOST_LABEL_BYTES) if sample.label.exists() else None
+        ignored = [read_bytes(sample.ignored, MOST_LABEL_BYTES)] if sample.ignored.exists() else []
+        return size_bytes, labels, *ignored
     except OSError as error:
-        raise DatasetError(
-            f"cannot be read ({error.strerror})", where=error.filename, right="correct or restore the file"
-        ) from error
+        where, right = error.filename or sample.label, "correct or restore the file"
+        raise DatasetError(f"cannot be read ({error.strerror})", where=where, right=right) from error
 
 
 def _parse_path(value: Any, where: str) -> Path:
     if not isinstance(value, str):
-        raise DatasetError(f"{value!r} is no path", where=where, right="name a folder or a .txt list")
+        raise DatasetError(f"{reprlib.repr(value)} is no path", where=where, right="name a folder or a .txt list")
     return Path(value).expanduser()
 
 
 def _find_missing(root: Path, value: Any, where: str) -> Path | None:
     """Return the first folder or list that a split's value names but that does not exist."""
     places = [] if value is None else [_place(root, _parse_path(source, where)) for source in _list_sources(value)]
-    return next((place for place in places if not place.exists()), None)
+    return next((place for place in places if not exists(place)), None)
 
 
 def _place(root: Path, source: Path) -> Path:
     """Return a split's folder or list below the root; as other tools do, `../train` also means `train`."""
     place = root / source
-    if not place.exists() and source.parts[:1] == ("..",) and (root / Path(*source.parts[1:])).exists():
+    if not exists(place) and source.parts[:1] == ("..",) and exists(root / Path(*source.parts[1:])):
         return root / Path(*source.parts[1:])
     return place
 
@@ -268,7 +272,9 @@ def _find_samples(root: Path, value: Any, where: str) -> tuple[Sample, ...]:
     images = {image for source in sources for image in _find_images(root, _parse_path(source, where), where)}
     if not images:
         right = f"put images there ({', '.join(SUFFIXES)}), or name another folder"
-        raise DatasetError(f"there are no images in {value}", where=where, right=right)
+        raise DatasetError(
+            f"there are no images in {shorten(str(value), 60, placeholder=' …')}", where=where, right=right
+        )
     return tuple(map(make_sample, sorted(images)))
 
 
@@ -276,26 +282,29 @@ def _find_images(root: Path, source: Path, where: str) -> Iterable[Path]:
     place = _place(root, source)
     if place.suffix == ".txt":
         return _read_list(root, place)
-    if place.suffix == ".json" and place.is_file():
+    if place.suffix == ".json" and is_file(place):
         right = "make a data set of it with yoloprune data convert, and name that one's data.yaml"
         raise DatasetError(f"{source} holds annotations, not images", where=where, right=right)
-    if not place.is_dir():
+    if not is_folder(place):
         raise DatasetError(f"there is no folder {place}", where=where, right="name a folder of images or a .txt list")
     return find_images(place)
 
 
 def _read_list(root: Path, path: Path) -> Iterator[Path]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(
-            "the list cannot be read", where=path, right="name a text file with an image's path per line"
-        ) from error
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if not line:
+    lines = read_lines(path, MOST_LIST_BYTES, LONGEST_PATH)
+    while True:
+        try:
+            number, line = next(lines)
+        except StopIteration:
+            return
+        except (OSError, UnicodeDecodeError) as error:
+            reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
+            right = "name a text file with an image's path per line"
+            raise DatasetError(f"the list cannot be read{reason}", where=path, right=right) from error
+        if not (line := line.strip()):
             continue
         image = (path.parent if line.startswith("./") else root) / line
-        if not image.is_file():
+        if not is_file(image):
             right = "name an image that exists, from the data set's root or after ./ from this list"
             raise DatasetError(f"there is no image {line}", where=f"{path}:{number}", right=right)
         yield image

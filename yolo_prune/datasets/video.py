@@ -19,10 +19,12 @@ import cv2
 import numpy as np
 from cv2.utils import logging as opencv_logging
 
+from yolo_prune.bounded import is_utf8, open_plain
 from yolo_prune.datasets.images import ImageArray
 from yolo_prune.datasets.remote import TIMEOUT_S
 from yolo_prune.datasets.sources import Video
 from yolo_prune.errors import DatasetError
+from yolo_prune.limits import MOST_FRAME_PIXELS
 
 AHEAD = 4
 """Frames of a file that are read before they are asked for."""
@@ -126,17 +128,43 @@ def open_capture(video: Video) -> cv2.VideoCapture:
     """Open a video, camera or stream; a server that does not send is waited for `TIMEOUT_S`.
 
     Raises:
-        DatasetError: it is not there, or no video.
+        DatasetError: it is not there, is no video, or has too many pixels.
     """
+    _check_file(video)
     with _no_messages():
         try:
             capture = _open(video)
         except cv2.error:
             capture = cv2.VideoCapture()
-    if capture.isOpened():
-        return capture
-    capture.release()
-    raise _explain(video)
+    if not capture.isOpened():
+        capture.release()
+        raise _explain(video)
+    width, height = (capture.get(side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if width * height > MOST_FRAME_PIXELS:
+        capture.release()
+        what = f"has frames of {width:.0f} × {height:.0f} pixels, more than {MOST_FRAME_PIXELS:,}"
+        raise DatasetError(what, where=video.name, right="make it smaller")
+    return capture
+
+
+def _check_file(video: Video) -> None:
+    """Check what OpenCV does not: a pipe would be waited for, and a name that is not UTF-8 crashes it.
+
+    Raises:
+        DatasetError: the file cannot be opened.
+    """
+    if not isinstance(video.place, str) or video.is_url:
+        return
+    if not is_utf8(video.place):
+        raise DatasetError("has a name that is not UTF-8", where=video.name, right="rename it")
+    try:
+        with open_plain(Path(video.place)):
+            pass
+    except FileNotFoundError as error:
+        raise _explain(video) from error
+    except (OSError, ValueError) as error:
+        reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise DatasetError(f"is not a readable video{reason}", where=video.name, right=RIGHT_VIDEO) from error
 
 
 def _open(video: Video) -> cv2.VideoCapture:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from yolo_prune.darknet.network import Network
-from yolo_prune.datasets.images import ImageArray, Letterbox, letterbox, read_image
+from yolo_prune.datasets.images import ImageArray, Letterbox, letterbox, read_image, taking_turns
 from yolo_prune.errors import ConfigError, DatasetError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.evaluation.detections import Detections, suppress
@@ -154,7 +154,8 @@ class _Prepared:
     def of_file(image: ImageLike, size: ImageSize) -> _Prepared | DatasetError:
         """Return the error instead of raising it."""
         try:
-            return _Prepared.of(image, size)
+            with taking_turns():
+                return _Prepared.of(image, size)
         except DatasetError as error:
             return error
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from yolo_prune.console import escape
 from yolo_prune.datasets.loader import DetectionDataset
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.evaluation.config import DetectConfig
@@ -137,6 +138,7 @@ def _draw_box(canvas: Image, box_xyxy: NDArray[np.floating], colour: Colour, wid
 
 def _draw_label(canvas: Image, box_xyxy: NDArray[np.floating], text: str, colour: Colour) -> None:
     """Write a label on a filled patch above the box's upper left corner, moved to lie inside the image."""
+    text = escape(text, kept="")
     scale = max(0.35, max(canvas.shape[:2]) / 1200)
     (width, height), below = cv2.getTextSize(text, FONT, scale, 1)
     pad = max(2, height // 4)
@@ -149,6 +151,7 @@ def _draw_label(canvas: Image, box_xyxy: NDArray[np.floating], text: str, colour
 
 
 def _draw_title(band: Image, title: str) -> None:
+    title = escape(title, kept="")
     (width, height), _ = cv2.getTextSize(title, FONT, 1.0, 1)
     scale = min(band.shape[0] * 0.45 / height, band.shape[1] * 0.96 / max(width, 1))
     left, top = (band.shape[1] - round(width * scale)) // 2, (band.shape[0] + round(height * scale)) // 2

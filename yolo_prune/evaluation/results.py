@@ -6,7 +6,7 @@ Ids of images and classes are numbers from an annotations file, or else the imag
 from __future__ import annotations
 
 import json
-import math
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yolo_prune.datasets.class_names import is_unnamed
+from yolo_prune.datasets.class_names import is_unnamed, list_names
+from yolo_prune.datasets.formats.coco_masks import is_number
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
 from yolo_prune.evaluation.detections import Detections, make_detections
-from yolo_prune.files import load_json
+from yolo_prune.json_parts import iterate_json
 
 RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
 RIGHT_RESULT = "write image_id, category_id, bbox [x, y, width, height] in pixels and score"
@@ -57,21 +58,26 @@ def load_results(path: Path, ids: ImageIds) -> list[Detections]:
     Raises:
         DatasetError: the file cannot be read, or an entry is malformed or names an unknown image or category.
     """
-    rows = load_json(path, DatasetError, "name a COCO results file")
-    if not isinstance(rows, list):
-        raise DatasetError("holds no list", where=path, right="name a COCO results file, a JSON list of detections")
     classes = {category_id: own for own, category_id in enumerate(ids.classes)}
     found: list[list[Entry]] = [[] for _ in ids.images]
-    for number, row in enumerate(rows):
+    for number, row in _iterate_list(path):
         where = f"{path}[{number}]"
         image_id, (box, score, category_id) = _parse_result(row, where)
         place = find_image(ids, image_id, where)
         if category_id not in classes:
-            right = f"use one of {', '.join(map(str, sorted(classes)))}, or name with --annotations the file of the ids"
-            raise DatasetError(f"category_id {category_id} is unknown", where=where, right=right)
+            right = f"use one of {list_names(list(map(str, sorted(classes))))}, or name with --annotations the file of the ids"
+            raise DatasetError(f"category_id {reprlib.repr(category_id)} is unknown", where=where, right=right)
         if place is not None:
             found[place].append((box, score, classes[category_id]))
     return list(map(_make_found, found))
+
+
+def _iterate_list(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the entries of a JSON file that holds a list, with their numbers."""
+    parts = iterate_json(path, DatasetError, "name a COCO results file")
+    if next(parts, None) != ("", None, []):
+        raise DatasetError("holds no list", where=path, right="name a COCO results file, a JSON list of detections")
+    yield from ((number, row) for _, number, row in parts if number is not None)
 
 
 def _parse_result(row: Any, where: str) -> tuple[ImageId, Entry]:
@@ -81,7 +87,7 @@ def _parse_result(row: Any, where: str) -> tuple[ImageId, Entry]:
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"is no detection ({json.dumps(row)[:120]})", where=where, right=RIGHT_RESULT) from error
     numbers = (x, y, width, height, score)
-    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+    if not all(map(is_number, numbers)):
         raise DatasetError(f"bbox {row['bbox']} or score {score!r} is not finite", where=where, right=RIGHT_RESULT)
     if width < 0 or height < 0:
         raise DatasetError(f"bbox {row['bbox']} has a negative side", where=where, right=RIGHT_RESULT)
@@ -151,7 +157,7 @@ def load_image_ids(
     Raises:
         DatasetError: the file cannot be read or is not such a file, or an image or a class is not in it.
     """
-    values = load_json(path, DatasetError, RIGHT_ANNOTATIONS)
+    values = _load_names(path)
     files = name_images(samples, root, len(names), others)
     places: dict[ImageId, int | None] = {}
     images: dict[int, ImageId] = {}
@@ -169,7 +175,7 @@ def load_image_ids(
     categories = {name: number for number, name in _iterate_entries(values, "categories", "name", path)}
     for name in names:
         if type(categories.get(name)) is not int:
-            right = f"name the annotations of this data set; these have {', '.join(categories) or 'none'}"
+            right = f"name the annotations of this data set; these have {list_names(list(categories)) or 'none'}"
             raise DatasetError(f"there is no category {name}", where=f"{path}: categories", right=right)
     classes = tuple(int(categories[name]) for name in names)
     return ImageIds(tuple(images[place] for place in range(len(samples))), classes, places)
@@ -208,9 +214,21 @@ def _list_names(image: Path, root: Path) -> Iterator[ImageId]:
         yield int(image.stem)
 
 
-def _iterate_entries(values: Any, key: str, name: str, path: Path) -> Iterator[tuple[Any, str]]:
+def _load_names(path: Path) -> dict[str, Any]:
+    """Return the images and categories of an annotations file, of each entry the id and the name."""
+    values: dict[str, Any] = {}
+    for key, number, value in iterate_json(path, DatasetError, RIGHT_ANNOTATIONS):
+        if number is None:
+            values[key] = value
+        elif key in ("images", "categories"):
+            is_entry = isinstance(value, dict)
+            values[key].append({own: value.get(own) for own in ("id", "file_name", "name")} if is_entry else None)
+    return values
+
+
+def _iterate_entries(values: dict[str, Any], key: str, name: str, path: Path) -> Iterator[tuple[Any, str]]:
     """Yield (id, name) of the entries of a list in an annotations file."""
-    entries = values.get(key) if isinstance(values, dict) else None
+    entries = values.get(key)
     if not isinstance(entries, list):
         raise DatasetError(f"there is no list {key}", where=path, right=RIGHT_ANNOTATIONS)
     for number, entry in enumerate(entries):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 
+from yolo_prune.bounded import is_utf8
 from yolo_prune.errors import OutputError
 from yolo_prune.evaluation.previews import Image
 from yolo_prune.files import name_scrap, remove_scraps
@@ -92,6 +93,8 @@ class VideoWriter:
             self._scratch.unlink()
 
     def _open(self) -> cv2.VideoWriter:
+        if not is_utf8(str(self._scratch.absolute())):
+            raise OutputError("is in a folder whose name is not UTF-8", where=self.path, right="name another --out")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             remove_scraps(self.path.parent, self.path.name)

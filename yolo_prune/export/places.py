@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from yolo_prune.bounded import read_text
 from yolo_prune.engines.exported.metadata import Metadata
 from yolo_prune.engines.exported.model import ELSEWHERE, find_runtime
 from yolo_prune.errors import YoloPruneError
@@ -12,6 +13,7 @@ from yolo_prune.export.card import EXPORTED_BY
 from yolo_prune.export.example import has_example, make_example_program
 from yolo_prune.export.formats import FORMATS
 from yolo_prune.files import is_text
+from yolo_prune.limits import MOST_JSON_BYTES
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Places:
 
     def _has_own_card(self) -> bool:
         try:
-            lines = self.name(".md").read_text(encoding="utf-8").splitlines()
+            lines = read_text(self.name(".md"), MOST_JSON_BYTES).splitlines()
         except (OSError, UnicodeDecodeError):
             return False
         return any(line.startswith(EXPORTED_BY) and self.checkpoint_sha256 in line for line in lines)

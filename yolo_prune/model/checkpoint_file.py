@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yolo_prune.bounded import open_plain
 from yolo_prune.errors import CheckpointError, InsufficientMemoryError, YoloPruneError
+from yolo_prune.limits import MOST_PICKLE_BYTES, is_bounded
 from yolo_prune.memory import explain_shortage, is_shortage
-from yolo_prune.records import is_bounded
 
 OURS = "name a checkpoint that yoloprune wrote; another project's weights go with their cfg: import CFG --weights FILE"
 COPY = "take it from a copy, or make it again"
@@ -65,14 +66,14 @@ def load_plain(path: Path) -> Any:
     """
     right = "name a .pt file that train, prune or finetune wrote"
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_plain(path) as plain, zipfile.ZipFile(plain) as file:
             check_members(file, path, CheckpointError)
             size = _check_pickle(file, path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except _DAMAGE as error:
         if is_shortage(error):
             raise InsufficientMemoryError(explain_shortage(error), where=path, right="free some memory") from error
-        reason = error.strerror if isinstance(error, OSError) and error.filename else "it is damaged or no checkpoint"
+        reason = (isinstance(error, OSError) and error.strerror) or "it is damaged or no checkpoint"
         raise CheckpointError(f"cannot be read ({reason})", where=path, right=right) from error
     if not is_bounded(content, size):
         raise CheckpointError("is nested too deep, or holds itself", where=path, right=OURS)
@@ -82,7 +83,7 @@ def load_plain(path: Path) -> Any:
 def says_format(path: Path, name: str) -> bool:
     """Return whether a file that `torch.save` wrote holds a mapping with this `format`, whether or not it is whole."""
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_plain(path) as plain, zipfile.ZipFile(plain) as file:
             _check_pickle(file, path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return isinstance(content, dict) and content.get("format") == name
@@ -123,6 +124,9 @@ def _check_pickle(file: zipfile.ZipFile, path: Path) -> int:
     names = [name for name in file.namelist() if name.endswith("/data.pkl")]
     if len(names) != 1:
         raise zipfile.BadZipFile("there is not one pickle")
+    if (size := file.getinfo(names[0]).file_size) > MOST_PICKLE_BYTES:
+        what = f"holds a pickle of {size >> 20:,} MiB, more than {MOST_PICKLE_BYTES >> 20}"
+        raise CheckpointError(what, where=path, right=OURS)
     content = file.read(names[0])
     for operation, argument, _ in pickletools.genops(content):
         if operation.name in ("INST", "STACK_GLOBAL") or (operation.name == "GLOBAL" and argument not in _PLAIN):

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolo_prune.bounded import open_plain
 from yolo_prune.errors import WeightsError
 from yolo_prune.files import open_atomically
 from yolo_prune.model.checkpoint_file import check_members
@@ -50,9 +51,10 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         WeightsError: the file cannot be read, holds a pickled module, or no state dict.
     """
     try:
-        if zipfile.is_zipfile(path):  # else it is of a PyTorch before 1.6
-            with zipfile.ZipFile(path) as file:
-                check_members(file, path, WeightsError)
+        with open_plain(path) as plain:
+            if zipfile.is_zipfile(plain):  # else it is of a PyTorch before 1.6
+                with zipfile.ZipFile(plain) as file:
+                    check_members(file, path, WeightsError)
         with torch.serialization.safe_globals(_list_plain_types()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:

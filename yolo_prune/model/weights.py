@@ -10,23 +10,27 @@ another one.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from yolo_prune.arrays import Float32Array
+from yolo_prune.bounded import open_plain
 from yolo_prune.darknet.file_names import names_prefix
 from yolo_prune.darknet.layers import Conv
 from yolo_prune.darknet.network import Network
 from yolo_prune.errors import WeightsError
 from yolo_prune.files import open_atomically
+from yolo_prune.limits import MOST_CLASSES
 from yolo_prune.model.detector import ConvLayer, Detector
 
 NARROW_BYTES, WIDE_BYTES = 16, 20
@@ -34,8 +38,6 @@ NARROW_BYTES, WIDE_BYTES = 16, 20
 LARGEST_VALUE = 1e5
 """No weight, bias, mean or γ of a trained network is so large."""
 LARGEST_VARIANCE = 1e9
-MOST_CLASSES = 10_000
-"""The largest class count that a file's heads are taken to be made for."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,13 @@ def load_weights(model: Detector, path: Path, is_prefix: bool = False) -> LoadRe
     """
     network = model.network
     may_end = is_prefix or names_prefix(path)
-    header, values, loaded, foreign = _fit(network, path, _read(path), may_end)
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        header, count, loaded, foreign = _fit(network, path, size, file.read(WIDE_BYTES), may_end)
+        file.seek(header.length or header.bytes_of_version)
+        values = np.fromfile(file, "<f4", count)
+    if len(values) < count:
+        raise WeightsError("became shorter while it was read", where=path, right="try again")
     parts: list[tuple[int, Float32Array]] = []
     position = 0
     for number, (index, layer) in enumerate(network.convs):
@@ -136,9 +144,11 @@ def save_weights(model: Detector, path: Path, header: WeightsHeader | None = Non
     return path
 
 
-def _read(path: Path) -> bytes:
+@contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
     try:
-        return path.read_bytes()
+        with open_plain(path) as file:
+            yield file
     except OSError as error:
         raise WeightsError(
             f"cannot be read ({error.strerror})", where=path, right="name a Darknet .weights file"
@@ -146,35 +156,31 @@ def _read(path: Path) -> bytes:
 
 
 class _Fit(NamedTuple):
-    """How a file fits a network: its header and values, how many convolutions they fill, and other heads' classes."""
+    """How a file fits a network: its header, how many values, how many convolutions they fill, and other heads' classes."""
 
     header: WeightsHeader
-    values: Float32Array
+    values: int
     loaded: int
     foreign: int | None
 
 
-def _fit(network: Network, path: Path, data: bytes, may_end: bool) -> _Fit:
-    """Return how the file fits: the whole network first, then the same with other heads, then a prefix.
+def _fit(network: Network, path: Path, size: int, head: bytes, may_end: bool) -> _Fit:
+    """Return how a file of a size and first bytes fits: the whole network first, then with other heads, then a prefix.
 
     Raises:
         WeightsError: in no way, or with either header.
     """
     counts = [_count(network, index, layer.filters) for index, layer in network.convs]
     edges = list(accumulate(counts))
-    if (
-        len(data) <= NARROW_BYTES
-        or len(data) % 4
-        or len(data) <= WeightsHeader(*struct.unpack("<iii", data[:12])).bytes_of_version
-    ):
+    if size <= NARROW_BYTES or size % 4 or size <= WeightsHeader(*struct.unpack("<iii", head[:12])).bytes_of_version:
         raise WeightsError(
-            f"its {len(data):,} bytes are not a header and float32 values, the network expects {edges[-1]:,} of them",
+            f"its {size:,} bytes are not a header and float32 values, the network expects {edges[-1]:,} of them",
             where=path,
             right="fetch the file again, it is truncated or no .weights file",
         )
-    said = WeightsHeader(*struct.unpack("<iii", data[:12]))
+    said = WeightsHeader(*struct.unpack("<iii", head[:12]))
     lengths = (WIDE_BYTES,) if said.is_wide else (NARROW_BYTES, WIDE_BYTES)
-    found = {length: (len(data) - length) // 4 for length in lengths if len(data) > length}
+    found = {length: (size - length) // 4 for length in lengths if size > length}
     fits: list[tuple[int, int, int | None]] = [
         (length, len(counts), None) for length, count in found.items() if count == edges[-1]
     ]
@@ -189,9 +195,9 @@ def _fit(network: Network, path: Path, data: bytes, may_end: bool) -> _Fit:
     if not fits:
         raise _explain_misfit(path, found.get(lengths[0], 0), edges, may_end)
     length, loaded, classes = fits[0]
-    (seen,) = struct.unpack("<q" if length == WIDE_BYTES else "<i", data[12:length])
+    (seen,) = struct.unpack("<q" if length == WIDE_BYTES else "<i", head[12:length])
     header = replace(said, seen=seen, length=None if length == said.bytes_of_version else length)
-    return _Fit(header, np.frombuffer(data, "<f4", offset=length), loaded, classes)
+    return _Fit(header, found[length], loaded, classes)
 
 
 def _explain_misfit(path: Path, count: int, edges: list[int], may_end: bool) -> WeightsError:

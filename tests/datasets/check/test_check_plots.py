@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.labels import LabelLines
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import OutputError
+from yolo_prune.evaluation.detections import make_detections
+from yolo_prune.evaluation.previews import draw_detections, make_side_by_side
 
 TILE = check_plots._TILE_PX
 NO_LINES = LabelLines(np.zeros(0, np.int64), np.zeros((0, 5)), ())
@@ -153,3 +156,46 @@ def test_a_dashed_box_has_gaps_on_all_sides() -> None:
     red = np.asarray(tile)[..., 0] == 255
     for side in (red[5], red[44], red[:, 5], red[:, 54]):
         assert 0.3 < side[5:45].mean() < 0.7
+
+
+ODD_NAMES = [
+    "a\rb",
+    "a\nb",
+    "a\tb",
+    "a\0b",
+    "a\x85b",
+    "\x1b[31m",
+    "\u2028",
+    "\u202e",
+    "\udcff",
+    "\ufeff",
+    "手",
+    "x" * 2000,
+    " ",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_class_name_and_file_name_can_be_drawn(name: str, tmp_path: Path) -> None:
+    scanned = draw_image(tmp_path, "0 0.5 0.5 0.5 0.5\n")
+    if name.strip() and "\0" not in name and len(name) < 100:
+        image = scanned.sample.image.rename(tmp_path / f"{name}.png")
+        scanned = replace(scanned, sample=replace(scanned.sample, image=image))
+    path = save_contact_sheet(tmp_path / "sheet.png", [scanned], ["train"], [name])
+    assert read_image(path).shape[2] == 3
+    found = make_detections([[2, 2, 20, 20]], [0.9], [0])
+    drawn = draw_detections(np.zeros((40, 40, 3), np.uint8), found, [name])
+    assert make_side_by_side([(name, [drawn])]).any()
+
+
+def test_of_very_many_boxes_the_largest_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(check_plots, "_draw_box", lambda draw, box, colour, dashed: drawn.append(box))
+    monkeypatch.setattr(check_plots, "MOST_DRAWN", 3)
+    lines = [f"0 0.5 0.5 {side / 10} {side / 10}\n" for side in (1, 2, 3, 9, 8)]
+    check_plots._draw_tile(draw_image(tmp_path, "".join(lines)))
+    widths = [right - left for left, _, right, _ in drawn]
+    assert len(widths) == 3
+    assert widths == sorted(widths, reverse=True)
+    assert min(widths) > 0.25 * TILE

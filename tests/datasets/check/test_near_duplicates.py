@@ -211,3 +211,19 @@ def test_a_look_is_the_same_from_a_file(tmp_path: Path) -> None:
     one, other = measure_look(image), measure_look(read_image(tmp_path / "a.png"))
     assert (one.bits == other.bits).all()
     assert (one.thumbnail == other.thumbnail).all()
+
+
+@pytest.mark.parametrize("rows", [16, 256])
+def test_of_images_that_are_all_alike_some_pairs_are_compared_and_one_group_is_found(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(perceptual_hash, "MOST_ALIKE", 5)
+    rng, count = np.random.default_rng(0), 300
+    bits, thumbnail = rng.random(64) < 0.5, rng.integers(0, 255, (16, 16), dtype=np.uint8)
+    looks = [Look(bits, bits[::-1], thumbnail)] * count
+    found = list(find_pairs(looks, 6, rows))
+    assert sum(len(part.first) for part in found) < count * (5 + 2 * -(-count // rows))
+    splits = (np.arange(count) >= count // 2).astype(np.int64)
+    groups, crossings = sum_up(found, splits)
+    assert [len(group.members) for group in groups] == [count // 2, count // 2]
+    assert {one.image for one in crossings} == set(range(count // 2, count))

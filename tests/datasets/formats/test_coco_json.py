@@ -421,7 +421,12 @@ def test_any_values_give_boxes_inside_the_image_or_a_dataset_error(
     [
         ("[]", "train.json: holds no COCO annotations", "name a COCO annotations file"),
         ('{\n"images": [,]}', "train.json:2: is not JSON", "correct that line"),
-        ("[" * 100000, "train.json: cannot be read (it is no JSON text)", "name a COCO annotations file"),
+        (
+            '{"images": ' + "[" * 100000,
+            "train.json: cannot be read (it is no JSON text)",
+            "name a COCO annotations file",
+        ),
+        ("[" * 100000, "train.json: holds no COCO annotations", "name a COCO annotations file"),
         ("", "train.json:1: is not JSON", "correct that line"),
     ],
 )

@@ -20,8 +20,9 @@ from yolo_prune.datasets.check.statistics import COCO_BOUNDS_PX, Statistics
 from yolo_prune.datasets.config import CheckConfig
 from yolo_prune.datasets.spec import DataSpec, load_spec
 from yolo_prune.errors import ConfigError, DatasetError, OutputError
-from yolo_prune.files import check_replaceable, load_json, save_json
+from yolo_prune.files import check_replaceable, save_json
 from yolo_prune.image_size import make_size
+from yolo_prune.json_parts import iterate_json
 from yolo_prune.text_tables import format_table, pluralize, wrap
 
 _Row: TypeAlias = tuple[str, Callable[[Statistics], str]]
@@ -148,10 +149,10 @@ def check_data(data: Path | None, config: CheckConfig) -> CheckResult:
 def _holds_report(folder: Path) -> bool:
     """Return whether a folder holds the report of an earlier check."""
     try:
-        report = load_json(folder / "report.json", OutputError, "")
+        found = {part.key for part in iterate_json(folder / "report.json", OutputError, "")}
     except OutputError:
         return False
-    return isinstance(report, dict) and {"data", "contact_sheet", "boxes", "issues"} <= set(report)
+    return {"data", "contact_sheet", "boxes", "issues"} <= found
 
 
 def _write_check(data: Path, spec: DataSpec, config: CheckConfig, folder: Path) -> CheckResult:

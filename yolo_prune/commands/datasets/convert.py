@@ -10,13 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from yolo_prune.bounded import is_file
 from yolo_prune.commands.results import Summary
 from yolo_prune.console import Bar, report, warn
 from yolo_prune.datasets.config import ConvertConfig
 from yolo_prune.datasets.data_file import SPLITS
 from yolo_prune.datasets.formats.coco import load_coco, save_coco
 from yolo_prune.datasets.formats.faults import Faults
-from yolo_prune.datasets.formats.labelled_set import LabelledImage, LabelledSet, Source, is_file
+from yolo_prune.datasets.formats.labelled_set import LabelledImage, LabelledSet, Source
 from yolo_prune.datasets.formats.voc import load_voc, save_voc
 from yolo_prune.datasets.formats.yolo import load_yolo, save_yolo
 from yolo_prune.errors import ConfigError

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from yolo_prune.bounded import read_text
 from yolo_prune.commands.reporting.commands import format_command
 from yolo_prune.errors import YoloPruneError
 from yolo_prune.evaluation.models import Model
 from yolo_prune.files import measure_sha256
+from yolo_prune.limits import MOST_RESULTS_BYTES
 from yolo_prune.model.checkpoint import Checkpoint, load_checkpoint
 from yolo_prune.report.data import Stage
 
@@ -70,10 +73,8 @@ def _load_epochs(path: Path, provenance: Mapping[str, Any]) -> Epochs:
     if not has_training(path, provenance) or not place.is_file():
         return ()
     try:
-        with place.open(encoding="utf-8", newline="") as file:
-            rows = [
-                {key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(file)
-            ]
+        text = io.StringIO(read_text(place, MOST_RESULTS_BYTES))
+        rows = [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(text)]
     except (OSError, ValueError, TypeError, csv.Error):
         return ()  # not ours, or damaged: the page says that there are none
     return tuple(row for row in rows if row.get("epoch") is not None)

@@ -7,18 +7,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from yolo_prune.datasets.check.issues import COVERING_SHARE, EXTREME_ASPECT, SAME_BOX_IOU, SMALL_BOX_PX, Issue
+from yolo_prune.datasets.check.coinciding import find_coinciding
+from yolo_prune.datasets.check.issues import COVERING_SHARE, EXTREME_ASPECT, SMALL_BOX_PX, Issue
 from yolo_prune.datasets.check.scan import Content, ScannedImage
 from yolo_prune.datasets.images import make_letterbox
 from yolo_prune.datasets.labels import LabelLines, scan_labels
 from yolo_prune.datasets.spec import SUFFIXES
 from yolo_prune.errors import DatasetError
 from yolo_prune.image_size import AnySize
-
-_ANY_CLASS = 10_000
-"""Upper limit of class numbers: no data set has as many."""
+from yolo_prune.limits import MOST_CLASSES
 
 
 def find_label_issues(images: Sequence[ScannedImage], names: Sequence[str], img_size: AnySize) -> list[Issue]:
@@ -75,22 +73,10 @@ def _find_coinciding(image: ScannedImage, names: Sequence[str]) -> Iterator[Issu
         for number, row in zip(lines.numbers.tolist(), lines.rows.tolist(), strict=True):
             places.setdefault((*row, float(path == image.sample.ignored)), f"{path}:{number}")
     rows = np.array(list(places)).reshape(-1, 6)
-    iou = _measure_iou(rows)
-    is_same_class = rows[:, 0] == rows[:, :1]
     where = list(places.values())
-    for one, two in np.argwhere(np.triu((iou > SAME_BOX_IOU) & is_same_class, 1)).tolist():
-        what = f"nearly coincides with the {names[int(rows[one, 0])]} of {where[one]} (IoU {iou[one, two]:.2f})"
-        details = {"iou": round(float(iou[one, two]), 4)}
-        yield Issue("coinciding_boxes", where[two], what, others=(where[one],), details=details)
-
-
-def _measure_iou(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the (N, N) IoUs of rows `class cx cy w h …`, in shares of the image's width and height."""
-    low, high = rows[:, 1:3] - rows[:, 3:5] / 2, rows[:, 1:3] + rows[:, 3:5] / 2
-    sides = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
-    common = sides.clip(0).prod(axis=2)
-    areas = rows[:, 3:5].prod(axis=1)
-    return np.asarray(common / (areas[:, None] + areas - common))
+    for one, two, iou in find_coinciding(rows):
+        what = f"nearly coincides with the {names[int(rows[one, 0])]} of {where[one]} (IoU {iou:.2f})"
+        yield Issue("coinciding_boxes", where[two], what, others=(where[one],), details={"iou": round(iou, 4)})
 
 
 def _find_suspicious_boxes(path: Path, lines: LabelLines, content: Content, img_size: AnySize) -> Iterator[Issue]:
@@ -151,7 +137,7 @@ def _list_stems(folder: Path) -> set[str]:
 def _holds_labels(path: Path) -> bool:
     """Return whether a file holds labels, not a list of images, class names or notes."""
     try:
-        lines = scan_labels(path, _ANY_CLASS)
+        lines = scan_labels(path, MOST_CLASSES)
     except DatasetError:
         return False
     return len(lines.rows) > 0 or not lines.errors

@@ -28,6 +28,13 @@ cropped by 3 %. The accepted webcam frames were inspected: they show the same pe
 FLAT = 2.0
 """A thumbnail whose grey levels have a lower standard deviation shows too little to be compared."""
 
+MOST_ALIKE, FEWEST_ALIKE = 200, 2
+"""Of images that are almost all alike, as the frames of a camera that stands still, so many pairs of each are compared.
+
+The first: with images that follow; the second: with those of each block of rows. Else their number would grow as that of
+all pairs.
+"""
+
 _GREY_PX, _THUMBNAIL_PX = 32, 16
 _ROWS = 256
 """Number of images that are compared with all others at a time: 51 MB of distances for 50,000 images."""
@@ -114,7 +121,7 @@ def find_pairs(looks: Sequence[Look], near: int, rows: int = _ROWS) -> Iterator[
     either plain or mirrored.
 
     Each pair comes once, with the smaller of its plain and its mirrored distance. Memory grows with the number of
-    images, not of pairs.
+    images, not of pairs. Where an image has more than `MOST_ALIKE` near ones, some of its pairs are left out.
     """
     if not looks:
         return
@@ -159,8 +166,9 @@ def _standardise(thumbnails: NDArray[np.uint8]) -> Floats:
 
 def _look_again(products: Floats, start: int, near: int, seen: Floats, others: Floats, *, mirrored: bool) -> Pairs:
     """Return the near pairs of a block of rows, which starts at image `start`, whose thumbnails are correlated."""
-    rows, columns = np.divmod(np.flatnonzero(products >= BITS - 2 * near), products.shape[1])
-    rows, columns = rows[columns > rows], columns[columns > rows]
+    is_near = products >= BITS - 2 * near
+    is_near[:, : len(products)] &= ~np.tri(*is_near[:, : len(products)].shape, dtype=np.bool_)
+    rows, columns = np.divmod(np.flatnonzero(_thin(is_near)), products.shape[1])
     distances = ((BITS - products[rows, columns]) / 2).round().astype(np.int64)
     first, second = rows + start, columns + start
     agree = np.zeros(len(rows), np.bool_)
@@ -168,6 +176,14 @@ def _look_again(products: Floats, start: int, near: int, seen: Floats, others: F
         part = slice(begin, begin + _BLOCK)
         agree[part] = (seen[first[part]] * others[second[part]]).sum(axis=1) >= LEAST_CORRELATION
     return Pairs(first, second, distances, np.full(len(first), mirrored)).select(agree)
+
+
+def _thin(is_near: Bools) -> Bools:
+    """Leave out pairs of rows of images (R, N) with very many near ones, so that each image stays in some pairs."""
+    if np.count_nonzero(is_near) <= MOST_ALIKE * len(is_near):
+        return is_near
+    of_row, of_column = is_near.cumsum(1, dtype=np.int32), is_near.cumsum(0, dtype=np.int32)
+    return is_near & ((of_row <= MOST_ALIKE) | (of_column <= FEWEST_ALIKE))
 
 
 def _keep_nearer(plain: Pairs, mirrored: Pairs) -> Pairs:

@@ -14,6 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 from PIL import Image, ImageDraw, ImageFont
 
+from yolo_prune.console import escape
 from yolo_prune.datasets.check.scan import Content, ScannedImage
 from yolo_prune.datasets.check.statistics import COCO_BOUNDS_PX, Figures, join_figures
 from yolo_prune.datasets.images import letterbox, read_image
@@ -31,6 +32,8 @@ _TILE_PX, _GAP_PX, _HEAD_PX, _CAPTION_PX = 208, 12, 64, 40
 _PAPER, _INK, _FAINT, _EMPTY = (250, 250, 250), (30, 30, 30), (110, 110, 110), (225, 225, 225)
 _IGNORED: Colour = (200, 200, 200)
 _DASH_PX = 5
+MOST_DRAWN = 1_000
+"""Boxes of an image that are drawn, the largest ones: more cannot be told apart."""
 
 
 def pick_images(images: Sequence[ScannedImage], splits: Sequence[str], wanted: int) -> list[tuple[str, ScannedImage]]:
@@ -102,7 +105,7 @@ def _draw_head(sheet: Image.Image, title: str, names: Sequence[str]) -> None:
     middle = _HEAD_PX // 2
     draw.text((_GAP_PX, middle), title, _INK, big, anchor="lm")
     x = _GAP_PX + round(big.getlength(title)) + 40
-    keys = [(name, _make_colour(number), False) for number, name in enumerate(names)]
+    keys = [(escape(name, kept=""), _make_colour(number), False) for number, name in enumerate(names)]
     for name, colour, is_dashed in [("ignored", _IGNORED, True), *keys]:
         end = x + 34 + round(font.getlength(name))
         if end > sheet.width - 60:
@@ -126,6 +129,7 @@ def _draw_tile(scanned: ScannedImage) -> Image.Image:
     tile = Image.fromarray(square)
     draw = ImageDraw.Draw(tile)
     objects = scanned.labels.objects.astype(np.float32)
+    objects = objects[np.argsort(-objects[:, 3:5].prod(axis=1), kind="stable")[:MOST_DRAWN]]
     order = np.lexsort((-objects[:, 3:5].prod(axis=1), -objects[:, 5]))  # small boxes on top, and ignored ones below
     rows = locate_objects(objects[order], image.shape[1], image.shape[0])
     for row, (x1, y1, x2, y2) in zip(rows, box.to_network(rows[:, 1:5]).round().astype(int).tolist(), strict=True):
@@ -157,7 +161,7 @@ def _draw_caption(sheet: Image.Image, corner: tuple[int, int], split: str, image
     draw, font = ImageDraw.Draw(sheet), _make_font(13)
     counted = int((image.labels.objects[:, 5] == 0).sum())
     state = "no label file" if image.labels.is_missing else f"{counted or 'no'} object{'' if counted == 1 else 's'}"
-    draw.text(corner, _shorten(image.sample.image.name, font, _TILE_PX), _INK, font)
+    draw.text(corner, _shorten(escape(image.sample.image.name, kept=""), font, _TILE_PX), _INK, font)
     draw.text((corner[0], corner[1] + 17), f"{split} · {state}", _FAINT, font)
 
 

@@ -17,12 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from yolo_prune.bounded import open_plain
 from yolo_prune.datasets.check.issues import Issue, make_issue
 from yolo_prune.datasets.check.perceptual_hash import Look, measure_look
-from yolo_prune.datasets.images import read_header, read_incomplete
+from yolo_prune.datasets.images import read_header, read_incomplete, take_turn, taking_turns
 from yolo_prune.datasets.labels import LabelLines, scan_labels
 from yolo_prune.datasets.spec import DataSpec, Sample
 from yolo_prune.errors import DatasetError
+from yolo_prune.image_size import MOST_PIXELS
+from yolo_prune.limits import MOST_IMAGE_BYTES
 from yolo_prune.threads import count_cores
 
 CHUNK = 16
@@ -104,6 +107,11 @@ def read_images(
 
 def read_content(path: Path) -> Content | Issue:
     """Decode an image and return its properties, or an issue if that fails."""
+    with taking_turns():
+        return _read_content(path)
+
+
+def _read_content(path: Path) -> Content | Issue:
     is_whole = _try_pillow(path)
     try:
         image, lacks_end = read_incomplete(path)
@@ -113,8 +121,11 @@ def read_content(path: Path) -> Content | Issue:
     if is_whole is False and not lacks_end:
         return _make_cut(path)
     height, width = image.shape[:2]
-    digest = hashlib.sha256(f"{width} {height} ".encode() + image.tobytes()).digest()
-    return Content(width, height, orientation, digest, measure_look(image), "lacks its end mark" if lacks_end else "")
+    digest = hashlib.sha256(f"{width} {height} ".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return Content(
+        width, height, orientation, digest.digest(), measure_look(image), "lacks its end mark" if lacks_end else ""
+    )
 
 
 def _make_cut(path: Path) -> Issue:
@@ -214,7 +225,10 @@ def _try_pillow(path: Path) -> bool | None:
     OpenCV alone is not enough: some versions accept a JPEG whose end is missing.
     """
     try:
-        with Image.open(path) as image:
+        with open_plain(path, MOST_IMAGE_BYTES) as file, Image.open(file) as image:
+            if (pixels := image.width * image.height) > MOST_PIXELS:
+                return None
+            take_turn(pixels)
             if image.format != "WEBP":  # Pillow opens only complete WebP files
                 image.draft("L", (1, 1))  # decode a JPEG at an eighth of its size; it is still read to its end
                 image.load()

@@ -10,12 +10,15 @@ Pixels count from 0 at the image's edge, and need not be whole. Boxes with `"isc
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from yolo_prune.console import warn
+from yolo_prune.datasets.class_names import SHOWN
+from yolo_prune.datasets.formats.coco_file import Annotation, Entry, read_id, read_lists
 from yolo_prune.datasets.formats.coco_masks import is_number, measure_box
 from yolo_prune.datasets.formats.faults import Faults
 from yolo_prune.datasets.formats.labelled_set import (
@@ -36,12 +39,9 @@ from yolo_prune.datasets.formats.labelled_set import (
 )
 from yolo_prune.datasets.images import read_header
 from yolo_prune.errors import DatasetError
-from yolo_prune.files import load_json, save_json
+from yolo_prune.files import save_json
 from yolo_prune.text_tables import pluralize
 
-Entry = dict[str, Any]
-
-RIGHT_FILE = "name a COCO annotations file, with images, annotations and categories"
 RIGHT_BOX = "write bbox: [x, y, width, height], four finite numbers in pixels, or a segmentation"
 
 
@@ -52,8 +52,8 @@ class _File:
     source: Source
     categories: dict[int | str, str]
     images: list[Entry]
-    annotations: dict[int | str, list[tuple[str, Entry]]]
-    """The annotations of each image, by its id, with the place of each in the file."""
+    annotations: dict[int | str, list[Annotation]]
+    """The annotations of each image, by its id."""
     absent: int
     """How many annotations are of images that are not listed."""
 
@@ -81,14 +81,15 @@ def load_coco(
         if file.absent:
             warn(f"{file.source.path}: left out {pluralize(file.absent, 'annotation')} of images that are not listed")
     names = choose_names(wanted, _list_names(files, wanted), sources[0].path)
+    numbers = {name: number for number, name in enumerate(names)}
     total, done = sum(len(file.images) for file in files), 0
     found = []
     for file in files:
         folders = _list_folders(file.source, images)
-        for number, entry in enumerate(file.images):
-            where = f"{file.source.path}: images[{number}]"
+        for entry in file.images:
+            where = f"{file.source.path}: images[{entry['number']}]"
             with faults:
-                found.append(_load_image(file, entry, names, folders, where, faults))
+                found.append(_load_image(file, entry, numbers, folders, where, faults))
             done += 1
             if progress:
                 progress(done, total)
@@ -137,78 +138,49 @@ def _list_objects(image: LabelledImage) -> list[Entry]:
 
 
 def _load_file(source: Source, faults: Faults) -> _File:
-    values = load_json(source.path, DatasetError, RIGHT_FILE)
-    if not isinstance(values, dict):
-        raise DatasetError("holds no COCO annotations", where=source.path, right=RIGHT_FILE)
-    images, annotations, categories = (
-        _parse_list(values, key, source.path) for key in ("images", "annotations", "categories")
-    )
+    images, annotations, categories = read_lists(source.path, faults)
     if not images:
         raise DatasetError("there are no images", where=f"{source.path}: images", right="leave this file out")
-    by_image: dict[int | str, list[tuple[str, Entry]]] = {}
+    by_image: dict[int | str, list[Annotation]] = {}
     kept: list[Entry] = []
-    for number, image in enumerate(images):
+    for image in images:
         with faults:
-            where = f"{source.path}: images[{number}]"
-            if (own := _parse_id(image, "id", where)) in by_image:
-                raise DatasetError(f"id {own!r} is taken", where=where, right="give each image an id of its own")
-            by_image[own] = []
-            kept.append({**image, "id": own})
+            if image["id"] in by_image:
+                where, right = f"{source.path}: images[{image['number']}]", "give each image an id of its own"
+                raise DatasetError(f"id {image['id']!r} is taken", where=where, right=right)
+            by_image[image["id"]] = []
+            kept.append(image)
     absent = 0
-    for number, annotation in enumerate(annotations):
-        with faults:
-            where = f"{source.path}: annotations[{number}]"
-            if (owner := _parse_id(annotation, "image_id", where)) in by_image:
-                by_image[owner].append((where, annotation))
-            else:
-                absent += 1
-    stated = (_read_id(one.get("category_id")) for rows in by_image.values() for _, one in rows)
+    for annotation in annotations:
+        if annotation.image_id in by_image:
+            by_image[annotation.image_id].append(annotation)
+        else:
+            absent += 1
+    stated = (read_id(one.category_id) for rows in by_image.values() for one in rows)
     used = {kind for kind in stated if kind is not None}
     return _File(source, _parse_categories(categories, used, f"{source.path}: categories"), kept, by_image, absent)
 
 
-def _parse_list(values: Entry, key: str, path: Path) -> list[Entry]:
-    entries = values.get(key)
-    if entries is None and key == "annotations" and key in values:
-        return []  # a split without objects
-    if not isinstance(entries, list):
-        raise DatasetError(f"holds no list of {key}", where=path, right=RIGHT_FILE)
-    for number, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise DatasetError("is no JSON object", where=f"{path}: {key}[{number}]", right="write {…}")
-    return entries
-
-
-def _parse_id(entry: Entry, key: str, where: str) -> int | str:
-    if (value := _read_id(entry.get(key))) is None:
-        raise DatasetError(f"{key} is {reprlib.repr(entry.get(key))}", where=where, right="write a whole number")
-    return value
-
-
-def _read_id(value: Any) -> int | str | None:
-    """Return an id, as a whole number if it is one in any spelling; None if it is no id."""
-    if isinstance(value, str):
-        text = value.strip()
-        return int(text) if text.isdecimal() else text or None
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
 def _parse_categories(entries: list[Entry], used: set[int | str], place: str) -> dict[int | str, str]:
     """Return the names by id; `used` are the ids that annotations have."""
-    parents = [(_read_id(entry.get("id")), str(entry.get("supercategory")).strip()) for entry in entries]
+    children: dict[str, list[int | str | None]] = {}
+    for entry in entries:
+        children.setdefault(str(entry.get("supercategory")).strip(), []).append(read_id(entry.get("id")))
     categories: dict[int | str, str] = {}
+    taken: set[str] = set()
     for number, entry in enumerate(entries):
-        where, own, name = f"{place}[{number}]", _read_id(entry.get("id")), entry.get("name")
+        where, own, name = f"{place}[{number}]", read_id(entry.get("id")), entry.get("name")
         if own is None or type(name) not in (str, int):
-            raise DatasetError(f"id {own!r} and name {name!r} make no category", where=where, right="write both")
+            what = f"id {reprlib.repr(own)} and name {reprlib.repr(name)} make no category"
+            raise DatasetError(what, where=where, right="write both")
         name = str(name).strip()
-        if own not in used and any(parent == name and other != own for other, parent in parents):
+        below = children.get(name, [])
+        if own not in used and len(below) > below.count(own):
             continue  # the root that Roboflow adds above the classes
-        if own in categories or name in categories.values():
+        if own in categories or name in taken:
             raise DatasetError(f"id {own} or name {name} is taken", where=where, right="give each category its own")
         categories[own] = name
+        taken.add(name)
     return categories
 
 
@@ -240,19 +212,23 @@ def _list_folders(source: Source, images: Path | None) -> list[Path]:
 
 
 def _load_image(
-    file: _File, entry: Entry, names: tuple[str, ...], folders: list[Path], where: str, faults: Faults
+    file: _File, entry: Entry, numbers: Mapping[str, int], folders: list[Path], where: str, faults: Faults
 ) -> LabelledImage:
     image, name = find_image(list_tails(entry.get("file_name"), where), folders, where)
     header = read_header(image)
     width, height = (_parse_side(entry, key, where) for key in ("width", "height"))
     canvas = find_canvas(header, (width, height), image, where)
     boxes, left_out = [], []
-    for place, annotation in file.annotations[entry["id"]]:
+    for annotation in file.annotations[entry["id"]]:
+        place = f"{file.source.path}: annotations[{annotation.number}]"
         with faults:
             kind = _parse_category(annotation, file.categories, place)
-            if kind in names:
-                flags = [_parse_flag(annotation, key, place) for key in ("iscrowd", "ignore")]
-                boxes.append(Box(names.index(kind), _parse_box(annotation, canvas, place), any(flags)))
+            if kind in numbers:
+                flags = [
+                    _parse_flag(annotation.iscrowd, "iscrowd", place),
+                    _parse_flag(annotation.ignore, "ignore", place),
+                ]
+                boxes.append(Box(numbers[kind], _parse_box(annotation, canvas, place), any(flags)))
             else:
                 left_out.append(kind)
     return make_image(image, name, file.source.split, header, boxes, canvas_px=canvas, left_out=left_out)
@@ -263,31 +239,32 @@ def _parse_side(entry: Entry, key: str, where: str) -> float | None:
     if value is None:
         return None
     if not is_number(value):
-        raise DatasetError(f"{key} is {value!r}", where=where, right="write a number of pixels")
+        raise DatasetError(f"{key} is {reprlib.repr(value)}", where=where, right="write a number of pixels")
     return float(value)
 
 
-def _parse_category(annotation: Entry, categories: dict[int | str, str], where: str) -> str:
-    own = _read_id(annotation.get("category_id"))
+def _parse_category(annotation: Annotation, categories: dict[int | str, str], where: str) -> str:
+    own = read_id(annotation.category_id)
     if own is None or own not in categories:
-        right = f"use one of {', '.join(map(str, categories))}" if categories else "add it to the categories"
+        more = ", …" if len(categories) > SHOWN else ""
+        shown = ", ".join(map(str, islice(categories, SHOWN)))
+        right = f"use one of {shown}{more}" if categories else "add it to the categories"
         raise DatasetError(f"there is no category {own!r}", where=where, right=right)
     return categories[own]
 
 
-def _parse_flag(annotation: Entry, key: str, where: str) -> bool:
-    value = annotation.get(key)
+def _parse_flag(value: Any, key: str, where: str) -> bool:
     value = 0 if value is None else int(value) if value in ("0", "1") else value
     if value not in (0, 1):
-        raise DatasetError(f"{key} is {value!r}", where=where, right="write 0 or 1")
+        raise DatasetError(f"{key} is {reprlib.repr(value)}", where=where, right="write 0 or 1")
     return bool(value)
 
 
-def _parse_box(annotation: Entry, canvas_px: tuple[int, int], where: str) -> tuple[float, float, float, float]:
+def _parse_box(annotation: Annotation, canvas_px: tuple[int, int], where: str) -> tuple[float, float, float, float]:
     """Return an annotation's x1, y1, x2, y2, from its bbox, or else from its segmentation."""
-    box = annotation.get("bbox") or None
-    if box is None and annotation.get("segmentation"):
-        box = list(measure_box(annotation["segmentation"], *canvas_px, where))
+    box = annotation.bbox
+    if box is None and annotation.segmentation:
+        box = list(measure_box(annotation.segmentation, *canvas_px, where))
     if box is None:
         raise DatasetError("there is neither a bbox nor a segmentation", where=where, right=RIGHT_BOX)
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):

@@ -14,6 +14,8 @@ from yolo_prune.errors import DatasetError
 
 RIGHT = "write polygons [[x1, y1, x2, y2, x3, y3, …], …], or run lengths {size: [height, width], counts: …}, or a bbox"
 
+MOST_OUTLINE_PX = 5_000_000
+"""Of a polygon, which takes 80 bytes of memory for each: the outline of a crowd over a photo of 12 megapixels has less."""
 _PACKED = re.compile(r"(?:[P-o]{0,6}[0-O])*")
 """Numbers have up to seven characters of five bits each; a sixth bit marks all but the last character of a number."""
 
@@ -53,7 +55,15 @@ def _parse_polygon(polygon: Any, width_px: int, height_px: int, where: str) -> l
             "a polygon of the segmentation is not three or more pairs of numbers", where=where, right=RIGHT
         )
     sides = (width_px, height_px) * (len(polygon) // 2)
-    return [float(min(max(value, -side), 2 * side)) for value, side in zip(polygon, sides, strict=True)]
+    clipped = [float(min(max(value, -side), 2 * side)) for value, side in zip(polygon, sides, strict=True)]
+    steps = (
+        max(abs(clipped[at] - clipped[at - 2]), abs(clipped[at + 1] - clipped[at - 1]))
+        for at in range(0, len(clipped), 2)
+    )
+    if sum(steps) > MOST_OUTLINE_PX:
+        what = f"a polygon of the segmentation is longer than {MOST_OUTLINE_PX:,} pixels"
+        raise DatasetError(what, where=where, right=RIGHT)
+    return clipped
 
 
 def _parse_runs(segmentation: Any, width_px: int, height_px: int, where: str) -> list[int]:

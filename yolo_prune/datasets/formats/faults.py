@@ -19,7 +19,9 @@ class Faults:
 
     skips: bool = False
     """Whether what is faulty is left out."""
-    found: list[DatasetError] = field(default_factory=list)
+    first: list[DatasetError] = field(default_factory=list)
+    """The first `SHOWN`."""
+    count: int = 0
 
     def __enter__(self) -> None:
         """Begin a block: a DatasetError that is raised in it is kept, and what follows the block goes on."""
@@ -30,7 +32,9 @@ class Faults:
         """End the block."""
         if not isinstance(error, DatasetError):
             return False
-        self.found.append(error)
+        self.count += 1
+        if len(self.first) < SHOWN:
+            self.first.append(error.with_traceback(None))
         return True
 
     def check(self, is_end: bool = True) -> None:
@@ -42,15 +46,15 @@ class Faults:
         Raises:
             DatasetError: there are some, and they are not to be left out.
         """
-        if not self.found or (self.skips and not is_end):
+        if not self.count or (self.skips and not is_end):
             return
-        if len(self.found) == 1 and not self.skips:
-            raise self.found[0]
-        for error in self.found[:SHOWN]:
+        if self.count == 1 and not self.skips:
+            raise self.first[0]
+        for error in self.first:
             warn(str(error))
-        more = f"; {len(self.found) - SHOWN} are not shown" if len(self.found) > SHOWN else ""
+        more = f"; {self.count - SHOWN} are not shown" if self.count > SHOWN else ""
         if not self.skips:
             right = "correct what is listed, or leave it out with --skip-bad"
-            verb = "is" if len(self.found) == 1 else "are"
-            raise DatasetError(f"there {verb} {pluralize(len(self.found), 'fault')}{more}", right=right)
-        warn(f"left out for {pluralize(len(self.found), 'fault')}{more}")
+            verb = "is" if self.count == 1 else "are"
+            raise DatasetError(f"there {verb} {pluralize(self.count, 'fault')}{more}", right=right)
+        warn(f"left out for {pluralize(self.count, 'fault')}{more}")

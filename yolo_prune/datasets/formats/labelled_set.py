@@ -18,7 +18,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from yolo_prune.datasets.data_file import SPLITS
+from yolo_prune.bounded import is_file
+from yolo_prune.datasets.class_names import list_names
+from yolo_prune.datasets.data_file import SPLITS, check_names
 from yolo_prune.datasets.images import Header
 from yolo_prune.datasets.labels import Objects
 from yolo_prune.errors import DatasetError
@@ -98,19 +100,23 @@ def choose_names(wanted: Sequence[str] | None, found: Iterable[str], where: Path
         DatasetError: a wanted name was not found, nothing was found, or a name cannot be written or is repeated.
     """
     known = tuple(found) if wanted is None else tuple(dict.fromkeys(found))
+    there = set(known)
     for name in wanted or ():
-        if name not in known:
-            right = f"use some of {', '.join(known)}" if known else "no box has a name there, so leave --names out"
+        if name not in there:
+            right = f"use some of {list_names(known)}" if known else "no box has a name there, so leave --names out"
             raise DatasetError(f"nothing is named {name}", where="--names", right=right)
     names = known if wanted is None else tuple(wanted)
     if not names:
         raise DatasetError("there are no classes", where=where, right="name a source with labelled objects")
-    for number, name in enumerate(names):
+    check_names(names, where)
+    seen: set[str] = set()
+    for name in names:
         if not name or not name.isprintable() or name != name.strip():
             right = "write a word that can be printed, without spaces around it"
             raise DatasetError(f"{name!r} is no class name", where=where, right=right)
-        if name in names[:number]:
+        if name in seen:
             raise DatasetError(f"two classes are named {name}", where=where, right="give each class its own name")
+        seen.add(name)
     return names
 
 
@@ -164,14 +170,6 @@ def find_image(names: Iterable[PurePosixPath], folders: Iterable[Path], where: s
 def find_parent(folder: Path) -> Path:
     """Return the parent of a folder; the folder may be `.`."""
     return Path(os.path.normpath(folder / ".."))
-
-
-def is_file(path: Path) -> bool:
-    """Return whether there is a file; False for a path that is too long or forbidden."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def find_canvas(header: Header, stated_px: StatedSize, image: Path, where: str) -> tuple[int, int]:

@@ -19,12 +19,13 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree as ET
 from xml.parsers import expat
 
+from yolo_prune.bounded import is_file, read_bytes, read_lines
 from yolo_prune.datasets.formats.faults import Faults
 from yolo_prune.datasets.formats.labelled_set import (
     PIXEL_DECIMALS,
@@ -38,7 +39,6 @@ from yolo_prune.datasets.formats.labelled_set import (
     find_canvas,
     find_image,
     find_parent,
-    is_file,
     list_tails,
     make_image,
     make_set,
@@ -49,6 +49,7 @@ from yolo_prune.datasets.images import read_header
 from yolo_prune.datasets.spec import SUFFIXES
 from yolo_prune.errors import DatasetError
 from yolo_prune.files import save_text
+from yolo_prune.limits import DEEPEST, LONGEST_PATH, MOST_LIST_BYTES, MOST_XML_BYTES, MOST_XML_ELEMENTS
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 RIGHT_FILE = "name VOC annotations, xml files that begin with <annotation>"
@@ -100,10 +101,11 @@ def load_voc(
     faults.check(is_end=False)
     objects = [one for file in files for one in file.objects if wanted is not None or not one.is_part]
     names = choose_names(wanted, sorted({one.name for one in objects}), sources[0].path)
+    numbers = {name: number for number, name in enumerate(names)}
     found = []
     for done, file in enumerate(files, 1):
         with faults:
-            found.append(_load_image(file, names, images, faults, takes_parts=wanted is not None))
+            found.append(_load_image(file, numbers, images, faults, takes_parts=wanted is not None))
         if progress:
             progress(done, len(files))
     faults.check()
@@ -156,20 +158,31 @@ def parse_xml(data: bytes, path: Path) -> ET.Element:
     Document types are rejected, because their entities can expand to fill the memory, or read files.
 
     Raises:
-        DatasetError: it is not xml, or has a document type (names the line).
+        DatasetError: it is not xml, has a document type, is nested too deep or holds too many elements (names the line).
     """
     builder, parser = ET.TreeBuilder(), expat.ParserCreate()
+    count = depth = 0
 
     def reject(*_: object) -> None:
         where = f"{path}:{parser.CurrentLineNumber}"
         raise DatasetError("has a document type, which is not allowed", where=where, right="remove <!DOCTYPE …>")
 
     def start(tag: str, _: dict[str, str]) -> None:
+        nonlocal count, depth
+        count, depth = count + 1, depth + 1
+        if depth > DEEPEST or count > MOST_XML_ELEMENTS:
+            what = "is nested too deep" if depth > DEEPEST else f"has more than {MOST_XML_ELEMENTS:,} elements"
+            raise DatasetError(what, where=f"{path}:{parser.CurrentLineNumber}", right=RIGHT_FILE)
         builder.start(tag, {"line": str(parser.CurrentLineNumber)})
+
+    def end(tag: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(tag)
 
     parser.StartDoctypeDeclHandler = reject
     parser.StartElementHandler = start
-    parser.EndElementHandler = builder.end
+    parser.EndElementHandler = end
     parser.CharacterDataHandler = builder.data
     try:
         parser.Parse(data, True)
@@ -224,11 +237,13 @@ def _read_list(path: Path) -> list[Path]:
         raise DatasetError("is not below a folder ImageSets", where=path, right=right)
     folder = Path(*parts[: len(parts) - 1 - parts[::-1].index("ImageSets")], "Annotations")
     try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [(number, line.split()) for number, line in read_lines(path, MOST_LIST_BYTES, LONGEST_PATH)]
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError("the list cannot be read", where=path, right="write an image's id per line") from error
+        reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        right = "write an image's id per line"
+        raise DatasetError(f"the list cannot be read{reason}", where=path, right=right) from error
     files: dict[Path, set[tuple[str, ...]]] = {}
-    for number, (own, *others) in ((number, words) for number, words in enumerate(lines, 1) if words):
+    for number, (own, *others) in ((number, words) for number, words in lines if words):
         where = f"{path}:{number}"
         xml = folder / f"{parse_name(own, where)}.xml"
         if tuple(others) in files.setdefault(xml, set()):
@@ -243,7 +258,7 @@ def _read_list(path: Path) -> list[Path]:
 
 def _load_file(path: Path, split: str) -> _File:
     try:
-        root = parse_xml(path.read_bytes(), path)
+        root = parse_xml(read_bytes(path, MOST_XML_BYTES), path)
     except OSError as error:
         raise DatasetError(f"cannot be read ({error.strerror})", where=path, right=RIGHT_FILE) from error
     if root.tag != "annotation":
@@ -305,7 +320,7 @@ def _parse_box(item: _Object) -> tuple[float, float, float, float]:
 
 
 def _load_image(
-    file: _File, names: tuple[str, ...], images: Path | None, faults: Faults, takes_parts: bool
+    file: _File, numbers: Mapping[str, int], images: Path | None, faults: Faults, takes_parts: bool
 ) -> LabelledImage:
     where, home = str(file.path), file.path.parent
     folders = [home, *([images] if images else []), home / "JPEGImages", find_parent(home) / "JPEGImages"]
@@ -320,8 +335,8 @@ def _load_image(
     boxes, left_out = [], []
     for one in file.objects:
         with faults:
-            if one.name in names and (takes_parts or not one.is_part):
-                boxes.append(Box(names.index(one.name), _parse_box(one), one.ignore))
+            if one.name in numbers and (takes_parts or not one.is_part):
+                boxes.append(Box(numbers[one.name], _parse_box(one), one.ignore))
             else:
                 left_out.append(one.name)
     return make_image(image, name, file.split, header, boxes, canvas_px=canvas, left_out=left_out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -48,11 +48,12 @@ def load_yolo(
             raise DatasetError(what, where=f"{spec.source}: names", right="choose names that both know with --names")
     found = specs[0].names if wanted is None else [name for spec in specs for name in spec.names]
     names = choose_names(wanted, found, paths[0])
+    numbers = {name: number for number, name in enumerate(names)}
     listed = [(spec, split, *pair) for spec in specs for split in spec.splits for pair in _name_samples(spec, split)]
     images = []
     for done, (spec, split, sample, name) in enumerate(listed, 1):
         with faults:
-            images.append(_load_image(spec, split, sample, name, names))
+            images.append(_load_image(spec, split, sample, name, numbers))
         if progress:
             progress(done, len(listed))
     faults.check()
@@ -108,16 +109,18 @@ def _restore_pixels(corners: NDArray[np.float64], header: Header) -> NDArray[np.
     return np.where(np.abs(corners * scale - whole) <= ROUNDING * scale, whole, corners * scale)
 
 
-def _load_image(spec: DataSpec, split: str, sample: Sample, name: PurePath, names: tuple[str, ...]) -> LabelledImage:
+def _load_image(
+    spec: DataSpec, split: str, sample: Sample, name: PurePath, numbers: Mapping[str, int]
+) -> LabelledImage:
     header = read_header(sample.image)
     rows = load_objects(sample, len(spec.names)).astype(np.float64)
     corners = np.concatenate((rows[:, 1:3] - rows[:, 3:5] / 2, rows[:, 1:3] + rows[:, 3:5] / 2), axis=1)
     edges = _restore_pixels(corners, header).tolist()
     owners = [spec.names[int(kind)] for kind in rows[:, 0]]
     boxes = [
-        Box(names.index(owner), tuple(edge), bool(ignore))
+        Box(numbers[owner], tuple(edge), bool(ignore))
         for owner, edge, ignore in zip(owners, edges, rows[:, 5], strict=True)
-        if owner in names
+        if owner in numbers
     ]
-    left_out = [owner for owner in owners if owner not in names]
+    left_out = [owner for owner in owners if owner not in numbers]
     return make_image(sample.image, name, split, header, boxes, left_out=left_out)

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from yolo_prune.bounded import read_text
 from yolo_prune.datasets.config import SyntheticConfig
 from yolo_prune.datasets.data_file import SPLITS
 from yolo_prune.datasets.labels import format_labels
@@ -26,7 +27,9 @@ from yolo_prune.datasets.spec import save_spec
 from yolo_prune.datasets.synthetic.scenes import make_scene
 from yolo_prune.errors import OutputError
 from yolo_prune.files import make_folder_atomically
+from yolo_prune.limits import MOST_YAML_BYTES
 from yolo_prune.threads import count_cores
+from yolo_prune.yaml_text import parse_plain_yaml
 
 CONFIG_FILE = "synthetic.yaml"
 
@@ -85,8 +88,8 @@ def _holds(out: Path, record: dict[str, int]) -> bool:
     if not where_config.is_file():
         raise OutputError("is not a folder of synthetic hands", where=out, right="name a new or empty folder")
     try:
-        found = yaml.safe_load(where_config.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
+        found = parse_plain_yaml(read_text(where_config, MOST_YAML_BYTES))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError):
         found = None
     if not isinstance(found, dict):
         raise OutputError("is no record of a data set", where=where_config, right="name a new or empty folder")

@@ -27,6 +27,7 @@ import yaml
 from scipy.io import loadmat
 
 from yolo_prune.arrays import Float64Array
+from yolo_prune.bounded import read_bytes
 from yolo_prune.datasets.data_file import SPLITS
 from yolo_prune.datasets.images import Header, read_header
 from yolo_prune.datasets.labels import Objects, save_objects
@@ -152,10 +153,11 @@ def load_corners(path: Path, where: str | None = None) -> Float64Array:
     """
     where = where or str(path)
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, _ANNOTATION_BYTES)
         _check_structure(content)
     except (OSError, ValueError, struct.error, zlib.error, RecursionError) as error:
-        raise DatasetError("is no readable MATLAB file", where=where, right=_RIGHT_ARCHIVE) from error
+        reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise DatasetError(f"is no readable MATLAB file{reason}", where=where, right=_RIGHT_ARCHIVE) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about variables other than boxes

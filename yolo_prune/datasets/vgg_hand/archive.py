@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
+from yolo_prune.bounded import open_plain
 from yolo_prune.errors import DatasetError
 
 MAX_BYTES = 4 << 30
@@ -99,7 +100,8 @@ class _Bounded(io.BufferedReader):
 
 def _open(archive: Path) -> BinaryIO:
     try:
-        return archive.open("rb")
+        with open_plain(archive):  # a pipe would be waited for
+            return archive.open("rb")
     except OSError as error:
         right = "name a .tar.gz file that can be read"
         raise DatasetError(f"cannot be read ({error.strerror})", where=archive, right=right) from error

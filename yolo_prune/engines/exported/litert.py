@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from yolo_prune.bounded import open_plain
 from yolo_prune.engines.exported.base import ExportedEngine
 from yolo_prune.engines.exported.layout import list_output_names
 from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.errors import CheckpointError
+from yolo_prune.limits import MOST_JSON_BYTES
 
 FACTS = f"{KEY}.json"
 """The name of the metadata in the archive at the end of a file."""
@@ -55,8 +58,9 @@ def read_litert_metadata(path: Path) -> Metadata:
         CheckpointError: the file says nothing of its inputs and outputs.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            text = archive.read(FACTS).decode()
-    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError):
+        with open_plain(path) as file, zipfile.ZipFile(file) as archive:
+            facts = archive.getinfo(FACTS)
+            text = archive.read(facts).decode() if facts.file_size <= MOST_JSON_BYTES else None
+    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, KeyError, UnicodeDecodeError):
         return parse_metadata(None, path)
     return parse_metadata(text, path)

@@ -96,7 +96,7 @@ def parse_metadata(text: str | None, path: Path) -> Metadata:
             version=str(values["version"]),
             nms=values.get("nms"),
         )
-    except (ValueError, KeyError, TypeError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"holds damaged metadata ({error})", where=path, right="export it again") from error
 
 

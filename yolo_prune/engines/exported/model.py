@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from yolo_prune.bounded import exists, open_plain
 from yolo_prune.engines.exported.executorch import ExecutorchEngine, read_executorch_metadata
 from yolo_prune.engines.exported.litert import LitertEngine, read_litert_metadata
 from yolo_prune.engines.exported.metadata import Metadata
@@ -121,6 +122,13 @@ def load_exported(path: Path) -> ExportedModel:
         ConfigError: the package that runs it is not installed.
         CheckpointError: there is no such file, or it cannot be read.
     """
-    if not path.exists():
-        raise CheckpointError("there is no such file", where=path, right="name a file that yoloprune export wrote")
-    return ExportedModel(path, find_runtime(path).read_metadata(path))
+    right = "name a file that yoloprune export wrote"
+    if not exists(path):
+        raise CheckpointError("there is no such file", where=path, right=right)
+    runtime = find_runtime(path)
+    try:
+        with open_plain(path):  # a pipe would be waited for
+            pass
+    except OSError as error:
+        raise CheckpointError(f"cannot be read ({error.strerror})", where=path, right=right) from error
+    return ExportedModel(path, runtime.read_metadata(path))

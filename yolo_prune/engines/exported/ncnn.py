@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolo_prune.bounded import read_text
 from yolo_prune.engines.exported.base import ExportedEngine
 from yolo_prune.engines.exported.layout import list_output_names
 from yolo_prune.engines.exported.metadata import Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.errors import CheckpointError
+from yolo_prune.limits import MOST_JSON_BYTES
 
 PARAM, WEIGHTS, FACTS = ".ncnn.param", ".ncnn.bin", ".ncnn.json"
 """Ends of the names of the three files: the layers, the weights, and what they expect and give."""
@@ -60,7 +62,7 @@ def read_ncnn_metadata(path: Path) -> Metadata:
     """
     facts = _find(path, FACTS)
     try:
-        return parse_metadata(facts.read_text(encoding="utf-8"), path)
+        return parse_metadata(read_text(facts, MOST_JSON_BYTES), path)
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"needs {facts.name} beside it", where=path, right="export it again") from error
 
