@@ -13,6 +13,7 @@ A config class is a dataclass made by `settings`; a field's type says what it ma
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from dataclasses import Field as DataclassField
@@ -339,6 +340,8 @@ def _explain(cls: type, error: ValidationError) -> ConfigError:
         what = f"{value:g} is out of range" if isinstance(value, float) else f"{value} is out of range"
     elif all(kind == "literal_error" for kind in kinds) and isinstance(value, str):
         what = f"unknown value {value}" if len(name) < 3 else f"unknown {name.replace('_', ' ')} {value}"
+    elif kinds[0] == "value_error":  # of a function that checks it, which says what is wrong
+        what = f"{reprlib.repr(str(value))} {mistakes[0]['ctx']['error']}"
     else:
         what = f"{value!r} is of the wrong type"
     return ConfigError(what, where=place, right=f"use {entry.range}")

@@ -253,7 +253,7 @@ def load_yaml(path: Path) -> Located:
         value = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("cannot be read", where=path, right="name a YAML file") from error
-    except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist is a ValueError
         mark = getattr(error, "problem_mark", None)
         where = path if mark is None else f"{path}:{mark.line + 1}"
         raise ConfigError(
@@ -269,3 +269,23 @@ def load_yaml(path: Path) -> Located:
 def parse_yaml(text: str) -> Any:
     """Parse one YAML value."""
     return yaml.load(text, _Loader)  # a SafeLoader
+
+
+LONGEST_PATH_BYTES, LONGEST_NAME_BYTES, MOST_NAMES = 4096, 255, 1000
+"""Of a path in Linux; of each name in it; and how many names a path in a file may have."""
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return a path with `~` replaced by the home folder; as in a shell, `~name` stays if there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises there
+
+
+def can_be_path(path: str | Path) -> bool:
+    """Return whether there can be a file with this path, whether or not there is one."""
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    names = encoded.split(b"/")
+    is_short = len(encoded) < LONGEST_PATH_BYTES and max(map(len, names)) <= LONGEST_NAME_BYTES
+    return b"\0" not in encoded and is_short and len(names) <= MOST_NAMES

@@ -117,6 +117,8 @@ def test_urls_of_no_server(scratch: Path, server: Server, monkeypatch: pytest.Mo
         (server.url("silent"), f"{server.url('silent')}: does not send within 0.2 s; check"),
         ("http://name.invalid/a.jpg", "http://name.invalid/a.jpg: the host is not known; check"),
         ("http://caf\u00e9.invalid/a.jpg", "http://café.invalid/a.jpg: the host is not known; check"),
+        ("http://a..b/a.jpg", "http://a..b/a.jpg: is no URL; name"),
+        (f"rtsp://{'a' * 64}.b/", f"rtsp://{'a' * 64}.b/: is no URL; name"),
         ("http:///a.jpg", "http:///a.jpg: is no URL; name"),
         ("http://[::1/a.jpg", "http://[::1/a.jpg: is no URL; name"),
         ("file:///a.mp4", "file:///a.mp4: file:// is not known; use http, https, rtsp, "),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from yolo_prune.benchmarking.latency import describe_environment
 from yolo_prune.benchmarking.layer_timing import LayerCase, list_cases, make_layer_timer
 from yolo_prune.console import report
 from yolo_prune.darknet.network import Network
+from yolo_prune.errors import ConfigError
 from yolo_prune.files import save_json
+from yolo_prune.records import load_record
 from yolo_prune.text_tables import pluralize
 
 SHARES = (0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)
@@ -37,6 +40,13 @@ class Grid:
     outputs: list[int]
     times_ms: list[list[float]]
     """A row for each width in, a column for each width out."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if widths do not rise, or times are not one for each pair of them."""
+        rises = all(one < other for widths in (self.inputs, self.outputs) for one, other in pairwise(widths))
+        is_whole = [len(row) for row in self.times_ms] == [len(self.outputs)] * len(self.inputs)
+        if not self.inputs or not self.outputs or not rises or not is_whole or not np.isfinite(self.times_ms).all():
+            raise ValueError("is no grid of times")
 
     def look_up(self, inputs: int, outputs: int) -> float:
         """Return the milliseconds at any width, by linear interpolation in both."""
@@ -139,11 +149,19 @@ def _find_path(engine: str, device: torch.device) -> Path:
     return Path(folder) / f"latency-{engine}-{name}.json"
 
 
+@dataclass
+class _Entry:
+    """What the file holds of a family."""
+
+    family: list[Any]
+    grid: Grid
+
+
 def _load(path: Path) -> dict[LayerCase, Grid]:
     try:
-        entries: Sequence[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        return {LayerCase(*entry["family"]): Grid(**entry["grid"]) for entry in entries}
-    except (OSError, ValueError, KeyError, TypeError):
+        entries = load_record(list[_Entry], path, ConfigError, "")
+        return {LayerCase(*entry.family): entry.grid for entry in entries}
+    except (ConfigError, TypeError):
         return {}  # not there yet, or of another version: it is measured again
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from yolo_prune.errors import DatasetError
+from yolo_prune.files import can_be_path, expand_home
 
 SPLITS = ("train", "val", "test")
 OTHER_NAMES = {"validation": "val", "valid": "val"}
@@ -88,7 +89,7 @@ def make_missing(key: str, path: Path) -> DatasetError:
 def _load_yaml(path: Path, needed: Sequence[str]) -> DataFile:
     try:
         values = yaml.safe_load(_read(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = path if mark is None else f"{path}:{mark.line + 1}"
         problem = getattr(error, "problem", None) or error
@@ -106,9 +107,9 @@ def _load_yaml(path: Path, needed: Sequence[str]) -> DataFile:
         if values.get(key) is None:
             raise make_missing(key, path)
     root = values.get("path") or "."
-    if not isinstance(root, str):
+    if not isinstance(root, str) or not can_be_path(root):
         raise DatasetError(f"{reprlib.repr(root)} is no path", where=f"{path}: path", right="name a folder")
-    place = Path(root).expanduser()
+    place = expand_home(root)
     return DataFile(path, values, _parse_names(values, path), (path.parent / place, place), tuple(notes))
 
 
@@ -127,6 +128,9 @@ def _load_darknet(path: Path, needed: Sequence[str]) -> DataFile:
     for key in (*needed, "names"):
         if key not in values:
             raise make_missing(key, path)
+        if not can_be_path(values[key]):
+            what = f"{reprlib.repr(values[key])} is no path"
+            raise DatasetError(what, where=f"{path}: {key}", right="name a file")
     folder = path.resolve().parent
     places = (Path(), path.parent, folder.parent)
     roots = tuple(place for place in places if (place / values["train"]).exists()) or places[1:]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from yolo_prune.datasets.remote import (
 )
 from yolo_prune.datasets.spec import SUFFIXES, find_files
 from yolo_prune.errors import DatasetError
+from yolo_prune.files import can_be_path, expand_home
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts"),
@@ -108,7 +110,9 @@ def find_source(word: str, scratch: Path) -> Source:
         return _find_url(word, scratch)
     if (number := find_camera(word)) is not None:
         return Source(word, videos=(Video(word, number, f"camera-{number}"),))
-    path = Path(word).expanduser()
+    if not can_be_path(word):
+        raise DatasetError(f"{reprlib.repr(word)} cannot be a path", where="SOURCE", right="name images or videos")
+    path = expand_home(word)
     if path.is_dir():
         return _sort(word, find_files(path, (*SUFFIXES, *VIDEO_SUFFIXES)), "holds no image or video")
     if has_magic(word) and not path.exists():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import yaml
 
 from yolo_prune.datasets.data_file import SPLITS, load_data_file, make_missing
 from yolo_prune.errors import DatasetError
-from yolo_prune.files import save_text
+from yolo_prune.files import can_be_path, expand_home, save_text
 
 SUFFIXES = (
     *(
@@ -240,9 +241,9 @@ def _measure_sample(sample: Sample) -> tuple[int | bytes | None, ...]:
 
 
 def _parse_path(value: Any, where: str) -> Path:
-    if not isinstance(value, str):
-        raise DatasetError(f"{value!r} is no path", where=where, right="name a folder or a .txt list")
-    return Path(value).expanduser()
+    if not isinstance(value, str) or not can_be_path(value):
+        raise DatasetError(f"{reprlib.repr(value)} is no path", where=where, right="name a folder or a .txt list")
+    return expand_home(value)
 
 
 def _find_missing(root: Path, value: Any, where: str) -> Path | None:
