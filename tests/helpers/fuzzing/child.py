@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import resource
@@ -49,6 +50,7 @@ def work(task: Task, folder: Path, base: Path, told: BinaryIO) -> NoReturn:
         log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        faulthandler.enable(log)  # a crash says where
         room = _read_status("VmData") + ROOM_BYTES
         resource.setrlimit(
             resource.RLIMIT_DATA, (room, room)
