@@ -212,6 +212,10 @@ def measure_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+_WRONG_TAGS = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What PyYAML raises for a value that is not of its tag, such as a date that does not exist, or nested too deep."""
+
+
 class Located(dict[Any, Any]):
     """A mapping with the line number of each key in its file."""
 
@@ -253,7 +257,7 @@ def load_yaml(path: Path) -> Located:
         value = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("cannot be read", where=path, right="name a YAML file") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist is a ValueError
+    except (yaml.YAMLError, *_WRONG_TAGS) as error:
         mark = getattr(error, "problem_mark", None)
         where = path if mark is None else f"{path}:{mark.line + 1}"
         raise ConfigError(

@@ -103,5 +103,5 @@ def set_by_path(given: Given, text: str) -> None:
 def _read(text: str) -> Any:
     try:
         return parse_yaml(text)
-    except (yaml.YAMLError, ValueError, RecursionError):  # a date that does not exist is a ValueError
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # a wrong tag
         return text

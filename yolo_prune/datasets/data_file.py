@@ -89,7 +89,7 @@ def make_missing(key: str, path: Path) -> DatasetError:
 def _load_yaml(path: Path, needed: Sequence[str]) -> DataFile:
     try:
         values = yaml.safe_load(_read(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = path if mark is None else f"{path}:{mark.line + 1}"
         problem = getattr(error, "problem", None) or error
@@ -163,7 +163,10 @@ def _read(path: Path) -> str:
 def _parse_names(values: Mapping[Any, Any], path: Path) -> tuple[str, ...]:
     where, names = f"{path}: names", values["names"]
     if isinstance(names, dict):
-        numbered = {int(key) if isinstance(key, str) and key.isdecimal() else key: name for key, name in names.items()}
+        numbered = {
+            int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 10 else key: name
+            for key, name in names.items()
+        }
         if set(numbered) != set(range(len(names))):
             raise DatasetError(
                 f"the classes are {reprlib.repr(list(names))}",

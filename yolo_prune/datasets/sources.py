@@ -108,10 +108,10 @@ def find_source(word: str, scratch: Path) -> Source:
     """
     if is_url(word):
         return _find_url(word, scratch)
-    if (number := find_camera(word)) is not None:
-        return Source(word, videos=(Video(word, number, f"camera-{number}"),))
     if not can_be_path(word):
         raise DatasetError(f"{reprlib.repr(word)} cannot be a path", where="SOURCE", right="name images or videos")
+    if (number := find_camera(word)) is not None:
+        return Source(word, videos=(Video(word, number, f"camera-{number}"),))
     path = expand_home(word)
     if path.is_dir():
         return _sort(word, find_files(path, (*SUFFIXES, *VIDEO_SUFFIXES)), "holds no image or video")
@@ -125,9 +125,9 @@ def find_source(word: str, scratch: Path) -> Source:
 
 def find_camera(word: str) -> int | None:
     """Return the number of the camera that a word names, such as `0` or `/dev/video0`; None if it names none."""
-    if word.isdecimal() and word.isascii():
+    if re.fullmatch(r"[0-9]{1,9}", word):
         return int(word)
-    device = re.fullmatch(r"/dev/video(\d+)", os.path.realpath(word) if word.startswith("/dev/") else word)
+    device = re.fullmatch(r"/dev/video([0-9]{1,9})", os.path.realpath(word) if word.startswith("/dev/") else word)
     return int(device[1]) if device else None
 
 
