@@ -22,6 +22,8 @@ from yolo_prune.errors import ConfigError, OutputError, YoloPruneError
 
 PACKAGES = (".mlpackage",)
 """Ends of the names of folders that count as files."""
+LONGEST_PATH_BYTES, LONGEST_NAME_BYTES, MOST_NAMES = 4096, 255, 1000
+"""Of a path in Linux; of each name in it; and how many names a path in a file may have."""
 CLOCK_SLACK_S = 2.0
 """By so much the start of a process may be told too late: the time of the last boot is told in whole seconds."""
 
@@ -116,6 +118,22 @@ def check_replaceable(
         more = "" if len(taken) == 1 else f", as would {', '.join(map(str, taken[1:]))}"
         right = "name another --out, or replace with --force"
         raise OutputError(f"is there already, and would be replaced{more}", where=taken[0], right=right)
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return a path with `~` replaced by the home folder; as in a shell, `~name` stays if there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises there
+
+
+def can_be_path(path: str | Path) -> bool:
+    """Return whether there can be a file with this path, whether or not there is one."""
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    names = encoded.split(b"/")
+    is_short = len(encoded) < LONGEST_PATH_BYTES and max(map(len, names)) <= LONGEST_NAME_BYTES
+    return b"\0" not in encoded and is_short and len(names) <= MOST_NAMES
 
 
 def name_scrap(path: Path) -> Path:
@@ -273,23 +291,3 @@ def load_yaml(path: Path) -> Located:
 def parse_yaml(text: str) -> Any:
     """Parse one YAML value."""
     return yaml.load(text, _Loader)  # a SafeLoader
-
-
-LONGEST_PATH_BYTES, LONGEST_NAME_BYTES, MOST_NAMES = 4096, 255, 1000
-"""Of a path in Linux; of each name in it; and how many names a path in a file may have."""
-
-
-def expand_home(path: str | Path) -> Path:
-    """Return a path with `~` replaced by the home folder; as in a shell, `~name` stays if there is no such user."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises there
-
-
-def can_be_path(path: str | Path) -> bool:
-    """Return whether there can be a file with this path, whether or not there is one."""
-    try:
-        encoded = os.fsencode(path)
-    except UnicodeEncodeError:
-        return False
-    names = encoded.split(b"/")
-    is_short = len(encoded) < LONGEST_PATH_BYTES and max(map(len, names)) <= LONGEST_NAME_BYTES
-    return b"\0" not in encoded and is_short and len(names) <= MOST_NAMES

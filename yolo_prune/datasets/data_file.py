@@ -163,10 +163,7 @@ def _read(path: Path) -> str:
 def _parse_names(values: Mapping[Any, Any], path: Path) -> tuple[str, ...]:
     where, names = f"{path}: names", values["names"]
     if isinstance(names, dict):
-        numbered = {
-            int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 10 else key: name
-            for key, name in names.items()
-        }
+        numbered = {int(key) if isinstance(key, str) and key.isdecimal() else key: name for key, name in names.items()}
         if set(numbered) != set(range(len(names))):
             raise DatasetError(
                 f"the classes are {reprlib.repr(list(names))}",

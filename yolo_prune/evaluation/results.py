@@ -6,6 +6,7 @@ Ids of images and classes are numbers from an annotations file, or else the imag
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolo_prune.datasets.class_names import is_unnamed
-from yolo_prune.datasets.formats.coco_masks import is_number
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
 from yolo_prune.evaluation.detections import Detections, make_detections
@@ -81,7 +81,7 @@ def _parse_result(row: Any, where: str) -> tuple[ImageId, Entry]:
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"is no detection ({json.dumps(row)[:120]})", where=where, right=RIGHT_RESULT) from error
     numbers = (x, y, width, height, score)
-    if not all(map(is_number, numbers)):
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
         raise DatasetError(f"bbox {row['bbox']} or score {score!r} is not finite", where=where, right=RIGHT_RESULT)
     if width < 0 or height < 0:
         raise DatasetError(f"bbox {row['bbox']} has a negative side", where=where, right=RIGHT_RESULT)

@@ -41,8 +41,6 @@ from yolo_prune.text_tables import pluralize
 
 Entry = dict[str, Any]
 
-LONGEST_ID = 100
-"""Digits."""
 RIGHT_FILE = "name a COCO annotations file, with images, annotations and categories"
 RIGHT_BOX = "write bbox: [x, y, width, height], four finite numbers in pixels, or a segmentation"
 
@@ -191,7 +189,7 @@ def _read_id(value: Any) -> int | str | None:
     """Return an id, as a whole number if it is one in any spelling; None if it is no id."""
     if isinstance(value, str):
         text = value.strip()
-        return int(text) if text.isdecimal() and len(text) < LONGEST_ID else text or None
+        return int(text) if text.isdecimal() else text or None
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
