@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from damage import corrupt
-from exporting import check, formats, make_checkpoint
+from exporting import check, formats, make_checkpoint, skip_without_packages
 from networks import make_small_network
 from paths import ROOT
 
@@ -22,6 +22,8 @@ from yolo_prune.engines.exported.base import ExportedEngine
 from yolo_prune.engines.exported.layout import split_outputs
 from yolo_prune.engines.exported.metadata import INPUT, KEY, Metadata, parse_metadata
 from yolo_prune.engines.exported.model import load_exported
+from yolo_prune.engines.exported.ncnn import FACTS as FACTS_OF_NCNN
+from yolo_prune.engines.exported.ncnn import PARAM, WEIGHTS, NcnnEngine, format_facts
 from yolo_prune.errors import CheckpointError, ConfigError, OutputError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.export.config import ExportConfig
@@ -181,6 +183,18 @@ def test_a_class_that_is_none_is_named(kind: float) -> None:
     rows = torch.tensor([[[0, 0, 1, 1, 0.5, kind]]])
     with pytest.raises(CheckpointError, match="finds classes that are none of its 2"):
         split_outputs([rows], replace(FACTS, nms={"iou": 0.5}), "a.onnx")
+
+
+@pytest.mark.parametrize("suffix", [PARAM, WEIGHTS])
+def test_damaged_files_of_ncnn_are_named(tmp_path: Path, suffix: str) -> None:
+    """It would crash: it trusts the numbers in them."""
+    skip_without_packages("ncnn")
+    parts = {PARAM: b"7767517\n0 0\n", WEIGHTS: b"abc"}
+    for name, content in {**parts, FACTS_OF_NCNN: format_facts(FACTS, parts)}.items():
+        (tmp_path / f"a{name}").write_bytes(content)
+    (tmp_path / f"a{suffix}").write_bytes(parts[suffix] + b"1")
+    with pytest.raises(CheckpointError, match=rf"a{suffix}: is damaged: it is not what was exported; export it again"):
+        NcnnEngine(tmp_path / f"a{PARAM}")
 
 
 class Broken(ExportedEngine):

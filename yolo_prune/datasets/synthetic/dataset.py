@@ -86,7 +86,7 @@ def _holds(out: Path, record: dict[str, int]) -> bool:
         raise OutputError("is not a folder of synthetic hands", where=out, right="name a new or empty folder")
     try:
         found = yaml.safe_load(where_config.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise OutputError("is no record of a data set", where=where_config, right="name a new or empty folder")
