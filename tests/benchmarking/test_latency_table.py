@@ -175,3 +175,11 @@ def test_a_table_that_holds_no_grid_is_measured_again(tmp_path: Path, grid: dict
     assert [one.look_up(8, 8) for one in latency_table._load(path).values()] == [0.1]
     path.write_text(json.dumps([entry, {**entry, "grid": grid}]))
     assert latency_table._load(path) == {}
+
+
+def test_without_a_home_folder_it_is_measured_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CACHE)
+    monkeypatch.setenv("HOME", "~nobody-of-this-name")
+    network = make_mixed()
+    make_pretended(network, monkeypatch)
+    assert measure_table(network, "folded", CPU).grids.keys() == measure_table(network, "folded", CPU).grids.keys()

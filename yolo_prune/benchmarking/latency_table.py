@@ -96,7 +96,7 @@ def measure_table(network: Network, engine: str, device: torch.device) -> Latenc
         ConfigError: layers cannot be timed in the engine, or its package is not installed.
     """
     path = _find_path(engine, device)
-    stored = _load(path)
+    stored = {} if path is None else _load(path)
     widest: dict[LayerCase, tuple[int, int]] = {}
     for _, case in list_cases(network):
         inputs, outputs = widest.get(case.family, (0, 0))
@@ -111,7 +111,8 @@ def measure_table(network: Network, engine: str, device: torch.device) -> Latenc
         timer = make_layer_timer(engine, device)
         for family, (inputs, outputs) in missing.items():
             stored[family] = _measure_grid(family, inputs, outputs, timer)
-        _save(path, stored)
+        if path is not None:
+            _save(path, stored)
     return LatencyTable({family: stored[family] for family in widest})
 
 
@@ -139,13 +140,16 @@ def _covers(grid: Grid, widths: tuple[int, int]) -> bool:
     )
 
 
-def _find_path(engine: str, device: torch.device) -> Path:
-    """Return where the table of an engine, its version, the device and the number of threads is stored."""
+def _find_path(engine: str, device: torch.device) -> Path | None:
+    """Return where the table of an engine, its version, the device and the number of threads is stored, if anywhere."""
     version = torch.__version__ if engine in ("folded", "cudagraph") else import_module(engine).__version__
     environment = describe_environment(device, engine)
     facts = [version, *(str(environment[key]) for key in ("device", "threads", "engine"))]
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    folder = os.environ.get(CACHE) or Path.home() / ".cache/yolo_prune"
+    try:
+        folder = os.environ.get(CACHE) or Path.home() / ".cache/yolo_prune"
+    except RuntimeError:  # there is no home folder: it is measured each time
+        return None
     return Path(folder) / f"latency-{engine}-{name}.json"
 
 

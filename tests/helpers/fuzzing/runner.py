@@ -28,8 +28,8 @@ LONGEST_S, MOST_BYTES = 20.0, 2 << 30
 GRAMMAR_TURN = 3
 """Every so many batches one is drawn from the grammar, where a target has one."""
 KEPT_OF_A_KIND = 3
-MAKING, SLACK_S = 10.0, 5.0
-"""A child may take so many times the limit of a case to make one; and so long more for what it does around a case."""
+MAKING, SOUND, SLACK_S = 10.0, 10.0, 5.0
+"""A child may take so many times the limit of a case to make one, and for a sound one, whose calls are recorded; and so long more."""
 
 
 @dataclass(frozen=True)
@@ -129,16 +129,17 @@ class Runner:
 
     def _watch(self, task: Task, pid: int, told: BinaryIO, folder: Path, tally: Tally) -> int:
         index, started = None, 0.0
+        patience = 1.0 if task.readers is None else SOUND
         self._wait(MAKING)
         for line in _read_lines(told, lambda: self._deadline_s):
             if "done" in line:
                 return sys.maxsize
             if "begun" in line:
                 index, started = line["begun"], time.monotonic()
-                self._wait(1)
+                self._wait(patience)
                 continue
             assert index is not None
-            self._count(task.target, line, folder / f"{index}.json", tally)
+            self._count(task.target, line, folder / f"{index}.json", tally, patience)
             index = None
             self._wait(MAKING)
         what = "hang" if time.monotonic() >= self._deadline_s else _describe_end(pid)
@@ -152,17 +153,17 @@ class Runner:
             "bytes": 0,
             "code": -1,
         }
-        self._count(task.target, facts, folder / f"{index}.json", tally)
+        self._count(task.target, facts, folder / f"{index}.json", tally, patience)
         return int(index) + 1
 
     def _wait(self, share: float) -> None:
         """Set the time after which a child that has not told anything hangs."""
         self._deadline_s = time.monotonic() + share * self.limits.seconds + SLACK_S
 
-    def _count(self, target: Target, found: dict[str, Any], case: Path, tally: Tally) -> None:
+    def _count(self, target: Target, found: dict[str, Any], case: Path, tally: Tally, patience: float) -> None:
         self.reached |= set(found.get("called", ()))
         failure = found["failure"]
-        if not failure and found["seconds"] > self.limits.seconds:
+        if not failure and found["seconds"] > self.limits.seconds * patience:
             failure = f"slow {found['seconds']:.0f} s"
         if not failure and found["bytes"] > self.limits.most_bytes:
             failure = f"memory {found['bytes'] / 1e6:.0f} MB"
