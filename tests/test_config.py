@@ -89,6 +89,14 @@ def test_a_wrong_setting_is_named(values: dict[Any, Any], said: str) -> None:
     assert str(caught.value).startswith(said)
 
 
+@pytest.mark.parametrize("value", ["x" * 70_000, 10**3000, ["x" * 70_000] * 9, {"x" * 70_000: 1}])
+@pytest.mark.parametrize("key", ["criterion", "seed", "data", "training", "x" * 9])
+def test_an_error_shows_a_part_of_a_long_value(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_config(PruneConfig(), {key: value}, "a.yaml")
+    assert len(str(error.value)) < 1000
+
+
 def test_a_value_out_of_range_is_named_by_the_config_itself() -> None:
     with pytest.raises(ConfigError, match=r"^a.yaml: ratio: 1 is out of range; use a number from 0 to below 1$"):
         parse_config(PlanConfig(), {"ratio": 1}, "a.yaml")

@@ -13,6 +13,7 @@ A config class is a dataclass made by `settings`; a field's type says what it ma
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from dataclasses import Field as DataclassField
@@ -35,6 +36,10 @@ C = TypeVar("C")
 RUN = "Run"
 """Heading in --help of what is the same for many commands."""
 LARGEST_SEED = 2**63 - 1
+LONGEST_VALUE = 60
+"""Characters of a wrong value that an error shows."""
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_VALUE
 
 
 @dataclass(frozen=True)
@@ -217,7 +222,9 @@ def _parse(base: C, values: Mapping[str, Any], where: str | Path, prefix: str) -
         place = _locate(where, values, key)
         key = renamed.get(key, key)
         if key not in entries:
-            raise ConfigError(f"unknown key {prefix}{key}", where=place, right=_suggest(str(key), type(base), prefix))
+            raise ConfigError(
+                f"unknown key {prefix}{_cut(str(key))}", where=place, right=_suggest(str(key), type(base), prefix)
+            )
         if key in changes:
             right = f"keep one of {prefix}{key} and {prefix}{entries[key].setting.was}, its older name"
             raise ConfigError(f"{prefix}{key} is given twice", where=place, right=right)
@@ -226,7 +233,7 @@ def _parse(base: C, values: Mapping[str, Any], where: str | Path, prefix: str) -
             value = _parse(entry.kind() if present is None else present, value, where, f"{prefix}{key}.")
         elif entry.is_nested and value is not None:
             right = "write key: value lines below it"
-            raise ConfigError(f"{value!r} is no mapping", where=f"{place}: {prefix}{key}", right=right)
+            raise ConfigError(f"{_SHORT.repr(value)} is no mapping", where=f"{place}: {prefix}{key}", right=right)
         changes[key] = value
     try:
         return replace(base, **changes)  # type: ignore[type-var]  # C is always a dataclass
@@ -319,6 +326,10 @@ def _unwrap(hint: Any, metadata: list[Any]) -> Any:
     return hint
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+
+
 def _explain(cls: type, error: ValidationError) -> ConfigError:
     """Return the first mistake as one line in our words."""
     found = error.errors(include_url=False)
@@ -336,9 +347,11 @@ def _explain(cls: type, error: ValidationError) -> ConfigError:
     )
     value, kinds = mistakes[0]["input"], [one["type"] for one in mistakes]
     if any(kind.startswith(("greater", "less", "finite")) for kind in kinds):
-        what = f"{value:g} is out of range" if isinstance(value, float) else f"{value} is out of range"
+        what = f"{value:g} is out of range" if isinstance(value, float) else f"{_SHORT.repr(value)} is out of range"
     elif all(kind == "literal_error" for kind in kinds) and isinstance(value, str):
-        what = f"unknown value {value}" if len(name) < 3 else f"unknown {name.replace('_', ' ')} {value}"
+        what = f"unknown value {_cut(value)}" if len(name) < 3 else f"unknown {name.replace('_', ' ')} {_cut(value)}"
+    elif kinds[0] == "value_error":  # of a function that checks it, which says what is wrong
+        what = f"{_SHORT.repr(str(value))} {mistakes[0]['ctx']['error']}"
     else:
-        what = f"{value!r} is of the wrong type"
+        what = f"{_SHORT.repr(value)} is of the wrong type"
     return ConfigError(what, where=place, right=f"use {entry.range}")

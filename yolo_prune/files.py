@@ -24,6 +24,8 @@ from yolo_prune.yaml_text import Located, parse_yaml
 
 PACKAGES = (".mlpackage",)
 """Ends of the names of folders that count as files."""
+LONGEST_PATH_BYTES, LONGEST_NAME_BYTES, MOST_NAMES = 4096, 255, 1000
+"""Of a path in Linux; of each name in it; and how many names a path in a file may have."""
 CLOCK_SLACK_S = 2.0
 """By so much the start of a process may be told too late: the time of the last boot is told in whole seconds."""
 
@@ -122,6 +124,22 @@ def check_replaceable(
         more = "" if len(taken) == 1 else f", as would {', '.join(map(str, taken[1:]))}"
         right = f"name another {option}, or replace with --force"
         raise OutputError(f"is there already, and would be replaced{more}", where=taken[0], right=right)
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return a path with `~` replaced by the home folder; as in a shell, `~name` stays if there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises there
+
+
+def can_be_path(path: str | Path) -> bool:
+    """Return whether there can be a file with this path, whether or not there is one."""
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    names = encoded.split(b"/")
+    is_short = len(encoded) < LONGEST_PATH_BYTES and max(map(len, names)) <= LONGEST_NAME_BYTES
+    return b"\0" not in encoded and is_short and len(names) <= MOST_NAMES
 
 
 def name_scrap(path: Path) -> Path:

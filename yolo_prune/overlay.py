@@ -104,5 +104,5 @@ def set_by_path(given: Given, text: str) -> None:
 def _read(text: str) -> Any:
     try:
         return parse_yaml(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # a wrong tag
         return text

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from yolo_prune.errors import YoloPruneError
-from yolo_prune.files import load_json
+from yolo_prune.files import can_be_path, load_json
 from yolo_prune.limits import MOST_JSON_BYTES, is_bounded
 
 R = TypeVar("R")
@@ -24,12 +24,10 @@ TENSORS = ConfigDict(arbitrary_types_allowed=True)
 """The `__pydantic_config__` of a structure that holds tensors."""
 LONGEST = 60
 """Characters of a wrong value that an error shows."""
-LONGEST_NAME_BYTES = 255
 
 
 def _check_path(text: str) -> str:
-    names = text.encode(errors="surrogatepass").split(b"/")
-    if b"\0" in text.encode(errors="surrogatepass") or max(map(len, names)) > LONGEST_NAME_BYTES or len(names) > 1000:
+    if not can_be_path(text):
         raise ValueError("cannot be a path")
     return text
 

@@ -9,9 +9,17 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Pl
 
 from yolo_prune.config import LARGEST_SEED, RUN, Setting
 from yolo_prune.errors import ConfigError
+from yolo_prune.files import can_be_path, expand_home
 from yolo_prune.image_size import STRIDE_PX, AnySize, ImageSize, parse_size
 
-PathSetting = Annotated[Path, Field(strict=False), AfterValidator(Path.expanduser)]
+
+def _make_path(path: Path) -> Path:
+    if not can_be_path(path):
+        raise ValueError("cannot be a path")
+    return expand_home(path)
+
+
+PathSetting = Annotated[Path, Field(strict=False), AfterValidator(_make_path)]
 """A path, `~` for the home folder."""
 TableEngine: TypeAlias = Literal["folded", "cudagraph", "onnxruntime", "openvino"]
 """Engines whose layers can be timed one by one."""

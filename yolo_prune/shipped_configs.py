@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from yolo_prune.errors import ConfigError
-from yolo_prune.files import open_atomically
+from yolo_prune.files import can_be_path, open_atomically
 from yolo_prune.shared_settings import PathSetting
 
 _HERE = Path(__file__).resolve()
@@ -64,7 +64,7 @@ def copy_config(name: str, folder: Path) -> Path:
 
 
 def _find(path: Path, suffix: str) -> Path:
-    if path.exists() or path.parent != Path():
+    if not can_be_path(path) or path.exists() or path.parent != Path():
         return path
     shipped = FOLDER / (path.name if path.suffix == suffix else f"{path.name}{suffix}")
     return shipped if shipped.is_file() else path

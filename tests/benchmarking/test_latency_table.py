@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,3 +153,33 @@ def test_a_depthwise_layer_keeps_a_group_for_each_channel() -> None:
 def test_other_engines_have_no_table() -> None:
     with pytest.raises(ConfigError, match="engine: layers cannot be timed in ncnn; use one of folded"):
         make_layer_timer("ncnn", CPU)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"inputs": [8], "outputs": [8, 16], "times_ms": [[0.1]]},
+        {"inputs": [8, 16], "outputs": [8], "times_ms": [[0.1]]},
+        {"inputs": [16, 8], "outputs": [8], "times_ms": [[0.1], [0.2]]},
+        {"inputs": ["8"], "outputs": [8], "times_ms": [[0.1]]},
+        {"inputs": [8], "outputs": [8], "times_ms": [["fast"]]},
+        {"inputs": [8], "outputs": [8], "times_ms": "fast"},
+        {"inputs": [], "outputs": [], "times_ms": []},
+        {"inputs": [8], "outputs": [8], "times_ms": [[float("nan")]]},
+    ],
+)
+def test_a_table_that_holds_no_grid_is_measured_again(tmp_path: Path, grid: dict[str, object]) -> None:
+    path, sound = tmp_path / "a.json", {"inputs": [8], "outputs": [8], "times_ms": [[0.1]]}
+    entry = {"family": ["conv", 8, 8, 4, 4, 3], "grid": sound}
+    path.write_text(json.dumps([entry]))
+    assert [one.look_up(8, 8) for one in latency_table._load(path).values()] == [0.1]
+    path.write_text(json.dumps([entry, {**entry, "grid": grid}]))
+    assert latency_table._load(path) == {}
+
+
+def test_without_a_home_folder_it_is_measured_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CACHE)
+    monkeypatch.setenv("HOME", "~nobody-of-this-name")
+    network = make_mixed()
+    make_pretended(network, monkeypatch)
+    assert measure_table(network, "folded", CPU).grids.keys() == measure_table(network, "folded", CPU).grids.keys()

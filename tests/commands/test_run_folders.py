@@ -285,12 +285,12 @@ def test_an_argument_is_taken_as_it_is() -> None:
 
 
 def test_a_dash_reads_one_line_of_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("runs/a b/best.pt\nmore\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"runs/a b/best.pt\nmore\n")))
     assert resolve_checkpoint(Path("-"), "train") == Path("runs/a b/best.pt")
 
 
 @pytest.mark.parametrize("text", ["", "\n", "  \n"])
 def test_an_empty_stdin_names_nothing(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     with pytest.raises(ConfigError, match=r"^-: stdin names no checkpoint; pipe a command in"):
         resolve_checkpoint(Path("-"), "train")

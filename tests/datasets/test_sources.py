@@ -13,7 +13,7 @@ from videos import Server, draw_frame, serve, write_video
 
 from yolo_prune.datasets import remote
 from yolo_prune.datasets.images import read_image
-from yolo_prune.datasets.sources import Source, find_source, list_words, make_video
+from yolo_prune.datasets.sources import Source, find_camera, find_source, list_words, make_video
 from yolo_prune.errors import DatasetError
 
 
@@ -78,6 +78,11 @@ def test_cameras(scratch: Path, workplace: Path) -> None:
     for word, number in (("0", 0), ("12", 12), ("1", 1), ("/dev/video3", 3)):
         (video,) = find_source(word, scratch).videos
         assert (video.place, video.stem, video.is_camera) == (number, f"camera-{number}", True)
+    for word in ("9" * 20, "9" * 5000, "/dev/video" + "9" * 20):
+        assert find_camera(word) is None
+    for word in ("9" * 5000, "/dev/a\0"):
+        with pytest.raises(DatasetError, match=r"^SOURCE: .{1,40} cannot be a path"):
+            find_source(word, scratch)
     cv2.imwrite("1/a.png", draw_frame(0))
     assert list_names(find_source("./1", scratch)) == ["1/a.png"]
 
@@ -117,6 +122,8 @@ def test_urls_of_no_server(scratch: Path, server: Server, monkeypatch: pytest.Mo
         (server.url("silent"), f"{server.url('silent')}: does not send within 0.2 s; check"),
         ("http://name.invalid/a.jpg", "http://name.invalid/a.jpg: the host is not known; check"),
         ("http://caf\u00e9.invalid/a.jpg", "http://café.invalid/a.jpg: the host is not known; check"),
+        ("http://a..b/a.jpg", "http://a..b/a.jpg: is no URL; name"),
+        (f"rtsp://{'a' * 64}.b/", f"rtsp://{'a' * 64}.b/: is no URL; name"),
         ("http:///a.jpg", "http:///a.jpg: is no URL; name"),
         ("http://[::1/a.jpg", "http://[::1/a.jpg: is no URL; name"),
         ("file:///a.mp4", "file:///a.mp4: file:// is not known; use http, https, rtsp, "),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,14 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exporting import check, formats, make_checkpoint
+import torch
+from damage import corrupt
+from exporting import check, formats, make_checkpoint, skip_without_packages
 from networks import make_small_network
 from paths import ROOT
 
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.layers import AvgPool, Conv, Gate, Layer, MaxPool, Reorg, Shortcut
-from yolo_prune.engines.exported.metadata import INPUT, KEY, parse_metadata
+from yolo_prune.engines.exported.base import ExportedEngine
+from yolo_prune.engines.exported.layout import split_outputs
+from yolo_prune.engines.exported.metadata import INPUT, KEY, Metadata, parse_metadata
 from yolo_prune.engines.exported.model import load_exported
+from yolo_prune.engines.exported.ncnn import FACTS as FACTS_OF_NCNN
+from yolo_prune.engines.exported.ncnn import PARAM, WEIGHTS, NcnnEngine, format_facts
 from yolo_prune.errors import CheckpointError, ConfigError, OutputError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.export.config import ExportConfig
@@ -120,8 +127,88 @@ def test_a_file_says_how_to_use_it(tmp_path: Path, format: str) -> None:
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"names": 3}', "not json"])
 def test_damaged_metadata_is_named(text: str | None) -> None:
-    with pytest.raises(CheckpointError, match=r"^a\.onnx: (holds damaged metadata|does not say what)"):
+    with pytest.raises(CheckpointError, match=r"^a\.onnx: (metadata: |does not say what)"):
         parse_metadata(text, Path("a.onnx"))
+
+
+FACTS = Metadata(
+    names=("a", "b"),
+    img_size=ImageSize(64, 64),
+    layout="yoloprune",
+    precision="fp32",
+    dynamic="none",
+    params=1,
+    macs=1,
+    size_bytes=4,
+    anchors=(((4.0, 4.0), (8.0, 6.0)),),
+    checkpoint_sha256="a" * 64,
+    stage="train",
+    data_fingerprint=None,
+    version="0.1.0",
+)
+
+
+def test_single_corruptions_of_metadata_are_errors_of_this_package() -> None:
+    whole = json.loads(FACTS.format())
+    assert parse_metadata(FACTS.format(), Path("a.onnx")) == FACTS
+    tried, refused = corrupt(whole, lambda value: parse_metadata(json.dumps(value), Path("a.onnx")))
+    assert refused > tried / 3
+
+
+@pytest.mark.parametrize(
+    ("facts", "shapes", "said"),
+    [
+        (FACTS, [(1, 6, 4)], "has 1 outputs"),
+        (FACTS, [(1, 6, 4), (1, 6, 3)], r"has an output of shape \(1, 6, 3\), not \(images, 6, 2\)"),
+        (FACTS, [(1, 6, 5), (1, 6, 2)], r"has an output of shape \(1, 6, 5\), not \(images, any, 4\)"),
+        (FACTS, [(1, 6, 4), (1, 5, 2)], r"has an output of shape \(1, 5, 2\)"),
+        (
+            replace(FACTS, layout="ultralytics"),
+            [(1, 7, 9)],
+            r"has an output of shape \(1, 7, 9\), not \(images, 6, any\)",
+        ),
+        (replace(FACTS, nms={"iou": 0.5}), [(1, 9, 4)], r"has an output of shape \(1, 9, 4\), not \(images, any, 6\)"),
+        (replace(FACTS, nms={"iou": 0.5}), [(6,)], r"has an output of shape \(6,\)"),
+    ],
+)
+def test_outputs_that_are_none_of_the_metadata_are_named(
+    facts: Metadata, shapes: list[tuple[int, ...]], said: str
+) -> None:
+    with pytest.raises(CheckpointError, match=rf"^a\.onnx: {said}.*; export it again"):
+        split_outputs([torch.zeros(shape) for shape in shapes], facts, "a.onnx")
+
+
+@pytest.mark.parametrize("kind", [-1, 2, float("nan")])
+def test_a_class_that_is_none_is_named(kind: float) -> None:
+    rows = torch.tensor([[[0, 0, 1, 1, 0.5, kind]]])
+    with pytest.raises(CheckpointError, match="finds classes that are none of its 2"):
+        split_outputs([rows], replace(FACTS, nms={"iou": 0.5}), "a.onnx")
+
+
+@pytest.mark.parametrize("suffix", [PARAM, WEIGHTS])
+def test_damaged_files_of_ncnn_are_named(tmp_path: Path, suffix: str) -> None:
+    """It would crash: it trusts the numbers in them."""
+    skip_without_packages("ncnn")
+    parts = {PARAM: b"7767517\n0 0\n", WEIGHTS: b"abc"}
+    for name, content in {**parts, FACTS_OF_NCNN: format_facts(FACTS, parts)}.items():
+        (tmp_path / f"a{name}").write_bytes(content)
+    (tmp_path / f"a{suffix}").write_bytes(parts[suffix] + b"1")
+    with pytest.raises(CheckpointError, match=rf"a{suffix}: is damaged: it is not what was exported; export it again"):
+        NcnnEngine(tmp_path / f"a{PARAM}")
+
+
+class Broken(ExportedEngine):
+    """An engine whose runtime fails."""
+
+    def run(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Raise what a runtime may raise."""
+        raise SystemError("first\nthe last line")
+
+
+def test_what_a_runtime_raises_is_said_of_the_file() -> None:
+    engine = Broken(Path("a.onnx"), FACTS, None)
+    with pytest.raises(CheckpointError, match=r"^a\.onnx: is damaged, and cannot be run \(the last line\); export it"):
+        engine(torch.zeros(1, 3, 64, 64))
 
 
 def test_an_interrupt_after_openvino_is_an_interrupt(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from damage import BUDGET, corrupt, nest, refuse
+from fuzzing.mutators import DAMAGE, Way
 from networks import make_small_network, randomise_
 from paths import FILES
 from tiny import is_same
@@ -22,8 +23,6 @@ from yolo_prune.errors import CheckpointError, WeightsError
 from yolo_prune.model.checkpoint import Checkpoint, check_weights, load_checkpoint, save_checkpoint
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.state_dicts import load_state_dict
-
-BLOCK = 64
 
 
 def make_checkpoint(seed: int = 0, zeros: float = 0.0) -> Checkpoint:
@@ -46,60 +45,17 @@ def write_last(path: Path) -> None:
     path.write_bytes((FILES / "last-0.1.0.pt").read_bytes())
 
 
-def flip(content: bytearray, chance: random.Random) -> None:
-    content[chance.randrange(len(content))] ^= chance.randrange(1, 256)
-
-
-def flip_late(content: bytearray, chance: random.Random) -> None:
-    """Damage the directory at the end of the zip file, which says where everything is."""
-    begin = content.index(b"PK\1\2")
-    content[chance.randrange(begin, len(content))] ^= chance.randrange(1, 256)
-
-
-def flip_header(content: bytearray, chance: random.Random) -> None:
-    """Damage the header before one of the members."""
-    begin = chance.choice([place for place in range(len(content)) if content[place : place + 4] == b"PK\3\4"])
-    content[begin + chance.randrange(60)] ^= chance.randrange(1, 256)
-
-
-def cut(content: bytearray, chance: random.Random) -> None:
-    del content[chance.randrange(len(content)) :]
-
-
-def cut_out(content: bytearray, chance: random.Random) -> None:
-    begin = chance.randrange(len(content))
-    del content[begin : begin + chance.randrange(1, 4 * BLOCK)]
-
-
-def zero(content: bytearray, chance: random.Random) -> None:
-    begin = chance.randrange(len(content))
-    part = content[begin : begin + BLOCK * chance.randrange(1, 8)]
-    content[begin : begin + len(part)] = bytes(len(part))
-
-
-def swap(content: bytearray, chance: random.Random) -> None:
-    size = BLOCK * chance.randrange(1, 8)
-    one, other = sorted(chance.sample(range(len(content) // size), 2))
-    first, second = slice(one * size, (one + 1) * size), slice(other * size, (other + 1) * size)
-    content[first], content[second] = content[second], content[first]
-
-
-WAYS = (flip, flip_late, flip_header, cut, cut_out, zero, swap)
-
-
 @pytest.mark.filterwarnings("ignore")  # torch warns of what it finds in damaged files
 @pytest.mark.parametrize("write", [write_plain, write_packed, write_last])
-@pytest.mark.parametrize("way", WAYS)
-def test_no_damaged_file_loads_with_other_weights(
-    tmp_path: Path, write: Callable[[Path], None], way: Callable[[bytearray, random.Random], None]
-) -> None:
+@pytest.mark.parametrize("way", DAMAGE)
+def test_no_damaged_file_loads_with_other_weights(tmp_path: Path, write: Callable[[Path], None], way: Way) -> None:
     path = tmp_path / "a.pt"
     write(path)
     whole, expected, chance = path.read_bytes(), load_checkpoint(path), random.Random(way.__name__)
     kept = {name: tensor.clone() for name, tensor in expected.state.items()}  # what is mapped will be written over
     expected = replace(expected, state=kept, training={})
     found = 0
-    for number in range(BUDGET // len(WAYS)):
+    for number in range(BUDGET // len(DAMAGE)):
         content = bytearray(whole)
         way(content, chance)
         damaged = tmp_path / f"{number}.pt"

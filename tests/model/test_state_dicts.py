@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,49 @@ def test_a_pickled_module_is_not_read(tmp_path: Path) -> None:
         match=r"whole\.pt: holds an object of test_state_dicts\.Peer, which could run code; .*state_dict\(\)",
     ):
         load_state_dict(tmp_path / "whole.pt")
+
+
+def hold_itself() -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    content["model"] = content
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x80\x02q", "is damaged"),
+        (b"\x80\x02X\xff\xff\xff\x7fab", "is damaged"),
+        (b"\x80\x02}(X\x01\x00\x00\x00au.", "is damaged"),
+        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.", "is damaged"),
+        (b"", "is damaged"),
+    ],
+)
+def test_a_damaged_file_of_an_old_pytorch_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"a\.pth: {said}"):
+        load_state_dict(path)
+
+
+def test_a_text_takes_no_more_memory_than_the_file_has(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"\x80\x02X\xff\xff\xff\x7f" + b"a" * 100)  # it says that 2 GB follow
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightsError, match="is damaged"):
+            load_state_dict(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_what_holds_itself_is_named(tmp_path: Path, is_zip: bool) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(hold_itself(), path, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(WeightsError, match=r"a\.pth: is nested too deep, or holds itself; save model\.state_dict\(\)"):
+        load_state_dict(path)
 
 
 @pytest.mark.parametrize(

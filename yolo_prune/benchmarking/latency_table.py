@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from yolo_prune.benchmarking.layer_timing import LayerCase, list_cases, make_lay
 from yolo_prune.console import report
 from yolo_prune.darknet.network import Network
 from yolo_prune.errors import ConfigError
-from yolo_prune.files import load_json, save_json
+from yolo_prune.files import save_json
+from yolo_prune.records import load_record
 from yolo_prune.text_tables import pluralize
 
 SHARES = (0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)
@@ -38,6 +40,13 @@ class Grid:
     outputs: list[int]
     times_ms: list[list[float]]
     """A row for each width in, a column for each width out."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if widths do not rise, or times are not one for each pair of them."""
+        rises = all(one < other for widths in (self.inputs, self.outputs) for one, other in pairwise(widths))
+        is_whole = [len(row) for row in self.times_ms] == [len(self.outputs)] * len(self.inputs)
+        if not self.inputs or not self.outputs or not rises or not is_whole or not np.isfinite(self.times_ms).all():
+            raise ValueError("is no grid of times")
 
     def look_up(self, inputs: int, outputs: int) -> float:
         """Return the milliseconds at any width, by linear interpolation in both."""
@@ -87,7 +96,7 @@ def measure_table(network: Network, engine: str, device: torch.device) -> Latenc
         ConfigError: layers cannot be timed in the engine, or its package is not installed.
     """
     path = _find_path(engine, device)
-    stored = _load(path)
+    stored = {} if path is None else _load(path)
     widest: dict[LayerCase, tuple[int, int]] = {}
     for _, case in list_cases(network):
         inputs, outputs = widest.get(case.family, (0, 0))
@@ -102,7 +111,8 @@ def measure_table(network: Network, engine: str, device: torch.device) -> Latenc
         timer = make_layer_timer(engine, device)
         for family, (inputs, outputs) in missing.items():
             stored[family] = _measure_grid(family, inputs, outputs, timer)
-        _save(path, stored)
+        if path is not None:
+            _save(path, stored)
     return LatencyTable({family: stored[family] for family in widest})
 
 
@@ -130,21 +140,32 @@ def _covers(grid: Grid, widths: tuple[int, int]) -> bool:
     )
 
 
-def _find_path(engine: str, device: torch.device) -> Path:
-    """Return where the table of an engine, its version, the device and the number of threads is stored."""
+def _find_path(engine: str, device: torch.device) -> Path | None:
+    """Return where the table of an engine, its version, the device and the number of threads is stored, if anywhere."""
     version = torch.__version__ if engine in ("folded", "cudagraph") else import_module(engine).__version__
     environment = describe_environment(device, engine)
     facts = [version, *(str(environment[key]) for key in ("device", "threads", "engine"))]
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    folder = os.environ.get(CACHE) or Path.home() / ".cache/yolo_prune"
+    try:
+        folder = os.environ.get(CACHE) or Path.home() / ".cache/yolo_prune"
+    except RuntimeError:  # there is no home folder: it is measured each time
+        return None
     return Path(folder) / f"latency-{engine}-{name}.json"
+
+
+@dataclass
+class _Entry:
+    """What the file holds of a family."""
+
+    family: list[Any]
+    grid: Grid
 
 
 def _load(path: Path) -> dict[LayerCase, Grid]:
     try:
-        entries: Sequence[Mapping[str, Any]] = load_json(path, ConfigError, "")
-        return {LayerCase(*entry["family"]): Grid(**entry["grid"]) for entry in entries}
-    except (ConfigError, KeyError, TypeError):
+        entries = load_record(list[_Entry], path, ConfigError, "")
+        return {LayerCase(*entry.family): entry.grid for entry in entries}
+    except (ConfigError, TypeError):
         return {}  # not there yet, or of another version: it is measured again
 
 

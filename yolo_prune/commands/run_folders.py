@@ -6,6 +6,8 @@ runs/latest.json    the newest checkpoint of every stage; the newest of all come
 
 from __future__ import annotations
 
+import os
+import reprlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,7 +17,7 @@ from pathlib import Path
 from yolo_prune.commands.run_lock import FolderInUseError, is_locked, lock_folder
 from yolo_prune.console import is_first_process
 from yolo_prune.errors import ConfigError, OutputError
-from yolo_prune.files import remove_scraps, save_json
+from yolo_prune.files import LONGEST_PATH_BYTES, can_be_path, remove_scraps, save_json
 from yolo_prune.records import PathText, load_record
 
 RUNS = Path("runs")
@@ -162,13 +164,13 @@ def resolve_checkpoint(argument: Path | None, *stages: str) -> Path:
     The folder of a run stands for its checkpoint.
 
     Raises:
-        ConfigError: stdin does not name one, or no earlier command has left one.
+        ConfigError: it cannot be a path, stdin does not name one, or no earlier command has left one.
     """
     if argument is None:
         return find_latest(*stages)
     if str(argument) != "-":
         return find_in_folder(argument)
-    line = sys.stdin.readline().strip()
+    line = os.fsdecode(sys.stdin.buffer.readline(LONGEST_PATH_BYTES + 1)).strip()
     if not line:
         raise ConfigError(
             "stdin names no checkpoint", where="-", right="pipe a command in that prints a checkpoint's path"
@@ -177,7 +179,14 @@ def resolve_checkpoint(argument: Path | None, *stages: str) -> Path:
 
 
 def find_in_folder(path: Path) -> Path:
-    """Return the checkpoint that a run left in a folder; another path, and a folder without one, as it is."""
+    """Return the checkpoint that a run left in a folder; another path, and a folder without one, as it is.
+
+    Raises:
+        ConfigError: it cannot be a path.
+    """
+    if not can_be_path(path / RESULTS[-1]):
+        what = f"{reprlib.repr(str(path))} cannot be a path"
+        raise ConfigError(what, where="CHECKPOINT", right="name a file that train, prune or finetune wrote")
     return next((path / name for name in RESULTS if (path / name).is_file()), path)
 
 

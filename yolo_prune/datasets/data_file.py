@@ -24,6 +24,7 @@ import yaml
 
 from yolo_prune.bounded import exists, is_file, is_folder, read_text
 from yolo_prune.errors import DatasetError
+from yolo_prune.files import can_be_path, expand_home
 from yolo_prune.limits import LONGEST_NAME, MOST_CLASSES, MOST_NAMES_BYTES, MOST_YAML_BYTES
 from yolo_prune.yaml_text import parse_plain_yaml
 
@@ -109,9 +110,9 @@ def _load_yaml(path: Path, needed: Sequence[str]) -> DataFile:
         if values.get(key) is None:
             raise make_missing(key, path)
     root = values.get("path") or "."
-    if not isinstance(root, str):
+    if not isinstance(root, str) or not can_be_path(root):
         raise DatasetError(f"{reprlib.repr(root)} is no path", where=f"{path}: path", right="name a folder")
-    place = Path(root).expanduser()
+    place = expand_home(root)
     return DataFile(path, values, _parse_names(values, path), (path.parent / place, place), tuple(notes))
 
 
@@ -130,6 +131,9 @@ def _load_darknet(path: Path, needed: Sequence[str]) -> DataFile:
     for key in (*needed, "names"):
         if key not in values:
             raise make_missing(key, path)
+        if not can_be_path(values[key]):
+            what = f"{reprlib.repr(values[key])} is no path"
+            raise DatasetError(what, where=f"{path}: {key}", right="name a file")
     folder = path.resolve().parent
     places = (Path(), path.parent, folder.parent)
     roots = tuple(place for place in places if exists(place / values["train"])) or places[1:]

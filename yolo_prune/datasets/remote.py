@@ -132,6 +132,7 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
         if parts.port == 0 or not parts.netloc:
             raise ValueError
+        (parts.hostname or "").encode("idna")
     except ValueError as error:  # urlsplit and port check some of it only when they are asked
         raise DatasetError("is no URL", where=hide_password(url), right=RIGHT_URL) from error
     return parts

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from yolo_prune.datasets.remote import (
 )
 from yolo_prune.datasets.spec import SUFFIXES, find_files
 from yolo_prune.errors import DatasetError
+from yolo_prune.files import can_be_path, expand_home
 from yolo_prune.limits import MOST_WORDS
 
 VIDEO_SUFFIXES = (
@@ -107,9 +109,11 @@ def find_source(word: str, scratch: Path) -> Source:
     """
     if is_url(word):
         return _find_url(word, scratch)
+    if not can_be_path(word):
+        raise DatasetError(f"{reprlib.repr(word)} cannot be a path", where="SOURCE", right="name images or videos")
     if (number := find_camera(word)) is not None:
         return Source(word, videos=(Video(word, number, f"camera-{number}"),))
-    path = Path(word).expanduser()
+    path = expand_home(word)
     if path.is_dir():
         return _sort(word, find_files(path, (*SUFFIXES, *VIDEO_SUFFIXES)), "holds no image or video")
     if has_magic(word) and not path.exists():
@@ -122,9 +126,9 @@ def find_source(word: str, scratch: Path) -> Source:
 
 def find_camera(word: str) -> int | None:
     """Return the number of the camera that a word names, such as `0` or `/dev/video0`; None if it names none."""
-    if word.isdecimal() and word.isascii():
+    if re.fullmatch(r"[0-9]{1,9}", word):
         return int(word)
-    device = re.fullmatch(r"/dev/video(\d+)", os.path.realpath(word) if word.startswith("/dev/") else word)
+    device = re.fullmatch(r"/dev/video([0-9]{1,9})", os.path.realpath(word) if word.startswith("/dev/") else word)
     return int(device[1]) if device else None
 
 

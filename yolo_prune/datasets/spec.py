@@ -22,7 +22,7 @@ import yaml
 from yolo_prune.bounded import exists, is_file, is_folder, read_bytes, read_lines
 from yolo_prune.datasets.data_file import SPLITS, load_data_file, make_missing
 from yolo_prune.errors import DatasetError
-from yolo_prune.files import save_text
+from yolo_prune.files import can_be_path, expand_home, save_text
 from yolo_prune.limits import LONGEST_PATH, MOST_LABEL_BYTES, MOST_LIST_BYTES
 
 SUFFIXES = (
@@ -244,9 +244,9 @@ def _measure_sample(sample: Sample) -> tuple[int | bytes | None, ...]:
 
 
 def _parse_path(value: Any, where: str) -> Path:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not can_be_path(value):
         raise DatasetError(f"{reprlib.repr(value)} is no path", where=where, right="name a folder or a .txt list")
-    return Path(value).expanduser()
+    return expand_home(value)
 
 
 def _find_missing(root: Path, value: Any, where: str) -> Path | None:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from yolo_prune.engines.exported.ncnn import FACTS, WEIGHTS
+from yolo_prune.engines.exported.ncnn import FACTS, PARAM, WEIGHTS, format_facts
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.errors import OutputError
 from yolo_prune.export.request import Request
@@ -36,8 +36,9 @@ def export_ncnn(request: Request, path: Path) -> Path:
                 f"pnnx could not convert the network ({''.join(reason)})", where=path, right="report this"
             )
         _check_layers(made.read_text(), path)
-        parts = {FACTS: request.metadata.format().encode(), WEIGHTS: made.with_suffix(".bin").read_bytes()}
-        for suffix, content in {**parts, ".ncnn.param": made.read_bytes()}.items():
+        parts = {WEIGHTS: made.with_suffix(".bin").read_bytes(), PARAM: made.read_bytes()}
+        facts = format_facts(request.metadata, parts)
+        for suffix, content in {FACTS: facts, **parts}.items():
             with open_atomically(path.with_name(stem + suffix)) as file:
                 file.write(content)
     return path

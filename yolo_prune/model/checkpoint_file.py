@@ -50,7 +50,7 @@ _PLAIN = {
     *(f"torch {kind}Storage" for kind in _KINDS),
 }
 """The functions that a pickle of plain values and tensors calls. PyTorch allows more, such as an array of any size."""
-_DAMAGE = (
+DAMAGE = (
     *(OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
     *(AssertionError, MemoryError, NotImplementedError, struct.error, zipfile.BadZipFile, pickle.UnpicklingError),
 )
@@ -70,7 +70,7 @@ def load_plain(path: Path) -> Any:
             check_members(file, path, CheckpointError)
             size = _check_pickle(file, path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         if is_shortage(error):
             raise InsufficientMemoryError(explain_shortage(error), where=path, right="free some memory") from error
         reason = (isinstance(error, OSError) and error.strerror) or "it is damaged or no checkpoint"
@@ -87,7 +87,7 @@ def says_format(path: Path, name: str) -> bool:
             _check_pickle(file, path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return isinstance(content, dict) and content.get("format") == name
-    except (CheckpointError, *_DAMAGE):
+    except (CheckpointError, *DAMAGE):
         return False
 
 

@@ -8,6 +8,7 @@ module could run code.
 from __future__ import annotations
 
 import _codecs
+import io
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,8 @@ from torch import Tensor
 from yolo_prune.bounded import open_plain
 from yolo_prune.errors import WeightsError
 from yolo_prune.files import open_atomically
-from yolo_prune.model.checkpoint_file import check_members
+from yolo_prune.limits import is_bounded
+from yolo_prune.model.checkpoint_file import DAMAGE, check_members
 from yolo_prune.model.detector import Detector
 from yolo_prune.model.weights import check_values, load_weights
 
@@ -51,12 +53,16 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         WeightsError: the file cannot be read, holds a pickled module, or no state dict.
     """
     try:
+        source: Path | io.BytesIO = path
         with open_plain(path) as plain:
-            if zipfile.is_zipfile(plain):  # else it is of a PyTorch before 1.6
+            if zipfile.is_zipfile(plain):
                 with zipfile.ZipFile(plain) as file:
                     check_members(file, path, WeightsError)
+            else:  # of a PyTorch before 1.6; a pickle may claim texts of any length, and memory yields no more than there is
+                plain.seek(0)
+                source = io.BytesIO(plain.read())
         with torch.serialization.safe_globals(_list_plain_types()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(source, map_location="cpu", weights_only=True)
     except OSError as error:
         raise WeightsError(f"cannot be read ({error.strerror})", where=path, right="name a file of weights") from error
     except UnpicklingError as error:
@@ -67,8 +73,10 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             "torch.save(model.state_dict(), 'weights.pt')"
         )
         raise WeightsError(what, where=path, right=right) from error
-    except (RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise WeightsError("is damaged, or no file that PyTorch wrote", where=path, right="fetch it again") from error
+    if not is_bounded(content, path.stat().st_size):
+        raise WeightsError("is nested too deep, or holds itself", where=path, right="save model.state_dict()")
     state = _find_state(content)
     if state is None:
         keys = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,6 +12,25 @@ from torch import Tensor, nn
 
 from yolo_prune.engines.exported.layout import split_outputs
 from yolo_prune.engines.exported.metadata import Metadata
+from yolo_prune.errors import CheckpointError, YoloPruneError
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say of whatever a runtime raises that the file is damaged: each runtime has exceptions of its own.
+
+    Raises:
+        CheckpointError: names the file.
+    """
+    try:
+        yield
+    except YoloPruneError:
+        raise
+    except Exception as error:
+        reason = "".join(str(error).strip().splitlines()[-1:])
+        raise CheckpointError(
+            f"is damaged, and cannot be run ({reason})", where=path, right="export it again"
+        ) from error
 
 
 class ExportedEngine(nn.Module):
@@ -22,13 +42,19 @@ class ExportedEngine(nn.Module):
         self.path, self.metadata, self.batch = path, metadata, batch
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C)."""
+        """Map images (B, 3, H, W) in 0 … 1 to boxes_xyxy (B, N, 4) in pixels and scores (B, N, C).
+
+        Raises:
+            CheckpointError: the file is damaged: it cannot be run, or its outputs are not those that it should have.
+        """
         parts = [self._split(part) for part in (torch.split(images, self.batch) if self.batch else [images])]
         boxes, scores = zip(*parts, strict=True)
         return torch.cat(boxes), torch.cat(scores)
 
     def _split(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return split_outputs(self.run(images.contiguous()), self.metadata, str(self.path))
+        with reading(self.path):
+            outputs = self.run(images.contiguous())
+        return split_outputs(outputs, self.metadata, str(self.path))
 
     @abstractmethod
     def run(self, images: Tensor) -> Sequence[Tensor]:

@@ -45,18 +45,34 @@ def split_outputs(outputs: Sequence[Tensor], metadata: Metadata, where: str) -> 
     Of a file with NMS inside these are what NMS left: each row has one score that is not 0.
 
     Raises:
-        CheckpointError: the file has another number of outputs.
+        CheckpointError: the file has other outputs.
     """
     names = list_output_names(metadata)
     if len(outputs) != len(names):
         what = f"has {len(outputs)} outputs, and the layout {metadata.layout} has {len(names)}"
         raise CheckpointError(what, where=where, right="export it again")
+    count = len(metadata.names)
     if metadata.nms:
         (rows,) = outputs
-        classes = functional.one_hot(rows[..., 5].long(), len(metadata.names))
-        return rows[..., :4], rows[..., 4:5] * classes
+        _check(rows, where, None, 6)
+        kinds = rows[..., 5].long()
+        if ((kinds < 0) | (kinds >= count)).any():
+            raise CheckpointError(f"finds classes that are none of its {count}", where=where, right="export it again")
+        return rows[..., :4], rows[..., 4:5] * functional.one_hot(kinds, count)
     if metadata.layout == "yoloprune":
-        return outputs[0], outputs[1]
+        boxes, scores = outputs
+        _check(boxes, where, None, 4)
+        _check(scores, where, boxes.shape[1], count)
+        return boxes, scores
+    _check(outputs[0], where, 4 + count, None)
     rows = outputs[0].transpose(1, 2)
     centres, halves = rows[..., :2], rows[..., 2:4] / 2
     return torch.cat((centres - halves, centres + halves), -1), rows[..., 4:]
+
+
+def _check(output: Tensor, where: str, *sides: int | None) -> None:
+    """Raise if an output is not (B, *sides), where None stands for any number."""
+    if output.ndim != 3 or any(side not in (None, own) for own, side in zip(output.shape[1:], sides, strict=True)):
+        wanted = ", ".join("any" if side is None else str(side) for side in sides)
+        what = f"has an output of shape {tuple(output.shape)}, not (images, {wanted})"
+        raise CheckpointError(what, where=where, right="export it again")

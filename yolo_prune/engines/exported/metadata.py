@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
+
+from annotated_types import MinLen
+from pydantic import FiniteFloat, NonNegativeInt
 
 from yolo_prune.errors import CheckpointError, ConfigError
-from yolo_prune.image_size import ImageSize, read_size
+from yolo_prune.image_size import ImageSize, parse_size
+from yolo_prune.records import parse_record
 
 KEY = "yolo_prune"
 """The name under which a file holds the metadata."""
@@ -69,6 +73,26 @@ class Metadata:
         return json.dumps({**values, "input": INPUT, "outputs": self.outputs})
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """What `Metadata.format` writes, but for what input and outputs are in words."""
+
+    names: Annotated[list[str], MinLen(1)]
+    img_size: int | str
+    layout: Literal["yoloprune", "ultralytics"]
+    precision: str
+    dynamic: Literal["none", "batch", "size"]
+    params: NonNegativeInt
+    macs: NonNegativeInt
+    size_bytes: NonNegativeInt
+    anchors: list[list[tuple[FiniteFloat, FiniteFloat]]]
+    checkpoint_sha256: str
+    stage: str
+    data_fingerprint: str | None
+    version: str
+    nms: dict[str, FiniteFloat] | None = None
+
+
 def parse_metadata(text: str | None, path: Path) -> Metadata:
     """Parse what `Metadata.format` wrote.
 
@@ -78,30 +102,10 @@ def parse_metadata(text: str | None, path: Path) -> Metadata:
     if text is None:
         right = "export it with yoloprune export"
         raise CheckpointError("does not say what its inputs and outputs are", where=path, right=right)
+    where, right = f"{path}: metadata", "export it again"
     try:
-        values = json.loads(text)
-        return Metadata(
-            names=tuple(map(str, values["names"])),
-            img_size=read_size(values["img_size"]),
-            layout=_take_layout(values),
-            precision=str(values["precision"]),
-            dynamic=str(values["dynamic"]),
-            params=int(values["params"]),
-            macs=int(values["macs"]),
-            size_bytes=int(values["size_bytes"]),
-            anchors=tuple(tuple((float(w), float(h)) for w, h in head) for head in values["anchors"]),
-            checkpoint_sha256=str(values["checkpoint_sha256"]),
-            stage=str(values["stage"]),
-            data_fingerprint=values["data_fingerprint"],
-            version=str(values["version"]),
-            nms=values.get("nms"),
-        )
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, ConfigError) as error:
-        raise CheckpointError(f"holds damaged metadata ({error})", where=path, right="export it again") from error
-
-
-def _take_layout(values: dict[str, Any]) -> str:
-    layout = str(values["layout"])
-    if layout not in OUTPUTS:
-        raise ValueError(f"unknown layout {layout}")
-    return layout
+        stored = parse_record(_Stored, json.loads(text), where, CheckpointError, right)
+        facts = {"names": tuple(stored.names), "img_size": parse_size(stored.img_size)}
+        return Metadata(**{**vars(stored), **facts, "anchors": tuple(map(tuple, stored.anchors))})
+    except (ValueError, RecursionError, ConfigError) as error:
+        raise CheckpointError(f"is damaged ({error})", where=where, right=right) from error

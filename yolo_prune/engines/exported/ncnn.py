@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,9 @@ from yolo_prune.engines.exported.layout import list_output_names
 from yolo_prune.engines.exported.metadata import Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.errors import CheckpointError
+from yolo_prune.files import measure_sha256
 from yolo_prune.limits import MOST_JSON_BYTES
+from yolo_prune.records import load_record
 
 PARAM, WEIGHTS, FACTS = ".ncnn.param", ".ncnn.bin", ".ncnn.json"
 """Ends of the names of the three files: the layers, the weights, and what they expect and give."""
@@ -30,7 +35,7 @@ class NcnnEngine(ExportedEngine):
 
         Raises:
             ConfigError: ncnn is not installed.
-            CheckpointError: a file cannot be read.
+            CheckpointError: a file cannot be read, or is not what was exported.
         """
         ncnn = import_package("ncnn", str(path), "ncnn")
         super().__init__(path, read_ncnn_metadata(path), 1)
@@ -40,6 +45,7 @@ class NcnnEngine(ExportedEngine):
         options.num_threads = torch.get_num_threads()
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
         options.use_bf16_storage = False
+        _check_sums(path)
         weights = _find(path, WEIGHTS)
         if self._net.load_param(str(path)) or not weights.is_file() or self._net.load_model(str(weights)):
             what = f"cannot be read by ncnn together with {weights.name}"
@@ -65,6 +71,28 @@ def read_ncnn_metadata(path: Path) -> Metadata:
         return parse_metadata(read_text(facts, MOST_JSON_BYTES), path)
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"needs {facts.name} beside it", where=path, right="export it again") from error
+
+
+def format_facts(metadata: Metadata, parts: Mapping[str, bytes]) -> bytes:
+    """Return the content of the .ncnn.json: the metadata, and the SHA-256 of the layers and the weights."""
+    sums = {suffix: hashlib.sha256(parts[suffix]).hexdigest() for suffix in (PARAM, WEIGHTS)}
+    return json.dumps({**json.loads(metadata.format()), "sha256": sums}).encode()
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the .ncnn.json holds beside the metadata."""
+
+    sha256: dict[str, str]
+
+
+def _check_sums(path: Path) -> None:
+    """Raise CheckpointError if the layers or the weights are damaged, which would crash ncnn."""
+    sums = load_record(_Facts, _find(path, FACTS), CheckpointError, "export it again").sha256
+    for suffix in (PARAM, WEIGHTS):
+        part = _find(path, suffix)
+        if part.is_file() and measure_sha256(part) != sums.get(suffix):
+            raise CheckpointError("is damaged: it is not what was exported", where=part, right="export it again")
 
 
 def _find(path: Path, suffix: str) -> Path:

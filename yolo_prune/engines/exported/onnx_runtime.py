@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolo_prune.engines.exported.base import ExportedEngine
+from yolo_prune.engines.exported.base import ExportedEngine, reading
 from yolo_prune.engines.exported.layout import list_output_names
 from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
@@ -30,10 +30,10 @@ class OnnxRuntimeEngine(ExportedEngine):
             CheckpointError: the file cannot be read.
         """
         session = _open(path)
-        source = session.get_inputs()[0]
-        super().__init__(
-            path, _take_metadata(session, path), source.shape[0] if isinstance(source.shape[0], int) else None
-        )
+        with reading(path):
+            (source,) = session.get_inputs()
+            count = source.shape[0]
+        super().__init__(path, _take_metadata(session, path), count if isinstance(count, int) else None)
         self._session, self._input = session, source.name
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
@@ -53,7 +53,9 @@ def read_onnx_metadata(path: Path) -> Metadata:
 
 
 def _take_metadata(session: Any, path: Path) -> Metadata:
-    return parse_metadata(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+    with reading(path):
+        text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    return parse_metadata(text, path)
 
 
 def _open(path: Path, optimises: bool = True) -> Any:

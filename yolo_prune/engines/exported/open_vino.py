@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolo_prune.engines.exported.base import ExportedEngine
+from yolo_prune.engines.exported.base import ExportedEngine, reading
 from yolo_prune.engines.exported.layout import list_output_names
 from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
@@ -32,14 +32,17 @@ class OpenVinoEngine(ExportedEngine):
             CheckpointError: the file cannot be read.
         """
         model = _read(path)
-        count = model.inputs[0].partial_shape[0]
+        with reading(path):
+            (source,) = model.inputs
+            count = source.partial_shape[0]
         super().__init__(path, _take_metadata(model, path), None if count.is_dynamic else count.get_length())
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        self._request = get_core().compile_model(model, "CPU", settings).create_infer_request()
+        with reading(path):
+            self._request = get_core().compile_model(model, "CPU", settings).create_infer_request()
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
         """Run the request."""
@@ -70,11 +73,12 @@ def _read(path: Path) -> Any:
     import_package("openvino", str(path))
     try:
         return get_core().read_model(path)
-    except RuntimeError as error:
+    except Exception as error:  # its messages need not be text
         reason = str(error).strip().splitlines()[-1]
         raise CheckpointError(f"cannot be read by OpenVINO ({reason})", where=path, right="export it again") from error
 
 
 def _take_metadata(model: Any, path: Path) -> Metadata:
-    text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+    with reading(path):
+        text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
     return parse_metadata(text, path)

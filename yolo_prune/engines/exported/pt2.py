@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from yolo_prune.engines.exported.base import ExportedEngine
+from yolo_prune.engines.exported.base import ExportedEngine, reading
 from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
 from yolo_prune.errors import CheckpointError
 
@@ -25,7 +25,8 @@ class Pt2Engine(ExportedEngine):
         """
         program, metadata = _load(path)
         super().__init__(path, metadata, 1 if metadata.dynamic == "none" else None)
-        self._module = program.module()
+        with reading(path):
+            self._module = program.module()
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
         """Run the program."""
