@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, TextIO, TypeAlias
 
@@ -179,6 +180,7 @@ class Outputs:
     def close(self) -> None:
         """Close the file of lines and the window."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # all is flushed but a line that could not be written, which has been told
+                self._file.close()
         if self._window is not None:
             self._window.close()
