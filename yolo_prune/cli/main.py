@@ -8,9 +8,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,6 +18,7 @@ from yolo_prune.cli import config, darknet, data
 from yolo_prune.cli.darknet import export, import_
 from yolo_prune.cli.measure import bench, detect, evaluate, profile, report
 from yolo_prune.cli.prune import iterate, plan, prune, sensitivity
+from yolo_prune.cli.shortages import explain_shortage
 from yolo_prune.cli.streams import prepare_streams, print_result
 from yolo_prune.cli.train import finetune, run, train
 from yolo_prune.console import report_end
@@ -103,7 +104,7 @@ def main() -> None:
     prepare_streams()
     limit_threads()
     try:
-        with _raising_on_sigterm(), watch_contention():
+        with _raising_on_signals(), watch_contention():
             result = app(prog_name="yoloprune", standalone_mode=False)
         sys.stdout.flush()
     except YoloPruneError as error:
@@ -120,6 +121,8 @@ def main() -> None:
     except _UsageError as error:
         _leave_usage(error)
     except Exception as error:  # noqa: BLE001  # the last resort: a defect is named as one, never shown raw
+        if (shortage := explain_shortage(error)) is not None:
+            _leave(2, str(shortage), "error")
         _leave(
             1, f"{type(error).__name__}: {error}; run yoloprune --debug … for the traceback, and report it", "defect"
         )
@@ -127,25 +130,28 @@ def main() -> None:
 
 
 @contextmanager
-def _raising_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise Terminated, so that files and folders that are half-written are removed.
+def _raising_on_signals() -> Iterator[None]:
+    """Let SIGTERM raise Terminated, and SIGINT KeyboardInterrupt, so that what is half-written is removed.
 
-    A second one ends the process at once. Training has its own handler, and this one is there for its second signal.
+    A second SIGTERM ends the process at once. Training has its own handlers, and these are there for its second signal.
     """
 
     def terminate(signum: int, frame: FrameType | None) -> None:
         signal.signal(signum, signal.SIG_DFL)
         raise Terminated
 
-    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # the caller ignores it, or knows better
-        yield
-        return
-    signal.signal(signal.SIGTERM, terminate)
+    handlers = {signal.SIGTERM: terminate, signal.SIGINT: signal.default_int_handler}
+    own = {
+        signum: handler for signum, handler in handlers.items() if signal.getsignal(signum) == signal.SIG_DFL
+    }  # else the caller ignores it, or knows better
+    for signum, handler in own.items():
+        signal.signal(signum, handler)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is terminate:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for signum, handler in own.items():
+            if signal.getsignal(signum) is handler:
+                signal.signal(signum, signal.SIG_DFL)
 
 
 def _leave_usage(error: Exception) -> None:
@@ -160,8 +166,13 @@ def _leave_usage(error: Exception) -> None:
     _leave(2, f"{message.rstrip('.')}; see {command} --help", "error")
 
 
-def _leave(code: int, line: str, kind: str = "") -> None:
-    if "--debug" in sys.argv:
-        traceback.print_exc()
-    report_end(line, kind)
+def _leave(code: int, line: str, kind: str = "") -> NoReturn:
+    try:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        report_end(line, kind)
+    except (OSError, ImportError):  # stderr is full, or no file can be opened
+        with suppress(OSError):
+            os.write(2, f"{kind}{': ' if kind else ''}{line}\n".encode(errors="replace"))
+        os._exit(code)  # at its end the interpreter would try again
     sys.exit(code)

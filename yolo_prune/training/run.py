@@ -18,12 +18,13 @@ from yolo_prune.datasets.batches import Loader
 from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
 from yolo_prune.errors import TrainingError
-from yolo_prune.files import remove_scraps, save_text
+from yolo_prune.files import save_text
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import AUTO
 from yolo_prune.pruning.sparsity.zeroing import Removal
+from yolo_prune.scraps import remove_scraps
 from yolo_prune.text_tables import pluralize
 from yolo_prune.threads import count_cores
 from yolo_prune.training.callbacks import ProgressBar, TensorBoardLog, open_log
