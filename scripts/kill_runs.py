@@ -1,144 +1,117 @@
 #!/usr/bin/env python3
-"""Kill a short training run at random moments, resume it each time, and compare its end with that of an unbroken run.
+"""Kill every command that writes at random moments, run it again, and compare its end with that of an unbroken run.
 
-.venv/bin/python scripts/kill_runs.py [--kills 20] [--seed 0] [--folder FOLDER]
+.venv/bin/python scripts/kill_runs.py [--kills 20] [--commands train,export] [--seed 0] [--jobs 2] [--folder FOLDER]
 
-Exits 0 if last.pt and best.pt hold the same bits and the same rows of results, else 1 with the first difference.
+After a kill, by SIGKILL, SIGTERM or SIGINT, no process may be left, and no file half-written; after the next run of the same
+command nothing that was begun may be left, and all files must be the same, bit for bit, but for clocks. Exits 0 if all
+that holds, else 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
-import subprocess
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from random import Random
 
-import torch
-import yaml
+os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}  # a process of several threads cannot be forked
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/helpers"))
 
-from yolo_prune.darknet.architectures import make_network
-from yolo_prune.darknet.cfg import format_cfg
-from yolo_prune.datasets.config import SyntheticConfig
-from yolo_prune.datasets.synthetic.dataset import make_dataset
-from yolo_prune.model.checkpoint import load_checkpoint
+from kills.cases import CASES, find_forgotten
+from kills.place import prepare
+from kills.processes import import_all
+from kills.trial import Outcome, Trial
 
-INCIDENTAL = {"images_per_s", "git_revision", "recipe"}
-"""What may differ: clocks, a commit between two runs, and in the recipe the folder's name."""
-LONGEST_PAUSE_S = 0.4
-"""A few epochs' time."""
-SETTINGS: dict[str, Any] = {
-    "epochs": 60,
-    "batch_size": 4,
-    "val_interval": 10,
-    "sparsity": "auto",
-    "sparsity_rest": 0.2,
-    "save_minutes": 0.001,
-    "device": "cpu",
-}
+from yolo_prune.text_tables import format_table
+from yolo_prune.threads import count_cores
 
 
 def main() -> int:
-    """Run, break, compare; return the exit code."""
-    parser = argparse.ArgumentParser(description="Kill a training run at random moments and resume it.")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    """Kill, compare, print the table; return the exit code."""
+    parser = argparse.ArgumentParser(description="Kill every command at random moments, and run it again.")
+    parser.add_argument("--kills", type=int, default=20, help="of each command")
+    parser.add_argument("--commands", help="names of commands, with commas between (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and signals")
+    parser.add_argument("--jobs", type=int, default=count_cores(), help="commands at a time")
+    parser.add_argument(
+        "--new", action="store_true", help="start a new interpreter each time, which is killed while it imports, too"
+    )
+    parser.add_argument("--folder", type=Path, help="a new folder to work in, which is kept (default: a temporary one)")
     arguments = parser.parse_args()
+    if forgotten := find_forgotten():
+        parser.error(f"neither tried nor known to write nothing: {', '.join(forgotten)}")
+    names = choose(arguments.commands)
+    if not names:
+        parser.error(f"--commands: there is no {arguments.commands}; use some of {', '.join(CASES)}")
+    began = time.monotonic()
+    import_all()
     with tempfile.TemporaryDirectory() as scratch:
-        folder: Path = arguments.folder or Path(scratch)
-        prepare(folder)
-        finish(start(folder, "--config", "settings.yaml", "--name", "whole"))
-        kills = break_run(folder, arguments.kills, random.Random(arguments.seed))
-        difference = compare(folder / "runs/whole", folder / "runs/broken")
-    enough = kills == arguments.kills
-    print(f"{kills} kills: {difference or 'the same bits'}{'' if enough else f'; wanted {arguments.kills}'}")
-    return 0 if enough and difference is None else 1
+        folder = (arguments.folder or Path(scratch)).resolve()
+        outcomes = dict(kill_all(names, folder, arguments))
+    print(format_outcomes(outcomes))
+    print(f"{sum(sum(one.kills.values()) for one in outcomes.values())} kills in {time.monotonic() - began:.0f} s")
+    return 0 if all(one.is_well for one in outcomes.values()) else 1
 
 
-def prepare(folder: Path) -> None:
-    """Write a small data set, a small cfg and the settings."""
-    hands = make_dataset(folder / "hands", SyntheticConfig(train=24, val=6, test=1, size_px=64), workers=1)
-    cfg = folder / "small.cfg"
-    cfg.write_text(format_cfg(make_network("yolov3-tiny", 1, 0.05, 64)))
-    settings = {**SETTINGS, "data": str(hands.resolve()), "cfg": str(cfg.resolve())}
-    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+def choose(words: str | None) -> list[str]:
+    """Return the names of the cases of some commands: a command's name stands for all that is tried of it."""
+    wanted = [word.strip() for word in words.split(";" if ";" in words else ",")] if words else None
+    return [name for name in CASES if wanted is None or name in wanted or name.partition(",")[0] in wanted]
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """Start `yoloprune train` in a folder, and return once it says that it trains."""
-    command = [sys.executable, "-m", "yolo_prune", "train", *words]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if line.startswith(("train:", "resuming")):
-            return process
-    raise SystemExit(f"the run did not start: {''.join(said)}")
+def kill_all(names: Sequence[str], folder: Path, options: argparse.Namespace) -> Iterator[tuple[str, Outcome]]:
+    """Kill commands so often each, some at a time; yield what was seen."""
+    prepared = prepare(folder / "prepared")
+    kill = partial(kill_one, folder=folder, prepared=prepared, options=options)
+    if options.jobs == 1:
+        yield from zip(names, map(kill, names), strict=True)
+        return
+    with ProcessPoolExecutor(options.jobs, get_context("fork")) as pool:
+        yield from zip(names, pool.map(kill, names), strict=True)
 
 
-def finish(process: subprocess.Popen[str]) -> None:
-    """Wait for a run to end well."""
-    _, said = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"the run failed with {process.returncode}: {said}")
+def kill_one(name: str, folder: Path, prepared: Path, options: argparse.Namespace) -> Outcome:
+    """Kill a command so often, and return what was seen."""
+    place = folder / name.replace(" ", "-").replace(",", "")
+    place.mkdir()
+    outcome = Trial(CASES[name], place, prepared, Random(f"{options.seed} {name}"), options.new).run(options.kills)
+    print(describe(name, outcome), file=sys.stderr, flush=True)
+    return outcome
 
 
-def break_run(folder: Path, wanted: int, moments: random.Random) -> int:
-    """Train with SIGKILLs at random moments, and return how many there were before the run's end.
-
-    Moments are told by the epochs that the run has reported, and a part of a second more, so that they spread over the whole
-    run however fast the machine is.
-    """
-    words: tuple[str, ...] = ("--config", "settings.yaml")
-    most = int(1.6 * SETTINGS["epochs"] / (wanted + 1))
-    for kills in range(wanted):
-        process = start(folder, *words, "--name", "broken")
-        if not wait_for_epochs(process, moments.randrange(most)):
-            return kills
-        time.sleep(moments.uniform(0, LONGEST_PAUSE_S))
-        process.kill()
-        process.communicate()
-        if (folder / "runs/broken/last.pt").exists():
-            words = ("--resume", "--workers", str(moments.choice((0, 2))))
-    finish(start(folder, *words, "--name", "broken"))
-    return wanted
+def describe(name: str, outcome: Outcome) -> str:
+    """Return what was seen of a command, with what was wrong."""
+    wrong = [*outcome.left, *outcome.scraps, *outcome.broken, *outcome.stops, *outcome.differences]
+    return "\n    ".join([f"{name}: {sum(outcome.kills.values())} kills in {outcome.seconds:.0f} s", *wrong])
 
 
-def wait_for_epochs(process: subprocess.Popen[str], count: int) -> bool:
-    """Wait until a run has reported so many epochs; return whether it still runs."""
-    assert process.stderr is not None
-    while count and (line := process.stderr.readline()):
-        count -= line.startswith("epoch")
-    return not count and process.poll() is None
-
-
-def compare(one: Path, other: Path) -> str | None:
-    """Return the first difference between two runs' last.pt and best.pt, or None."""
-    for name in ("last.pt", "best.pt"):
-        left, right = (load_checkpoint(folder / name) for folder in (one, other))
-        for part in ("state", "training", "provenance"):
-            if (place := find_difference(getattr(left, part), getattr(right, part), f"{name}: {part}")) is not None:
-                return f"{place} differs"
-    return None
-
-
-def find_difference(one: Any, other: Any, place: str) -> str | None:
-    """Return where two nests of mappings, sequences, tensors and values differ first, or None."""
-    if isinstance(one, torch.Tensor):
-        return None if isinstance(other, torch.Tensor) and torch.equal(one, other) else place
-    if isinstance(one, Mapping) and isinstance(other, Mapping) and one.keys() == other.keys():
-        pairs = [(key, one[key], other[key]) for key in one if key not in INCIDENTAL]
-    elif isinstance(one, Sequence) and not isinstance(one, str) and len(one) == len(other):
-        pairs = [(number, *pair) for number, pair in enumerate(zip(one, other, strict=True))]
-    else:
-        return None if one == other else place
-    return next(filter(None, (find_difference(a, b, f"{place}.{key}") for key, a, b in pairs)), None)
+def format_outcomes(outcomes: dict[str, Outcome]) -> str:
+    """Return a table of what was seen, a row for each command."""
+    heads = (
+        "command",
+        "SIGKILL",
+        "SIGTERM",
+        "SIGINT",
+        "processes left",
+        "scraps",
+        "half-written",
+        "bad stops",
+        "same bits",
+    )
+    rows: list[tuple[str, ...]] = [heads]
+    for name, one in outcomes.items():
+        kills = [str(one.kills.get(signum, 0)) for signum in heads[1:4]]
+        found = [str(len(list_)) for list_ in (one.left, one.scraps, one.broken, one.stops)]
+        rows.append((name, *kills, *found, f"{one.runs - len(one.differences)} of {one.runs}"))
+    return format_table(rows, range(1, len(heads)))
 
 
 if __name__ == "__main__":

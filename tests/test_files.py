@@ -11,15 +11,8 @@ from pathlib import Path
 import pytest
 
 from yolo_prune.errors import OutputError
-from yolo_prune.files import (
-    make_folder_atomically,
-    measure_sha256,
-    name_scrap,
-    open_atomically,
-    remove_scraps,
-    save_json,
-    save_text,
-)
+from yolo_prune.files import make_folder_atomically, measure_sha256, open_atomically, save_json, save_text
+from yolo_prune.scraps import name_scrap, remove_scraps
 
 FULL = OSError(28, "No space left on device")
 
@@ -134,6 +127,18 @@ def test_only_what_dead_processes_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / other / "image").touch()
     remove_scraps(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_the_next_file_in_a_folder_removes_what_dead_processes_left_there(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    own = name_scrap(tmp_path / "b.txt").name
+    dead = own.replace(f"-{os.getpid()}.", f"-{ended.pid}.")
+    others = {own, f".c.txt.{ended.pid}.tmp"}  # the second may be another program's: it tells no machine
+    for name in {dead, *others}:
+        (tmp_path / name).touch()
+    save_text(tmp_path / "a.txt", "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", *others}
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the start of a process is read from /proc")

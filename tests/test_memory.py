@@ -13,7 +13,13 @@ from paths import ROOT
 
 from yolo_prune import memory
 from yolo_prune.errors import DatasetError, InsufficientMemoryError
-from yolo_prune.memory import explain_shortage, find_available_bytes, format_bytes, is_shortage, naming_shortage
+from yolo_prune.memory import (
+    explain_out_of_memory,
+    find_available_bytes,
+    format_bytes,
+    is_out_of_memory,
+    naming_out_of_memory,
+)
 
 MEMINFO = "MemTotal:       24660000 kB\nMemFree:         1000000 kB\nMemAvailable:    2000000 kB\n"
 UNIFIED = "41 31 0:38 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw"
@@ -93,8 +99,8 @@ def _catch(library: str) -> Exception:
 )
 def test_the_error_of_every_library_is_recognised(library: str, asked: str) -> None:
     error = _catch(library)
-    assert is_shortage(error), error
-    line = explain_shortage(error, 3_000_000_000)
+    assert is_out_of_memory(error), error
+    line = explain_out_of_memory(error, 3_000_000_000)
     assert line.startswith("out of memory ("), line
     assert line.endswith("3 GB available)"), line
     assert asked in line
@@ -120,25 +126,25 @@ def test_the_error_of_every_library_is_recognised(library: str, asked: str) -> N
     ],
 )
 def test_errors_of_other_devices_and_engines_are_recognised(error: Exception, line: str) -> None:
-    assert is_shortage(error)
-    assert explain_shortage(error, 7) == line
+    assert is_out_of_memory(error)
+    assert explain_out_of_memory(error, 7) == line
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), OSError(errno.ENOSPC, "No space left"), KeyError("memory")])
 def test_other_errors_are_not(error: Exception) -> None:
-    assert not is_shortage(error)
+    assert not is_out_of_memory(error)
 
 
 def test_an_error_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "find_available_bytes", lambda: 5_000)
     with (
         pytest.raises(InsufficientMemoryError, match=r"^a step: out of memory \(5 kB available\); use less$"),
-        naming_shortage("a step", "use less"),
+        naming_out_of_memory("a step", "use less"),
     ):
         raise MemoryError
-    with pytest.raises(ZeroDivisionError), naming_shortage("a step", "use less"):
+    with pytest.raises(ZeroDivisionError), naming_out_of_memory("a step", "use less"):
         raise ZeroDivisionError
-    with pytest.raises(DatasetError), naming_shortage("a step", "use less"):
+    with pytest.raises(DatasetError), naming_out_of_memory("a step", "use less"):
         raise DatasetError("out of memory")
 
 

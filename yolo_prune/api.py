@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from yolo_prune.commands.run_folders import find_in_folder
@@ -33,6 +32,7 @@ from yolo_prune.evaluation.predictor import Predictor
 from yolo_prune.image_size import AnySize
 from yolo_prune.model.device import make_device
 from yolo_prune.overlay import overlay_call
+from yolo_prune.scraps import make_temporary_folder
 from yolo_prune.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class LoadedDetector(Predictor):
         Raises:
             DatasetError: it is no video, holds no frame, or breaks off.
         """
-        with TemporaryDirectory() as scratch, closing(open_video(make_video(source, Path(scratch)), stride)) as video:
+        with make_temporary_folder() as scratch, closing(open_video(make_video(source, scratch), stride)) as video:
             for frame in video.frames():
                 yield frame, self(frame.pixels)
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
-import re
-import shutil
-import socket
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,26 +15,28 @@ import yaml
 from yolo_prune.bounded import open_plain, read_bytes, read_text
 from yolo_prune.errors import ConfigError, OutputError, YoloPruneError
 from yolo_prune.limits import MOST_JSON_BYTES, MOST_YAML_BYTES
+from yolo_prune.scraps import begin_scrap, clear_once, discard, remove_scraps
 from yolo_prune.yaml_text import Located, parse_yaml
 
 PACKAGES = (".mlpackage",)
 """Ends of the names of folders that count as files."""
 LONGEST_PATH_BYTES, LONGEST_NAME_BYTES, MOST_NAMES = 4096, 255, 1000
 """Of a path in Linux; of each name in it; and how many names a path in a file may have."""
-CLOCK_SLACK_S = 2.0
-"""By so much the start of a process may be told too late: the time of the last boot is told in whole seconds."""
 
 
 @contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """Yield a binary file that gets the name `path` only after everything is written and synced.
 
+    Remove what killed processes had begun to write in the same folder.
+
     Raises:
         OutputError: the folder or the file cannot be written; an existing `path` is not changed.
     """
-    scratch = name_scrap(path)
+    scratch = begin_scrap(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        clear_once(path.parent)
         with scratch.open("wb") as file:
             yield file
             file.flush()
@@ -48,8 +45,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror or error})", where=path) from error
     finally:
-        with suppress(OSError):
-            scratch.unlink()
+        discard(scratch)
 
 
 @contextmanager
@@ -64,8 +60,23 @@ def make_folder_atomically(out: Path) -> Iterator[Path]:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise OutputError("holds something already", where=out, right="name a new or empty folder")
     with make_scratch_folder(out) as scratch:
-        yield scratch
+        with naming_place(scratch, out):
+            yield scratch
         scratch.replace(out)
+
+
+@contextmanager
+def naming_place(scratch: Path, out: Path) -> Iterator[None]:
+    """Have errors about files in a scratch folder name their place in `out`: nobody finds what is removed.
+
+    Raises:
+        OutputError: as inside.
+    """
+    try:
+        yield
+    except OutputError as error:
+        where = None if error.where is None else error.where.replace(str(scratch), str(out))
+        raise OutputError(error.what, where=where, right=error.right) from error
 
 
 @contextmanager
@@ -75,7 +86,7 @@ def make_scratch_folder(out: Path) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be made, or something inside raises an OSError.
     """
-    scratch = name_scrap(out)
+    scratch = begin_scrap(out)
     try:
         scratch.parent.mkdir(parents=True, exist_ok=True)
         remove_scraps(out.parent, out.name)
@@ -84,7 +95,7 @@ def make_scratch_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror or error})", where=out) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        discard(scratch)
 
 
 def check_replaceable(
@@ -140,44 +151,6 @@ def can_be_path(path: str | Path) -> bool:
     names = encoded.split(b"/")
     is_short = len(encoded) < LONGEST_PATH_BYTES and max(map(len, names)) <= LONGEST_NAME_BYTES
     return b"\0" not in encoded and is_short and len(names) <= MOST_NAMES
-
-
-def name_scrap(path: Path) -> Path:
-    """Return the name that `path` has while this process writes it: a hidden one that tells machine and process."""
-    return path.with_name(f".{path.name}.{_name_machine()}-{os.getpid()}.tmp")
-
-
-def remove_scraps(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes of this machine had begun to write in a folder, under any name or the given one."""
-    pattern = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?(\d+)\.tmp(?:\.\w+)?")  # without a machine in versions before 0.2
-    for scrap in folder.glob(f".{name if name == '*' else glob.escape(name)}.*.tmp*"):
-        found = pattern.fullmatch(scrap.name)
-        if found is None or found[1] not in (None, _name_machine()) or _may_be_writing(int(found[2]), scrap):
-            continue
-        with suppress(OSError):
-            shutil.rmtree(scrap) if scrap.is_dir() and not scrap.is_symlink() else scrap.unlink()
-
-
-def _name_machine() -> str:
-    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
-
-
-def _may_be_writing(pid: int, scrap: Path) -> bool:
-    """Return whether the process of this number lives, and lived when `scrap` was last written."""
-    if os.name == "nt":
-        return True  # os.kill would end it
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True  # another user's
-    try:
-        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-        (booted_s,) = re.findall(r"^btime (\d+)$", Path("/proc/stat").read_text(), re.MULTILINE)
-        return int(booted_s) + ticks / os.sysconf("SC_CLK_TCK") <= scrap.stat().st_mtime + CLOCK_SLACK_S
-    except (OSError, ValueError, IndexError):
-        return True  # not Linux: nobody tells when it began
 
 
 def save_text(path: Path, text: str) -> Path:

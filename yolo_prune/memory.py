@@ -43,7 +43,7 @@ def find_available_bytes(root: Path = ROOT) -> int | None:
     return min((max(0, value) for value in found if value is not None), default=None)
 
 
-def is_shortage(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory did not suffice, by whatever library."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
@@ -52,7 +52,7 @@ def is_shortage(error: BaseException) -> bool:
     return isinstance(error, Exception) and any(sign in str(error).lower() for sign in _SIGNS)
 
 
-def explain_shortage(error: BaseException, available: int | None = None) -> str:
+def explain_out_of_memory(error: BaseException, available: int | None = None) -> str:
     """Return what was asked for, and what is available, in a line; the latter is measured by default."""
     asked = _count(_ASKED.search(str(error)))
     available = find_available_bytes() if available is None else available
@@ -66,7 +66,7 @@ def explain_shortage(error: BaseException, available: int | None = None) -> str:
 
 
 @contextmanager
-def naming_shortage(where: str, right: str) -> Iterator[None]:
+def naming_out_of_memory(where: str, right: str) -> Iterator[None]:
     """Turn any library's error about memory that does not suffice into one that says what to do.
 
     Raises:
@@ -75,9 +75,9 @@ def naming_shortage(where: str, right: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, YoloPruneError) or not is_shortage(error):
+        if isinstance(error, YoloPruneError) or not is_out_of_memory(error):
             raise
-        raise InsufficientMemoryError(explain_shortage(error), where=where, right=right) from error
+        raise InsufficientMemoryError(explain_out_of_memory(error), where=where, right=right) from error
 
 
 def format_bytes(count: float) -> str:

@@ -152,6 +152,31 @@ def test_a_folder_without_a_result_is_free(left: tuple[str, ...]) -> None:
         assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_the_parts_of_a_killed_run_are_no_result(is_killed: bool) -> None:
+    for name in ("plan.json", "plan.png", "pruned.cfg"):
+        leave(RUNS / "plan" / name)
+    if is_killed:
+        (RUNS / "plan/.lock").write_text("7 elsewhere")
+    with take_run_folder("plan", "plan") as folder:
+        assert folder == RUNS / ("plan" if is_killed else "plan-2")
+        assert (RUNS / "plan/plan.json").exists() is not is_killed
+
+
+def test_a_run_that_fails_leaves_no_parts() -> None:
+    def fail() -> None:
+        with take_run_folder("plan", "plan") as folder:
+            leave(folder / "plan.json")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert not RUNS.exists()
+    with take_run_folder("plan", "plan") as folder:
+        leave(folder / "plan.json")
+    assert (RUNS / "plan/plan.json").exists()
+
+
 def test_a_file_is_no_run_folder() -> None:
     leave(RUNS / "latest.json")
     with pytest.raises(ConfigError, match=r"latest\.json already holds"), take_run_folder("latest.json", "train"):

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from paths import ROOT
 from tiny import Cli, Killed, before_step, is_same, is_same_run, make_config
 
 from yolo_prune.commands.run_folders import find_run_folder, take_run_folder
@@ -238,15 +234,6 @@ def test_the_newest_of_numbered_folders_is_found(workplace: Path) -> None:
         (workplace / "runs" / name).mkdir(parents=True)
     assert find_run_folder("train", "train") == Path("runs/train-3")
     assert find_run_folder("own", "train") == Path("runs/own")
-
-
-def test_runs_killed_at_random_moments_end_in_the_same_bits(tmp_path: Path) -> None:
-    words = [sys.executable, str(ROOT / "scripts/kill_runs.py"), "--kills", "3", "--folder", str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=400, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "3 kills: the same bits"
-    assert (tmp_path / "runs/broken/results.csv").read_text().count("\n") == 61
 
 
 def test_a_signal_that_comes_too_late_for_the_inner_context_stops_the_outer() -> None:

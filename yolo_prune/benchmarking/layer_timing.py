@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,6 +20,7 @@ from yolo_prune.engines.exported.open_vino import get_core
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.detector import activate
+from yolo_prune.scraps import make_temporary_folder
 from yolo_prune.shared_settings import TableEngine
 
 TABLE_ENGINES = get_args(TableEngine)
@@ -188,8 +188,8 @@ def _time_onnxruntime(case: LayerCase) -> float:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     options.enable_profiling = True
-    with TemporaryDirectory() as folder:
-        options.profile_file_prefix = str(Path(folder, "profile"))
+    with make_temporary_folder() as folder:
+        options.profile_file_prefix = str(folder / "profile")
         content = make_layer_onnx(case).SerializeToString()
         session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         images = {"images": _draw(case)}

@@ -8,9 +8,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,13 +18,13 @@ from yolo_prune.cli import config, darknet, data
 from yolo_prune.cli.darknet import export, import_
 from yolo_prune.cli.measure import bench, detect, evaluate, profile, report
 from yolo_prune.cli.prune import iterate, plan, prune, sensitivity
+from yolo_prune.cli.shortages import explain_shortage
 from yolo_prune.cli.streams import prepare_streams, print_result
 from yolo_prune.cli.train import finetune, run, train
 from yolo_prune.console import report_end
 from yolo_prune.contention import watch_contention
 from yolo_prune.errors import ConfigError, Interrupted, Terminated, YoloPruneError
 from yolo_prune.launch import check_alone, is_launched, is_told_by_another, mark_failure, name_rank, read_launch
-from yolo_prune.memory import explain_shortage, is_shortage
 from yolo_prune.threads import limit_threads
 from yolo_prune.version import __version__
 
@@ -79,7 +79,6 @@ app.add_typer(darknet.app, name="cfg", short_help="Darknet cfg files: make, show
 app.add_typer(data.app, name="data", short_help="Data sets: draw, check, convert.", rich_help_panel="Files")
 app.add_typer(config.app, name="config", short_help="Settings: list, copy.", rich_help_panel="Files")
 
-SMALLER = "use a smaller --batch-size or --img-size, fewer --workers, or a machine with more memory"
 TELLING_S = 10.0
 """Seconds that a process waits at its end until another has told why."""
 IN_SEVERAL_PROCESSES = ("train", "finetune")
@@ -122,7 +121,7 @@ def main() -> None:
     if is_launched():
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # else PyTorch writes pages where a peer is gone
     try:
-        with _raising_on_sigterm(), watch_contention():
+        with _raising_on_signals(), watch_contention():
             result = app(prog_name="yoloprune", standalone_mode=False)
         sys.stdout.flush()
     except YoloPruneError as error:
@@ -139,18 +138,18 @@ def main() -> None:
     except _UsageError as error:
         _leave_usage(error)
     except Exception as error:  # noqa: BLE001  # the last resort: a defect is named as one, never shown raw
-        if is_shortage(error):
-            _leave(2, error, f"{explain_shortage(error)}; {SMALLER}", "error")
+        if (shortage := explain_shortage(error)) is not None:
+            _leave(2, error, str(shortage), "error")
         line = f"{type(error).__name__}: {error}; run yoloprune --debug … for the traceback, and report it"
         _leave(1, error, line, "defect")
     sys.exit(result if isinstance(result, int) else 0)
 
 
 @contextmanager
-def _raising_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise Terminated, so that files and folders that are half-written are removed.
+def _raising_on_signals() -> Iterator[None]:
+    """Let SIGTERM raise Terminated, and SIGINT KeyboardInterrupt, so that what is half-written is removed.
 
-    A second one ends the process at once. Training has its own handler, and this one is there for its second signal.
+    A second SIGTERM ends the process at once. Training has its own handlers, and these are there for its second signal.
     One of several processes that is ending already, because of an error or a signal, goes on with that.
     """
 
@@ -160,15 +159,19 @@ def _raising_on_sigterm() -> Iterator[None]:
         signal.signal(signum, signal.SIG_IGN if is_launched() else signal.SIG_DFL)
         raise Terminated
 
-    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # the caller ignores it, or knows better
-        yield
-        return
-    signal.signal(signal.SIGTERM, terminate)
+    handlers = {signal.SIGTERM: terminate, signal.SIGINT: signal.default_int_handler}
+    own = {
+        signum: handler for signum, handler in handlers.items() if signal.getsignal(signum) == signal.SIG_DFL
+    }  # else the caller ignores it, or knows better
+    for signum, handler in own.items():
+        signal.signal(signum, handler)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is terminate:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN if is_launched() else signal.SIG_DFL)
+        for signum, handler in own.items():
+            if signal.getsignal(signum) is handler:
+                is_deaf = is_launched() and signum == signal.SIGTERM
+                signal.signal(signum, signal.SIG_IGN if is_deaf else signal.SIG_DFL)
 
 
 def _leave_usage(error: Exception) -> None:
@@ -183,15 +186,20 @@ def _leave_usage(error: Exception) -> None:
     _leave(2, error, f"{message.rstrip('.')}; see {command} --help", "error")
 
 
-def _leave(code: int, error: BaseException, line: str, kind: str = "") -> None:
+def _leave(code: int, error: BaseException, line: str, kind: str = "") -> NoReturn:
     """End with an exit code, and a line unless another process tells it; of several, be deaf to torchrun's SIGTERM."""
     if is_launched():
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if "--debug" in sys.argv:
-        traceback.print_exc()
-    if not is_told_by_another(error, is_common=kind != "defect"):
-        report_end(name_rank(error) + line, kind)
-    elif "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun ends the one that tells as soon as this process ends
-        signal.sigtimedwait({signal.SIGTERM}, TELLING_S)
+    try:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        if not is_told_by_another(error, is_common=kind != "defect"):
+            report_end(name_rank(error) + line, kind)
+        elif "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun ends the one that tells as soon as this process ends
+            signal.sigtimedwait({signal.SIGTERM}, TELLING_S)
+    except (OSError, ImportError):  # stderr is full, or no file can be opened
+        with suppress(OSError):
+            os.write(2, f"{kind}{': ' if kind else ''}{line}\n".encode(errors="replace"))
+        os._exit(code)  # at its end the interpreter would try again
     sys.exit(code)

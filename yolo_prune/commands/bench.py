@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -61,6 +60,7 @@ from yolo_prune.files import save_json, save_text
 from yolo_prune.model.checkpoint import Checkpoint, is_stored_packed, load_checkpoint
 from yolo_prune.model.device import make_device
 from yolo_prune.own_files import check_own
+from yolo_prune.scraps import make_temporary_folder
 from yolo_prune.text_tables import format_table, wrap
 
 ROW_NAMES = {
@@ -234,9 +234,9 @@ def measure(checkpoints: Mapping[str, Path], config: MeasurementConfig) -> Bench
     spec = load_data_of(config.data, trained[0] if trained else {}, "--no-score") if config.score else None
     split = None if spec is None else choose_split(spec, config.split)
     entries = list_entries(checkpoints, loaded, config, device)
-    with TemporaryDirectory() as folder:
+    with make_temporary_folder() as folder:
         # What cannot be made is an error before anything is scored. Exported files are loaded with the threads of the timing.
-        makers = [prepare_engine(entry, device, Path(folder, str(number))) for number, entry in enumerate(entries)]
+        makers = [prepare_engine(entry, device, folder / str(number)) for number, entry in enumerate(entries)]
         evidence = (
             None
             if spec is None or split is None

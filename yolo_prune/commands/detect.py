@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from yolo_prune.commands.detect_outputs import Emit, Issues, Outputs
@@ -28,6 +27,7 @@ from yolo_prune.export.writers import ENGINE_SUFFIXES, describe, write_model
 from yolo_prune.files import save_json
 from yolo_prune.model.checkpoint import Checkpoint
 from yolo_prune.model.device import make_device
+from yolo_prune.scraps import make_temporary_folder
 from yolo_prune.training.signals import leave
 
 CUDA_BATCH = 16
@@ -112,14 +112,14 @@ def _detect(
     only = find_classes(config.classes, model.names)
     device = make_device(config.device)
     batch_size = config.batch_size or (CUDA_BATCH if device.type == "cuda" else 1)
-    with TemporaryDirectory() as folder:
+    with make_temporary_folder() as folder:
         if isinstance(model, Checkpoint) and config.engine in ENGINE_SUFFIXES:
-            path = Path(folder, f"model{ENGINE_SUFFIXES[config.engine]}")
+            path = folder / f"model{ENGINE_SUFFIXES[config.engine]}"
             model = load_exported(write_model(model, describe(model, ""), path))
         predictor = make_predictor(model, config, device, config.engine, only)
-        words = list_words([str(source) for source in sources], Path(folder))
+        words = list_words([str(source) for source in sources], folder)
         issues = Issues(len(words))
-        found = _find_sources(words, Path(folder), issues)
+        found = _find_sources(words, folder, issues)
         with closing(Outputs(out, config, model.names, found, emit)) as outputs:
             images, detections = _detect_images(predictor, found, batch_size, outputs, issues)
             drawn = _draw_images(images, detections, outputs)

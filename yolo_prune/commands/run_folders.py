@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import reprlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count, takewhile
 from pathlib import Path
 
-from yolo_prune.commands.run_lock import FolderInUseError, is_locked, lock_folder
+from yolo_prune.commands.run_lock import LOCK, FolderInUseError, is_locked, lock_folder
 from yolo_prune.console import is_first_process
 from yolo_prune.errors import ConfigError, OutputError
-from yolo_prune.files import LONGEST_PATH_BYTES, can_be_path, remove_scraps, save_json
+from yolo_prune.files import LONGEST_PATH_BYTES, can_be_path, save_json
 from yolo_prune.records import PathText, load_record
+from yolo_prune.scraps import remove_scraps
 
 RUNS = Path("runs")
 _LATEST = RUNS / "latest.json"
@@ -28,14 +29,16 @@ RESULTS = ("best.pt", "pruned.pt")
 """What a run leaves in its folder."""
 BEGINNINGS = ("prune.json", "short.pt")
 """What prune writes before its training begins: with these alone a run can neither be used nor resumed."""
+PARTS = (*BEGINNINGS, "plan.png", "plan.json", "pruned.cfg")
+"""The same of a run that has not ended well."""
 
 
 @contextmanager
 def take_run_folder(name: str, default: str) -> Iterator[Path]:
     """Take a folder for a new run, and yield it, locked. The default name gets the next free number.
 
-    A folder without a result is free, unless a process holds its lock: its run was killed at its start. A folder that is
-    still without a result at the end, because the run failed at its start, is removed.
+    A folder without a result is free, unless a process holds its lock: its run was killed. A folder that is still
+    without a result at the end, because the run failed, is removed.
 
     Raises:
         ConfigError: the chosen name is that of another run.
@@ -43,12 +46,15 @@ def take_run_folder(name: str, default: str) -> Iterator[Path]:
     """
     with ExitStack() as stack:
         folder = _lock_first_free(name, default, stack)
-        _remove_beginnings(folder)
+        _remove(folder, PARTS)
         try:
             yield folder
-        finally:
-            if _is_free(folder):
-                _remove_beginnings(folder)
+        except BaseException:
+            if _is_free(folder, PARTS):
+                _remove(folder, PARTS)
+            raise
+        if _is_free(folder):
+            _remove(folder)
 
 
 @contextmanager
@@ -87,29 +93,29 @@ def _list_folders(name: str, default: str) -> Iterator[Path]:
 
 def _lock_first_free(name: str, default: str, stack: ExitStack) -> Path:
     for folder in _list_folders(name, default):
-        if not _is_free(folder):
+        if not _is_free(folder, PARTS if (folder / LOCK).exists() else BEGINNINGS):
             continue
         try:
-            stack.enter_context(lock_folder(folder))
+            was_killed = stack.enter_context(lock_folder(folder))
         except FolderInUseError as user:
             if name == default:
                 continue
             what = f"{folder} is in use by {user}"
             raise ConfigError(what, where="--name", right="use another name, or wait until that ends") from None
-        if _is_free(folder):
+        if _is_free(folder, PARTS if was_killed else BEGINNINGS):
             return folder
         stack.close()  # between the two looks another run has begun and ended there
     raise AssertionError("a list of folders without an end")
 
 
-def _is_free(folder: Path) -> bool:
-    """Return whether a folder holds neither a result nor anything that can be resumed.
+def _is_free(folder: Path, parts: Collection[str] = BEGINNINGS) -> bool:
+    """Return whether a folder holds neither a result nor anything that can be resumed: hidden files, and parts of a run.
 
     Raises:
         OutputError: it cannot be read, or `runs` is a file.
     """
     try:
-        return all(path.name.startswith(".") or path.name in BEGINNINGS for path in folder.iterdir())
+        return all(path.name.startswith(".") or path.name in parts for path in folder.iterdir())
     except FileNotFoundError:
         return True
     except NotADirectoryError as error:
@@ -120,10 +126,10 @@ def _is_free(folder: Path) -> bool:
         raise OutputError(f"cannot be read ({error.strerror or error})", where=folder) from error
 
 
-def _remove_beginnings(folder: Path) -> None:
-    """Remove what a run leaves that was killed, or failed, at its start."""
+def _remove(folder: Path, parts: Collection[str] = BEGINNINGS) -> None:
+    """Remove what a run leaves that was killed, or failed."""
     remove_scraps(folder)
-    for name in BEGINNINGS:
+    for name in parts:
         with suppress(OSError):
             (folder / name).unlink()
 

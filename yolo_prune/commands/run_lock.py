@@ -28,19 +28,19 @@ class FolderInUseError(Exception):
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[bool]:
     """Hold the lock of a folder, which is made if it does not exist, and removed at the end, as its parent, if empty.
 
-    Where the file system has no locks, hold none.
+    Yield whether the lock's last holder was killed: it has not removed it. Where the file system has no locks, hold none.
 
     Raises:
         FolderInUseError: another process, or another run of this one, holds it.
         OutputError: the folder cannot be written.
     """
-    file = _lock(folder)
+    file, was_left = _lock(folder)
     _open_locks.add(file)
     try:
-        yield
+        yield was_left
     finally:
         _open_locks.discard(file)
         with suppress(OSError):
@@ -61,7 +61,8 @@ def is_locked(folder: Path) -> bool:
         return True
 
 
-def _lock(folder: Path) -> TextIO:
+def _lock(folder: Path) -> tuple[TextIO, bool]:
+    """Return the locked file, and whether its last holder has left it."""
     try:
         while True:
             file = _open(folder)
@@ -73,12 +74,14 @@ def _lock(folder: Path) -> TextIO:
                     file.seek(0)
                     raise FolderInUseError(_describe(file.read())) from None
             except OSError:  # a file system without locks
-                return file
+                return file, False
             if _is_still(file, folder / LOCK):
+                file.seek(0)
+                was_left = bool(file.read())
                 file.truncate(0)
                 file.write(f"{os.getpid()} {socket.gethostname()}\n")
                 file.flush()
-                return file
+                return file, was_left
             file.close()  # its last holder has removed it since it was opened
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror or error})", where=folder) from error

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 import torch
 
 from yolo_prune.benchmarking.latency import Call, draw_inputs, make_network_call
@@ -13,6 +10,7 @@ from yolo_prune.engines.make import make_engine
 from yolo_prune.export.writers import ENGINE_SUFFIXES, describe, write_model
 from yolo_prune.model.checkpoint import Checkpoint
 from yolo_prune.model.detector import Detector
+from yolo_prune.scraps import make_temporary_folder
 
 
 def make_timed_call(model: Detector, engine: str, device: torch.device) -> Call:
@@ -27,6 +25,6 @@ def make_timed_call(model: Detector, engine: str, device: torch.device) -> Call:
         return make_network_call(made, images.to(device, memory_format=torch.channels_last))
     suffix = ENGINE_SUFFIXES[engine]
     checkpoint = Checkpoint(model.network, model.state_dict(), tuple(map(str, range(model.network.classes))))
-    with TemporaryDirectory() as folder:
-        path = write_model(checkpoint, describe(checkpoint, ""), Path(folder, f"model{suffix}"))
+    with make_temporary_folder() as folder:
+        path = write_model(checkpoint, describe(checkpoint, ""), folder / f"model{suffix}")
         return make_network_call(RUNTIMES[suffix].make_engine(path), draw_inputs(model.network.img_size))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,6 +17,10 @@ POLL_S = 1.0
 """Seconds between two looks, while a batch is waited for, at whether its process lives and the run is to stop."""
 SILENCE_S = 300.0
 """Seconds without a batch, after which the processes that load images count as dead."""
+DESCRIPTORS = 6
+"""Files that a process opens when it hands a batch over, in a thread that can tell nobody if it cannot."""
+OPEN_FILES = "a batch cannot be handed over: too many files are open"
+RIGHT_LIMIT = "raise the limit (ulimit -n), or load without processes (--workers 0)"
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,16 @@ def share_(batch: Batch) -> None:
     """Move a batch to memory that the training process can read. DataLoader would do so where nobody sees an error.
 
     Raises:
-        DatasetError: there is no room.
+        DatasetError: there is no room, or no more files may be open.
     """
     try:
         for tensor in (batch.images, batch.targets, batch.indices):
             tensor.share_memory_()  # type: ignore[no-untyped-call]  # torch states no type
-    except RuntimeError as error:
+        for spare in [os.dup(0) for _ in range(DESCRIPTORS)]:
+            os.close(spare)
+    except (RuntimeError, OSError) as error:
+        if os.strerror(errno.EMFILE) in str(error):
+            raise DatasetError(OPEN_FILES, where="workers", right=RIGHT_LIMIT) from error
         what = f"a batch of {batch.images.nbytes / 1e6:.1f} MB cannot be handed over: shared memory (/dev/shm) is full"
         right = (
             "make it larger (docker run --shm-size 1g), use smaller batches, or load without processes (--workers 0)"
@@ -96,15 +106,17 @@ class Loader:
         """Return the next batch, or None at the end.
 
         Raises:
-            DatasetError: a process that loads images died, or none of them made a batch for long.
+            DatasetError: a process that loads images died, none made a batch for long, or too many files are open.
         """
         right = "resume the run, with fewer workers if memory was short, or with 0"
         for _ in range(round(SILENCE_S / POLL_S)):
             try:
                 return next(batches, None)
-            except RuntimeError as error:  # DataLoader has no classes for what it raises
+            except (RuntimeError, OSError) as error:  # DataLoader has no classes for what it raises
                 if str(error).startswith("DataLoader worker (pid"):
                     raise DatasetError("a process that loads images died", where="workers", right=right) from error
+                if "ancdata" in str(error) or os.strerror(errno.EMFILE) in str(error):
+                    raise DatasetError(OPEN_FILES, where="workers", right=RIGHT_LIMIT) from error
                 if not str(error).startswith("DataLoader timed out"):
                     raise
             if self._while_waiting is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -11,8 +10,8 @@ import cv2
 from yolo_prune.bounded import is_utf8
 from yolo_prune.errors import OutputError
 from yolo_prune.evaluation.previews import Image
-from yolo_prune.files import name_scrap, remove_scraps
 from yolo_prune.own_files import mark_mp4
+from yolo_prune.scraps import begin_scrap, discard, remove_scraps
 
 CODEC = "mp4v"
 """MPEG-4 part 2, the one codec for MP4 files that every build of OpenCV with FFmpeg can write."""
@@ -34,8 +33,7 @@ class VideoWriter:
     def __init__(self, path: Path, fps: float) -> None:
         self.path = path
         self.fps = round(fps, 3 if fps < 65 else 2 if fps < 650 else 0)  # MPEG-4 counts with up to 65,535 parts of 1 s
-        scrap = name_scrap(path)
-        self._scratch = scrap.with_name(scrap.name + path.suffix)  # OpenCV takes the format from it
+        self._scratch = begin_scrap(path, path.suffix)  # OpenCV takes the format from it
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
         self._written, self._origin_s = 0, 0.0
@@ -89,8 +87,7 @@ class VideoWriter:
         """Remove what was written, unless it is finished."""
         if self._writer is not None:
             self._writer.release()
-        with suppress(OSError):
-            self._scratch.unlink()
+        discard(self._scratch)
 
     def _open(self) -> cv2.VideoWriter:
         if not is_utf8(str(self._scratch.absolute())):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import warnings
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
@@ -14,22 +13,23 @@ from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.errors import OutputError
 from yolo_prune.export.request import Request
 from yolo_prune.files import open_atomically
+from yolo_prune.scraps import make_temporary_folder
 
 
 def export_ncnn(request: Request, path: Path) -> Path:
     """Write ncnn files; `path` is the .ncnn.param. See `Writer`."""
     pnnx = import_package("pnnx", "--format ncnn", "ncnn")
     stem = path.name.removesuffix("".join(path.suffixes[-2:]))
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
+    with make_temporary_folder() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch's tracing, which the converter reads
         traced = torch.jit.trace(request.module, request.images, check_trace=False)  # type: ignore[no-untyped-call]
-        traced.save(str(Path(folder, "model.pt")))
+        traced.save(str(folder / "model.pt"))
         words = [
             *(pnnx.EXEC_PATH, "model.pt", f"inputshape={list(request.images.shape)}".replace(" ", "")),
             f"fp16={int(request.metadata.precision == 'fp16')}",
         ]
         outcome = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
-        made = Path(folder, "model.ncnn.param")
+        made = folder / "model.ncnn.param"
         if outcome.returncode or not made.is_file():
             reason = (outcome.stderr or outcome.stdout).strip().splitlines()[-1:]
             raise OutputError(

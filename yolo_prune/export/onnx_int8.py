@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from yolo_prune.engines.exported.packages import import_package
+from yolo_prune.scraps import make_temporary_folder
 
 PERCENTILE = 99.999
 """The share of a layer's values that its range covers; a few outliers would coarsen all others."""
@@ -42,9 +41,9 @@ def quantize_onnx(model: Any, images: Sequence[Tensor]) -> Any:
     onnx = import_package("onnx", "--precision int8")
     quantization = import_package("onnxruntime.quantization", "--precision int8")
     shapes = import_package("onnxruntime.quantization.shape_inference", "--precision int8")
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
+    with make_temporary_folder() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        source, prepared, made = (Path(folder, f"{name}.onnx") for name in ("source", "prepared", "made"))
+        source, prepared, made = (folder / f"{name}.onnx" for name in ("source", "prepared", "made"))
         onnx.save(model, source)
         shapes.quant_pre_process(source, prepared, skip_symbolic_shape=True)
         loaded = onnx.load(prepared)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from yolo_prune.export.open_vino_int8 import quantize_openvino
 from yolo_prune.export.request import Request
 from yolo_prune.export.tracing import make_dynamic_shapes
 from yolo_prune.files import open_atomically
+from yolo_prune.scraps import make_temporary_folder
 
 
 def export_openvino(request: Request, path: Path) -> Path:
@@ -36,8 +36,8 @@ def export_openvino(request: Request, path: Path) -> Path:
         output.get_tensor().set_names({name})
     model.inputs[0].get_tensor().set_names({"images"})
     model.set_rt_info(metadata.format(), [KEY])
-    with TemporaryDirectory() as folder:
-        made = Path(folder, "model.xml")
+    with make_temporary_folder() as folder:
+        made = folder / "model.xml"
         openvino.save_model(model, made, compress_to_fp16=metadata.precision != "fp32")
         for source in (made.with_suffix(".bin"), made):
             with open_atomically(path.with_suffix(source.suffix)) as file:
@@ -50,8 +50,8 @@ def _convert(request: Request) -> Any:
     openvino = import_package("openvino", "--format openvino")
     if request.metadata.nms is not None:
         onnx = import_package("onnx", "--nms")
-        with TemporaryDirectory() as folder:
-            source = Path(folder, "model.onnx")
+        with make_temporary_folder() as folder:
+            source = folder / "model.onnx"
             model = make_onnx_model(request)
             append_nms(model, request.metadata)
             onnx.save(model, source)

@@ -22,7 +22,7 @@ from torch import Tensor
 from yolo_prune.bounded import open_plain
 from yolo_prune.errors import CheckpointError, InsufficientMemoryError, YoloPruneError
 from yolo_prune.limits import MOST_PICKLE_BYTES, is_bounded
-from yolo_prune.memory import explain_shortage, is_shortage
+from yolo_prune.memory import explain_out_of_memory, is_out_of_memory
 
 OURS = "name a checkpoint that yoloprune wrote; another project's weights go with their cfg: import CFG --weights FILE"
 COPY = "take it from a copy, or make it again"
@@ -71,8 +71,8 @@ def load_plain(path: Path) -> Any:
             size = _check_pickle(file, path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except DAMAGE as error:
-        if is_shortage(error):
-            raise InsufficientMemoryError(explain_shortage(error), where=path, right="free some memory") from error
+        if is_out_of_memory(error):
+            raise InsufficientMemoryError(explain_out_of_memory(error), where=path, right="free some memory") from error
         reason = (isinstance(error, OSError) and error.strerror) or "it is damaged or no checkpoint"
         raise CheckpointError(f"cannot be read ({reason})", where=path, right=right) from error
     if not is_bounded(content, size):

@@ -18,12 +18,13 @@ from yolo_prune.datasets.batches import Loader
 from yolo_prune.datasets.loader import DetectionDataset, make_loader
 from yolo_prune.datasets.spec import DataSpec, measure_fingerprint
 from yolo_prune.errors import TrainingError
-from yolo_prune.files import remove_scraps, save_text
+from yolo_prune.files import save_text
 from yolo_prune.model.checkpoint import KEEPS_ZEROS, Checkpoint, load_checkpoint, make_provenance
 from yolo_prune.model.detector import Detector
 from yolo_prune.pruning.channels import make_channel_graph
 from yolo_prune.pruning.config import AUTO
 from yolo_prune.pruning.sparsity.zeroing import Removal
+from yolo_prune.scraps import remove_scraps
 from yolo_prune.text_tables import pluralize
 from yolo_prune.training.callbacks import ProgressBar, TensorBoardLog, open_log
 from yolo_prune.training.config import TrainConfig
@@ -176,7 +177,7 @@ def train(
         with (
             ProgressBar(progress, config.epochs, images, processes.is_first) as bar,
             open_log(run.folder, config.tensorboard and processes.is_first, progress.epoch) as log,
-            memory.naming_shortage(),
+            memory.naming_out_of_memory(),
         ):
             while not progress.is_done:
                 _iterate_epoch(active, bar, log, report)

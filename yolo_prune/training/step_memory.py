@@ -13,7 +13,7 @@ from yolo_prune.darknet.network import Network
 from yolo_prune.datasets.loader import CACHE_BYTES
 from yolo_prune.errors import InsufficientMemoryError
 from yolo_prune.image_size import ImageSize
-from yolo_prune.memory import find_available_bytes, format_bytes, naming_shortage
+from yolo_prune.memory import find_available_bytes, format_bytes, naming_out_of_memory
 from yolo_prune.model.free_memory import ERROR, find_free_bytes, find_largest_batch, find_largest_size
 from yolo_prune.text_tables import pluralize
 from yolo_prune.training.resume import Run
@@ -72,10 +72,10 @@ class StepMemory:
             free -= self._estimate(self._images, self._size)
         return max(0, min(CACHE_BYTES, free // 4))
 
-    def naming_shortage(self) -> AbstractContextManager[None]:
+    def naming_out_of_memory(self) -> AbstractContextManager[None]:
         """Return a context whose errors about memory name the step, and what would fit."""
         step = f"a step with {pluralize(self._images, 'image')} of {self._size} px at once"
-        return naming_shortage(step, self._explain())
+        return naming_out_of_memory(step, self._explain())
 
     def _estimate(self, images: int, size: ImageSize) -> int:
         """Return the bytes beside the weights that are loaded."""

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -31,7 +31,7 @@ def run_command(case: Case) -> Outcome:
     streams = sys.stdin, sys.stdout, sys.stderr, sys.argv
     before, traces = dict(os.environ), list[str]()
 
-    def leave(code: int, error: BaseException, line: str, kind: str = "") -> None:
+    def leave(code: int, error: BaseException, line: str, kind: str = "") -> NoReturn:
         if code == 1:
             traces.append(traceback.format_exc())
         _leave(code, error, line, kind)

@@ -20,7 +20,7 @@ from yolo_prune.datasets.check.statistics import COCO_BOUNDS_PX, Statistics
 from yolo_prune.datasets.config import CheckConfig
 from yolo_prune.datasets.spec import DataSpec, load_spec
 from yolo_prune.errors import ConfigError, DatasetError, OutputError
-from yolo_prune.files import check_replaceable, save_json
+from yolo_prune.files import check_replaceable, make_scratch_folder, naming_place, save_json
 from yolo_prune.image_size import make_size
 from yolo_prune.json_parts import iterate_json
 from yolo_prune.text_tables import format_table, pluralize, wrap
@@ -159,9 +159,12 @@ def _write_check(data: Path, spec: DataSpec, config: CheckConfig, folder: Path) 
     with Bar("checking images") as bar:
         check = check_dataset(spec, config, bar.show)
     result = CheckResult(data, spec.names, config, check.statistics, check.issues, folder)
-    save_contact_sheet(folder / "contact_sheet.png", check.images, list(spec.splits), spec.names)
-    save_box_plots(folder / "boxes.png", check.figures, config.img_size)
-    save_json(folder / "report.json", result.as_dict())
+    with make_scratch_folder(folder / "report") as scratch, naming_place(scratch, folder):
+        save_contact_sheet(scratch / "contact_sheet.png", check.images, list(spec.splits), spec.names)
+        save_box_plots(scratch / "boxes.png", check.figures, config.img_size)
+        save_json(scratch / "report.json", result.as_dict())
+        for name in FILES:  # the report first: by it the next check knows the others as its own
+            (scratch / name).replace(folder / name)
     report(f"report.json, contact_sheet.png and boxes.png are in {folder}")
     return result
 

@@ -56,6 +56,8 @@ class Journal:
     sha256: str
     recipe: dict[str, Any]
     blocks: list[NonNegativeInt]
+    given: PathText | None = None
+    """The checkpoint's path as it was given, which results quote."""
 
 
 def train_pruned(source: Path, config: PruneConfig, folder: Path, spec: DataSpec) -> tuple[Planned, float]:
@@ -81,7 +83,7 @@ def train_pruned(source: Path, config: PruneConfig, folder: Path, spec: DataSpec
             resume_training(folder, {name: getattr(config, name) for name in CHANGEABLE})
         return _read(source, config, folder, spec)
     blocks, target = _choose(source, config)
-    save_json(folder / JOURNAL, {**about, "blocks": [block.shortcut for block in blocks]})
+    save_json(folder / JOURNAL, {**about, "blocks": [block.shortcut for block in blocks], "given": str(source)})
     start, network, plan = source, checkpoint.network, make_plan_config(config)
     if blocks:
         short = cut_blocks(checkpoint.make_model(), blocks)
@@ -109,7 +111,8 @@ def load_journal(folder: Path) -> tuple[Path, PruneConfig]:
     source = Path(journal.source)
     if not source.is_file() or measure_sha256(source) != journal.sha256:
         raise ConfigError("has changed since the run began", where=source, right="restore it, or start anew")
-    return source, parse_config(PruneConfig(), journal.recipe, path)
+    given = Path(journal.given or source)
+    return given if given.resolve() == source else source, parse_config(PruneConfig(), journal.recipe, path)
 
 
 def choose_effort(checkpoint: Checkpoint) -> int:

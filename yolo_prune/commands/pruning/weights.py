@@ -109,10 +109,11 @@ def prune_weights(source: Path, config: PruneConfig, folder: Path) -> WeightPrun
     details = {"metrics": metrics, "data": checkpoint.provenance.get("data"), KEEPS_ZEROS: True}
     provenance = make_provenance("prune", format_config(config), source, **details)
     made = Checkpoint(pruned.network, pruned.state_dict(), checkpoint.names, provenance)
-    path = save_checkpoint(folder / "pruned.pt", made)
+    cfg = save_cfg(pruned.network, folder / "pruned.cfg")
+    path = save_checkpoint(folder / "pruned.pt", made)  # the last file: with it the run has ended
     return WeightPruneResult(
         checkpoint=path,
-        cfg=save_cfg(pruned.network, folder / "pruned.cfg"),
+        cfg=cfg,
         layers=count_by_layer(pruned),
         before={**before, "file_bytes": source.stat().st_size},
         after={**after, "file_bytes": path.stat().st_size},

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -112,14 +113,29 @@ def _write_all(folder: Path, config: SyntheticConfig, tasks: list[tuple[str, int
     try:
         splits, indices = zip(*tasks, strict=True)
         count = len(tasks)
-        yield from pool.map(_write_image, [folder] * count, [config] * count, splits, indices, chunksize=8)
+        with _without_interrupts():  # Ctrl-C reaches every process; the main one stops the workers
+            done = pool.map(_write_image, [folder] * count, [config] * count, splits, indices, chunksize=8)
+        yield from done
     finally:
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Hold SIGINT back; processes that are started inside never see it, not even while they import."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker() -> None:
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one stops the workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
 
 

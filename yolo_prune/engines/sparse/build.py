@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from yolo_prune.console import warn_once
 from yolo_prune.engines.sparse.steps import Step
 from yolo_prune.errors import EngineError, OutputError
 from yolo_prune.files import open_atomically
+from yolo_prune.scraps import make_temporary_folder
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
 COMPILERS = ("c++", "g++", "clang++")
@@ -64,9 +66,9 @@ def _find_or_make(command: list[str], name: str) -> Path:
         content = _compile(command)
     warn_once("kernel cache", f"{reason}: the sparse kernel is compiled for this process alone")
     try:
-        private = Path(tempfile.mkdtemp(prefix="yolo_prune-"))
-        atexit.register(shutil.rmtree, private, ignore_errors=True)
-        return _keep(content, private, name)
+        stack = ExitStack()
+        atexit.register(stack.close)
+        return _keep(content, stack.enter_context(make_temporary_folder()), name)
     except (OSError, OutputError) as error:
         right = "name a folder that can be written in XDG_CACHE_HOME"
         raise EngineError(f"the compiled kernel cannot be kept ({error})", where="engine", right=right) from error
@@ -161,10 +163,15 @@ def _identify(compiler: list[str], flags: list[str]) -> str:
 
 def _compile(command: list[str]) -> bytes:
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            made = Path(scratch) / "kernel.so"
+        with make_temporary_folder() as scratch:
+            made = scratch / "kernel.so"
             result = subprocess.run(
-                [*command, str(SOURCE), "-o", str(made)], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+                [*command, str(SOURCE), "-o", str(made)],
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_S,
+                check=False,
+                env={**os.environ, "TMPDIR": str(scratch)},  # what a killed compiler leaves is removed with it
             )
             if result.returncode:
                 reason = next((line for line in result.stderr.splitlines() if "error" in line), "no reason given")
