@@ -235,3 +235,10 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_setting_out_of_range_is_named(key: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"{key}: {value} is out of range"):
         SyntheticConfig(**{key: value})
+
+
+@pytest.mark.parametrize("text", ["[" * 3000, "a: !!timestamp x", "a: 2024-02-30", "a: !!bool x", "\0", "3"])
+def test_a_damaged_record_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / synthetic.CONFIG_FILE).write_text(text)
+    with pytest.raises(OutputError, match=r"synthetic\.yaml: is no record of a data set"):
+        make_dataset(tmp_path, SyntheticConfig(), workers=1)

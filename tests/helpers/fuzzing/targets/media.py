@@ -17,7 +17,7 @@ from fuzzing.command import run_command
 from fuzzing.mutators import NASTY, damage_bytes, damage_text
 from fuzzing.targets.making import make_target
 from yolo_prune.commands.datasets import vgg_hand
-from yolo_prune.datasets import remote, video
+from yolo_prune.datasets import live, remote, video
 from yolo_prune.datasets.vgg_hand.download import DownloadConfig
 
 DETECT = "detect base/plain.pt FILE --out out --device cpu"
@@ -139,6 +139,7 @@ def _in_haste() -> Iterator[None]:
         patch.object(vgg_hand, "make_vgg_hand", quick),
         patch.object(remote, "TIMEOUT_S", 2.0),
         patch.object(video, "TIMEOUT_S", 2.0),
+        patch.object(live, "PAUSES_S", (0.1,)),
     ):
         yield
 
