@@ -18,7 +18,7 @@ from PIL import Image
 
 from yolo_prune.model.checkpoint import is_checkpoint, load_checkpoint
 
-INCIDENTAL = {"images_per_s", "git_revision", "recipe", "seconds", "sha256", "made_of", "begun_of"}
+INCIDENTAL = {"images_per_s", "git_revision", "recipe", "seconds", "sha256", "checkpoint_sha256", "made_of", "begun_of"}
 """Keys whose values may differ: clocks, a commit between two runs, settings that change when a run is resumed, and hashes of
 files that hold such."""
 SCRAP = re.compile(r"\..+\.tmp(\.\w+)?")

@@ -163,6 +163,14 @@ def test_the_parts_of_a_killed_run_are_no_result(is_killed: bool) -> None:
         assert (RUNS / "plan/plan.json").exists() is not is_killed
 
 
+def test_the_lock_of_a_run_that_was_killed_when_all_was_done_is_removed() -> None:
+    leave(RUNS / "prune/pruned.pt")
+    (RUNS / "prune/.lock").write_text("7 elsewhere")
+    with take_run_folder("prune", "prune") as folder:
+        assert folder == RUNS / "prune-2"
+        assert [path.name for path in (RUNS / "prune").iterdir()] == ["pruned.pt"]
+
+
 def test_a_run_that_fails_leaves_no_parts() -> None:
     def fail() -> None:
         with take_run_folder("plan", "plan") as folder:

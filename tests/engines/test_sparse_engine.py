@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -323,6 +326,20 @@ def test_places_name_every_weight_once() -> None:
         assert placed.divide(7)[-1] == placed.groups
 
 
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class TestCompiler:
     """What is said where the kernel cannot be made: one line that tells what would be right."""
 
@@ -377,7 +394,7 @@ class TestCompiler:
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
         places = [load_kernel.__wrapped__("native")._name for _ in range(2)]
-        assert all("yolo_prune-" in place for place in places)
+        assert all("/.yolo_prune." in place for place in places)
         told = " ".join(capsys.readouterr().err.split())
         assert told.count("the sparse kernel is compiled for this process alone") == 1
 
@@ -402,6 +419,18 @@ class TestCompiler:
         folder.chmod(0o777)
         assert Path(load_kernel.__wrapped__("native")._name).parent == folder
         assert folder.stat().st_mode & 0o777 == 0o755
+
+    def test_it_ends_with_the_process_that_wanted_it(self, tmp_path: Path) -> None:
+        pid_file = tmp_path / "pid"
+        script = (
+            f'[ "$1" != --version ] || exit 0; echo $$ > {pid_file}.part; mv {pid_file}.part {pid_file}; exec sleep 300'
+        )
+        code = "from yolo_prune.engines.sparse.build import load_kernel; load_kernel()"
+        environment = {**os.environ, "CXX": self.fake(tmp_path, script), "TMPDIR": str(tmp_path)}
+        with subprocess.Popen([sys.executable, "-c", code], env=environment) as process:
+            wait_until(pid_file.exists)
+            process.kill()
+        wait_until(lambda: not is_running(int(pid_file.read_text())))
 
     def test_a_compiler_may_be_several_words(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("CXX", f"env {self.copy_ready(tmp_path)}")

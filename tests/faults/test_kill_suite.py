@@ -15,7 +15,7 @@ from paths import ROOT
 pytestmark = pytest.mark.checkout
 KILLS = int(os.environ.get("YOLO_PRUNE_KILLS", "2"))
 """Of each command; scripts/kill_runs.py kills 20 times."""
-QUICK = ("config copy", "cfg make", "data convert", "import", "plan", "train, workers")
+QUICK = ("config copy", "data convert", "plan", "train, workers")
 
 
 def test_every_command_is_tried_or_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

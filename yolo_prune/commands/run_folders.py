@@ -94,6 +94,8 @@ def _list_folders(name: str, default: str) -> Iterator[Path]:
 def _lock_first_free(name: str, default: str, stack: ExitStack) -> Path:
     for folder in _list_folders(name, default):
         if not _is_free(folder, PARTS if (folder / LOCK).exists() else BEGINNINGS):
+            with suppress(OutputError):
+                is_locked(folder)  # it removes the lock of a run that was killed when all was done
             continue
         try:
             was_killed = stack.enter_context(lock_folder(folder))

@@ -9,7 +9,9 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 from contextlib import ExitStack
 from functools import cache
@@ -27,6 +29,17 @@ FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-ffp-contract=fas
 INSTRUCTIONS = {"native": "-march=native", "avx2": "-march=x86-64-v3", "portable": None}
 """The instruction sets to compile for: the machine's own; AVX2 with FMA; the compiler's default."""
 TIMEOUT_S = 300
+_SUPERVISOR = """
+import os, signal, subprocess, sys, time
+parent = os.getppid()
+child = subprocess.Popen(sys.argv[1:])
+while child.poll() is None:
+    if os.getppid() != parent:
+        os.killpg(0, signal.SIGKILL)
+    time.sleep(0.02)
+sys.exit(min(abs(child.returncode), 1))
+"""
+"""Runs a compiler, and ends it, and the programs that it has started, once the process that wanted it has ended."""
 OTHERS_WRITE = 0o022
 """The bits of a file's mode by which others than its owner may write it."""
 
@@ -165,14 +178,7 @@ def _compile(command: list[str]) -> bytes:
     try:
         with make_temporary_folder() as scratch:
             made = scratch / "kernel.so"
-            result = subprocess.run(
-                [*command, str(SOURCE), "-o", str(made)],
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT_S,
-                check=False,
-                env={**os.environ, "TMPDIR": str(scratch)},  # what a killed compiler leaves is removed with it
-            )
+            result = _run([*command, str(SOURCE), "-o", str(made)], scratch)
             if result.returncode:
                 reason = next((line for line in result.stderr.splitlines() if "error" in line), "no reason given")
                 raise EngineError(
@@ -191,3 +197,26 @@ def _compile(command: list[str]) -> bytes:
         raise EngineError(
             f"has not compiled the sparse kernel in {TIMEOUT_S} s", where=command[0], right="name another one in CXX"
         ) from error
+
+
+def _run(command: list[str], scratch: Path) -> subprocess.CompletedProcess[str]:
+    """Run a compiler, with temporary files of its own in `scratch`; it ends with this process, by SIGKILL even.
+
+    Raises:
+        OSError: it cannot be started.
+        subprocess.TimeoutExpired: it takes too long.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-ISc", _SUPERVISOR, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=TIMEOUT_S)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
