@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +19,8 @@ from yolo_prune.datasets.batches import Batch
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import fit_image, letterbox, read_image
 from yolo_prune.datasets.loader import DetectionDataset, Share, count_batches, make_loader, read_in_order
-from yolo_prune.datasets.spec import Sample
-from yolo_prune.errors import DatasetError, Interrupted
+from yolo_prune.datasets.spec import Sample, load_spec
+from yolo_prune.errors import ConfigError, DatasetError, Interrupted
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # Python 3.12 on, for workers
@@ -325,3 +326,16 @@ def test_rectangles_are_padded_no_more_than_they_must(samples: tuple[Sample, ...
             torch.testing.assert_close(mine[:, 2:], spans, rtol=1e-4, atol=1e-3)
             assert square.shape == (64, 64, 3)
     assert sorted(seen) == list(range(1, COUNT))
+
+
+def test_a_folder_for_temporary_files_too_deep_for_sockets_is_an_error(
+    hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (deep := tmp_path / ("d" * 100)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    data = DetectionDataset(load_spec(hands).samples("train"), 1, 64)
+    with pytest.raises(
+        ConfigError, match=r"^workers: the path of the folder for temporary files has more than 75 bytes"
+    ):
+        make_loader(data, 2, shuffle=False, epoch=0, workers=1)
+    assert len(list(make_loader(data, 2, shuffle=False, epoch=0))) > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -68,16 +69,17 @@ def test_scraps_and_differences_are_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found by /proc")
-def test_commands_that_are_killed_leave_nothing_half_done(tmp_path: Path) -> None:
+def test_commands_that_are_killed_leave_nothing_half_done() -> None:
     words = [sys.executable, str(ROOT / "scripts/kill_runs.py"), "--kills", str(KILLS), "--commands", ";".join(QUICK)]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [*words, "--jobs", "1", "--folder", str(tmp_path / "work")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        timeout=1200,
-    )
+    with tempfile.TemporaryDirectory() as folder:  # a short path: the sockets of processes lie in it
+        done = subprocess.run(
+            [*words, "--jobs", "1", "--folder", folder],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            timeout=1200,
+        )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert f"{KILLS * len(QUICK)} kills in " in done.stdout

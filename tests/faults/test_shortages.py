@@ -118,7 +118,7 @@ def test_a_file_that_may_not_grow_is_not_left_half_written(workplace: Path, word
 def test_a_worker_that_may_open_no_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = Batch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(0, 7), torch.zeros(1, dtype=torch.int64))
     share_(batch)
-    monkeypatch.setattr(os, "dup", raising(EMFILE))
+    monkeypatch.setattr(os, "open", raising(EMFILE))
     with pytest.raises(DatasetError, match=r"^workers: a batch cannot be handed over: too many files are open; raise"):
         share_(batch)
 

@@ -168,11 +168,7 @@ def test_an_image_that_vanishes_ends_the_run_in_one_line(config: TrainConfig, ha
             path.rename(path.with_suffix(".zeroed"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("yolo_prune.datasets.loader.CACHE_BYTES", 0)
-        patch.setattr(
-            "yolo_prune.datasets.loader.DetectionDataset.__init__.__kwdefaults__",
-            {"augment": None, "seed": 0, "cache_bytes": 0},
-        )
+        patch.setattr("yolo_prune.training.step_memory.CACHE_BYTES", 0)
         with before_step(4, lose), pytest.raises(DatasetError, match="there is no such image; name an image that"):
             start_training(config, tmp_path / "run")
     last = load_checkpoint(tmp_path / "run/last.pt").training

@@ -40,7 +40,7 @@ INDEX_BYTES = 8
 """Max pooling keeps the place of every maximum."""
 LOSS_COPIES = 3
 """Copies of the heads' outputs that the loss makes."""
-KERNEL_BYTES = 700_000
+KERNEL_BYTES = 400_000
 """Code and buffers of oneDNN for one convolution."""
 REORDERED_SHARE = 0.6
 """Of the weights: copies in the order in which oneDNN computes their gradients."""

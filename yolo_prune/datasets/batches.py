@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from yolo_prune.errors import DatasetError
+from yolo_prune.errors import ConfigError, DatasetError
 
 POLL_S = 1.0
 """Seconds between two looks, while a batch is waited for, at whether its process lives and the run is to stop."""
@@ -19,6 +20,8 @@ SILENCE_S = 300.0
 """Seconds without a batch, after which the processes that load images count as dead."""
 DESCRIPTORS = 6
 """Files that a process opens when it hands a batch over, in a thread that can tell nobody if it cannot."""
+LONGEST_TEMPORARY = 75
+"""Bytes of that folder's path: a socket's has at most 107, and multiprocessing adds /pymp-12345678/listener-12345678."""
 OPEN_FILES = "a batch cannot be handed over: too many files are open"
 RIGHT_LIMIT = "raise the limit (ulimit -n), or load without processes (--workers 0)"
 
@@ -69,7 +72,7 @@ def share_(batch: Batch) -> None:
     try:
         for tensor in (batch.images, batch.targets, batch.indices):
             tensor.share_memory_()  # type: ignore[no-untyped-call]  # torch states no type
-        for spare in [os.dup(0) for _ in range(DESCRIPTORS)]:
+        for spare in [os.open(os.devnull, os.O_RDONLY) for _ in range(DESCRIPTORS)]:
             os.close(spare)
     except (RuntimeError, OSError) as error:
         if os.strerror(errno.EMFILE) in str(error):
@@ -79,6 +82,17 @@ def share_(batch: Batch) -> None:
             "make it larger (docker run --shm-size 1g), use smaller batches, or load without processes (--workers 0)"
         )
         raise DatasetError(what, where="workers", right=right) from error
+
+
+def check_sockets() -> None:
+    """Check that processes can hand batches over by sockets, which lie among the temporary files.
+
+    Raises:
+        ConfigError: the path of that folder is too long.
+    """
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TEMPORARY:
+        what = f"the path of the folder for temporary files has more than {LONGEST_TEMPORARY} bytes"
+        raise ConfigError(what, where="workers", right="name a shorter one in TMPDIR, or use --workers 0")
 
 
 class Loader:

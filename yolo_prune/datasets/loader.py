@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from yolo_prune.datasets.augment import ImageAndBoxes, augment
-from yolo_prune.datasets.batches import POLL_S, Batch, Loader, share_
+from yolo_prune.datasets.batches import POLL_S, Batch, Loader, check_sockets, share_
 from yolo_prune.datasets.config import AugmentConfig
 from yolo_prune.datasets.images import (
     Header,
@@ -195,7 +195,12 @@ def make_loader(
         start: number of the first batch.
         share: which images of every batch to make; by default all.
         while_waiting: see `Loader`.
+
+    Raises:
+        ConfigError: the processes cannot make sockets among the temporary files.
     """
+    if workers:
+        check_sockets()
     rng = np.random.default_rng((data.seed, epoch))
     order = (rng.permutation(len(data)) if shuffle else np.arange(len(data))).tolist()
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -56,7 +56,7 @@ class Predictor:
         only: Sequence[int] = (),
         network: Network | None = None,
     ) -> None:
-        self._network, self._checked = network, 0
+        self._measured, self._checked = network, 0
         self.img_size, self.names = img_size, tuple(names)
         self.config, self.device = config or DetectConfig(), torch.device(device)
         self.engine, self.only = engine, tuple(only)
@@ -114,9 +114,9 @@ class Predictor:
         Raises:
             InsufficientMemoryError: the batch does not fit into memory.
         """
-        if self._network is not None and images.numel() > self._checked:
+        if self._measured is not None and images.numel() > self._checked:
             height, width = images.shape[-2:]
-            check_evaluation(self._network, len(images), ImageSize(width, height), self.device)
+            check_evaluation(self._measured, len(images), ImageSize(width, height), self.device)
             self._checked = images.numel()
         pixels = normalise(images.to(self.device)).to(memory_format=torch.channels_last)
         boxes, scores = self.engine(pixels)

@@ -63,7 +63,7 @@ def check_sound(runner: Runner, targets: Sequence[Target], is_whole: bool) -> li
     if is_whole:
         missed = readers - runner.reached
         wrong += [f"no sound input reaches {name}" for name in sorted(missed - OUTSIDE.keys())]
-        wrong += [f"a sound input reaches {name}, or it is gone" for name in sorted(OUTSIDE.keys() - missed)]
+        wrong += [f"{name} is gone, or reads nothing" for name in sorted(OUTSIDE.keys() - readers)]
     return wrong
 
 

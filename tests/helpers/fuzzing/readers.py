@@ -52,11 +52,13 @@ READS = {
 """Names whose use means that something is read that may be damaged: functions, or an owner and a function."""
 Names = set[str]
 _FRESH, _KERNEL = "what this process has just written", "what the kernel tells"
+_SEVERAL = "it is called in one of several processes alone, which tests/training starts"
 OUTSIDE = {
     "benchmarking.latency_table:_find_path": "reached by damaged inputs of environment alone",
     "benchmarking.layer_timing:_time_onnxruntime": _FRESH,
     "benchmarking.layer_timing:_time_openvino": _FRESH,
     "commands.run:_check_stages": "it reads as the commands of plan.json and sensitivity.json do",
+    "cli.main:_leave": _SEVERAL,
     "contention:find_libgomp": _KERNEL,
     "datasets.live:__init__": "cameras and streams",
     "datasets.remote:check_stream": "reached by damaged inputs of words of detect alone",
@@ -71,8 +73,21 @@ OUTSIDE = {
     "export.litert_int8:quantize_litert": _FRESH,
     "export.ncnn_file:export_ncnn": _FRESH,
     "export.open_vino_file:export_openvino": _FRESH,
-    "files:_may_be_writing": _KERNEL,
+    "engines.exported.ncnn:format_facts": _FRESH,
+    "engines.sparse.build:_run": _FRESH,
     "files:is_text": "it compares bytes",
+    "launch:_read_number": _SEVERAL,
+    "launch:is_told_by_another": _SEVERAL,
+    "own_files:is_marked": "it asks whether an output that is there already is the command's own",
+    "scraps:_may_be_writing": _KERNEL,
+    "training.distributed:_holds_store": _SEVERAL,
+    **{
+        f"training.peers:{name}": _SEVERAL
+        for name in (
+            *("_count_memory_kills", "_name_machine", "_read_exit_status", "_read_failure"),
+            *("_wait_for_all", "record"),
+        )
+    },
 }
 """Readers that no sound input reaches, and why."""
 

@@ -163,8 +163,8 @@ def _write_check(data: Path, spec: DataSpec, config: CheckConfig, folder: Path) 
         save_contact_sheet(scratch / "contact_sheet.png", check.images, list(spec.splits), spec.names)
         save_box_plots(scratch / "boxes.png", check.figures, config.img_size)
         save_json(scratch / "report.json", result.as_dict())
-        for name in FILES:  # the report first: by it the next check knows the others as its own
-            (scratch / name).replace(folder / name)
+        for path in sorted(scratch.iterdir(), key=lambda path: path.suffix != ".json"):
+            path.replace(folder / path.name)  # the report first: by it the next check knows the others as its own
     report(f"report.json, contact_sheet.png and boxes.png are in {folder}")
     return result
 

@@ -90,7 +90,7 @@ class _Stored:
     stage: str
     data_fingerprint: str | None
     version: str
-    nms: dict[str, FiniteFloat] | None = None
+    nms: dict[str, bool | int | FiniteFloat] | None = None
 
 
 def parse_metadata(text: str | None, path: Path) -> Metadata:
