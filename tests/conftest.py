@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import shutil
+import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -46,6 +48,19 @@ def trained(hands: Path, tiny_cfg: Path, tmp_path_factory: pytest.TempPathFactor
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DRAW_RESULTS, lambda path, rows: None)
         return start_training(make_config(hands, tiny_cfg), tmp_path_factory.mktemp("trained") / "train")
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    """Hear signals after each test as before it: one of several processes ends deaf to them."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    for number, handler in handlers.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @pytest.fixture

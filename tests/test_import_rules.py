@@ -54,3 +54,8 @@ def test_a_broken_rule_is_caught(tmp_path: Path, module: str, line: str, contrac
 def test_imports_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_training_and_scoring_need_no_package_that_reads_annotations_of_coco() -> None:
+    code = "import sys; sys.modules['pycocotools'] = None; import yolo_prune.commands.train, yolo_prune.commands.bench"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolo_prune.datasets.class_names import is_unnamed, list_names
-from yolo_prune.datasets.formats.coco_masks import is_number
+from yolo_prune.datasets.formats.coco_file import is_number
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
 from yolo_prune.evaluation.detections import Detections, make_detections

@@ -18,8 +18,8 @@ from typing import Any
 
 from yolo_prune.console import warn
 from yolo_prune.datasets.class_names import SHOWN
-from yolo_prune.datasets.formats.coco_file import Annotation, Entry, read_id, read_lists
-from yolo_prune.datasets.formats.coco_masks import is_number, measure_box
+from yolo_prune.datasets.formats.coco_file import Annotation, Entry, is_number, read_id, read_lists
+from yolo_prune.datasets.formats.coco_masks import measure_box
 from yolo_prune.datasets.formats.faults import Faults
 from yolo_prune.datasets.formats.labelled_set import (
     PIXEL_DECIMALS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,3 +96,13 @@ def read_id(value: Any) -> int | str | None:
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value from JSON is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer too large for a float
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from itertools import groupby
 from operator import itemgetter
@@ -10,6 +9,7 @@ from typing import Any
 
 from pycocotools import mask
 
+from yolo_prune.datasets.formats.coco_file import is_number
 from yolo_prune.errors import DatasetError
 
 RIGHT = "write polygons [[x1, y1, x2, y2, x3, y3, …], …], or run lengths {size: [height, width], counts: …}, or a bbox"
@@ -36,16 +36,6 @@ def measure_box(segmentation: Any, width_px: int, height_px: int, where: str) ->
         packed = mask.frPyObjects({"size": [height_px, width_px], "counts": counts}, height_px, width_px)
     left, top, width, height = mask.toBbox(packed).tolist()
     return left, top, width, height
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value from JSON is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer too large for a float
-        return False
 
 
 def _parse_polygon(polygon: Any, width_px: int, height_px: int, where: str) -> list[float]:
