@@ -12,25 +12,28 @@ from torch import Tensor, nn
 
 from yolo_prune.engines.exported.layout import split_outputs
 from yolo_prune.engines.exported.metadata import Metadata
-from yolo_prune.errors import CheckpointError, YoloPruneError
+from yolo_prune.errors import CheckpointError, InsufficientMemoryError, YoloPruneError
+from yolo_prune.memory import explain_out_of_memory, is_out_of_memory
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Say of whatever a runtime raises that the file is damaged: each runtime has exceptions of its own.
+def reading(path: Path, what: str = "is damaged, and cannot be run") -> Iterator[None]:
+    """Say `what` of the file on whatever a runtime raises, as each has exceptions of its own; but tell a lack of memory.
 
     Raises:
         CheckpointError: names the file.
+        InsufficientMemoryError: memory ran out.
     """
     try:
         yield
     except YoloPruneError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            right = "use a smaller batch or img_size, or free some memory"
+            raise InsufficientMemoryError(explain_out_of_memory(error), where=path, right=right) from error
         reason = "".join(str(error).strip().splitlines()[-1:])
-        raise CheckpointError(
-            f"is damaged, and cannot be run ({reason})", where=path, right="export it again"
-        ) from error
+        raise CheckpointError(f"{what} ({reason})", where=path, right="export it again") from error
 
 
 class ExportedEngine(nn.Module):

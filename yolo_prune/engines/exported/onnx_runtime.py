@@ -13,7 +13,6 @@ from yolo_prune.engines.exported.base import ExportedEngine, reading
 from yolo_prune.engines.exported.layout import list_output_names
 from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
-from yolo_prune.errors import CheckpointError
 
 QUIET = 3
 """ONNX Runtime's severity from which messages are shown: errors."""
@@ -65,10 +64,5 @@ def _open(path: Path, optimises: bool = True) -> Any:
     options.log_severity_level = QUIET
     if not optimises:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
+    with reading(path, "cannot be read by ONNX Runtime"):
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions derive from Exception alone
-        reason = str(error).strip().splitlines()[-1]
-        raise CheckpointError(
-            f"cannot be read by ONNX Runtime ({reason})", where=path, right="export it again"
-        ) from error

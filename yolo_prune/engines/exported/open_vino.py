@@ -15,7 +15,6 @@ from yolo_prune.engines.exported.layout import list_output_names
 from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.engines.exported.signal_stack import keeping_signal_stack
-from yolo_prune.errors import CheckpointError
 
 
 class OpenVinoEngine(ExportedEngine):
@@ -71,11 +70,8 @@ def get_core() -> Any:
 
 def _read(path: Path) -> Any:
     import_package("openvino", str(path))
-    try:
+    with reading(path, "cannot be read by OpenVINO"):
         return get_core().read_model(path)
-    except Exception as error:  # its messages need not be text
-        reason = str(error).strip().splitlines()[-1]
-        raise CheckpointError(f"cannot be read by OpenVINO ({reason})", where=path, right="export it again") from error
 
 
 def _take_metadata(model: Any, path: Path) -> Metadata:
