@@ -43,6 +43,7 @@ def import_all() -> None:
         "matplotlib.pyplot",
         "scipy.io",
         "imagehash",
+        "jpeglib",
         "vl_convert",
         "torch.utils.data",
         "torch.multiprocessing",

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from yolo_prune.bounded import open_plain
 from yolo_prune.datasets.check.issues import Issue, make_issue
+from yolo_prune.datasets.check.jpeg_blocks import find_impossible_block, finding_impossible_blocks
 from yolo_prune.datasets.check.perceptual_hash import Look, measure_look
 from yolo_prune.datasets.images import read_header, read_incomplete, take_turn, taking_turns
 from yolo_prune.datasets.labels import LabelLines, scan_labels
@@ -123,9 +124,8 @@ def _read_content(path: Path) -> Content | Issue:
     height, width = image.shape[:2]
     digest = hashlib.sha256(f"{width} {height} ".encode())
     digest.update(np.ascontiguousarray(image).data)
-    return Content(
-        width, height, orientation, digest.digest(), measure_look(image), "lacks its end mark" if lacks_end else ""
-    )
+    damage = "lacks its end mark" if lacks_end else find_impossible_block(path)
+    return Content(width, height, orientation, digest.digest(), measure_look(image), damage)
 
 
 def _make_cut(path: Path) -> Issue:
@@ -153,7 +153,7 @@ def _drop_repeats(lines: LabelLines) -> NDArray[np.float64]:
 def _read_contents(
     paths: Sequence[Path], workers: int, progress: Callable[[int, int], None] | None
 ) -> Iterator[Content | Issue]:
-    with _quiet():
+    with _quiet(), finding_impossible_blocks():
         pool = ThreadPoolExecutor(workers)  # OpenCV, Pillow and hashlib release Python's lock
         try:
             for first in range(0, len(paths), size := workers * max(4, -(-CHUNK // workers))):
