@@ -245,3 +245,16 @@ def test_a_signal_that_comes_too_late_for_the_inner_context_stops_the_outer() ->
             pass
         signal.raise_signal(signal.SIGINT)
         assert outer.signum == signal.SIGINT
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with watch_signals() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.signum is None
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.signum == signal.SIGTERM
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

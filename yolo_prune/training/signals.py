@@ -64,13 +64,15 @@ def leave(code: int, left: str = RESUMABLE) -> None:
 def watch_signals(max_minutes: float | None = None) -> Iterator[StopSignal]:
     """Yield a `StopSignal` that the first SIGINT or SIGTERM sets; a second one has its usual effect.
 
-    Of several processes, a second one has that only after `SAME_S`.
+    Of several processes, a second one has that only after `SAME_S`. A signal that is ignored, as SIGINT is where a script started the
+    command in the background, stays ignored.
 
     If these contexts are nested, a signal sets all of them: one that comes too late for the inner still stops the
     outer.
     """
     stop = StopSignal(max_minutes)
-    previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    previous = {signum: handler for signum, handler in handlers.items() if handler != signal.SIG_IGN}
 
     def restore() -> None:
         for signum, handler in previous.items():
