@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from videos import Server, draw_frame, serve, write_video
 
 from yolo_prune.datasets import remote
 from yolo_prune.datasets.images import read_image
+from yolo_prune.datasets.remote import quote_url
 from yolo_prune.datasets.sources import Source, find_camera, find_source, list_words, make_video
 from yolo_prune.errors import DatasetError
 
@@ -125,6 +127,10 @@ def test_urls_of_no_server(scratch: Path, server: Server, monkeypatch: pytest.Mo
         ("http://a..b/a.jpg", "http://a..b/a.jpg: is no URL; name"),
         (f"rtsp://{'a' * 64}.b/", f"rtsp://{'a' * 64}.b/: is no URL; name"),
         ("http:///a.jpg", "http:///a.jpg: is no URL; name"),
+        ("http://me:\ud800@127.0.0.1:9/a.jpg", "http://127.0.0.1:9/a.jpg: is no URL; name"),
+        ("http://127.0.0.1:9/\ud800.jpg", "http://127.0.0.1:9/\ud800.jpg: is no URL; name"),
+        ("http://127.0.0.1:9/\udcaf.jpg?\udcaf", "http://127.0.0.1:9/\udcaf.jpg?\udcaf: cannot be reached (Connection"),
+        ("http://\udcaf:\udcaf@127.0.0.1:9/a.jpg", "http://127.0.0.1:9/a.jpg: cannot be reached (Connection refused)"),
         ("http://[::1/a.jpg", "http://[::1/a.jpg: is no URL; name"),
         ("file:///a.mp4", "file:///a.mp4: file:// is not known; use http, https, rtsp, "),
         ("gopher://a/b", "gopher://a/b: gopher:// is not known; use http, https, rtsp, "),
@@ -179,3 +185,8 @@ def test_one_video_is_wanted(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is no video; name one video file, camera or stream"):
         make_video(tmp_path / "a.png", tmp_path)
     assert make_video(0, tmp_path).is_camera
+
+
+def test_bytes_of_a_command_line_that_are_no_utf8_reach_the_server_as_they_are() -> None:
+    word = os.fsdecode(b"http://me\xff:caf\xc3\xa9@host/a b/\xff.jpg?\xaf=\xc3\xa9%20#end")
+    assert quote_url(word) == "http://me%FF:caf%C3%A9@host/a%20b/%FF.jpg?%AF=%C3%A9%20"

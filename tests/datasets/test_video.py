@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -244,6 +245,35 @@ def test_cameras_at_once_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None
         numbers = [number for other, number in taken if other == place]
         assert numbers == sorted(set(numbers))
         assert "gives no more frames; check that it is plugged in" in str(video.error)
+
+
+@pytest.mark.parametrize(
+    ("frames", "opened", "said"),
+    [
+        ((9, 1, 9, 1), 5, "the stream breaks off after each frame; check that it is a stream, and not an image"),
+        ((1,), 3, "the stream breaks off after each frame"),
+        ((9, 9, 0), 4, "the stream broke off after 18 frames, and stays away; check that it still runs"),
+        ((1, 0), 3, "the stream broke off after 1 frames, and stays away"),
+    ],
+)
+def test_a_stream_that_brings_no_more_than_a_frame_each_time_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, frames: tuple[int, ...], opened: int, said: str
+) -> None:
+    captures = chain(map(FakeCamera, frames), repeat(FakeCamera(0)) if not frames[-1] else map(FakeCamera, repeat(1)))
+    count = 0
+
+    def open_next(video: Video) -> FakeCamera:
+        nonlocal count
+        count += 1
+        return next(captures)
+
+    monkeypatch.setattr(live, "PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(live, "open_capture", open_next)
+    video = open_video(Video("http://host/a", "http://host/a", "a", is_url=True))
+    assert isinstance(video, LiveVideo)
+    with pytest.raises(DatasetError, match=f"^http://host/a: {said}"):
+        list(video.frames())
+    assert count == opened
 
 
 def test_stopping_a_live_video(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from yolo_prune.engines.exported.metadata import INPUT, KEY, Metadata, parse_met
 from yolo_prune.engines.exported.model import load_exported
 from yolo_prune.engines.exported.ncnn import FACTS as FACTS_OF_NCNN
 from yolo_prune.engines.exported.ncnn import PARAM, WEIGHTS, NcnnEngine, format_facts
+from yolo_prune.engines.exported.open_vino import WEIGHTS_KEY
 from yolo_prune.errors import CheckpointError, ConfigError, OutputError
 from yolo_prune.evaluation.config import DetectConfig
 from yolo_prune.export.config import ExportConfig
@@ -195,6 +196,24 @@ def test_damaged_files_of_ncnn_are_named(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_bytes(parts[suffix] + b"1")
     with pytest.raises(CheckpointError, match=rf"a{suffix}: is damaged: it is not what was exported; export it again"):
         NcnnEngine(tmp_path / f"a{PARAM}")
+
+
+def test_damaged_weights_of_openvino_are_named(tmp_path: Path) -> None:
+    """It would crash, or compute something else."""
+    skip_without_packages("openvino")
+    checkpoint = make_checkpoint(make_network("yolov3-tiny", 1, 0.0625, 64))
+    path = write_model(checkpoint, describe(checkpoint, ""), tmp_path / "a.xml")
+    weights = tmp_path / "a.bin"
+    whole = weights.read_bytes()
+    for damaged in (whole[:-1], whole + b"1", bytes([whole[0] ^ 1]) + whole[1:]):
+        weights.write_bytes(damaged)
+        with pytest.raises(
+            CheckpointError, match=r"(is damaged: it is not what was exported|Incorrect weights).*; export it again"
+        ):
+            load_exported(path)
+    path.write_text(path.read_text().replace(WEIGHTS_KEY, "other"))  # as of a version that stored none
+    weights.write_bytes(whole)
+    assert load_exported(path).metadata.names == checkpoint.names
 
 
 class Broken(ExportedEngine):

@@ -14,7 +14,7 @@ from yolo_prune.datasets.video import Frame, VideoFile, get_fps, has_length, ope
 from yolo_prune.errors import DatasetError
 
 PAUSES_S = (1.0, 2.0, 4.0)
-"""Seconds to wait before each try to connect again to a stream that broke."""
+"""Seconds to wait before each try to connect again to a stream that broke, until a try brings more than one frame."""
 POLL_S = 0.2
 """How often it is asked whether to stop, where no frame comes."""
 PATIENCE_S = 2.0
@@ -41,6 +41,10 @@ class LiveVideo:
         self._capture, self._stride = capture, stride
         self._newest: tuple[int, float, object] | None = None
         self._read, self._first, self._start_s = 0, 0, 0.0
+        self._read_before, self._tries = (
+            0,
+            0,
+        )  # frames before the last time that it broke, and tries since it brought more than one
         self._is_started, self._is_stopped, self._has_ended = False, Event(), False
         self._lock = Lock()
         self._thread = Thread(target=self._run, name=f"reader of {video.name}", daemon=True)
@@ -118,10 +122,17 @@ class LiveVideo:
         if self.video.is_camera:
             right = "check that it is plugged in, and that no other program uses it"
             raise DatasetError("gives no more frames", where=f"camera {self.video.name}", right=right)
-        warn(f"{self.video.name}: the stream broke off; connecting again")
-        for pause_s in PAUSES_S:
+        brought, self._read_before = self._read - self._read_before, self._read
+        if brought > 1 or not self._tries:
+            self._tries = 0
+            warn(f"{self.video.name}: the stream broke off; connecting again")
+        if self._tries == len(PAUSES_S):
+            right = "check that it is a stream, and not an image"
+            raise DatasetError("the stream breaks off after each frame", where=self.video.name, right=right)
+        for pause_s in PAUSES_S[self._tries :]:
             if self._is_stopped.wait(pause_s):
                 return False
+            self._tries += 1
             try:
                 self._capture = open_capture(self.video)
                 is_there, image = self._capture.read()

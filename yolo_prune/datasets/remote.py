@@ -10,7 +10,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from urllib import request
 from urllib.error import HTTPError, URLError
-from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit, urlunsplit
 
 from yolo_prune.datasets.spec import SUFFIXES
 from yolo_prune.errors import DatasetError
@@ -26,6 +26,8 @@ PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "tcp": None, "ud
 WEB = ("http", "https")
 SAFE = "%/:=&?~+!$,;'@()*[]"
 """What stays as it is in a URL, beside ASCII letters and digits."""
+BYTES = "surrogateescape"
+"""How Python keeps the bytes of a command line that are no UTF-8."""
 RIGHT_URL = "name the URL of an image, a video or a stream"
 
 
@@ -46,13 +48,15 @@ def make_stem(url: str) -> str:
 
 
 def quote_url(url: str) -> str:
-    """Return a URL with spaces and letters that are not ASCII as servers want them.
+    """Return a URL with spaces and letters that are not ASCII as servers want them; its host stays.
 
     Raises:
         DatasetError: it is malformed.
     """
     parts = _split(url)
-    return urlunsplit(parts._replace(path=quote(parts.path, SAFE), query=quote(parts.query, SAFE), fragment=""))
+    user, at, host = parts.netloc.rpartition("@")
+    user, path, query = (quote(part, SAFE, errors=BYTES) for part in (user, parts.path, parts.query))
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{host}", path=path, query=query, fragment=""))
 
 
 def fetch(url: str, path: Path) -> bool | None:
@@ -133,6 +137,7 @@ def _split(url: str) -> SplitResult:
         if parts.port == 0 or not parts.netloc:
             raise ValueError
         (parts.hostname or "").encode("idna")
+        url.encode(errors=BYTES)
     except ValueError as error:  # urlsplit and port check some of it only when they are asked
         raise DatasetError("is no URL", where=hide_password(url), right=RIGHT_URL) from error
     return parts
@@ -144,7 +149,7 @@ def _open(url: str) -> HTTPResponse:
     plain = urlunsplit(urlsplit(quote_url(url))._replace(netloc=host))
     asked = request.Request(plain, headers={"User-Agent": "yoloprune", "Accept": "*/*"})
     if user:  # not for the host that a redirect leads to
-        word = base64.b64encode(unquote(user).encode()).decode()
+        word = base64.b64encode(unquote_to_bytes(user.encode(errors=BYTES))).decode()
         asked.add_unredirected_header("Authorization", f"Basic {word}")
     response: HTTPResponse = make_opener().open(asked, timeout=TIMEOUT_S)
     return response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import torch
 
 from yolo_prune.engines.exported.layout import list_output_names
 from yolo_prune.engines.exported.metadata import KEY
+from yolo_prune.engines.exported.open_vino import WEIGHTS_KEY
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.export.onnx_file import make_onnx_model
 from yolo_prune.export.onnx_nms import append_nms
 from yolo_prune.export.open_vino_int8 import quantize_openvino
 from yolo_prune.export.request import Request
 from yolo_prune.export.tracing import make_dynamic_shapes
-from yolo_prune.files import open_atomically
+from yolo_prune.files import measure_sha256, open_atomically
 from yolo_prune.scraps import make_temporary_folder
 
 
@@ -38,7 +40,10 @@ def export_openvino(request: Request, path: Path) -> Path:
     model.set_rt_info(metadata.format(), [KEY])
     with make_temporary_folder() as folder:
         made = folder / "model.xml"
-        openvino.save_model(model, made, compress_to_fp16=metadata.precision != "fp32")
+        save = partial(openvino.save_model, model, made, compress_to_fp16=metadata.precision != "fp32")
+        save()
+        model.set_rt_info(measure_sha256(made.with_suffix(".bin")), [WEIGHTS_KEY])
+        save()  # the same weights
         for source in (made.with_suffix(".bin"), made):
             with open_atomically(path.with_suffix(source.suffix)) as file:
                 file.write(source.read_bytes())

@@ -71,7 +71,7 @@ NASTY = (
         "/none",
         ".",
         "..",
-        "~root",
+        "~root/x",
         "~nobody/x",
         "/dev/null",
         "/etc/passwd",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from yolo_prune.engines.exported.layout import split_outputs
 from yolo_prune.engines.exported.metadata import Metadata
 from yolo_prune.errors import CheckpointError, InsufficientMemoryError, YoloPruneError
+from yolo_prune.files import measure_sha256
 from yolo_prune.memory import explain_out_of_memory, is_out_of_memory
 
 
@@ -34,6 +35,16 @@ def reading(path: Path, what: str = "is damaged, and cannot be run") -> Iterator
             raise InsufficientMemoryError(explain_out_of_memory(error), where=path, right=right) from error
         reason = "".join(str(error).strip().splitlines()[-1:])
         raise CheckpointError(f"{what} ({reason})", where=path, right="export it again") from error
+
+
+def check_part(part: Path, sha256: str | None) -> None:
+    """Compare a file that lies beside an exported one with what was exported: a damaged one would crash its runtime.
+
+    Raises:
+        CheckpointError: it is another.
+    """
+    if part.is_file() and measure_sha256(part) != sha256:
+        raise CheckpointError("is damaged: it is not what was exported", where=part, right="export it again")
 
 
 class ExportedEngine(nn.Module):

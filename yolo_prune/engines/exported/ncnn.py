@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from yolo_prune.bounded import read_text
-from yolo_prune.engines.exported.base import ExportedEngine
+from yolo_prune.engines.exported.base import ExportedEngine, check_part
 from yolo_prune.engines.exported.layout import list_output_names
 from yolo_prune.engines.exported.metadata import Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.errors import CheckpointError
-from yolo_prune.files import measure_sha256
 from yolo_prune.limits import MOST_JSON_BYTES
 from yolo_prune.records import load_record
 
@@ -90,9 +89,7 @@ def _check_sums(path: Path) -> None:
     """Raise CheckpointError if the layers or the weights are damaged, which would crash ncnn."""
     sums = load_record(_Facts, _find(path, FACTS), CheckpointError, "export it again").sha256
     for suffix in (PARAM, WEIGHTS):
-        part = _find(path, suffix)
-        if part.is_file() and measure_sha256(part) != sums.get(suffix):
-            raise CheckpointError("is damaged: it is not what was exported", where=part, right="export it again")
+        check_part(_find(path, suffix), sums.get(suffix))
 
 
 def _find(path: Path, suffix: str) -> Path:

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolo_prune.engines.exported.base import ExportedEngine, reading
+from yolo_prune.engines.exported.base import ExportedEngine, check_part, reading
 from yolo_prune.engines.exported.layout import list_output_names
 from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
 from yolo_prune.engines.exported.packages import import_package
 from yolo_prune.engines.exported.signal_stack import keeping_signal_stack
+
+WEIGHTS_KEY = "yolo_prune_weights_sha256"
+"""The name under which an .xml holds the SHA-256 of its .bin; those of versions before 0.2 hold none."""
 
 
 class OpenVinoEngine(ExportedEngine):
@@ -71,10 +74,16 @@ def get_core() -> Any:
 def _read(path: Path) -> Any:
     import_package("openvino", str(path))
     with reading(path, "cannot be read by OpenVINO"):
-        return get_core().read_model(path)
+        model = get_core().read_model(path)
+    if (sha256 := _take_info(model, WEIGHTS_KEY, path)) is not None:
+        check_part(path.with_suffix(".bin"), sha256)
+    return model
 
 
 def _take_metadata(model: Any, path: Path) -> Metadata:
+    return parse_metadata(_take_info(model, KEY, path), path)
+
+
+def _take_info(model: Any, key: str, path: Path) -> str | None:
     with reading(path):
-        text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
-    return parse_metadata(text, path)
+        return str(model.get_rt_info([key]).astype(str)) if model.has_rt_info([key]) else None
