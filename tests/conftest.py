@@ -50,6 +50,10 @@ def trained(hands: Path, tiny_cfg: Path, tmp_path_factory: pytest.TempPathFactor
         return start_training(make_config(hands, tiny_cfg), tmp_path_factory.mktemp("trained") / "train")
 
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a script started pytest in the background; tests send SIGINT
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def _heard() -> Iterator[None]:
     """Hear signals after each test as before it: one of several processes ends deaf to them."""

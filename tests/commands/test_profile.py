@@ -48,3 +48,19 @@ def test_networks_that_cannot_be_compared(cli: Cli, trained: Path, workplace: Pa
     assert outcome.err.startswith(
         "error: CHECKPOINT: the two networks do not have the same layers; compare a checkpoint"
     )
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".PDF"])
+def test_the_plot_is_of_the_kind_that_its_name_says(cli: Cli, trained: Path, workplace: Path, suffix: str) -> None:
+    words = ("profile", trained, "--device", "cpu", "--plot", f"plot{suffix}")
+    assert cli(*words).code == 0
+    starts = {".png": b"\x89PNG", ".svg": b"<?xml", ".PDF": b"%PDF"}
+    assert Path(f"plot{suffix}").read_bytes().startswith(starts[suffix])
+    assert cli(*words).code == 0  # it may replace what it made
+
+
+@pytest.mark.parametrize("name", ["plot", "0.5,0.75", "plot.json", "plot.tif"])
+def test_a_plot_of_an_unknown_kind_is_refused_before_anything_is_timed(cli: Cli, trained: Path, name: str) -> None:
+    outcome = cli("profile", trained, "--plot", name)
+    assert outcome.code == 2
+    assert outcome.err == f"error: --plot: {name} names no kind of plot; let its name end in .png or .svg or .pdf\n"

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from yolo_prune.files import open_atomically
 from yolo_prune.own_files import name_maker
 
+FORMATS = (".png", ".svg", ".pdf")
 COLOURS = ("0.75", "tab:blue")
 CROWDED = 30
 """With more layers than this, numbers are turned upright."""
@@ -27,7 +28,11 @@ class Profiled(Protocol):
 
 
 def draw_profile(path: Path, networks: Sequence[Profiled]) -> Path:
-    """Plot the milliseconds and the multiply–accumulates of every layer, of one network or of two."""
+    """Plot the milliseconds and the multiply–accumulates of every layer, of one network or of two.
+
+    Args:
+        path: ends in one of `FORMATS`.
+    """
     from matplotlib.figure import Figure
 
     first = networks[0].layers
@@ -47,7 +52,5 @@ def draw_profile(path: Path, networks: Sequence[Profiled]) -> Path:
     for axes in (times, macs):
         axes.spines[["top", "right"]].set_visible(False)
     with open_atomically(path) as file:
-        figure.savefig(
-            file, dpi=110, format=path.suffix.lstrip(".") or "png", metadata=name_maker(path.suffix or ".png")
-        )
+        figure.savefig(file, dpi=110, format=path.suffix[1:].lower(), metadata=name_maker(path.suffix))
     return path

@@ -282,5 +282,5 @@ class ProfileConfig:
             group=TIMED,
         ),
     ] = None
-    plot: Annotated[PathSetting | None, Setting("Plot to write, such as profile.png.", default="none")] = None
+    plot: Annotated[PathSetting | None, Setting("Plot to write, a .png, .svg or .pdf.", default="none")] = None
     force: Force = False
