@@ -11,6 +11,8 @@ from pathlib import Path
 from yolo_prune.files import check_replaceable
 
 NAME = "yolo_prune"
+PLOTS = {".png": {"Software": NAME}, ".svg": {"Title": NAME}, ".pdf": {"Creator": NAME}}
+"""The kinds of plots that can be marked, and the metadata with which Matplotlib marks each."""
 LOOKED_BYTES = 4096
 """So much of the beginning and of the end is looked at."""
 _TEXT = b"Software\0" + NAME.encode()
@@ -31,7 +33,7 @@ _KINDS = {".htm": ".html"}
 
 def name_maker(suffix: str) -> dict[str, str] | None:
     """Return the metadata with which Matplotlib marks a plot of this kind; None for a kind that has no place for it."""
-    return {".png": {"Software": NAME}, ".pdf": {"Creator": NAME}, ".svg": {"Title": NAME}}.get(suffix.lower())
+    return PLOTS.get(suffix.lower())
 
 
 def mark_png(content: bytes) -> bytes:

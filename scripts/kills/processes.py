@@ -96,9 +96,7 @@ def start(words: Sequence[str], place: Path, environment: dict[str, str], output
         return Run(pid, output)
     try:
         os.setsid()
-        signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        )  # ignored if a script started this program in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # bash ignores it for a script's background
         for number, name in enumerate((Path("/dev/null"), output / "stdout", output / "stderr")):
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC if number else os.O_RDONLY
             os.dup2(os.open(name, flags, 0o600), number)

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from yolo_prune.files import open_atomically
 from yolo_prune.own_files import name_maker
 
-FORMATS = (".png", ".svg", ".pdf")
 COLOURS = ("0.75", "tab:blue")
 CROWDED = 30
 """With more layers than this, numbers are turned upright."""
@@ -31,7 +30,7 @@ def draw_profile(path: Path, networks: Sequence[Profiled]) -> Path:
     """Plot the milliseconds and the multiply–accumulates of every layer, of one network or of two.
 
     Args:
-        path: ends in one of `FORMATS`.
+        path: ends in one of `own_files.PLOTS`.
     """
     from matplotlib.figure import Figure
 

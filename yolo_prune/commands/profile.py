@@ -9,7 +9,7 @@ from typing import Any
 
 from yolo_prune.benchmarking.latency import describe_environment, measure_latencies, timing_threads
 from yolo_prune.benchmarking.layer_timing import LayerCase, list_cases, make_layer_timer
-from yolo_prune.benchmarking.profile_plot import FORMATS, draw_profile
+from yolo_prune.benchmarking.profile_plot import draw_profile
 from yolo_prune.commands.measure_config import ProfileConfig
 from yolo_prune.commands.timed_calls import make_timed_call
 from yolo_prune.darknet.cost import measure_cost
@@ -18,7 +18,7 @@ from yolo_prune.engines.precision import computing_in
 from yolo_prune.errors import ConfigError
 from yolo_prune.model.checkpoint import load_usable
 from yolo_prune.model.device import make_device
-from yolo_prune.own_files import check_own
+from yolo_prune.own_files import PLOTS, check_own
 from yolo_prune.text_tables import format_table, wrap
 
 RUNS, WARMUP = 20, 5
@@ -114,8 +114,8 @@ def profile(checkpoints: Sequence[Path], config: ProfileConfig) -> ProfileResult
         what = f"{len(checkpoints)} checkpoints are given"
         raise ConfigError(what, where="CHECKPOINT", right="name one, or two to compare: before and after")
     if config.plot is not None:
-        if config.plot.suffix.lower() not in FORMATS:
-            right = f"let its name end in {' or '.join(FORMATS)}"
+        if config.plot.suffix.lower() not in PLOTS:
+            right = f"let its name end in {' or '.join(PLOTS)}"
             raise ConfigError(f"{config.plot} names no kind of plot", where="--plot", right=right)
         check_own([config.plot], force=config.force, inputs=checkpoints, option="--plot")
     device = make_device(config.device)

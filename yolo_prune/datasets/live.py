@@ -41,10 +41,7 @@ class LiveVideo:
         self._capture, self._stride = capture, stride
         self._newest: tuple[int, float, object] | None = None
         self._read, self._first, self._start_s = 0, 0, 0.0
-        self._read_before, self._tries = (
-            0,
-            0,
-        )  # frames before the last time that it broke, and tries since it brought more than one
+        self._read_before, self._tries = 0, 0  # frames before it last broke; tries since it brought more than one
         self._is_started, self._is_stopped, self._has_ended = False, Event(), False
         self._lock = Lock()
         self._thread = Thread(target=self._run, name=f"reader of {video.name}", daemon=True)

@@ -12,7 +12,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from yolo_prune.bounded import read_bytes
+from yolo_prune.bounded import open_plain
 from yolo_prune.console import warn_once
 from yolo_prune.datasets.images import JPEG_START
 from yolo_prune.limits import MOST_IMAGE_BYTES
@@ -59,9 +59,13 @@ def find_impossible_block(path: Path) -> str:
     Raises:
         OSError: the file cannot be read, or there is no room for a copy among temporary files.
     """
-    content = read_bytes(path, MOST_IMAGE_BYTES)
-    if not content.startswith(JPEG_START) or find_spec("jpeglib") is None:
+    if find_spec("jpeglib") is None:
         return ""
+    with open_plain(path, MOST_IMAGE_BYTES) as plain:
+        start = plain.read(len(JPEG_START))
+        if start != JPEG_START:
+            return ""
+        content = start + plain.read()
     import jpeglib
 
     file = Path(tempfile.gettempdir()) / f"{uuid4().hex}.jpg"  # jpeglib reads no name that is not UTF-8

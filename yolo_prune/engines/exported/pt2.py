@@ -11,7 +11,6 @@ from torch import Tensor
 
 from yolo_prune.engines.exported.base import ExportedEngine, reading
 from yolo_prune.engines.exported.metadata import KEY, Metadata, parse_metadata
-from yolo_prune.errors import CheckpointError
 
 
 class Pt2Engine(ExportedEngine):
@@ -45,13 +44,7 @@ def read_pt2_metadata(path: Path) -> Metadata:
 
 def _load(path: Path) -> tuple[torch.export.ExportedProgram, Metadata]:
     extra = {KEY: ""}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.load(path, extra_files=extra)
-    except Exception as error:  # it raises whatever its parts raise
-        reason = str(error).strip().splitlines()[-1:]
-        raise CheckpointError(
-            f"cannot be read by PyTorch ({''.join(reason)})", where=path, right="export it again"
-        ) from error
+    with reading(path, "cannot be read by PyTorch"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.load(path, extra_files=extra)
     return program, parse_metadata(extra[KEY] or None, path)
