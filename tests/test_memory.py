@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from yolo_prune.memory import (
     format_bytes,
     is_out_of_memory,
     naming_out_of_memory,
+    without_collector,
 )
 
 MEMINFO = "MemTotal:       24660000 kB\nMemFree:         1000000 kB\nMemAvailable:    2000000 kB\n"
@@ -154,3 +156,18 @@ def test_an_error_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
 )  # fmt: skip
 def test_bytes_are_written_in_units(count: int, text: str) -> None:
     assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_the_collector_is_afterwards_as_it_was_before(is_enabled: bool) -> None:
+    before = gc.isenabled()
+    (gc.enable if is_enabled else gc.disable)()
+    try:
+        with without_collector():
+            assert not gc.isenabled()
+        assert gc.isenabled() is is_enabled
+        with pytest.raises(KeyError), without_collector():
+            raise KeyError
+        assert gc.isenabled() is is_enabled
+    finally:
+        (gc.enable if before else gc.disable)()

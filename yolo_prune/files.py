@@ -98,6 +98,19 @@ def make_scratch_folder(out: Path) -> Iterator[Path]:
         discard(scratch)
 
 
+def write_part(path: Path, content: bytes) -> None:
+    """Write a file of a new folder, such as `make_folder_atomically` yields; the folders above it are made as needed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        path.write_bytes(content)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
 def check_replaceable(
     paths: Iterable[Path],
     *,

@@ -6,6 +6,7 @@ getrlimit(2).
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -41,6 +42,21 @@ def find_available_bytes(root: Path = ROOT) -> int | None:
     """
     found = [_read_meminfo(root), _read_address_space(root), *map(_read_cgroup, list_cgroups("memory", root))]
     return min((max(0, value) for value in found if value is not None), default=None)
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Let Python's cyclic garbage collector rest within a block that makes millions of objects and keeps most.
+
+    It would look at all of them again and again, and find nothing.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ from yolo_prune.arrays import Float32Array
 from yolo_prune.bounded import read_text
 from yolo_prune.datasets.spec import Sample
 from yolo_prune.errors import DatasetError
+from yolo_prune.files import write_part
 from yolo_prune.limits import MOST_BOXES, MOST_LABEL_BYTES
 from yolo_prune.text_tables import pluralize
 
@@ -43,7 +44,7 @@ class Objects:
 
     def clip(self, width_px: float, height_px: float) -> Objects:
         """Return the objects clipped to an image, without those that have no area left."""
-        boxes = self.boxes_xyxy.clip(0, (width_px, height_px, width_px, height_px))
+        boxes = np.minimum(np.maximum(self.boxes_xyxy, 0.0), (width_px, height_px, width_px, height_px))
         shares = (boxes[:, 2:] - boxes[:, :2]) / (width_px, height_px)
         kept = (shares >= 2 * ROUNDING).all(axis=1)
         return Objects(self.classes[kept], boxes[kept], self.ignore[kept])
@@ -104,19 +105,18 @@ def format_labels(
     """Format objects, (N,) classes and (N, 4) boxes in pixels of an image, as lines with six decimals."""
     boxes = boxes_xyxy.astype(np.float64) / (width_px, height_px, width_px, height_px)
     rows = np.column_stack((classes, (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]))
-    return "".join("{:.0f} {:.6f} {:.6f} {:.6f} {:.6f}\n".format(*row) for row in rows.tolist())
+    return "%d %.6f %.6f %.6f %.6f\n" * len(rows) % tuple(rows.ravel().tolist())
 
 
 def save_objects(sample: Sample, objects: Objects, width_px: float, height_px: float) -> None:
     """Write the label file of an image, and its file of ignored boxes where it has any; folders are made as needed."""
-    for path, chosen in ((sample.label, ~objects.ignore), (sample.ignored, objects.ignore)):
-        if path == sample.label or chosen.any():
-            text = format_labels(objects.classes[chosen], objects.boxes_xyxy[chosen], width_px, height_px)
-            try:
-                path.write_text(text)
-            except FileNotFoundError:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text)
+    counted = ~objects.ignore
+    text = format_labels(objects.classes[counted], objects.boxes_xyxy[counted], width_px, height_px)
+    write_part(sample.label, text.encode())
+    if not counted.all():
+        ignored = objects.ignore
+        text = format_labels(objects.classes[ignored], objects.boxes_xyxy[ignored], width_px, height_px)
+        write_part(sample.ignored, text.encode())
 
 
 def load_labels(path: Path, classes: int, repairs: Repairs | None = None) -> Float32Array:

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from labelled import check_rejected, is_same, labelled_sets, list_rows, make_objects, save_image, save_images
 from tiny import Cli, read_json
 
@@ -19,7 +20,7 @@ from yolo_prune.datasets.formats.voc import load_voc, save_voc
 from yolo_prune.datasets.formats.yolo import load_yolo, save_yolo
 from yolo_prune.datasets.images import read_image
 from yolo_prune.datasets.labels import load_objects
-from yolo_prune.datasets.spec import load_spec
+from yolo_prune.datasets.spec import load_spec, make_sample
 from yolo_prune.errors import DatasetError
 
 YAML = "train: images/train\nval: images/val\nnames: [hand, foot]\n"
@@ -361,6 +362,16 @@ def test_a_folder_named_images_inside_a_split_keeps_its_labels(workplace: Path) 
     image = LabelledImage(save_image(Path("a.jpg")), "images/x/a.jpg", "train", 64, 40, make_objects(A_HAND))
     save_yolo(Path("out"), LabelledSet(("hand",), (image, replace(image, split="val"))))
     assert list_rows(load_yolo([Path("out/data.yaml")]).images[0]) == [A_HAND]
+
+
+@given(st.lists(st.sampled_from(["images", "a", "b.c", "labels", "x images"]), max_size=4))
+def test_labels_are_written_where_they_are_looked_for(folders: list[str]) -> None:
+    with TemporaryDirectory() as home:
+        source, out = save_image(Path(home, "a.jpg")), Path(home, "images/out")
+        name = "/".join([*folders, "b.c.jpg"])
+        image = LabelledImage(source, name, "train", 64, 40, make_objects(A_HAND))
+        save_yolo(out, LabelledSet(("hand",), (image,)))
+        assert make_sample(out / "images/train" / name).label.read_text()
 
 
 @pytest.mark.skipif("YOLO_PRUNE_HANDS" not in os.environ, reason="YOLO_PRUNE_HANDS names no folder of real hands")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from PIL import Image
 from tiny import Cli
 
-from yolo_prune.datasets.formats.coco import load_coco
+from yolo_prune.datasets.formats.coco import load_coco, save_coco
 from yolo_prune.datasets.formats.labelled_set import LabelledSet, Source
-from yolo_prune.datasets.formats.voc import load_voc
+from yolo_prune.datasets.formats.voc import load_voc, save_voc
+from yolo_prune.datasets.formats.yolo import save_yolo
 from yolo_prune.errors import DatasetError
 
 BOX = [10, 10, 40, 30]
@@ -173,3 +175,11 @@ def test_faulty_xml_files_are_all_listed(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(DatasetError, match="there are 25 faults; 5 are not shown; correct what is listed"):
         load_voc([Source("train", tmp_path)])
     assert len(capsys.readouterr().err.splitlines()) == 20
+
+
+@pytest.mark.parametrize("save", [save_yolo, save_coco, save_voc])
+def test_an_image_that_vanishes_before_it_is_copied_is_named(tmp_path: Path, save: Callable[..., None]) -> None:
+    data = load(tmp_path, make_coco())
+    (tmp_path / "2.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"2\.jpg: cannot be read any more \(No such file or directory\)"):
+        save(tmp_path / "out", data)

@@ -22,6 +22,7 @@ from yolo_prune.datasets.formats.voc import load_voc, save_voc
 from yolo_prune.datasets.formats.yolo import load_yolo, save_yolo
 from yolo_prune.errors import ConfigError
 from yolo_prune.files import make_folder_atomically
+from yolo_prune.memory import without_collector
 from yolo_prune.text_tables import pluralize
 
 _WRITERS: dict[str, Callable[..., None]] = {"yolo": save_yolo, "coco": save_coco, "voc": save_voc}
@@ -70,7 +71,7 @@ def convert(sources: Sequence[str], config: ConvertConfig) -> ConvertResult:
         OutputError: the folder is not empty, or cannot be written.
     """
     kind, parsed = _parse_sources(sources, config)
-    with make_folder_atomically(config.out) as folder:
+    with make_folder_atomically(config.out) as folder, without_collector():
         data = _load(kind, parsed, config)
         _report_losses(data, config)
         with Bar("writing images") as bar:

@@ -100,7 +100,7 @@ def read_id(value: Any) -> int | str | None:
 
 def is_number(value: Any) -> bool:
     """Return whether a value from JSON is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
         return math.isfinite(value)

@@ -10,7 +10,6 @@ The functions for data.yaml are in yolo.py, those for COCO in coco.py, those for
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
@@ -18,12 +17,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from yolo_prune.bounded import is_file
+from yolo_prune.bounded import is_file, read_bytes
 from yolo_prune.datasets.class_names import list_names
 from yolo_prune.datasets.data_file import SPLITS, check_names
 from yolo_prune.datasets.images import Header
 from yolo_prune.datasets.labels import Objects
 from yolo_prune.errors import DatasetError
+from yolo_prune.files import write_part
+from yolo_prune.limits import MOST_IMAGE_BYTES
 
 Progress: TypeAlias = Callable[[int, int], None] | None
 """Called with the numbers of finished images and of all."""
@@ -221,34 +222,39 @@ def make_set(names: tuple[str, ...], images: Iterable[LabelledImage]) -> Labelle
         by_split[image.split].append(image)
     found: dict[tuple[str, str], LabelledImage] = {}
     for split, own in by_split.items():
-        for image, name in zip(own, _shorten([PurePosixPath(one.name) for one in own], split), strict=True):
-            if (other := found.get((split, str(name)))) is not None:
+        for image, name in zip(own, _shorten([one.name for one in own], split), strict=True):
+            if (other := found.get((split, name))) is not None:
                 same = f"has the same name, {name}, as {other.image}"
                 what = f"{'is there twice' if other.image == image.image else same} in {split}"
                 right = "name an image once, and give each its own name"
                 raise DatasetError(what, where=image.image, right=right)
-            found[split, str(name)] = replace(image, name=str(name))
+            found[split, name] = image if image.name == name else replace(image, name=name)
     order = sorted(found, key=lambda key: (SPLITS.index(key[0]), key[1]))
     return LabelledSet(names, tuple(found[key] for key in order))
 
 
 def place_image(image: Path, target: Path, link: bool) -> None:
-    """Copy an image's bytes to a new place, or link to it from there; folders are made as needed."""
+    """Copy an image's bytes to a new place, or link to it from there; folders are made as needed.
+
+    Raises:
+        DatasetError: the image cannot be read any more.
+    """
     if link:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(image.resolve())
         return
     try:
-        shutil.copyfile(image, target)
-    except FileNotFoundError:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(image, target)
+        content = read_bytes(image, MOST_IMAGE_BYTES)
+    except OSError as error:
+        what, right = f"cannot be read any more ({error.strerror})", "leave the images alone until all are copied"
+        raise DatasetError(what, where=image, right=right) from error
+    write_part(target, content)
 
 
-def _shorten(names: list[PurePosixPath], split: str) -> list[PurePosixPath]:
+def _shorten(names: list[str], split: str) -> list[str]:
     """Remove folders up to the last `images`, and the split's own folder if every name has it."""
-    parts = [name.parts for name in names]
+    parts = [name.split("/") for name in names]
     below = [own[len(own) - 1 - own[-2::-1].index("images") :] if "images" in own[:-1] else own for own in parts]
     if all(len(own) > 1 and own[0] == split for own in below):
         below = [own[1:] for own in below]
-    return [PurePosixPath(*own) for own in below]
+    return ["/".join(own) for own in below]

@@ -22,7 +22,7 @@ from yolo_prune.datasets.formats.labelled_set import (
 )
 from yolo_prune.datasets.images import Header, read_header
 from yolo_prune.datasets.labels import ROUNDING, load_objects, save_objects
-from yolo_prune.datasets.spec import SUFFIXES, DataSpec, Sample, load_spec, make_sample, save_spec
+from yolo_prune.datasets.spec import SUFFIXES, DataSpec, Sample, load_spec, save_spec
 from yolo_prune.errors import DatasetError
 
 
@@ -76,18 +76,22 @@ def save_yolo(folder: Path, data: LabelledSet, link: bool = False, progress: Pro
 
 
 def _place_samples(folder: Path, images: Sequence[LabelledImage]) -> list[Sample]:
-    """Return the new paths of images and labels, so that a data.yaml finds them."""
-    samples = [make_sample(folder / "images" / image.split / image.name) for image in images]
-    taken: dict[Path, Path] = {}
-    for sample, image in zip(samples, images, strict=True):
-        if sample.image.name.startswith(".") or not sample.image.name.lower().endswith(SUFFIXES):
+    """Return the new paths of images and labels, so that a data.yaml finds them: they are those of `make_sample`."""
+    samples = []
+    taken: dict[str, Path] = {}
+    for image in images:
+        place = f"/images/{image.split}/{image.name}"
+        if place.rpartition("/")[2].startswith(".") or not place.lower().endswith(SUFFIXES):
             what = "a data.yaml finds no image of that name"
             right = f"give it a name that ends in one of {', '.join(SUFFIXES)} and does not begin with a dot"
             raise DatasetError(what, where=image.image, right=right)
-        for label in (sample.label, sample.ignored):
+        above, _, below = place.rpartition(".")[0].rpartition("/images/")
+        stem = f"{above}/labels/{below}"
+        for label in (f"{stem}.txt", f"{stem}.ignore.txt"):
             if (other := taken.setdefault(label, image.image)) != image.image:
                 what = f"would share its label file with {other}"
                 raise DatasetError(what, where=image.image, right="give one of them another name")
+        samples.append(Sample(folder / place[1:], folder / f"{stem[1:]}.txt"))
     return samples
 
 
