@@ -50,6 +50,9 @@ CFGS = {
     # EfficientNet: squeeze and excite
     "squeeze": STEM + conv(16, 3, "swish", stride=2) + "[avgpool]\n" + conv(4, 1, "swish") + conv(16, 1, "logistic")
     + "[scale_channels]\nfrom=-4\n" + conv(16, 1, "linear") + head(),
+    # MobileNetV3: squeeze and excite in one section, in a residual
+    "mobile": STEM + conv(16, 1, "h_swish") + conv(16, 3, "h_swish", groups=16) + "[se]\nfilters=16\n" + conv(8, 1, "linear")
+    + "[shortcut]\nfrom=-5\nactivation=linear\n" + conv(16, 3, "h_swish", stride=2) + head(),
     "grey": STEM + conv(16, 3, stride=2) + head(),
     # MobileNet-YOLO: depthwise sections; YOLOv2: a finer map beside a coarser one
     "passthrough": STEM + "[depthwise_convolutional]\nbatch_normalize=1\nsize=3\nstride=1\npad=1\nactivation=relu\n" + conv(8)
@@ -87,5 +90,5 @@ def test_a_network_goes_all_the_way(cli: Cli, hands: Path, name: str) -> None:
         outcome = cli(*command, "--device", "cpu")
         assert outcome.code == 0, outcome.err
     layers = load_cfg(Path("slim.cfg")).layers
-    assert any(isinstance(layer, Gate) for layer in layers) == (name == "squeeze")
-    assert any(isinstance(layer, Shortcut) for layer in layers) == (name in ("csp", "prn", "fastest"))
+    assert any(isinstance(layer, Gate) for layer in layers) == (name in ("squeeze", "mobile"))
+    assert any(isinstance(layer, Shortcut) for layer in layers) == (name in ("csp", "prn", "fastest", "mobile"))

@@ -15,6 +15,7 @@ ACTIVATE: dict[str, Any] = {
     "swish": lambda x: x / (1 + np.exp(-x)),
     "logistic": lambda x: 1 / (1 + np.exp(-x)),
     "hard_mish": lambda x: np.where(x > 0, x, np.where(x > -2, x * x / 2 + x, 0)),
+    "hard_sigmoid": lambda x: np.minimum(np.maximum(x + 3, 0), 6) / 6,
     "hard_swish": lambda x: x * np.minimum(np.maximum(x + 3, 0), 6) / 6,
     "elu": lambda x: np.where(x >= 0, x, np.exp(np.minimum(x, 0)) - 1),
     "selu": lambda x: np.where(x >= 0, 1.0507 * x, 1.0507 * 1.6732 * (np.exp(np.minimum(x, 0)) - 1)),
@@ -24,4 +25,4 @@ ACTIVATE: dict[str, Any] = {
     "ramp": lambda x: x * (x > 0) + 0.1 * x,
     "loggy": lambda x: 2 / (1 + np.exp(-x)) - 1,
 }
-"""Activations by their names in a cfg. hard_swish is not Darknet's: Howard et al., "MobileNetV3" (2019), §5.2."""
+"""Activations by their names in a cfg. hard_swish and hard_sigmoid are not Darknet's: Howard et al., "MobileNetV3" (2019), §5.2."""

@@ -31,7 +31,19 @@ from yolo_prune.pruning.plans.plan import Plan
 from yolo_prune.pruning.surgery.rebuild import compare
 
 SIDE = 16
-ACTIVATIONS = ("leaky", "linear", "relu", "mish", "swish", "logistic", "relu6", "hard_mish", "hard_swish", "tanh")
+ACTIVATIONS = (
+    "leaky",
+    "linear",
+    "relu",
+    "mish",
+    "swish",
+    "logistic",
+    "relu6",
+    "hard_mish",
+    "hard_swish",
+    "tanh",
+    "hard_sigmoid",
+)
 BLOCKS = (
     "conv",
     "depthwise",
@@ -121,7 +133,9 @@ class _Draft:
                 source = len(self.layers) - 1
                 self.add(AvgPool())
                 self.add_conv(draw(st.integers(1, 4)), 1)
-                self.add(Conv(last.channels, 1, activation=draw(st.sampled_from(("logistic", "leaky")))))
+                self.add(
+                    Conv(last.channels, 1, activation=draw(st.sampled_from(("logistic", "hard_sigmoid", "leaky"))))
+                )
                 self.add(Gate(source, "channels", draw(st.sampled_from(ACTIVATIONS))))
             case "sam" if self.has_gates:
                 source = len(self.layers) - 1

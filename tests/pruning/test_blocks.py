@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from yolo_prune.darknet.architectures import make_network
 from yolo_prune.darknet.cfg import format_cfg, parse_cfg
-from yolo_prune.darknet.layers import Conv, Layer, MaxPool, Route, Shortcut, Upsample, Yolo
+from yolo_prune.darknet.layers import SIGMOIDS, Conv, Layer, MaxPool, Route, Shortcut, Upsample, Yolo
 from yolo_prune.darknet.network import Network
 from yolo_prune.errors import PlanError
 from yolo_prune.model.detector import ConvLayer, Detector
@@ -31,7 +31,7 @@ from yolo_prune.pruning.scores.importance import score_blocks
 from yolo_prune.pruning.surgery.rebuild import cut_blocks, zero_blocks
 
 EXACT = 1e-9
-ENDS_AT_ZERO = tuple(name for name in ACTIVATIONS if name != "logistic")
+ENDS_AT_ZERO = tuple(name for name in ACTIVATIONS if name not in SIGMOIDS)
 
 # by hand, three layers per block: YOLOv3 has 1, 2, 8, 8, 4 after the convolutions 1, 5, 12, 37, 62; YOLOv4 the same
 # numbers in its stages' inner paths, after the convolutions 4, 14, 27, 58, 89
@@ -98,6 +98,7 @@ def test_blocks_of_the_known_networks(arch: str, ends: tuple[int, ...]) -> None:
             for name in ENDS_AT_ZERO
         ],
         pytest.param((CONV, Conv(4, 1, activation="logistic"), Shortcut(0)), [], id="ends in logistic"),
+        pytest.param((CONV, Conv(4, 1, activation="hard_sigmoid"), Shortcut(0)), [], id="ends in a hard sigmoid"),
         *[
             pytest.param((CONV, CONV, Shortcut(0, name)), [], id=f"{name} sum")
             for name in ACTIVATIONS
@@ -228,7 +229,7 @@ class _Draft:
         for kind in self.draw(st.lists(st.sampled_from(KINDS), max_size=2)):
             self.add_layer(kind, range(source, self.last + 1))
         is_sound = self.draw(st.sampled_from((True, True, True, True, False)))
-        self.add_conv(self.widths[source], ENDS_AT_ZERO if is_sound else ("logistic",))
+        self.add_conv(self.widths[source], ENDS_AT_ZERO if is_sound else SIGMOIDS)
         self.add(Shortcut(source), self.widths[source])
         if is_sound:
             self.branches[self.last] = range(source + 1, self.last)

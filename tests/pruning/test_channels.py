@@ -7,6 +7,7 @@ from networks import make_small_network, networks
 
 from yolo_prune.darknet.architectures import ARCHITECTURES, make_network
 from yolo_prune.darknet.layers import (
+    SIGMOIDS,
     AvgPool,
     Conv,
     Gate,
@@ -76,8 +77,8 @@ def tie_slowly(network: Network) -> tuple[list[list[Node]], list[set[Node]], set
                         tie(one, other)
             case _:
                 outputs[index] = inputs
-        is_logistic = getattr(layer, "activation", "") == "logistic"
-        if isinstance(layer, Yolo) or (is_logistic and not is_factor_alone(network, index)):
+        is_sigmoid = getattr(layer, "activation", "") in SIGMOIDS
+        if isinstance(layer, Yolo) or (is_sigmoid and not is_factor_alone(network, index)):
             frozen |= set(outputs[index])
     unique = {id(members): members for members in sets.values()}
     return [outputs[index] for index in range(len(network.layers))], list(unique.values()), frozen
@@ -181,14 +182,16 @@ def test_ties_by_hand(layers: tuple[Layer, ...], writes: list[list[int]]) -> Non
     assert [ids.tolist() for ids in graph.writes[: len(layers)]] == writes
 
 
-def test_a_logistic_factor_is_not_frozen_if_gates_alone_read_it() -> None:
-    gate = (Conv(2, 1), AvgPool(), Conv(2, 1, activation="logistic"), Gate(0, "channels"))
+@pytest.mark.parametrize("sigmoid", SIGMOIDS)
+def test_a_sigmoid_factor_is_not_frozen_if_gates_alone_read_it(sigmoid: str) -> None:
+    gate = (Conv(2, 1), AvgPool(), Conv(2, 1, activation=sigmoid), Gate(0, "channels"))
     assert make_channel_graph(make_small_network(*gate)).prunable[3:5].all()
     assert not make_channel_graph(make_small_network(*gate, Route((2,)))).prunable[3:5].any()
 
 
-def test_a_logistic_channel_is_frozen() -> None:
-    graph = make_channel_graph(make_small_network(Conv(2, 1, activation="logistic"), Conv(3, 1)))
+@pytest.mark.parametrize("sigmoid", SIGMOIDS)
+def test_a_sigmoid_channel_is_frozen(sigmoid: str) -> None:
+    graph = make_channel_graph(make_small_network(Conv(2, 1, activation=sigmoid), Conv(3, 1)))
     assert graph.prunable[graph.writes[0]].tolist() == [False, False]
     assert graph.prunable[graph.writes[1]].all()
 

@@ -217,6 +217,7 @@ _ONNX_ACTIVATIONS = {
     "selu": ("Selu", {}),
     "tanh": ("Tanh", {}),
     "hard_swish": ("HardSwish", {}),
+    "hard_sigmoid": ("HardSigmoid", {"alpha": 1 / 6}),
     "swish": ("HardSwish", {}),
 }
 """The operator of an activation, or one that costs as much; HardSwish stands for all others."""

@@ -28,27 +28,24 @@ from yolo_prune.darknet.layers import (
 )
 from yolo_prune.darknet.limits import check_count
 from yolo_prune.darknet.network import Network
-from yolo_prune.darknet.sections import (
-    Section,
-    flag,
-    integers,
-    natural,
-    number,
-    numbers,
-    positive,
-    split_sections,
-)
+from yolo_prune.darknet.oddities import find_oddities
+from yolo_prune.darknet.sections import Section, flag, integers, natural, number, numbers, positive, split_sections
+from yolo_prune.darknet.squeeze import expand_squeeze, renumber
 from yolo_prune.errors import CfgError
 from yolo_prune.files import save_text
 from yolo_prune.limits import MOST_CFG_BYTES
 
 SECTIONS = (
     *("convolutional", "depthwise_convolutional", "maxpool", "avgpool", "upsample", "reorg3d", "reorg", "dropout"),
-    *("route", "shortcut", "scale_channels", "sam", "yolo"),
+    *("route", "shortcut", "scale_channels", "sam", "se", "yolo"),
 )
 DEPTHWISE = ("depthwise_convolutional", "depthwise")
 """Sections of MobileNet forks of Darknet: convolutions whose filters and groups are as many as the channels they read."""
-SAME_ACTIVATIONS = {"silu": "swish", "h_swish": "hard_swish", "hswish": "hard_swish"}
+SAME_ACTIVATIONS = {
+    "silu": "swish",
+    **dict.fromkeys(("h_swish", "hswish"), "hard_swish"),
+    **dict.fromkeys(("h_sigmoid", "hsigmoid"), "hard_sigmoid"),
+}
 """Other names of activations."""
 TRAINING_KEYS = (
     *("stopbackward", "dontload", "dontloadscales", "freeze", "onlyforward", "dont_update", "burnin_update"),
@@ -85,23 +82,6 @@ def load_cfg(path: Path) -> Network:
     return parse_cfg(text, str(path))
 
 
-def find_oddities(text: str, source: str) -> Iterator[str]:
-    """Yield what is allowed in a cfg, but may not be meant: keys that are set twice, and a sigmoid that is taken twice."""
-    before: Section | None = None
-    for section in split_sections(text, source):
-        for key, line in section.repeated:
-            yield f"{source}:{line}: {key} is set twice in [{section.name}]; as in Darknet, the first value counts: {section.values[key][0]}"
-        is_new = section.values.get("new_coords", ("0", 0))[0].strip() not in ("", "0")
-        if section.name == "yolo" and before is not None and not is_new:
-            activation = before.values.get("activation", ("logistic", 0))[0]
-            if activation == "logistic":
-                yield (
-                    f"{before.where('activation')}: the convolution before [yolo] is logistic, so that a sigmoid is taken twice, as in Darknet; "
-                    "new_coords=1 in [yolo] takes it once"
-                )
-        before = section
-
-
 def save_cfg(network: Network, path: Path) -> Path:
     """Write the network as a Darknet cfg file and return `path`."""
     return save_text(path, format_cfg(network))
@@ -122,29 +102,49 @@ def parse_cfg(text: str, source: str = "<cfg>") -> Network:
         net.take(key, positive, default) for key, default in (("width", 416), ("height", 416), ("channels", 3))
     )
     layers: list[Layer] = []
-    shapes: tuple[Shape, ...] = ()
+    sections = []
     try:
         check_count(rest)
-        for index, section in enumerate(rest):
-            if section.name in DEPTHWISE:
-                shapes = infer_layers(layers, Shape(channels, height, width), shapes)
-                _make_depthwise(section, shapes[-1].channels if shapes else channels)
-            layers.append(_parse_layer(section, index))
+        for section, layer in _parse_layers(rest, Shape(channels, height, width)):
+            sections.append(section)
+            layers.append(layer)
         return Network(width, height, channels, tuple(layers), net.take_rest())
     except CfgError as error:
         if error.where and not error.where.startswith("layer "):  # a section's own error, which names its line
             raise
         place = int(error.where.split()[1]) if error.where else None
-        where = source if place is None else f"{source}:{rest[place].line}"
-        what = error.what if place is None else f"layer {place} [{rest[place].name}] {error.what}"
-        what = re.sub(r"(and layer (\d+))", lambda found: f"{found[1]} (line {rest[int(found[2])].line})", what)
+        where = source if place is None else f"{source}:{sections[place].line}"
+        what = error.what if place is None else f"layer {place} [{sections[place].name}] {error.what}"
+        what = re.sub(r"(and layer (\d+))", lambda found: f"{found[1]} (line {sections[int(found[2])].line})", what)
         raise CfgError(what, where=where, right=error.right) from None
 
 
-def _make_depthwise(section: Section, channels: int) -> None:
-    """Turn a section into that of a convolution with a filter for each of the `channels` that it reads."""
-    section.name = "convolutional"
+def _parse_layers(sections: Sequence[Section], image: Shape) -> Iterator[tuple[Section, Layer]]:
+    """Yield the layers of sections with the section of each; one section may stand for several."""
+    layers: list[Layer] = []
+    shapes: tuple[Shape, ...] = ()
+    numbers: list[int] = []
+    for position, section in enumerate(sections):
+        parts = [section]
+        if section.name in (*DEPTHWISE, "se"):
+            shapes = infer_layers(layers, image, shapes)
+            channels = shapes[-1].channels if shapes else image.channels
+            parts = _make_parts(section, len(layers) - 1, channels)
+        if len(layers) > position:
+            renumber(section, position, numbers)
+        for part in parts:
+            layers.append(_parse_layer(part, len(layers)))
+            yield part, layers[-1]
+        numbers.append(len(layers) - 1)
+
+
+def _make_parts(section: Section, before: int, channels: int) -> list[Section]:
+    """Return the sections that Darknet knows for one that reads layer `before`, with so many `channels`."""
+    if section.name == "se":
+        return expand_squeeze(section, before, channels)
+    section.name = "convolutional"  # with a filter for each channel
     section.values |= dict.fromkeys(("filters", "groups"), (str(channels), section.line))
+    return [section]
 
 
 def _parse_layer(section: Section, index: int) -> Layer:

@@ -22,8 +22,10 @@ Anchors: TypeAlias = tuple[tuple[float, float], ...]
 
 ACTIVATIONS = (
     *("linear", "leaky", "relu", "relu6", "mish", "swish", "logistic", "hard_mish", "hard_swish"),
-    *("elu", "selu", "gelu", "tanh", "hardtan", "ramp", "loggy"),
+    *("hard_sigmoid", "elu", "selu", "gelu", "tanh", "hardtan", "ramp", "loggy"),
 )
+SIGMOIDS = ("logistic", "hard_sigmoid")
+"""Activations that give ½ for 0; all others give 0."""
 Options: TypeAlias = tuple[tuple[str, str], ...]
 """Keys of a cfg section that say nothing about the outputs, such as `stopbackward`, as text."""
 

@@ -59,6 +59,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "logistic": torch.sigmoid,
     "hard_mish": lambda x: torch.where(x > 0, x, torch.where(x > -2, x * x / 2 + x, 0.0)),
     "hard_swish": functional.hardswish,
+    "hard_sigmoid": functional.hardsigmoid,
     "elu": functional.elu,
     "selu": lambda x: torch.where(x >= 0, 1.0507 * x, 1.0507 * 1.6732 * torch.expm1(x)),
     "gelu": lambda x: 0.5 * x * (1 + torch.tanh(0.797885 * x + 0.035677 * x**3)),
@@ -67,7 +68,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "ramp": lambda x: functional.relu(x) + 0.1 * x,
     "loggy": lambda x: 2 * torch.sigmoid(x) - 1,
 }
-"""Source: activations.h in AlexeyAB's Darknet, whose constants these are; hard_swish: Howard et al., "MobileNetV3" (2019)."""
+"""Source: activations.h in AlexeyAB's Darknet, whose constants these are; hard_swish, hard_sigmoid: Howard et al., "MobileNetV3" (2019)."""
 
 
 class _Kernel(nn.Conv2d):

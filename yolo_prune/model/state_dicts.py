@@ -11,6 +11,7 @@ import _codecs
 import io
 import re
 import zipfile
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,9 @@ SUFFIXES = (".pt", ".pth")
 PARTS = ("ema", "model", "state_dict", "model_state_dict", "net", "weights")
 """Keys under which a checkpoint may keep its state dict, the better one first."""
 BN_PARTS = ("weight", "bias", "running_mean", "running_var")
+SECTION = re.compile(r"^module_list\.(\d+)\.(.+)$")
+SQUEEZE = re.compile(r"^module_list\.(\d+)\.\w+\.fc\.(0|2)\.(weight|bias)$")
+"""The linear layers of squeeze and excite, with a ReLU between them."""
 NUMBERED = re.compile(r"^module_list\.(\d+)\.(.+)\.(weight|bias|running_mean|running_var)$")
 
 
@@ -104,7 +108,7 @@ def load_foreign_weights(model: Detector, path: Path) -> str:
         WeightsError: the file cannot be read, its layers are not those of the network (names the first that differs),
             or it holds values that no trained network has. The model is left as it was then.
     """
-    state = load_state_dict(path)
+    state = _expand_squeezes(load_state_dict(path))
     layers = _split_by_number(state)
     how = "by their numbers"
     if layers is None:
@@ -159,6 +163,27 @@ def _find_state(content: Any) -> dict[str, Tensor] | None:
         return tensors
     found = (_find_state(content[key]) for key in PARTS if key in content)
     return next((state for state in found if state is not None), None)
+
+
+def _expand_squeezes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict in which sections [se] have the names and numbers of the four that they are read as.
+
+    Their two linear layers become convolutions, with biases of 0 unless they have some.
+    """
+    sections = sorted({int(found[1]) for name in state if (found := SQUEEZE.match(name))})
+    named: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if found := SQUEEZE.match(name):
+            first = int(found[1]) + 3 * sections.index(int(found[1]))
+            place = f"module_list.{first + (1 if found[2] == '0' else 2)}.conv."
+            named[place + found[3]] = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
+            named.setdefault(place + "bias", tensor.new_zeros(len(tensor)))
+        elif sections and (found := SECTION.match(name)):
+            number = int(found[1])
+            named[f"module_list.{number + 3 * bisect_left(sections, number)}.{found[2]}"] = tensor
+        else:
+            named[name] = tensor
+    return named
 
 
 def _split_by_number(state: Mapping[str, Tensor]) -> dict[int, _Layer] | None:

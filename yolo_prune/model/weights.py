@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -28,6 +28,7 @@ from yolo_prune.bounded import open_plain
 from yolo_prune.darknet.file_names import names_prefix
 from yolo_prune.darknet.layers import Conv
 from yolo_prune.darknet.network import Network
+from yolo_prune.darknet.squeeze import find_squeezes
 from yolo_prune.errors import WeightsError
 from yolo_prune.files import open_atomically
 from yolo_prune.limits import MOST_CLASSES
@@ -75,6 +76,8 @@ class LoadReport:
     convs_loaded: int
     convs_total: int
     foreign_classes: int | None
+    lacks_biases: bool = False
+    """Whether the convolutions of squeeze and excite have none in the file."""
 
     def format(self) -> str:
         """Return the report as one line."""
@@ -82,6 +85,8 @@ class LoadReport:
         if self.header.length is not None:
             version, usual = f"{self.header.major}.{self.header.minor}", self.header.bytes_of_version
             line += f" after a header of {self.header.length} bytes, though version {version} has {usual}"
+        if self.lacks_biases:
+            line += ", those of squeeze and excite without biases"
         if self.foreign_classes is not None:
             return f"{line}: everything but the heads, which were made for {self.foreign_classes} classes"
         if self.convs_loaded < self.convs_total:
@@ -105,7 +110,8 @@ def load_weights(model: Detector, path: Path, is_prefix: bool = False) -> LoadRe
     may_end = is_prefix or names_prefix(path)
     with _open(path) as file:
         size = os.fstat(file.fileno()).st_size
-        header, count, loaded, foreign = _fit(network, path, size, file.read(WIDE_BYTES), may_end)
+        head = file.read(WIDE_BYTES)
+        header, count, loaded, foreign, bare = _fit(network, path, size, head, may_end)
         file.seek(header.length or header.bytes_of_version)
         values = np.fromfile(file, "<f4", count)
     if len(values) < count:
@@ -117,15 +123,15 @@ def load_weights(model: Detector, path: Path, is_prefix: bool = False) -> LoadRe
         if not is_foreign and foreign is None and number >= loaded:
             break
         filters = _foreign_filters(network, index, foreign or 0) if is_foreign else layer.filters
-        count = _count(network, index, filters)
+        count = _count(network, index, filters, bare)
         if not is_foreign:
             parts.append((index, values[position : position + count]))
         position += count
     for index, part in parts:
-        check_values(_split(model.get_conv(index), part), index, path)
+        check_values(_split(model.get_conv(index), part, index in bare), index, path)
     for index, part in parts:
-        _fill(model.get_conv(index), part)
-    return LoadReport(header, loaded, len(network.convs), foreign)
+        _fill(model.get_conv(index), part, index in bare)
+    return LoadReport(header, loaded, len(network.convs), foreign, bool(bare))
 
 
 def save_weights(model: Detector, path: Path, header: WeightsHeader | None = None) -> Path:
@@ -156,21 +162,42 @@ def _open(path: Path) -> Iterator[BinaryIO]:
 
 
 class _Fit(NamedTuple):
-    """How a file fits a network: its header, how many values, how many convolutions they fill, and other heads' classes."""
+    """How a file fits a network."""
 
     header: WeightsHeader
     values: int
     loaded: int
+    """How many convolutions they fill."""
     foreign: int | None
+    """The classes of its heads, if they are not as many as the network's."""
+    bare: frozenset[int]
+    """The numbers of the layers of squeeze and excite, if they have no bias in the file."""
 
 
 def _fit(network: Network, path: Path, size: int, head: bytes, may_end: bool) -> _Fit:
-    """Return how a file of a size and first bytes fits: the whole network first, then with other heads, then a prefix.
+    """Return how a file of a size and first bytes fits, with biases in squeeze and excite or else without.
 
     Raises:
         WeightsError: in no way, or with either header.
     """
-    counts = [_count(network, index, layer.filters) for index, layer in network.convs]
+    squeezes = find_squeezes(network.layers)
+    try:
+        return _fit_layout(network, path, size, head, may_end, frozenset())
+    except WeightsError:
+        if not squeezes:
+            raise
+        with suppress(WeightsError):  # the one of the usual layout is told
+            return _fit_layout(network, path, size, head, may_end, squeezes)
+        raise
+
+
+def _fit_layout(network: Network, path: Path, size: int, head: bytes, may_end: bool, bare: frozenset[int]) -> _Fit:
+    """Return how a file fits whose layers `bare` have no bias: the whole network, or with other heads, or a prefix.
+
+    Raises:
+        WeightsError: as `_fit`.
+    """
+    counts = [_count(network, index, layer.filters, bare) for index, layer in network.convs]
     edges = list(accumulate(counts))
     if size <= NARROW_BYTES or size % 4 or size <= WeightsHeader(*struct.unpack("<iii", head[:12])).bytes_of_version:
         raise WeightsError(
@@ -197,7 +224,7 @@ def _fit(network: Network, path: Path, size: int, head: bytes, may_end: bool) ->
     length, loaded, classes = fits[0]
     (seen,) = struct.unpack("<q" if length == WIDE_BYTES else "<i", head[12:length])
     header = replace(said, seen=seen, length=None if length == said.bytes_of_version else length)
-    return _Fit(header, found[length], loaded, classes)
+    return _Fit(header, found[length], loaded, classes, bare)
 
 
 def _explain_misfit(path: Path, count: int, edges: list[int], may_end: bool) -> WeightsError:
@@ -215,10 +242,10 @@ def _explain_misfit(path: Path, count: int, edges: list[int], may_end: bool) -> 
     return WeightsError(what, where=path, right=right)
 
 
-def _split(module: ConvLayer, values: Float32Array) -> dict[str, Float32Array]:
+def _split(module: ConvLayer, values: Float32Array, is_bare: bool) -> dict[str, Float32Array]:
     """Return the values of a layer by the names of its tensors."""
     filters = module.conv.out_channels
-    names = ("β", "γ", "mean", "variance") if module.bn is not None else ("bias",)
+    names = ("β", "γ", "mean", "variance") if module.bn is not None else ("bias",) * (not is_bare)
     parts = {name: values[number * filters : (number + 1) * filters] for number, name in enumerate(names)}
     return {**parts, "kernel": values[len(names) * filters :]}
 
@@ -239,11 +266,11 @@ def check_values(parts: Mapping[str, Float32Array], index: int, path: Path) -> N
             raise WeightsError(f"{what}: the file is another network's, or damaged", where=path, right=right)
 
 
-def _count(network: Network, index: int, filters: int) -> int:
+def _count(network: Network, index: int, filters: int, bare: Set[int] = frozenset()) -> int:
     layer = network.layers[index]
     assert isinstance(layer, Conv)
     fan_in = network.get_input_channels(index) // layer.groups * layer.size**2
-    return filters * (fan_in + (4 if layer.batch_normalize else 1))
+    return filters * (fan_in + (4 if layer.batch_normalize else index not in bare))
 
 
 def _foreign_filters(network: Network, index: int, classes: int) -> int:
@@ -276,9 +303,12 @@ def _stored(module: ConvLayer) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _fill(module: ConvLayer, values: Float32Array) -> None:
+def _fill(module: ConvLayer, values: Float32Array, is_bare: bool) -> None:
     position = 0
     for tensor in _stored(module):
+        if is_bare and tensor is module.conv.bias:
+            tensor.zero_()
+            continue
         part = values[position : position + tensor.numel()]
         tensor.copy_(torch.from_numpy(part.copy()).view(tensor.shape))
         position += tensor.numel()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-from yolo_prune.darknet.layers import Conv, Gate, Layer, Route, Shortcut, Yolo, get_sources
+from yolo_prune.darknet.layers import SIGMOIDS, Conv, Gate, Layer, Route, Shortcut, Yolo, get_sources
 from yolo_prune.darknet.network import Network
 from yolo_prune.errors import PlanError
 
@@ -60,7 +60,7 @@ def _is_closed(network: Network, block: Block, readers: dict[int, set[int]]) -> 
     last = network.layers[block.last_conv]
     return (
         isinstance(last, Conv)
-        and last.activation != "logistic"
+        and last.activation not in SIGMOIDS
         and not any(isinstance(network.layers[index], Shortcut | Gate | Yolo) for index in branch)
         and all(source >= block.source for index in branch for source in get_sources(network.layers[index], index))
         and all(readers.get(index, set()) <= inside for index in branch)

@@ -13,7 +13,7 @@ If a cfg slices channels into equal parts (`groups` of a route or a convolution)
 element by element. So any plan leaves parts of equal size, and the slimmer network can still be written as a cfg. Of a
 shortcut of unequal channels the first are united, as many as both inputs have.
 
-The outputs of a logistic activation are frozen as well: with γ = β = 0 they would be ½, not 0. They are not if only
+The outputs of a sigmoid are frozen as well: with γ = β = 0 they would be ½, not 0. They are not if only
 gates read them as factors, because the channels that they multiply are zero then.
 """
 
@@ -25,7 +25,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from yolo_prune.darknet.layers import Conv, Gate, Reorg, Route, Shortcut, Yolo, get_sources
+from yolo_prune.darknet.layers import SIGMOIDS, Conv, Gate, Reorg, Route, Shortcut, Yolo, get_sources
 from yolo_prune.darknet.network import Network
 
 IntArray = NDArray[np.int64]
@@ -100,7 +100,7 @@ def make_channel_graph(network: Network) -> ChannelGraph:
         match layer:
             case Conv():
                 outputs = ids.emit(layer.filters)
-                frozen += [outputs] if layer.activation == "logistic" and index not in factors else []
+                frozen += [outputs] if layer.activation in SIGMOIDS and index not in factors else []
                 _tie_groups(ids, inputs, outputs, layer.groups)
             case Route():
                 parts = [written(source).reshape(layer.groups, -1) for source in layer.sources]
@@ -111,14 +111,14 @@ def make_channel_graph(network: Network) -> ChannelGraph:
                 added = written(layer.source)
                 both = min(len(inputs), len(added))
                 ids.unite(inputs[:both], added[:both])
-                frozen += [outputs] if layer.activation == "logistic" else []
+                frozen += [outputs] if layer.activation in SIGMOIDS else []
             case Gate():
                 outputs = written(layer.source)
                 if layer.factors == "pixels":  # one channel for all
                     frozen.append(inputs)
                 else:
                     ids.unite(inputs, outputs)
-                frozen += [outputs] if layer.activation == "logistic" else []
+                frozen += [outputs] if layer.activation in SIGMOIDS else []
             case Reorg():
                 outputs = np.tile(inputs, layer.stride**2)
                 frozen += [inputs] if layer.is_mixed else []  # an output channel holds rows of several

@@ -44,7 +44,7 @@ KEYS = (
 )
 SECTIONS = (
     *("convolutional", "conv", "maxpool", "avgpool", "upsample", "reorg", "reorg3d", "dropout", "route", "shortcut"),
-    *("scale_channels", "sam", "yolo", "region", "net", "network", "", "local_avgpool"),
+    *("scale_channels", "sam", "se", "yolo", "region", "net", "network", "", "local_avgpool"),
 )
 SMALL = st.one_of(st.integers(-3, 9), st.sampled_from((12, 18, 32, 64)))
 
@@ -100,6 +100,8 @@ def cfg_texts(draw: st.DrawFn) -> str:
                 lines += [f"layers={draw(st.integers(-6, 3))}"]
             case "[shortcut]" | "[sam]" | "[scale_channels]":
                 lines += [f"from={draw(st.integers(-6, 3))}", "activation=linear"]
+            case "[se]":
+                lines += [draw(st.sampled_from(("filters=8", "reduction=2", "reduction=4\nactivation=hard_sigmoid")))]
             case "[yolo]":
                 lines += ["mask=0,1", "anchors=10,14, 23,27", "classes=1"]
         for key in draw(st.lists(st.sampled_from(KEYS), max_size=3)):
