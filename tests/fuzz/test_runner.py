@@ -88,6 +88,16 @@ def test_what_is_a_failure(
         assert (name, case) == ("a", make(Random("0-a-0-0"), tmp_path))
 
 
+def test_memory_that_was_free_before_counts(tmp_path: Path) -> None:
+    """A free block of the heap below one that is not free stays this process's, and its children's."""
+    small, held = 1 << 16, []
+    held += [b"x" * small for _ in range(3 << 11)]
+    held[:-1] = []
+    tally = make_runner(tmp_path, seconds=30, most_bytes=1 << 26).run_batch(make_target(allocate), 0, count=1)
+    assert tally.failed == 1
+    assert held
+
+
 def test_an_exception_of_the_package_alone_is_no_failure(tmp_path: Path) -> None:
     from fuzzing.command import run_function
 

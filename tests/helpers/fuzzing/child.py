@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import json
 import os
@@ -10,7 +11,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -57,6 +58,8 @@ def work(task: Task, folder: Path, base: Path, told: BinaryIO) -> NoReturn:
         )  # V8, which draws plots, reserves more addresses than that
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _leave_out_plots()
+        with suppress(AttributeError):  # of glibc: memory that is free would be used without being counted
+            ctypes.CDLL(None).malloc_trim(0)
         usual = _read_status("VmRSS")
         for index, case in enumerate(task.cases):
             if time.monotonic() > task.until:
