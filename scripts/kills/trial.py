@@ -107,7 +107,8 @@ class Trial:
 
     def _choose_moment(self) -> float:
         first = max(0.0, min(self.reference.writes_after_s, self.longest_s) - 0.5)
-        return max(SOONEST_S, self.chance.uniform(first if self.chance.random() < LATE else 0.0, self.longest_s))
+        soonest = min(SOONEST_S, self.longest_s / 2)  # some runs are over before that
+        return max(soonest, self.chance.uniform(first if self.chance.random() < LATE else 0.0, self.longest_s))
 
     def _kill_one(self, place: Path, before: dict[str, bytes]) -> bool:
         """Start the command and kill it; return False if it ended by itself."""

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from random import Random
 
 import pytest
 from kills.cases import CASES, find_forgotten, list_commands
 from kills.contents import compare, find_broken, find_scraps, read_contents
+from kills.trial import Reference, Trial
 from paths import ROOT
 
 pytestmark = pytest.mark.checkout
@@ -66,6 +68,15 @@ def test_scraps_and_differences_are_noticed(tmp_path: Path) -> None:
     write(two, {".out.0123abcd-7.tmp/part": ""})
     assert find_scraps(two) == [".out.0123abcd-7.tmp"]
     assert compare(one, two, timed=["c.html"]) == ".out.0123abcd-7.tmp/part is missing"
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.09, 3.0])
+def test_runs_of_any_length_are_killed_before_they_end(seconds: float) -> None:
+    trial = object.__new__(Trial)
+    trial.chance, trial.longest_s = Random(0), seconds
+    trial.reference = Reference(Path(), seconds, seconds / 2, "")
+    moments = [trial._choose_moment() for _ in range(50)]
+    assert 0 < min(moments) <= max(moments) <= seconds
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found by /proc")
