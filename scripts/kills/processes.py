@@ -45,6 +45,7 @@ def import_all() -> None:
         "imagehash",
         "jpeglib",
         "vl_convert",
+        "torchvision.ops",
         "torch.utils.data",
         "torch.multiprocessing",
     ):

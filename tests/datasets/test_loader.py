@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -227,6 +229,15 @@ def test_a_batch_that_cannot_be_shared_is_an_error_with_its_cure(
     assert len(list(make_loader(data, 4, shuffle=False, epoch=0, workers=0))) == count_batches(len(data), 4)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a data loader wait for the end of its processes shorter than 5 s each, before it kills them."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
+    yield
+    gc.collect()  # the loader's end, if it is not over
+
+
+@pytest.mark.usefixtures("impatient")
 def test_processes_that_make_no_batch_end_the_wait(
     samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +253,7 @@ def test_processes_that_make_no_batch_end_the_wait(
     assert len(waited) == 4
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_wait_can_be_stopped(samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     def stop() -> None:
         raise Interrupted(signal.SIGINT)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torchvision.ops import nms
 
 from yolo_prune.evaluation.config import DetectConfig
 
@@ -57,6 +56,8 @@ def suppress(boxes_xyxy: Tensor, scores: Tensor, config: DetectConfig) -> list[D
 
 
 def _suppress_one(boxes_xyxy: Tensor, scores: Tensor, config: DetectConfig) -> Detections:
+    from torchvision.ops import nms  # takes as long as PyTorch itself, and most commands need it late or never
+
     wanted = (scores >= config.confidence) & boxes_xyxy.isfinite().all(-1, keepdim=True)
     if config.agnostic_nms:
         best = scores.argmax(1, keepdim=True)

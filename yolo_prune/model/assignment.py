@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import box_iou
 
 from yolo_prune.darknet.layers import Yolo
 
@@ -105,6 +104,8 @@ def assign(
     Returns:
         One `Assignment` per head. The anchor with the highest shape IoU is always positive, even beyond `anchor_ratio`.
     """
+    from torchvision.ops import box_iou  # takes as long as PyTorch itself, and most commands assign nothing
+
     scale = targets.new_tensor([width, height, width, height])
     boxes = targets[:, 2:6] * scale
     anchors = targets.new_tensor([anchor for yolo in yolos for anchor in yolo.own_anchors])
