@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -207,12 +208,14 @@ def test_images_beyond_the_cache_are_read_again_and_missed_in_one_line(
     data = DetectionDataset(samples, 2, SIZE, cache_bytes=four_bytes)
     for sample in samples[:5]:
         sample.image.unlink()
+    before = {*multiprocessing.active_children()}
     batches = iter(make_loader(data, 4, shuffle=False, epoch=0, workers=workers))
     assert next(batches).indices.tolist() == [0, 1, 2, 3]
     with pytest.raises(DatasetError) as caught:
         next(batches)
     assert str(caught.value) == f"{samples[4].image}: there is no such image; name an image that exists"
     assert caught.value.where == str(samples[4].image)
+    assert {*multiprocessing.active_children()} <= before  # though `caught` holds the frames that had the loader
 
 
 def test_a_batch_that_cannot_be_shared_is_an_error_with_its_cure(

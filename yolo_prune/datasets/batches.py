@@ -111,10 +111,13 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         batches = iter(self._batches)
-        while (batch := self._wait_for(batches)) is not None:
-            if isinstance(batch, DatasetError):
-                raise batch
-            yield batch
+        try:
+            while (batch := self._wait_for(batches)) is not None:
+                if isinstance(batch, DatasetError):
+                    raise batch
+                yield batch
+        finally:
+            del batches  # with its processes: together with a traceback it may lose its queues first, and wait 5 s for each
 
     def _wait_for(self, batches: Iterator[Batch | DatasetError]) -> Batch | DatasetError | None:
         """Return the next batch, or None at the end.
