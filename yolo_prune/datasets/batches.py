@@ -117,7 +117,9 @@ class Loader:
                     raise batch
                 yield batch
         finally:
-            del batches  # with its processes: together with a traceback it may lose its queues first, and wait 5 s for each
+            del (
+                batches
+            )  # with its processes: together with a traceback it may lose its queues first, and wait 5 s for each
 
     def _wait_for(self, batches: Iterator[Batch | DatasetError]) -> Batch | DatasetError | None:
         """Return the next batch, or None at the end.

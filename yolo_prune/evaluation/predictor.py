@@ -56,6 +56,8 @@ class Predictor:
         only: Sequence[int] = (),
         network: Network | None = None,
     ) -> None:
+        import torchvision.ops  # noqa: F401  # what detections need, before a stream is opened whose frames do not wait
+
         self._measured, self._checked = network, 0
         self.img_size, self.names = img_size, tuple(names)
         self.config, self.device = config or DetectConfig(), torch.device(device)

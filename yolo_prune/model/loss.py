@@ -90,6 +90,8 @@ class DetectionLoss(nn.Module):
         Raises:
             ConfigError: the box loss is not one for the network's heads.
         """
+        import torchvision.ops  # noqa: F401  # what assignments need, before a step is timed
+
         super().__init__()
         self.config = config or LossConfig()
         self.yolos = tuple(yolo for _, yolo in network.heads)
