@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from yolo_prune.darknet.layers import (
     AvgPool,
@@ -202,6 +202,19 @@ def randomise_(model: Detector, seed: int = 0, double: bool = True) -> Detector:
             module.bn.running_mean.normal_(0, 0.3, generator=generator)
             module.bn.running_var.uniform_(0.5, 1.5, generator=generator)
     return model.eval()
+
+
+@torch.no_grad()
+def randomise_norms_(module: nn.Module) -> None:
+    """Give the batch norms of any module random γ, β, means and variances in place."""
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.normal_()
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 1.5)
 
 
 def make_plan_at_random(graph: ChannelGraph, seed: int) -> Plan:

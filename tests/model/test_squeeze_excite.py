@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import make_images, run
+from networks import make_images, randomise_norms_, run
 from tiny import Cli
 from torch import Tensor, nn
 from torch.nn import functional
@@ -125,16 +125,10 @@ def peer() -> Peer:
     return make_peer()
 
 
-@torch.no_grad()
 def make_peer(se_name: str = "se") -> Peer:
     torch.manual_seed(0)
     peer = Peer(se_name)
-    for module in peer.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.uniform_(0.5, 1.5)
-            module.bias.normal_()
-            assert module.running_var is not None
-            module.running_var.uniform_(0.5, 1.5)
+    randomise_norms_(peer)
     return peer.eval()
 
 
@@ -237,11 +231,13 @@ def test_keys_of_training_stay() -> None:
     ("section", "message"),
     [
         ("[se]\n", r"<cfg>:11: \[se\] lacks the key reduction; add reduction=…"),
-        ("[se]\nfilters=4\n", r"<cfg>:12: \[se\] has filters=4, and reads 8 channels"),
+        ("[se]\nfilters=4\n", r"<cfg>:12: \[se\] has filters=4, and reads 8 channels; write 8"),
         ("[se]\nreduction=16\n", r"<cfg>:12: reduction=16 leaves nothing of 8 channels; use at most 8"),
         ("[se]\nreduction=0\n", r"<cfg>:12: reduction=0 is not at least 1"),
         ("[se]\nreduction=4\nactivation=hard\n", r"<cfg>:13: activation=hard is not one of linear"),
-        ("[se]\nreduction=4\nratio=2\n", r"<cfg>:13: \[scale_channels\] does not know the key ratio"),
+        ("[se]\nreduction=4\nratio=2\n", r"<cfg>:13: \[se\] does not know the key ratio; known keys are filters"),
+        ("[se]\nreduction=4\nfrom=0\n", r"<cfg>:13: \[se\] does not know the key from"),
+        ("[se]\nreduction=4\nscale_wh=1\n", r"<cfg>:13: \[se\] does not know the key scale_wh"),
         (
             "[se]\nreduction=4\n[route]\nlayers=7\n",
             r"<cfg>:13: layer 5 \[route\] reads layer 7, which is not before it",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import copy_state, is_same_state, make_images, randomise_, run
+from networks import copy_state, is_same_state, make_images, randomise_, randomise_norms_, run
 from tiny import TINY_CFG, Cli
 from torch import Tensor, nn
 
@@ -69,18 +69,10 @@ class Peer(nn.Module):
         return heads
 
 
-@torch.no_grad()
 def make_peer(names: Names) -> Peer:
     torch.manual_seed(0)
     peer = Peer(names)
-    for module in peer.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.uniform_(0.5, 1.5)
-            module.bias.normal_()
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 1.5)
+    randomise_norms_(peer)
     return peer.eval()
 
 

@@ -141,7 +141,8 @@ def _parse_layers(sections: Sequence[Section], image: Shape) -> Iterator[tuple[S
 def _make_parts(section: Section, before: int, channels: int) -> list[Section]:
     """Return the sections that Darknet knows for one that reads layer `before`, with so many `channels`."""
     if section.name == "se":
-        return expand_squeeze(section, before, channels)
+        kept = {key: section.values.pop(key) for key in TRAINING_KEYS if key in section.values}
+        return expand_squeeze(section, kept, before, channels)
     section.name = "convolutional"  # with a filter for each channel
     section.values |= dict.fromkeys(("filters", "groups"), (str(channels), section.line))
     return [section]

@@ -20,12 +20,18 @@ from yolo_prune.errors import CfgError
 
 REDUCTION = 4
 """The channels that are read for each of the squeezed ones, if the section does not say."""
+KEYS = ("filters", "reduction", "activation")
+ADDED = 3
+"""How many more sections it stands for than itself."""
 REFERENCES = ("layers", "from")
 """Keys that name layers by their numbers."""
 
 
-def expand_squeeze(section: Section, before: int, channels: int) -> list[Section]:
+def expand_squeeze(section: Section, kept: dict[str, tuple[str, int]], before: int, channels: int) -> list[Section]:
     """Return the sections that a section [se] stands for; it reads layer `before`, with so many channels.
+
+    Args:
+        kept: keys that say nothing about the outputs, which the last of them gets.
 
     Raises:
         CfgError: it reads the image, `filters` is another number, nothing is left to squeeze into, or a key is missing or unknown.
@@ -34,28 +40,31 @@ def expand_squeeze(section: Section, before: int, channels: int) -> list[Section
         raise CfgError("[se] reads the image", where=section.where(), right="put a convolution before it")
     if section.values.keys().isdisjoint(("filters", "reduction")):
         raise CfgError("[se] lacks the key reduction", where=section.where(), right="add reduction=…")
-    activation = section.values.get("activation", (_name_activation(section), section.line))
+    usual = "hard_sigmoid" if "filters" in section.values else "logistic"
+    activation = section.values.get("activation", (usual, section.line))
     where = section.where("filters")
     if (filters := section.take("filters", positive, channels)) != channels:
-        raise CfgError(f"[se] has filters={filters}, and reads {channels} channels", where=where)
+        raise CfgError(
+            f"[se] has filters={filters}, and reads {channels} channels", where=where, right=f"write {channels}"
+        )
     where = section.where("reduction")
     if (squeezed := channels // (reduction := section.take("reduction", positive, REDUCTION))) < 1:
         right = f"use at most {channels}"
         raise CfgError(f"reduction={reduction} leaves nothing of {channels} channels", where=where, right=right)
     section.values.pop("activation", None)
+    section.check_complete(KEYS)
     one = {"size": "1", "stride": "1"}
     return [
         _make_section(section, "avgpool", {}),
         _make_section(section, "convolutional", {"filters": str(squeezed), **one, "activation": "relu"}),
         _make_section(section, "convolutional", {"filters": str(channels), **one}, {"activation": activation}),
-        _make_section(section, "scale_channels", {"from": str(before)}, section.values),
+        _make_section(section, "scale_channels", {"from": str(before)}, kept),
     ]
 
 
-def find_guess(section: Section) -> str | None:
-    """Return the activation that is taken of a section [se] which could mean another one; None if it says which."""
-    is_open = section.name == "se" and section.values.keys().isdisjoint(("filters", "activation"))
-    return _name_activation(section) if is_open else None
+def is_ambiguous(section: Section) -> bool:
+    """Return whether a section is a [se] that does not say which sigmoid it ends with; logistic is taken."""
+    return section.name == "se" and section.values.keys().isdisjoint(("filters", "activation"))
 
 
 def renumber(section: Section, position: int, numbers: Sequence[int]) -> None:
@@ -82,10 +91,6 @@ def find_squeezes(layers: Sequence[Layer]) -> frozenset[int]:
             case [AvgPool(), Conv(size=1, batch_normalize=False), Conv(size=1, batch_normalize=False), Gate()]:
                 found |= {index + 1, index + 2}
     return frozenset(found)
-
-
-def _name_activation(section: Section) -> str:
-    return "hard_sigmoid" if "filters" in section.values else "logistic"
 
 
 def _make_section(

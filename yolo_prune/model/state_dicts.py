@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from yolo_prune.bounded import open_plain
+from yolo_prune.darknet.squeeze import ADDED
 from yolo_prune.errors import WeightsError
 from yolo_prune.files import open_atomically
 from yolo_prune.limits import is_bounded
@@ -173,16 +174,17 @@ def _expand_squeezes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     sections = sorted({int(found[1]) for name in state if (found := SQUEEZE.match(name))})
     named: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if found := SQUEEZE.match(name):
-            first = int(found[1]) + 3 * sections.index(int(found[1]))
-            place = f"module_list.{first + (1 if found[2] == '0' else 2)}.conv."
-            named[place + found[3]] = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
-            named.setdefault(place + "bias", tensor.new_zeros(len(tensor)))
-        elif sections and (found := SECTION.match(name)):
-            number = int(found[1])
-            named[f"module_list.{number + 3 * bisect_left(sections, number)}.{found[2]}"] = tensor
-        else:
+        if (section := SECTION.match(name)) is None:
             named[name] = tensor
+            continue
+        number = int(section[1])
+        number += ADDED * bisect_left(sections, number)
+        if linear := SQUEEZE.match(name):
+            place = f"module_list.{number + (1 if linear[2] == '0' else 2)}.conv."
+            named[place + linear[3]] = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
+            named.setdefault(place + "bias", tensor.new_zeros(len(tensor)))
+        else:
+            named[f"module_list.{number}.{section[2]}"] = tensor
     return named
 
 
